@@ -1,0 +1,299 @@
+package bundle_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/bundletest"
+)
+
+func open(b []byte) (*bundle.Reader, error) {
+	r, err := bundle.Open(bytes.NewReader(b), int64(len(b)))
+	if err != nil {
+		return nil, err
+	}
+	return r, r.Check(context.Background(), nil)
+}
+
+func TestRoundTrip(t *testing.T) {
+	for _, layer := range []int{1, 511, 512, bundle.MemberSize - 1, bundle.MemberSize, 2*bundle.MemberSize + 5} {
+		t.Run(fmt.Sprint(layer), func(t *testing.T) {
+			m, c := bundletest.Release(t, bundletest.Spec{Layer: layer})
+			b := bundletest.Write(t, m, c)
+			if again := bundletest.Write(t, m, c); !bytes.Equal(again, b) {
+				t.Error("writing the same release twice gives different bytes")
+			}
+			for _, sealed := range []bool{false, true} {
+				if sealed {
+					r, err := bundle.Open(bytes.NewReader(b), int64(len(b)))
+					if err != nil {
+						t.Fatal(err)
+					}
+					var out bytes.Buffer
+					if err := bundle.Seal(context.Background(), &out, r, []byte(`{"signature":1}`)); err != nil {
+						t.Fatal(err)
+					}
+					b = out.Bytes()
+				}
+				r, err := open(b)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if (r.Signature() != nil) != sealed {
+					t.Errorf("signature is %q", r.Signature())
+				}
+				checkContent(t, r, c)
+				checkTar(t, b, m, c)
+			}
+		})
+	}
+}
+
+// checkContent compares everything a reader gives with the release.
+func checkContent(t testing.TB, r *bundle.Reader, c *bundletest.Content) {
+	t.Helper()
+	for p, want := range c.Files {
+		rc, err := r.OpenFile(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(rc); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s: %d bytes, %v", p, len(got), err)
+		}
+	}
+	for d, want := range c.Blobs {
+		rc, err := r.OpenBlob(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(rc); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s: %d bytes, %v", d, len(got), err)
+		}
+	}
+}
+
+// checkTar reads the bundle the way an updater that never heard of us does: with
+// the standard library's gzip and tar, images_sha256 and docker's manifest.json.
+func checkTar(t testing.TB, b []byte, m *bundle.Manifest, c *bundletest.Content) {
+	t.Helper()
+	gz, err := gzip.NewReader(bytes.NewReader(b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	outer := tar.NewReader(gz)
+	var names []string
+	for {
+		h, err := outer.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		names = append(names, h.Name)
+		data, err := io.ReadAll(outer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch h.Name {
+		case "images.tar":
+			sum := sha256.Sum256(data)
+			if hex.EncodeToString(sum[:]) != m.ImagesSHA256 {
+				t.Error("images_sha256 is not the digest of images.tar")
+			}
+			checkImages(t, data, c)
+		case "manifest.json", bundle.SignatureName, "toc.json":
+		default:
+			if !bytes.Equal(data, c.Files[h.Name]) {
+				t.Errorf("%s differs", h.Name)
+			}
+		}
+	}
+	if _, err := io.Copy(io.Discard, gz); err != nil {
+		t.Fatal(err)
+	}
+	if names[0] != "manifest.json" || names[len(names)-2] != "images.tar" {
+		t.Errorf("order is %q", names)
+	}
+}
+
+func checkImages(t testing.TB, data []byte, c *bundletest.Content) {
+	t.Helper()
+	inner := tar.NewReader(bytes.NewReader(data))
+	entries := map[string][]byte{}
+	for {
+		h, err := inner.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, ok := entries[h.Name]; ok {
+			t.Errorf("%s is there twice", h.Name)
+		}
+		entries[h.Name], _ = io.ReadAll(inner)
+	}
+	if len(entries) != len(c.Blobs)+3 {
+		t.Errorf("%d entries for %d blobs", len(entries), len(c.Blobs))
+	}
+	var archive []struct {
+		Config   string
+		RepoTags []string
+		Layers   []string
+	}
+	if err := json.Unmarshal(entries["manifest.json"], &archive); err != nil || len(archive) != 4 {
+		t.Fatalf("%v, %d images", err, len(archive))
+	}
+	if got := archive[1].RepoTags[0]; got != "shop/api:1.2.3-linux-arm64" {
+		t.Errorf("second platform is called %s", got)
+	}
+	for _, img := range archive {
+		for _, p := range append(img.Layers, img.Config) {
+			if entries[p] == nil {
+				t.Errorf("%s is missing", p)
+			}
+		}
+	}
+}
+
+// TestTruncated: no prefix of a bundle is one.
+func TestTruncated(t *testing.T) {
+	m, c := bundletest.Release(t, bundletest.Spec{Layer: 3000, Services: []string{"web"}, Platforms: []bundle.Platform{"linux/amd64"}})
+	b := bundletest.Write(t, m, c)
+	for n := range b {
+		var f *bundle.FormatError
+		if _, err := open(b[:n]); !errors.As(err, &f) {
+			t.Fatalf("first %d of %d bytes: %v", n, len(b), err)
+		}
+	}
+}
+
+// TestFlipped: a changed byte is refused, or it is one of the few bits of gzip
+// that carry nothing, and then the content is the same.
+func TestFlipped(t *testing.T) {
+	m, c := bundletest.Release(t, bundletest.Spec{Layer: 3000, Services: []string{"web"}, Platforms: []bundle.Platform{"linux/amd64"}})
+	b := bundletest.Write(t, m, c)
+	accepted := 0
+	for i := range b {
+		b[i] ^= 1 << (i % 8)
+		if r, err := open(b); err == nil {
+			accepted++
+			checkContent(t, r, c)
+		} else if f := (*bundle.FormatError)(nil); !errors.As(err, &f) {
+			t.Errorf("byte %d: %v is not a *FormatError", i, err)
+		}
+		b[i] ^= 1 << (i % 8)
+	}
+	if accepted > len(b)/100 {
+		t.Errorf("%d of %d changed bytes were not noticed", accepted, len(b))
+	}
+}
+
+func TestAppended(t *testing.T) {
+	m, c := bundletest.Release(t, bundletest.Spec{Layer: 3000})
+	b := bundletest.Write(t, m, c)
+	for _, tail := range []string{"\x00", "x", string(b)} {
+		if _, err := open(append(bytes.Clone(b), tail...)); err == nil {
+			t.Errorf("%d bytes behind the end were accepted", len(tail))
+		}
+	}
+}
+
+// TestChangedAfterCheck: storage that gives other bytes the second time is noticed.
+func TestChangedAfterCheck(t *testing.T) {
+	m, c := bundletest.Release(t, bundletest.Spec{Layer: 3000})
+	b := bundletest.Write(t, m, c)
+	r, err := open(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	layer := m.Components[0].Images[0].Layers[0]
+	at := bytes.Index(b, c.Blobs[layer.Digest][:64])
+	b[at] ^= 1
+	rc, err := r.OpenBlob(layer.Digest)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadAll(rc); err == nil {
+		t.Error("changed content was read")
+	}
+}
+
+func TestWriteChecksContent(t *testing.T) {
+	m, c := bundletest.Release(t, bundletest.Spec{Layer: 3000})
+	for d := range c.Blobs {
+		c.Blobs[d] = append([]byte("x"), c.Blobs[d][1:]...)
+		break
+	}
+	f, _ := os.Create(filepath.Join(t.TempDir(), "b"))
+	defer f.Close()
+	if err := bundle.Write(context.Background(), f, m, c, nil); err == nil || !strings.Contains(err.Error(), "digest") {
+		t.Errorf("a source that gives other bytes than it promised: %v", err)
+	}
+}
+
+func TestManifestRefused(t *testing.T) {
+	m, _ := bundletest.Release(t, bundletest.Spec{Layer: 10})
+	good, err := m.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := bundle.ParseManifest(good); err != nil {
+		t.Fatal(err)
+	}
+	for _, tc := range []struct{ name, old, new, rule string }{
+		{"unknown key", `"format": "valise/1",`, `"format": "valise/1", "more": 1,`, "manifest-json"},
+		{"duplicate key", `"app": "shop",`, `"app": "shop", "app": "other",`, "manifest-canonical"},
+		{"key in other case", `"app": "shop",`, `"App": "shop",`, "manifest-canonical"},
+		{"white space", `"app": "shop",`, `"app":  "shop",`, "manifest-canonical"},
+		{"second object", "\n}\n", "\n}\n{}", "manifest-json"},
+		{"another format", `"valise/1"`, `"valise/2"`, "format"},
+		{"app is a path", `"app": "shop"`, `"app": "../shop"`, "app"},
+		{"kind", `"kind": "compose"`, `"kind": "tree"`, "kind"},
+		{"version is a path", `"version": "1.2.3"`, `"version": "../1.2.3"`, "version"},
+		{"version with leading zero", `"version": "1.2.3"`, `"version": "1.02.3"`, "version"},
+		{"calendar version", `"version": "1.2.3"`, `"version": "2024.11.05"`, "version"},
+		{"escape code in changelog", `"first\n"`, `"first\u001b[2J\n"`, "changelog"},
+		{"absolute path", `"path": ".env.example"`, `"path": "/env.example"`, "path"},
+		{"path leaves", `"path": ".env.example"`, `"path": "../env.example"`, "path"},
+		{"path twice", `"path": ".env.example"`, `"path": "compose.yaml"`, "file-order"},
+		{"case collision", `"path": ".env.example"`, `"path": "Compose.yaml"`, "path-collision"},
+		{"reserved name", `"path": ".env.example"`, `"path": "Images.tar"`, "path-collision"},
+		{"file used as directory", `"path": ".env.example"`, `"path": "compose.yaml/x"`, "file-order"},
+		{"setuid", `"mode": 420`, `"mode": 2541`, "file-mode"},
+		{"missing platform", `"linux/amd64",
+    "linux/arm64"`, `"linux/amd64"`, "component-platforms"},
+		{"digest is a path", `"diffID": "sha256:`, `"diffID": "../../`, "digest"},
+		{"no health check", `
+      "compose": [
+        "api"
+      ],`, ``, "device"},
+		{"keep count", `"releases": 3`, `"releases": 1`, "device"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			b := bytes.Replace(good, []byte(tc.old), []byte(tc.new), 1)
+			if bytes.Equal(b, good) {
+				t.Fatalf("the manifest does not contain %q:\n%s", tc.old, good)
+			}
+			_, err := bundle.ParseManifest(b)
+			var f *bundle.FormatError
+			if !errors.As(err, &f) || f.Rule != tc.rule {
+				t.Errorf("got %v, want rule %s", err, tc.rule)
+			}
+		})
+	}
+}

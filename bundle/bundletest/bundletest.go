@@ -1,0 +1,155 @@
+// Package bundletest makes small bundles for tests, the same ones every time.
+package bundletest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sort"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/valise-ota/valise/bundle"
+)
+
+// Content is a release in memory.
+type Content struct {
+	Files map[string][]byte
+	Blobs map[bundle.Digest][]byte
+}
+
+func (c *Content) OpenFile(p string) (io.ReadCloser, error) {
+	b, ok := c.Files[p]
+	if !ok {
+		return nil, os.ErrNotExist
+	}
+	return io.NopCloser(bytes.NewReader(b)), nil
+}
+
+func (c *Content) OpenBlob(d bundle.Digest) (io.ReadCloser, error) {
+	b, ok := c.Blobs[d]
+	if !ok {
+		return nil, os.ErrNotExist
+	}
+	return io.NopCloser(bytes.NewReader(b)), nil
+}
+
+func (c *Content) add(mediaType string, b []byte) bundle.Descriptor {
+	d := bundle.DigestOf(b)
+	c.Blobs[d] = b
+	return bundle.Descriptor{MediaType: mediaType, Digest: d, Size: int64(len(b))}
+}
+
+// Spec says what Release makes. An empty field has the default its comment names.
+type Spec struct {
+	App       string            // shop
+	Version   string            // 1.2.3
+	Services  []string          // api and web, an image each
+	Platforms []bundle.Platform // linux/amd64 and linux/arm64
+	Layer     int               // bytes of the base layer all images share: 100
+	Compose   string            // compose file
+	Installer int               // bytes of a file that deflates well: 900
+}
+
+// Release makes a release whose layers are random bytes: no engine takes them.
+// The base layer is the same in every version, the others are not.
+func Release(t testing.TB, s Spec) (*bundle.Manifest, *Content) {
+	t.Helper()
+	def(&s.App, "shop")
+	def(&s.Version, "1.2.3")
+	def(&s.Layer, 100)
+	def(&s.Compose, "services: {}\n")
+	def(&s.Installer, 900)
+	if s.Services == nil {
+		s.Services = []string{"api", "web"}
+	}
+	if s.Platforms == nil {
+		s.Platforms = []bundle.Platform{"linux/amd64", "linux/arm64"}
+	}
+	const layerType = "application/vnd.oci.image.layer.v1.tar+gzip"
+	c := &Content{map[string][]byte{}, map[bundle.Digest][]byte{}}
+	base := c.add(layerType, random("base", s.Layer))
+	m := &bundle.Manifest{
+		App: s.App, Kind: bundle.KindCompose, Version: s.Version, CreatedAt: time.Unix(1700000000, 0).UTC(),
+		Changelog: "first\n", Platforms: s.Platforms,
+		Device: bundle.Device{
+			Compose: "compose.yaml", Project: s.App, VersionEnv: "APP_VERSION", Keep: bundle.Keep{Releases: 3, Backups: 5},
+			Health: bundle.Health{Compose: s.Services[:1], Retries: 3, Interval: bundle.Duration(time.Second)},
+		},
+	}
+	for _, name := range s.Services {
+		comp := bundle.Component{Reference: s.App + "/" + name + ":" + s.Version, Services: []string{name}}
+		for _, p := range s.Platforms {
+			own := c.add(layerType, random(fmt.Sprint(s.App, s.Version, name, p), 700))
+			img := bundle.Image{Platform: p, Layers: []bundle.Layer{{Descriptor: base, DiffID: base.Digest}, {Descriptor: own, DiffID: own.Digest}}}
+			img.Config = c.add("application/vnd.oci.image.config.v1+json", marshal(t, map[string]any{
+				"os": p.OS(), "architecture": p.Arch(), "rootfs": map[string]any{"type": "layers", "diff_ids": []bundle.Digest{base.Digest, own.Digest}},
+			}))
+			img.Manifest = c.add("application/vnd.oci.image.manifest.v1+json", marshal(t, map[string]any{
+				"schemaVersion": 2, "config": img.Config, "layers": []bundle.Descriptor{base, own},
+			}))
+			comp.Images = append(comp.Images, img)
+		}
+		m.Components = append(m.Components, comp)
+	}
+	sort.Slice(m.Components, func(i, j int) bool { return m.Components[i].Reference < m.Components[j].Reference })
+	for _, f := range []struct{ path, text string }{
+		{".env.example", ""},
+		{"compose.yaml", s.Compose},
+		{"installer/linux-amd64/valise-installer", strings.Repeat("ELF", s.Installer/3)},
+	} {
+		c.Files[f.path] = []byte(f.text)
+		m.Files = append(m.Files, bundle.File{Path: f.path, Size: int64(len(f.text)), Mode: 0o644, Digest: bundle.DigestOf([]byte(f.text))})
+	}
+	if err := m.Finish(); err != nil {
+		t.Fatal(err)
+	}
+	return m, c
+}
+
+// Write returns the unsigned bundle of a release.
+func Write(t testing.TB, m *bundle.Manifest, c bundle.Content) []byte {
+	t.Helper()
+	f, err := os.Create(filepath.Join(t.TempDir(), "bundle.tar.gz"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := bundle.Write(context.Background(), f, m, c, nil); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(f.Name())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func random(seed string, n int) []byte {
+	var s [32]byte
+	copy(s[:], seed)
+	b := make([]byte, n)
+	rand.NewChaCha8(s).Read(b)
+	return b
+}
+
+func marshal(t testing.TB, v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func def[T comparable](p *T, value T) {
+	var zero T
+	if *p == zero {
+		*p = value
+	}
+}

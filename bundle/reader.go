@@ -1,0 +1,463 @@
+package bundle
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// Reader reads one bundle. Until Check has returned nil everything but the form
+// of the manifest is unknown, and whose manifest it is, only a signature can
+// tell: installers take a verify.Release, which has both.
+type Reader struct {
+	file      io.ReaderAt
+	size      int64
+	manifest  *Manifest
+	raw       []byte
+	signature []byte
+	body      int64             // file offset of the member behind the head
+	plain     int64             // offset of it in the tar
+	index     map[string]placed // filled by Check
+}
+
+// placed is where Check found the content of an entry to begin.
+type placed struct {
+	member int64
+	size   int64
+	digest Digest
+}
+
+// Open reads the head of a bundle of size bytes: manifest and signature. The
+// error is a *FormatError when the file is not a bundle, and another one when it
+// cannot be read. Reader may be used by several goroutines once Check is done.
+func Open(file io.ReaderAt, size int64) (*Reader, error) {
+	r := &Reader{file: file, size: size}
+	magic := make([]byte, 2)
+	if n, err := file.ReadAt(magic, 0); n < 2 {
+		if err != nil && err != io.EOF {
+			return nil, fmt.Errorf("read bundle: %w", err)
+		}
+		return nil, formatErr("gzip", "", "the file has %d bytes", size)
+	}
+	if !bytes.Equal(magic, gzipHeader[:2]) {
+		return nil, formatErr("gzip", "", "the file is not gzip")
+	}
+	s := newStream(file, 0, size)
+	raw, head, err := r.readHead(s, ManifestName, MaxManifestSize)
+	if err != nil {
+		return nil, err
+	}
+	if raw == nil {
+		return nil, formatErr("manifest-first", "", "the first entry is %.80q, want %s", headerName(head), ManifestName)
+	}
+	if r.manifest, err = ParseManifest(raw); err != nil {
+		return nil, err
+	}
+	r.raw = raw
+	if err := r.expect(head, ManifestName, int64(len(raw)), 0o644); err != nil {
+		return nil, err
+	}
+	if err := r.endHead(s); err != nil {
+		return nil, err
+	}
+	signature, head, err := r.readHead(s, SignatureName, MaxSignatureSize)
+	if err != nil {
+		return nil, err
+	}
+	if signature == nil {
+		return r, nil
+	}
+	r.signature = signature
+	if err := r.expect(head, SignatureName, int64(len(signature)), 0o644); err != nil {
+		return nil, err
+	}
+	return r, r.endHead(s)
+}
+
+// readHead reads one small entry and its padding when the next one is called
+// name, else nothing but the header it returns.
+func (r *Reader) readHead(s *stream, name string, limit int64) (data, head []byte, err error) {
+	head = make([]byte, blockSize)
+	if _, err := io.ReadFull(s, head); err != nil {
+		return nil, nil, badStream(name, err)
+	}
+	if headerName(head) != name {
+		return nil, head, nil
+	}
+	size, ok := headerSize(head)
+	if !ok || size > limit {
+		return nil, nil, formatErr("entry-size", name, "size is beyond the limit of %d bytes", limit)
+	}
+	data = make([]byte, size)
+	if _, err := io.ReadFull(s, data); err != nil {
+		return nil, nil, badStream(name, err)
+	}
+	return data, head, expectZeros(s, padding(size), name)
+}
+
+func (r *Reader) endHead(s *stream) error {
+	at, ok, err := s.memberStart()
+	if err != nil {
+		return badStream(ManifestName, err)
+	}
+	if !ok {
+		return formatErr("member", ManifestName, "a gzip member goes on behind the head")
+	}
+	r.body, r.plain = at, s.plain
+	return nil
+}
+
+// Manifest returns the manifest. The caller does not change it.
+func (r *Reader) Manifest() *Manifest { return r.manifest }
+
+// ManifestBytes returns the bytes that are signed.
+func (r *Reader) ManifestBytes() []byte { return r.raw }
+
+// Signature returns the Sigstore bundle over ManifestBytes, nil when unsigned.
+func (r *Reader) Signature() []byte { return r.signature }
+
+// Size returns the bytes of the whole file.
+func (r *Reader) Size() int64 { return r.size }
+
+// Check reads the whole file and compares every byte with the manifest: framing,
+// names, order, digests, the end. Blobs may be missing (a thin bundle), nothing
+// may be added. progress, which may be nil, gets bytes of the file read.
+func (r *Reader) Check(ctx context.Context, progress func(done, total int64)) error {
+	c := &checker{ctx: ctx, r: r, s: newStream(r.file, r.body, r.size), index: map[string]placed{}, progress: progress, buf: make([]byte, min(256<<10, r.size))}
+	if err := c.run(); err != nil {
+		return err
+	}
+	if progress != nil {
+		progress(r.size, r.size)
+	}
+	r.index = c.index
+	return nil
+}
+
+// OpenFile returns the content of a file of the manifest. Reading fails when the
+// storage no longer gives what Check saw.
+func (r *Reader) OpenFile(path string) (io.ReadCloser, error) { return r.open(path) }
+
+// OpenBlob returns the content of a blob, see OpenFile. HasBlob says which ones
+// a thin bundle has.
+func (r *Reader) OpenBlob(d Digest) (io.ReadCloser, error) { return r.open(blobEntry(d)) }
+
+// HasBlob reports whether the bundle holds the blob.
+func (r *Reader) HasBlob(d Digest) bool {
+	_, ok := r.index[blobEntry(d)]
+	return ok
+}
+
+func blobEntry(d Digest) string { return ImagesName + "/" + blobPath(d) }
+
+func (r *Reader) open(name string) (io.ReadCloser, error) {
+	if r.index == nil {
+		return nil, errors.New("read bundle: it has not been checked")
+	}
+	p, ok := r.index[name]
+	if !ok {
+		return nil, fmt.Errorf("read bundle: it does not hold %s", name)
+	}
+	return io.NopCloser(newDigestReader(newStream(r.file, p.member, r.size), p.size, p.digest, name)), nil
+}
+
+// readTOC returns the table of contents and the offset of its member.
+func (r *Reader) readTOC() (*TOC, int64, error) {
+	b := make([]byte, footerSize)
+	if r.size < footerSize {
+		return nil, 0, formatErr("footer", "", "the file is too short")
+	}
+	if _, err := r.file.ReadAt(b, r.size-footerSize); err != nil {
+		return nil, 0, fmt.Errorf("read bundle: %w", err)
+	}
+	at, ok := parseFooter(b)
+	if !ok || at < r.body || at > r.size-footerSize {
+		return nil, 0, formatErr("footer", "", "the file does not end in a footer: it is cut off or something was added")
+	}
+	data, _, err := r.readHead(newStream(r.file, at, r.size), TOCName, MaxTOCSize)
+	if err != nil {
+		return nil, 0, err
+	}
+	toc := new(TOC)
+	if err := json.Unmarshal(data, toc); err != nil || toc.Format != tocFormat {
+		return nil, 0, formatErr("toc", TOCName, "not a table of contents")
+	}
+	return toc, at, nil
+}
+
+// checker walks the tar of a bundle behind its head.
+type checker struct {
+	ctx      context.Context
+	r        *Reader
+	s        *stream
+	index    map[string]placed
+	progress func(done, total int64)
+	buf      []byte
+}
+
+func (c *checker) run() error {
+	m := c.r.manifest
+	for _, f := range m.Files {
+		if err := c.header(f.Path, f.Size, f.Mode); err != nil {
+			return err
+		}
+		if err := c.content(f.Path, f.Size, f.Digest, nil); err != nil {
+			return err
+		}
+	}
+	if err := c.images(m); err != nil {
+		return err
+	}
+	return c.end()
+}
+
+func (c *checker) images(m *Manifest) error {
+	head, err := c.block(ImagesName)
+	if err != nil {
+		return err
+	}
+	size, ok := headerSize(head)
+	if !ok {
+		return formatErr("entry-size", ImagesName, "size is not a number")
+	}
+	if err := c.r.expect(head, ImagesName, size, 0o644); err != nil {
+		return err
+	}
+	start := c.s.plain
+	for _, f := range m.Archive {
+		if err := c.header(f.Path, f.Size, f.Mode); err != nil {
+			return err
+		}
+		if err := c.content(ImagesName+"/"+f.Path, f.Size, f.Digest, nil); err != nil {
+			return err
+		}
+	}
+	metadata := map[Digest]bool{}
+	for _, comp := range m.Components {
+		for _, img := range comp.Images {
+			metadata[img.Manifest.Digest], metadata[img.Config.Digest] = true, true
+		}
+	}
+	blobs := m.blobs()
+	for {
+		head, err := c.block(ImagesName)
+		if err != nil {
+			return err
+		}
+		if allZero(head) {
+			break
+		}
+		// What is next is one of the blobs that may still come; those passed
+		// over are missing.
+		for len(blobs) > 0 && headerName(head) != blobPath(blobs[0].Digest) {
+			blobs = blobs[1:]
+		}
+		if len(blobs) == 0 {
+			return formatErr("unlisted", ImagesName, "holds %s, which the manifest does not list there", describe(head))
+		}
+		b := blobs[0]
+		blobs = blobs[1:]
+		if err := c.r.expect(head, blobPath(b.Digest), b.Size, 0o644); err != nil {
+			return err
+		}
+		var keep *bytes.Buffer
+		if metadata[b.Digest] {
+			keep = new(bytes.Buffer)
+		}
+		if err := c.content(blobEntry(b.Digest), b.Size, b.Digest, keep); err != nil {
+			return err
+		}
+		if keep != nil {
+			if err := m.checkImageBlob(b.Digest, keep.Bytes()); err != nil {
+				return err
+			}
+		}
+	}
+	if err := expectZeros(c.s, blockSize, ImagesName); err != nil {
+		return err
+	}
+	if got := c.s.plain - start; got != size {
+		return formatErr("entry-size", ImagesName, "has %d bytes, its header says %d", got, size)
+	}
+	return expectZeros(c.s, padding(size), ImagesName)
+}
+
+// end checks what follows images.tar: the table of contents, the end of the tar,
+// the footer, and then nothing.
+func (c *checker) end() error {
+	at, ok, err := c.s.memberStart()
+	if err != nil {
+		return badStream(TOCName, err)
+	}
+	if !ok {
+		return formatErr("member", TOCName, "does not begin at a gzip member")
+	}
+	head, err := c.block(TOCName)
+	if err != nil {
+		return err
+	}
+	if headerName(head) != TOCName {
+		return formatErr("unlisted", "", "holds %s, which the manifest does not list", describe(head))
+	}
+	size, ok := headerSize(head)
+	if !ok || size > MaxTOCSize {
+		return formatErr("entry-size", TOCName, "size is beyond the limit of %d bytes", MaxTOCSize)
+	}
+	if err := c.r.expect(head, TOCName, size, 0o644); err != nil {
+		return err
+	}
+	if _, err := io.CopyN(io.Discard, c.s, size); err != nil {
+		return badStream(TOCName, err)
+	}
+	if err := expectZeros(c.s, padding(size)+2*blockSize, TOCName); err != nil {
+		return err
+	}
+	behind, ok, err := c.s.memberStart()
+	if err != nil {
+		return badStream("the end", err)
+	}
+	b := make([]byte, footerSize)
+	if ok && c.r.size-behind == footerSize {
+		if _, err := c.r.file.ReadAt(b, behind); err != nil {
+			return fmt.Errorf("read bundle: %w", err)
+		}
+		if got, ok := parseFooter(b); ok && got == at {
+			return nil
+		}
+	}
+	return formatErr("footer", "", "the file does not end in its footer: it is cut off or something was added")
+}
+
+func (c *checker) block(name string) ([]byte, error) {
+	head := make([]byte, blockSize)
+	if _, err := io.ReadFull(c.s, head); err != nil {
+		return nil, badStream(name, err)
+	}
+	return head, nil
+}
+
+func (c *checker) header(name string, size int64, mode uint32) error {
+	head, err := c.block(name)
+	if err != nil {
+		return err
+	}
+	return c.r.expect(head, name, size, mode)
+}
+
+// content hashes one entry and notes where it begins. keep, when not nil, gets a
+// copy.
+func (c *checker) content(name string, size int64, want Digest, keep *bytes.Buffer) error {
+	at, ok, err := c.s.memberStart()
+	if err != nil {
+		return badStream(name, err)
+	}
+	if !ok {
+		return formatErr("member", name, "does not begin at a gzip member")
+	}
+	d := newDigestReader(c.s, size, want, name)
+	for {
+		n, err := d.Read(c.buf)
+		if keep != nil {
+			keep.Write(c.buf[:n])
+		}
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return badStream(name, err)
+		}
+		if c.progress != nil {
+			c.progress(c.s.src.n, c.r.size)
+		}
+		if err := c.ctx.Err(); err != nil {
+			return err
+		}
+	}
+	if size > 0 {
+		if _, ok, err := c.s.memberStart(); err != nil {
+			return badStream(name, err)
+		} else if !ok {
+			return formatErr("member", name, "shares its last gzip member")
+		}
+	}
+	c.index[name] = placed{at, size, want}
+	return expectZeros(c.s, padding(size), name)
+}
+
+// expect compares a header with the only one the manifest allows there.
+func (r *Reader) expect(got []byte, name string, size int64, mode uint32) error {
+	want, err := tarHeader(name, size, mode, r.manifest.CreatedAt.Unix())
+	if err != nil {
+		return formatErr("path", name, "%v", err)
+	}
+	if !bytes.Equal(got, want[:]) {
+		return formatErr("entry", name, "expected here with %d bytes, found %s", size, describe(got))
+	}
+	return nil
+}
+
+// describe says what a tar header that should not be there is.
+func describe(h []byte) string {
+	if allZero(h) {
+		return "the end of the archive"
+	}
+	kind := "a file"
+	switch h[156] {
+	case '0', 0:
+	case '1':
+		kind = "a hard link"
+	case '2':
+		kind = "a symbolic link"
+	case '3', '4', '6':
+		kind = "a device or pipe"
+	case '5':
+		kind = "a directory"
+	case 'x', 'g':
+		kind = "an extended header"
+	case 'S':
+		kind = "a sparse file"
+	default:
+		kind = fmt.Sprintf("an entry of type %q", h[156])
+	}
+	size, _ := headerSize(h)
+	return fmt.Sprintf("%s called %.80q with %d bytes", kind, headerName(h), size)
+}
+
+func allZero(b []byte) bool {
+	for _, c := range b {
+		if c != 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func expectZeros(r io.Reader, n int64, name string) error {
+	b := make([]byte, n)
+	if _, err := io.ReadFull(r, b); err != nil {
+		return badStream(name, err)
+	}
+	if !allZero(b) {
+		return formatErr("padding", name, "is followed by bytes that are not zero")
+	}
+	return nil
+}
+
+// badStream turns an error of reading the tar into one that says where. Damaged
+// gzip is the bundle's fault; a failing disk is not.
+func badStream(name string, err error) error {
+	var f *FormatError
+	if errors.As(err, &f) {
+		return err
+	}
+	if isStorage(err) {
+		return fmt.Errorf("read bundle: %w", err)
+	}
+	if err == io.EOF || err == io.ErrUnexpectedEOF {
+		return formatErr("truncated", name, "the file ends in the middle of it")
+	}
+	return formatErr("gzip", name, "damaged: %v", err)
+}

@@ -1,0 +1,299 @@
+package bundle
+
+import (
+	"fmt"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/Masterminds/semver/v3"
+)
+
+var (
+	referencePattern = regexp.MustCompile(`^[a-z0-9][A-Za-z0-9._:/@-]{0,254}$`)
+	servicePattern   = regexp.MustCompile(`^[a-zA-Z0-9._-]{1,128}$`)
+	projectPattern   = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
+	hexPattern       = regexp.MustCompile(`^[0-9a-f]{64}$`)
+	mediaTypePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9.+/-]{0,126}$`)
+)
+
+// ParseVersion checks that s is a SemVer 2 version that is safe in a path: no
+// leading v, no leading zeros, at most 128 bytes.
+func ParseVersion(s string) (*semver.Version, error) {
+	if len(s) > 128 {
+		return nil, fmt.Errorf("version has %d bytes, limit 128", len(s))
+	}
+	v, err := semver.StrictNewVersion(s)
+	if err != nil {
+		return nil, fmt.Errorf("version %q is not SemVer 2 (want MAJOR.MINOR.PATCH, for example 2.10.0 or 2.10.0-rc.1): %w", s, err)
+	}
+	return v, nil
+}
+
+// Validate checks every rule that concerns the manifest alone.
+func (m *Manifest) Validate() error {
+	for _, check := range []func() error{m.checkHead, m.checkFiles, m.checkComponents, m.checkDevice} {
+		if err := check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *Manifest) checkHead() error {
+	bad := func(rule, format string, args ...any) error {
+		return formatErr(rule, ManifestName, format, args...)
+	}
+	if m.Format != Format {
+		return bad("format", "format is %q, this program reads %q: a newer installer is needed", m.Format, Format)
+	}
+	if !ValidApp(m.App) {
+		return bad("app", "app is %q, want %s", m.App, appPattern)
+	}
+	if m.Kind != KindCompose {
+		return bad("kind", "kind is %q, this program installs %q", m.Kind, KindCompose)
+	}
+	if _, err := ParseVersion(m.Version); err != nil {
+		return bad("version", "%v", err)
+	}
+	if m.CreatedAt.Location() != time.UTC || m.CreatedAt.Nanosecond() != 0 || m.CreatedAt.Unix() < 0 {
+		return bad("created-at", "created_at is %s, want whole seconds in UTC since 1970", m.CreatedAt)
+	}
+	if len(m.Changelog) > MaxChangelog || !plainText(m.Changelog) {
+		return bad("changelog", "the changelog has %d bytes or control characters, limit %d bytes of text", len(m.Changelog), MaxChangelog)
+	}
+	if !hexPattern.MatchString(m.ImagesSHA256) {
+		return bad("images-sha256", "images_sha256 is %q, want 64 hex digits", m.ImagesSHA256)
+	}
+	if len(m.Platforms) == 0 || len(m.Platforms) > MaxPlatforms {
+		return bad("platforms", "%d platforms, want 1 to %d", len(m.Platforms), MaxPlatforms)
+	}
+	for i, p := range m.Platforms {
+		if q, err := ParsePlatform(string(p)); err != nil || q != p || slices.Contains(m.Platforms[:i], p) {
+			return bad("platforms", "platform %q is malformed or repeated", p)
+		}
+	}
+	if s := m.Source; s != nil {
+		for _, t := range []string{s.Repository, s.Commit, s.Ref} {
+			if len(t) > MaxStringLength || !plainText(t) {
+				return bad("source", "a source field is longer than %d bytes or has control characters", MaxStringLength)
+			}
+		}
+	}
+	return nil
+}
+
+func (m *Manifest) checkFiles() error {
+	if len(m.Files)+len(m.Archive) > MaxFiles {
+		return formatErr("files", ManifestName, "%d files, limit %d", len(m.Files)+len(m.Archive), MaxFiles)
+	}
+	if err := checkFileList(m.Files, ManifestName, SignatureName, ImagesName, TOCName); err != nil {
+		return err
+	}
+	if err := checkFileList(m.Archive); err != nil {
+		return err
+	}
+	for _, f := range m.Archive {
+		if strings.Contains(f.Path, "/") || f.Mode != 0o644 || f.Size > MaxManifestSize {
+			return formatErr("archive", f.Path, "want a small plain file at the root of %s", ImagesName)
+		}
+	}
+	return nil
+}
+
+// checkFileList checks one sorted list of files. Two names that some file
+// system takes for the same one, and a file used as a directory, are refused.
+func checkFileList(files []File, reserved ...string) error {
+	folded := map[string]string{}
+	for _, r := range reserved {
+		folded[fold(r)] = r
+	}
+	for i, f := range files {
+		if err := checkPath(f.Path); err != nil {
+			return formatErr("path", fmt.Sprintf("%.80q", f.Path), "%v", err)
+		}
+		if i > 0 && files[i-1].Path >= f.Path {
+			return formatErr("file-order", f.Path, "listed twice or out of order")
+		}
+		if f.Size < 0 || f.Size > MaxFileSize {
+			return formatErr("file-size", f.Path, "size %d, want 0 to %d", f.Size, int64(MaxFileSize))
+		}
+		if f.Mode != 0o644 && f.Mode != 0o755 {
+			return formatErr("file-mode", f.Path, "mode %o, want 644 or 755", f.Mode)
+		}
+		if !f.Digest.Valid() {
+			return formatErr("digest", f.Path, "digest is %.80q", f.Digest)
+		}
+		key := fold(f.Path)
+		if other, ok := folded[key]; ok {
+			return formatErr("path-collision", f.Path, "the same name as %s on some file systems", other)
+		}
+		folded[key] = f.Path
+	}
+	for _, f := range files {
+		for dir := path.Dir(f.Path); dir != "."; dir = path.Dir(dir) {
+			if other, ok := folded[fold(dir)]; ok {
+				return formatErr("path-collision", f.Path, "%s is a file, not a directory", other)
+			}
+		}
+	}
+	return nil
+}
+
+// fold maps names that a case-insensitive file system takes for one to one.
+// checkPath has refused combining marks, so composed and decomposed spellings
+// cannot meet here.
+func fold(s string) string {
+	return strings.Map(func(r rune) rune {
+		low := r
+		for f := unicode.SimpleFold(r); f != r; f = unicode.SimpleFold(f) {
+			low = min(low, f)
+		}
+		return low
+	}, s)
+}
+
+func (m *Manifest) checkComponents() error {
+	bad := func(c *Component, rule, format string, args ...any) error {
+		return formatErr(rule, fmt.Sprintf("image %.80q", c.Reference), format, args...)
+	}
+	if len(m.Components) == 0 || len(m.Components) > MaxComponents {
+		return formatErr("components", ManifestName, "%d images, want 1 to %d", len(m.Components), MaxComponents)
+	}
+	if len(m.Images) != len(m.Components) {
+		return formatErr("images", ManifestName, "images lists %d references for %d components", len(m.Images), len(m.Components))
+	}
+	sizes := map[Digest]int64{}
+	services := map[string]bool{}
+	for i := range m.Components {
+		c := &m.Components[i]
+		if !referencePattern.MatchString(c.Reference) {
+			return bad(c, "reference", "malformed image reference")
+		}
+		if i > 0 && m.Components[i-1].Reference >= c.Reference {
+			return bad(c, "component-order", "listed twice or out of order")
+		}
+		if m.Images[i] != c.Reference {
+			return bad(c, "images", "images[%d] is %.80q", i, m.Images[i])
+		}
+		for _, s := range c.Services {
+			if !servicePattern.MatchString(s) || services[s] {
+				return bad(c, "services", "service %.80q is malformed or has two images", s)
+			}
+			services[s] = true
+		}
+		if c.Index != nil {
+			if err := checkDescriptor(*c.Index, MaxImageManifest, sizes); err != nil {
+				return bad(c, "descriptor", "index: %v", err)
+			}
+		}
+		if len(c.Images) != len(m.Platforms) {
+			return bad(c, "component-platforms", "has %d of %d platforms", len(c.Images), len(m.Platforms))
+		}
+		for j, img := range c.Images {
+			if img.Platform != m.Platforms[j] {
+				return bad(c, "component-platforms", "platform %d is %.40q, want %q", j, img.Platform, m.Platforms[j])
+			}
+			if len(img.Layers) == 0 || len(img.Layers) > MaxLayers {
+				return bad(c, "layers", "%d layers, want 1 to %d", len(img.Layers), MaxLayers)
+			}
+			for _, d := range []Descriptor{img.Manifest, img.Config} {
+				if err := checkDescriptor(d, MaxImageManifest, sizes); err != nil {
+					return bad(c, "descriptor", "%s: %v", img.Platform, err)
+				}
+			}
+			for _, l := range img.Layers {
+				if err := checkDescriptor(l.Descriptor, MaxFileSize, sizes); err != nil {
+					return bad(c, "descriptor", "%s layer: %v", img.Platform, err)
+				}
+				if !l.DiffID.Valid() {
+					return bad(c, "digest", "diffID is %.80q", l.DiffID)
+				}
+			}
+		}
+	}
+	return nil
+}
+
+func checkDescriptor(d Descriptor, limit int64, sizes map[Digest]int64) error {
+	if !d.Digest.Valid() {
+		return fmt.Errorf("digest is %.80q", d.Digest)
+	}
+	if d.Size <= 0 || d.Size > limit {
+		return fmt.Errorf("size %d, want 1 to %d", d.Size, limit)
+	}
+	if size, ok := sizes[d.Digest]; ok && size != d.Size {
+		return fmt.Errorf("%s has two sizes, %d and %d", d.Digest, size, d.Size)
+	}
+	sizes[d.Digest] = d.Size
+	if !mediaTypePattern.MatchString(d.MediaType) {
+		return fmt.Errorf("media type is %.80q", d.MediaType)
+	}
+	return nil
+}
+
+func (m *Manifest) checkDevice() error {
+	bad := func(field, format string, args ...any) error {
+		return formatErr("device", ManifestName, "device.%s: %s", field, fmt.Sprintf(format, args...))
+	}
+	d := &m.Device
+	if i, ok := slices.BinarySearchFunc(m.Files, d.Compose, func(f File, p string) int { return strings.Compare(f.Path, p) }); !ok || m.Files[i].Size > MaxManifestSize || strings.Contains(d.Compose, "/") {
+		return bad("compose", "%.80q is not a small file at the root of the bundle", d.Compose)
+	}
+	if !projectPattern.MatchString(d.Project) {
+		return bad("project", "%.80q is not a compose project name", d.Project)
+	}
+	if !ValidEnvKey(d.VersionEnv) {
+		return bad("version_env", "%.80q is not an environment key", d.VersionEnv)
+	}
+	if h := d.Health; h.Retries < 1 || h.Retries > 1000 || h.Interval <= 0 || time.Duration(h.Interval) > time.Hour {
+		return bad("health", "retries %d, interval %s: want 1 to 1000 and up to 1h", h.Retries, time.Duration(h.Interval))
+	} else if len(h.Compose) == 0 && h.HTTP == "" {
+		return bad("health", "no check: a release nothing can prove healthy cannot be rolled back by itself")
+	} else if h.HTTP != "" && !strings.HasPrefix(h.HTTP, "http://") && !strings.HasPrefix(h.HTTP, "https://") {
+		return bad("health", "http is %.80q, want a URL", h.HTTP)
+	}
+	for _, s := range d.Health.Compose {
+		if !m.hasService(s) {
+			return bad("health", "no image for service %.80q", s)
+		}
+	}
+	for _, b := range d.Backup {
+		p := b.Postgres
+		if p == nil || !m.hasService(p.Service) || !nameArgument(p.User) || !nameArgument(p.Database) {
+			return bad("backup", "want postgres with a service of this release, user and database")
+		}
+	}
+	for key, s := range d.Secrets {
+		if !ValidEnvKey(key) || s.Hex < 8 || s.Hex > 128 || !nameArgument("x"+s.Prefix) || (s.Show != "" && s.Show != "once") {
+			return bad("secrets", "%.80q: want an environment key with 8 to 128 random bytes", key)
+		}
+	}
+	if d.Keep.Releases < 2 || d.Keep.Releases > 100 || d.Keep.Backups < 1 || d.Keep.Backups > 1000 {
+		return bad("keep", "releases %d, backups %d: want 2 to 100 and 1 to 1000", d.Keep.Releases, d.Keep.Backups)
+	}
+	return nil
+}
+
+func (m *Manifest) hasService(name string) bool {
+	return slices.ContainsFunc(m.Components, func(c Component) bool { return slices.Contains(c.Services, name) })
+}
+
+// nameArgument reports whether s can stand as an argument of a command without
+// being taken for an option or needing quotes.
+func nameArgument(s string) bool {
+	return s != "" && len(s) <= 128 && s[0] != '-' && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-") == ""
+}
+
+// plainText reports whether s is UTF-8 text without control characters other
+// than line feed and tab: nothing that moves a terminal's cursor.
+func plainText(s string) bool {
+	if !utf8.ValidString(s) {
+		return false
+	}
+	return !strings.ContainsFunc(s, func(r rune) bool { return r != '\n' && r != '\t' && unicode.IsControl(r) })
+}

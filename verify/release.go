@@ -1,0 +1,37 @@
+package verify
+
+import (
+	"io"
+
+	"github.com/valise-ota/valise/bundle"
+)
+
+// Release is a bundle that passed every check of a Verifier. Only a Verifier
+// makes one; the zero value is refused wherever one is taken. What it opens is
+// read from the file that was checked, and checked again.
+type Release struct {
+	reader *bundle.Reader
+	digest bundle.Digest
+	signer Signer
+}
+
+// Valid reports whether r came from a Verifier.
+func (r *Release) Valid() bool { return r != nil && r.reader != nil }
+
+// Manifest returns the signed manifest. The caller does not change it.
+func (r *Release) Manifest() *bundle.Manifest { return r.reader.Manifest() }
+
+// ManifestBytes returns the signed bytes, Signature what signs them, Digest their
+// digest, and Signer whose signature it is.
+func (r *Release) ManifestBytes() []byte { return r.reader.ManifestBytes() }
+func (r *Release) Signature() []byte     { return r.reader.Signature() }
+func (r *Release) Digest() bundle.Digest { return r.digest }
+func (r *Release) Signer() Signer        { return r.signer }
+
+// Size returns the bytes of the bundle file.
+func (r *Release) Size() int64 { return r.reader.Size() }
+
+// OpenFile, OpenBlob and HasBlob are those of bundle.Reader.
+func (r *Release) OpenFile(path string) (io.ReadCloser, error)     { return r.reader.OpenFile(path) }
+func (r *Release) OpenBlob(d bundle.Digest) (io.ReadCloser, error) { return r.reader.OpenBlob(d) }
+func (r *Release) HasBlob(d bundle.Digest) bool                    { return r.reader.HasBlob(d) }

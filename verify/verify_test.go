@@ -1,0 +1,147 @@
+package verify_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/bundletest"
+	"github.com/valise-ota/valise/verify"
+	"github.com/valise-ota/valise/verify/verifytest"
+)
+
+func check(t *testing.T, p verify.Policy, b []byte, want verify.Want) (*verify.Release, error) {
+	t.Helper()
+	r, err := bundle.Open(bytes.NewReader(b), int64(len(b)))
+	if err != nil {
+		return nil, err
+	}
+	v, err := verify.New(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v.Release(context.Background(), r, want, nil)
+}
+
+func TestZeroReleaseIsRefused(t *testing.T) {
+	if new(verify.Release).Valid() {
+		t.Error("the zero value counts as verified")
+	}
+}
+
+func TestAccepted(t *testing.T) {
+	s := verifytest.NewSigner(t)
+	m, c := bundletest.Release(t, bundletest.Spec{})
+	b := s.Bundle(t, m, c)
+	for _, want := range []verify.Want{
+		{},
+		{App: "shop", Version: "1.2.3", Platform: "linux/arm64", Floor: "1.2.3"},
+		{Floor: "1.2.3-rc.1", Bad: []string{"1.2.2"}},
+		{Floor: "2.0.0", Bad: []string{"1.2.3"}, Forced: true},
+	} {
+		rel, err := check(t, s.Policy(), b, want)
+		if err != nil {
+			t.Errorf("%+v: %v", want, err)
+		} else if !rel.Valid() || rel.Signer().Key != s.PublicPEM() {
+			t.Errorf("%+v: signer is %v", want, rel.Signer())
+		}
+	}
+	other := verifytest.NewSigner(t)
+	both := verify.Policy{Signers: append(other.Policy().Signers, s.Policy().Signers...)}
+	if _, err := check(t, both, b, verify.Want{}); err != nil {
+		t.Errorf("second signer of a policy: %v", err)
+	}
+}
+
+func TestRefused(t *testing.T) {
+	s, other := verifytest.NewSigner(t), verifytest.NewSigner(t)
+	m, c := bundletest.Release(t, bundletest.Spec{})
+	good := s.Bundle(t, m, c)
+	unsigned := bundletest.Write(t, m, c)
+	m2, c2 := bundletest.Release(t, bundletest.Spec{Version: "1.2.4"})
+	newer := s.Bundle(t, m2, c2)
+	reseal := func(b, signature []byte) []byte {
+		r, err := bundle.Open(bytes.NewReader(b), int64(len(b)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out bytes.Buffer
+		if err := bundle.Seal(context.Background(), &out, r, signature); err != nil {
+			t.Fatal(err)
+		}
+		return out.Bytes()
+	}
+	signatureOf := func(b []byte) []byte {
+		r, err := bundle.Open(bytes.NewReader(b), int64(len(b)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.Signature()
+	}
+	for _, tc := range []struct {
+		name  string
+		b     []byte
+		want  verify.Want
+		check string
+	}{
+		{"unsigned", unsigned, verify.Want{}, verify.CheckUnsigned},
+		{"another signer", other.Bundle(t, m, c), verify.Want{}, verify.CheckSignature},
+		{"signature of another bundle", reseal(unsigned, signatureOf(newer)), verify.Want{}, verify.CheckSignature},
+		{"signature is not one", reseal(unsigned, []byte(`{}`)), verify.Want{}, verify.CheckSignature},
+		{"another app", good, verify.Want{App: "till"}, verify.CheckApp},
+		{"renamed version", good, verify.Want{Version: "2.0.0"}, verify.CheckVersion},
+		{"another platform", good, verify.Want{Platform: "linux/arm/v7"}, verify.CheckPlatform},
+		{"downgrade", good, verify.Want{Floor: "1.10.0"}, verify.CheckDowngrade},
+		{"pre-release below its release", good, verify.Want{Floor: "1.2.4-rc.1"}, verify.CheckDowngrade},
+		{"failed before", good, verify.Want{Bad: []string{"1.2.3"}}, verify.CheckBad},
+		{"forced does not touch trust", other.Bundle(t, m, c), verify.Want{Forced: true}, verify.CheckSignature},
+		{"forced does not touch the app", good, verify.Want{App: "till", Forced: true}, verify.CheckApp},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			rel, err := check(t, s.Policy(), tc.b, tc.want)
+			var v *verify.Error
+			if !errors.As(err, &v) || v.Check != tc.check {
+				t.Errorf("got %v, want check %s", err, tc.check)
+			}
+			if rel != nil {
+				t.Error("a release came back with the refusal")
+			}
+		})
+	}
+}
+
+// TestTampered: whatever is changed behind a good signature is refused and named.
+func TestTampered(t *testing.T) {
+	s := verifytest.NewSigner(t)
+	m, c := bundletest.Release(t, bundletest.Spec{Compose: "services: {web: {image: shop/web}}\n"})
+	good := s.Bundle(t, m, c)
+	layer := c.Blobs[m.Components[0].Images[0].Layers[1].Digest]
+	for name, part := range map[string][]byte{"a layer": layer[:32], "the manifest": []byte(`"version": "1.2.3"`)} {
+		b := bytes.Clone(good)
+		at := bytes.Index(b, part)
+		if at < 0 {
+			t.Fatalf("%s is not in the file as it is", name)
+		}
+		b[at] ^= 1
+		if _, err := check(t, s.Policy(), b, verify.Want{}); err == nil {
+			t.Errorf("%s changed: accepted", name)
+		} else if name == "a layer" && !strings.Contains(err.Error(), "images.tar") {
+			t.Errorf("%s changed: %v does not name it", name, err)
+		}
+	}
+}
+
+func TestPolicy(t *testing.T) {
+	for name, p := range map[string]verify.Policy{
+		"empty":     {},
+		"no key":    {Signers: []verify.Signer{{}}},
+		"not a key": {Signers: []verify.Signer{{Key: "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"}}},
+	} {
+		if _, err := verify.New(p); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
