@@ -1,0 +1,277 @@
+package installer
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/valise-ota/valise/verify"
+)
+
+// Installer runs the transaction. The caller holds the app's lock.
+type Installer struct {
+	Journal Journal
+	Runtime Runtime
+	Now     func() time.Time
+	NewID   func() string
+	Report  func(Event) // may be nil
+}
+
+// Outcome is how a call ended for the device.
+type Outcome string
+
+const (
+	Done           Outcome = "done"            // the new release runs and is committed
+	NothingToDo    Outcome = "nothing_to_do"   // it ran already
+	Unchanged      Outcome = "unchanged"       // it failed before anything that runs was touched, or all of a first installation was undone
+	Reverted       Outcome = "reverted"        // the previous release runs again
+	NeedsAttention Outcome = "needs_attention" // the undo failed too
+)
+
+// Result is the end of Update, Rollback or Recover. Err is the cause when the
+// outcome is neither Done nor NothingToDo.
+type Result struct {
+	Outcome Outcome
+	Record  Record
+	Err     error
+}
+
+// ErrNoPrevious means that there is nothing to roll back to.
+var ErrNoPrevious = errors.New("no previous release: nothing but the current one was ever committed here, or it was removed")
+
+// ErrUnfinished means that Recover has to run first.
+var ErrUnfinished = errors.New("an earlier update did not finish: run recover first")
+
+// Names of the steps, in their order.
+const (
+	stepStage    = "stage"
+	stepBackup   = "backup"
+	stepActivate = "activate"
+	stepProbe    = "probe"
+)
+
+// step is one part of the transaction: an effect and, beside it, its undo. undo
+// gets what prepare returned before the effect, and may be nil when the effect
+// leaves nothing behind that matters.
+type step struct {
+	name    string
+	prepare func(context.Context) (json.RawMessage, error)
+	do      func(context.Context) error
+	undo    func(context.Context, json.RawMessage) error
+}
+
+// steps returns the transaction of a record. rel is nil for a rollback, whose
+// release is staged already, and in recovery, which only undoes.
+func (in *Installer) steps(r Record, rel *verify.Release, kept []Release) []step {
+	stage := step{
+		name: stepStage,
+		do:   func(ctx context.Context) error { return in.Runtime.Stage(ctx, rel, r.To, kept) },
+		undo: func(ctx context.Context, _ json.RawMessage) error { return in.Runtime.Unstage(ctx, r.To, kept) },
+	}
+	backup := step{
+		name: stepBackup,
+		do:   func(ctx context.Context) error { return in.Runtime.Backup(ctx, *r.From, r.ID) },
+	}
+	activate := step{
+		name:    stepActivate,
+		prepare: in.Runtime.Snapshot,
+		do:      func(ctx context.Context) error { return in.Runtime.Activate(ctx, r.To) },
+		undo: func(ctx context.Context, snapshot json.RawMessage) error {
+			if err := in.Runtime.Restore(ctx, snapshot, r.From); err != nil {
+				return err
+			}
+			if r.From == nil {
+				return nil
+			}
+			if err := in.Runtime.Probe(ctx, *r.From); err != nil {
+				return fmt.Errorf("probe %s: %w", r.From.Version, err)
+			}
+			return nil
+		},
+	}
+	probe := step{
+		name: stepProbe,
+		do:   func(ctx context.Context) error { return in.Runtime.Probe(ctx, r.To) },
+	}
+	switch {
+	case r.Action == ActionRollback:
+		return []step{activate, probe}
+	case r.From == nil:
+		return []step{stage, activate, probe}
+	}
+	return []step{stage, backup, activate, probe}
+}
+
+// Update brings the app to a verified release: the first one, a newer one, or
+// what the operator insisted on when it was verified. keep is how many committed
+// releases stay.
+func (in *Installer) Update(ctx context.Context, rel *verify.Release, keep int) Result {
+	if !rel.Valid() {
+		return Result{Outcome: Unchanged, Err: errors.New("update: the release was not verified")}
+	}
+	st, err := in.Journal.Load(ctx)
+	if err != nil {
+		return Result{Outcome: Unchanged, Err: err}
+	}
+	m := rel.Manifest()
+	to := Release{Version: m.Version, Manifest: rel.Digest(), Signer: rel.Signer().String(), Dir: dirFor(m.Version, string(rel.Digest().Hex()), st.Kept)}
+	if st.Current != nil && st.Current.Manifest == to.Manifest && st.Unfinished == nil {
+		return Result{Outcome: NothingToDo, Record: Record{From: st.Current, To: *st.Current}}
+	}
+	action := ActionUpdate
+	if st.Current == nil {
+		action = ActionInstall
+	}
+	return in.run(ctx, st, Record{Action: action, From: st.Current, To: to}, rel, keep)
+}
+
+// Rollback brings the app back to the release that ran before the current one.
+// It needs neither bundle nor network.
+func (in *Installer) Rollback(ctx context.Context, keep int) Result {
+	st, err := in.Journal.Load(ctx)
+	if err != nil {
+		return Result{Outcome: Unchanged, Err: err}
+	}
+	if st.Current == nil || st.Previous == nil {
+		return Result{Outcome: Unchanged, Err: ErrNoPrevious}
+	}
+	return in.run(ctx, st, Record{Action: ActionRollback, From: st.Current, To: *st.Previous}, nil, keep)
+}
+
+// dirFor names the directory of a release after its version, and after its
+// digest too when another release of that version is still there.
+func dirFor(version, hex string, kept []Release) string {
+	for _, k := range kept {
+		if k.Dir == version && k.Manifest.Hex() != hex {
+			return version + "~" + hex[:12]
+		}
+	}
+	return version
+}
+
+func (in *Installer) run(ctx context.Context, st State, r Record, rel *verify.Release, keep int) Result {
+	if st.Unfinished != nil {
+		return Result{Outcome: Unchanged, Record: *st.Unfinished, Err: ErrUnfinished}
+	}
+	r.ID, r.Status, r.Created = in.NewID(), Applying, in.Now()
+	if err := in.Journal.Begin(ctx, r); err != nil {
+		return Result{Outcome: Unchanged, Record: r, Err: err}
+	}
+	for _, s := range in.steps(r, rel, st.Kept) {
+		if err := in.do(ctx, r.ID, s); err != nil {
+			cause := fmt.Errorf("%s %s: %w", s.name, r.To.Version, err)
+			// A release that fails by itself is marked; one that was
+			// interrupted is not to blame.
+			bad := r.Action == ActionUpdate && ctx.Err() == nil && (s.name == stepActivate || s.name == stepProbe)
+			return in.revert(context.WithoutCancel(ctx), r, cause, bad)
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		return in.revert(context.WithoutCancel(ctx), r, fmt.Errorf("stopped before the commit: %w", err), false)
+	}
+	ctx = context.WithoutCancel(ctx)
+	if err := in.Journal.Commit(ctx, r.ID, in.Now()); err != nil {
+		return in.revert(ctx, r, fmt.Errorf("commit %s: %w", r.To.Version, err), false)
+	}
+	r.Status = Completed
+	in.prune(ctx, keep)
+	return Result{Outcome: Done, Record: r}
+}
+
+func (in *Installer) do(ctx context.Context, id string, s step) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	var undo json.RawMessage
+	if s.prepare != nil {
+		var err error
+		if undo, err = s.prepare(ctx); err != nil {
+			return err
+		}
+	}
+	if err := in.Journal.StepBegun(ctx, id, s.name, undo, in.Now()); err != nil {
+		return err
+	}
+	in.report(Event{Step: s.name})
+	err := s.do(ctx)
+	in.report(Event{Step: s.name, Ended: true, Err: err})
+	if err != nil {
+		return err
+	}
+	return in.Journal.StepDone(ctx, id, s.name, in.Now())
+}
+
+// revert notes the cause and undoes the record as the journal knows it: the same
+// path that recovery takes after a crash.
+func (in *Installer) revert(ctx context.Context, r Record, cause error, bad bool) Result {
+	in.report(Event{Step: "undo", Detail: cause.Error()})
+	attention := func(err error) Result {
+		return Result{Outcome: NeedsAttention, Record: r, Err: errors.Join(cause, err)}
+	}
+	st, err := in.Journal.Load(ctx)
+	if err != nil {
+		return attention(err)
+	}
+	if st.Unfinished == nil {
+		// The commit happened although the journal reported an error.
+		r.Status = Completed
+		return Result{Outcome: Done, Record: r}
+	}
+	if err := in.Journal.Fail(ctx, r.ID, cause.Error(), bad); err != nil {
+		return attention(err)
+	}
+	res, err := in.Recover(ctx)
+	if err != nil {
+		return attention(err)
+	}
+	if res.Outcome == NeedsAttention {
+		res.Err = errors.Join(cause, res.Err)
+	}
+	return res
+}
+
+func (in *Installer) prune(ctx context.Context, keep int) {
+	st, err := in.Journal.Load(ctx)
+	if err == nil {
+		stay, drop := split(st, keep)
+		// Forget first: the journal never names a release that is gone, and
+		// what is forgotten is garbage that any later prune removes.
+		if err = in.Journal.Forget(ctx, drop); err == nil {
+			err = in.Runtime.Prune(ctx, stay)
+		}
+	}
+	if err != nil {
+		in.report(Event{Step: "prune", Ended: true, Err: err})
+	}
+}
+
+// split divides the kept releases into those that stay and the directories of
+// those that go. Current and previous always stay.
+func split(st State, keep int) (stay []Release, drop []string) {
+	for _, k := range st.Kept {
+		same := func(r *Release) bool { return r != nil && r.Dir == k.Dir }
+		if same(st.Current) || same(st.Previous) {
+			stay = append(stay, k)
+		}
+	}
+	for _, k := range st.Kept {
+		if slices.ContainsFunc(stay, func(r Release) bool { return r.Dir == k.Dir }) {
+			continue
+		}
+		if len(stay) < keep {
+			stay = append(stay, k)
+		} else {
+			drop = append(drop, k.Dir)
+		}
+	}
+	return stay, drop
+}
+
+func (in *Installer) report(e Event) {
+	if in.Report != nil {
+		in.Report(e)
+	}
+}

@@ -1,0 +1,185 @@
+// Package installer brings one app on one device from the release it runs to
+// another one, and back by itself when anything is wrong.
+//
+// One update is a short list of journalled steps (apply.go). The intent of a
+// step is durable before its effect, every effect and every undo may be
+// repeated, and recovery (recover.go) goes backward before the commit and
+// forward after it. Planning is pure (plan.go); every effect goes through
+// Journal and Runtime, so that tests can fail and crash each of them.
+//
+// The package never prints, exits or reads clock and environment.
+package installer
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/verify"
+)
+
+// Release is a release that is or was on this device.
+type Release struct {
+	Version     string        `json:"version"`
+	Dir         string        `json:"dir"`      // name below the releases directory
+	Manifest    bundle.Digest `json:"manifest"` // digest of its manifest.json
+	Signer      string        `json:"signer"`
+	CommittedAt time.Time     `json:"committed_at,omitzero"`
+}
+
+// Action is what a record is about.
+type Action string
+
+const (
+	ActionInstall  Action = "install"
+	ActionUpdate   Action = "update"
+	ActionRollback Action = "rollback"
+)
+
+// Status is where a record stands. The names and transitions are those of the
+// OTA API that existing apps speak.
+type Status string
+
+const (
+	Pending     Status = "pending"
+	Downloading Status = "downloading"
+	Verifying   Status = "verifying"
+	Applying    Status = "applying"
+	Completed   Status = "completed"
+	Failed      Status = "failed"
+	RolledBack  Status = "rolled_back"
+)
+
+var transitions = map[Status][]Status{
+	Pending:     {Downloading, Verifying, Failed},
+	Downloading: {Verifying, Failed},
+	Verifying:   {Applying, Failed},
+	Applying:    {Completed, Failed, RolledBack},
+	Completed:   {RolledBack},
+	Failed:      {Pending},
+	RolledBack:  {Pending},
+}
+
+// CanBecome reports whether a record may go from s to next.
+func (s Status) CanBecome(next Status) bool {
+	for _, t := range transitions[s] {
+		if t == next {
+			return true
+		}
+	}
+	return false
+}
+
+// Record is one attempt to change what runs, as the history shows it.
+type Record struct {
+	ID        string    `json:"id"`
+	Action    Action    `json:"action"`
+	From      *Release  `json:"from,omitempty"` // what ran when it began; nil at a first install
+	To        Release   `json:"to"`
+	Status    Status    `json:"status"`
+	Error     string    `json:"error,omitempty"`     // why it failed or was rolled back
+	Attention string    `json:"attention,omitempty"` // why the undo failed too: a person has to look
+	Created   time.Time `json:"created_at"`
+	Ended     time.Time `json:"ended_at,omitzero"`
+	Steps     []Step    `json:"steps,omitempty"`
+}
+
+// StepState is how far a step got.
+type StepState string
+
+const (
+	StepBegun  StepState = "begun"
+	StepDone   StepState = "done"
+	StepUndone StepState = "undone"
+)
+
+// Step is one journalled step of a record, in the order they began.
+type Step struct {
+	Name  string          `json:"name"`
+	State StepState       `json:"state"`
+	Undo  json.RawMessage `json:"-"` // what the undo needs, written before the effect
+	Begun time.Time       `json:"begun_at"`
+	Ended time.Time       `json:"ended_at,omitzero"`
+}
+
+// State is what the journal knows about the app.
+type State struct {
+	App      string    `json:"app"`
+	Current  *Release  `json:"current,omitempty"`  // committed and meant to run
+	Previous *Release  `json:"previous,omitempty"` // what ran, committed, before Current: the target of a rollback
+	Kept     []Release `json:"kept,omitempty"`     // committed releases still on disk, newest commit first; holds Current and Previous
+	Floor    string    `json:"floor,omitempty"`    // highest version ever committed
+	Bad      []string  `json:"bad,omitempty"`      // versions that failed here
+	// Unfinished is a record that neither committed nor ended: power was lost
+	// or the program was killed.
+	Unfinished *Record `json:"unfinished,omitempty"`
+}
+
+// Journal keeps records. Every method that changes something has made it
+// durable when it returns.
+type Journal interface {
+	Load(ctx context.Context) (State, error)
+	// Begin adds an unfinished record in status Applying. It fails when there
+	// is an unfinished one already.
+	Begin(ctx context.Context, r Record) error
+	// StepBegun, StepDone and StepUndone record one step of the record id.
+	StepBegun(ctx context.Context, id, step string, undo json.RawMessage, at time.Time) error
+	StepDone(ctx context.Context, id, step string, at time.Time) error
+	StepUndone(ctx context.Context, id, step string, at time.Time) error
+	// Fail notes why the unfinished record is being undone, before the undo
+	// begins; the first cause stays. bad marks its version as one that fails here.
+	Fail(ctx context.Context, id, cause string, bad bool) error
+	// Attention notes that the undo failed too. The record stays unfinished, so
+	// that recovery tries again.
+	Attention(ctx context.Context, id, cause string) error
+	// End ends a record without a commit, as Failed or RolledBack.
+	End(ctx context.Context, id string, status Status, at time.Time) error
+	// Commit ends the record as Completed and, in the same transaction, makes
+	// its To the current release, its From the previous one, raises the floor
+	// and forgets that the version failed. It is the point of no return.
+	Commit(ctx context.Context, id string, at time.Time) error
+	// Forget removes releases from Kept after a prune. Current and Previous
+	// cannot be forgotten.
+	Forget(ctx context.Context, dirs []string) error
+	// History returns the newest records first, steps included.
+	History(ctx context.Context, limit, offset int) ([]Record, error)
+}
+
+// Runtime is how one kind of app is put on this device and run. After a crash
+// every method may be called again with the same arguments and must then end
+// as if it had been called once.
+type Runtime interface {
+	// Inspect reads what planning needs to know of this device.
+	Inspect(ctx context.Context, rel *verify.Release, st State) (Facts, error)
+	// Stage puts the release on disk and into the engine. Nothing that runs
+	// changes. kept are the releases whose files and images must stay.
+	Stage(ctx context.Context, rel *verify.Release, to Release, kept []Release) error
+	// Unstage removes what Stage made, except what kept needs.
+	Unstage(ctx context.Context, to Release, kept []Release) error
+	// Backup saves the app's data while from still runs.
+	Backup(ctx context.Context, from Release, recordID string) error
+	// Snapshot returns what Restore needs to undo an Activate.
+	Snapshot(ctx context.Context) (json.RawMessage, error)
+	// Activate switches to a staged release: environment, current, services.
+	Activate(ctx context.Context, to Release) error
+	// Restore undoes Activate: everything is as the snapshot says and from
+	// runs again, or nothing runs when from is nil.
+	Restore(ctx context.Context, snapshot json.RawMessage, from *Release) error
+	// Probe returns nil when rel runs and is healthy, or why it is not.
+	Probe(ctx context.Context, rel Release) error
+	// Prune removes everything of ours on disk and in the engine that no kept
+	// release needs.
+	Prune(ctx context.Context, kept []Release) error
+}
+
+// Event tells a person what happens. Done and Total are bytes where a step
+// moves bytes, else zero.
+type Event struct {
+	Step   string `json:"step"`
+	Detail string `json:"detail,omitempty"`
+	Done   int64  `json:"done,omitempty"`
+	Total  int64  `json:"total,omitempty"`
+	Ended  bool   `json:"ended,omitempty"`
+	Err    error  `json:"-"`
+}

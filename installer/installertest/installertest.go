@@ -1,0 +1,334 @@
+// Package installertest is a device in memory: a journal and a runtime whose
+// every effect can fail or crash before, in the middle of and after it happens.
+package installertest
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/verify"
+)
+
+// Fault says what goes wrong at one effect.
+type Fault int
+
+const (
+	None Fault = iota
+	ErrorBefore
+	ErrorAfter
+	CrashBefore
+	CrashAfter
+)
+
+func (f Fault) String() string {
+	return [...]string{"none", "error before", "error after", "crash before", "crash after"}[f]
+}
+
+// Crash is what a crashing effect panics with. Nothing recovers it but the test.
+type Crash struct{ At string }
+
+// ErrInjected is the error of a failing effect.
+var ErrInjected = errors.New("injected failure")
+
+// Faults numbers effects from 1 and makes one of them go wrong.
+type Faults struct {
+	At    int
+	Fault Fault
+	Count int    // effects seen
+	Last  string // name of the last one
+}
+
+// Effect runs do, which changes the world, unless the fault says otherwise.
+func (f *Faults) Effect(name string, do func()) error {
+	f.Count++
+	f.Last = name
+	hit := f.Count == f.At
+	if hit && f.Fault == ErrorBefore {
+		return fmt.Errorf("%s: %w", name, ErrInjected)
+	}
+	if hit && f.Fault == CrashBefore {
+		panic(Crash{name})
+	}
+	do()
+	if hit && f.Fault == ErrorAfter {
+		return fmt.Errorf("%s: %w", name, ErrInjected)
+	}
+	if hit && f.Fault == CrashAfter {
+		panic(Crash{name})
+	}
+	return nil
+}
+
+// World is the device: what is on its disk, in its engine and running. It
+// survives a crash.
+type World struct {
+	*Faults
+	Dirs    map[string]bool // releases on disk
+	Images  map[string]bool // releases whose images the engine has, by directory
+	Env     string          // version in the environment file
+	Current string          // where the link points
+	Running string          // what the engine runs
+	Sick    map[string]bool // versions that never become healthy
+	Saved   []string        // versions whose data was saved, in order
+}
+
+// NewWorld returns a device with nothing on it.
+func NewWorld() *World {
+	return &World{Faults: new(Faults), Dirs: map[string]bool{}, Images: map[string]bool{}, Sick: map[string]bool{}}
+}
+
+// effects runs several effects and stops at the first failure.
+func (w *World) effects(list ...func() error) error {
+	for _, e := range list {
+		if err := e(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *World) one(name string, do func()) func() error {
+	return func() error { return w.Effect(name, do) }
+}
+
+func (w *World) Inspect(context.Context, *verify.Release, installer.State) (installer.Facts, error) {
+	return installer.Facts{Platform: "linux/amd64"}, nil
+}
+
+func (w *World) Stage(_ context.Context, rel *verify.Release, to installer.Release, _ []installer.Release) error {
+	if !rel.Valid() {
+		return errors.New("stage: not a verified release")
+	}
+	return w.effects(
+		w.one("write release directory", func() { w.Dirs[to.Dir] = true }),
+		w.one("load images", func() { w.Images[to.Dir] = true }),
+	)
+}
+
+func (w *World) Unstage(_ context.Context, to installer.Release, kept []installer.Release) error {
+	if slices.ContainsFunc(kept, func(k installer.Release) bool { return k.Dir == to.Dir }) {
+		return nil
+	}
+	return w.effects(
+		w.one("remove images", func() { delete(w.Images, to.Dir) }),
+		w.one("remove release directory", func() { delete(w.Dirs, to.Dir) }),
+	)
+}
+
+func (w *World) Backup(_ context.Context, from installer.Release, _ string) error {
+	if w.Running != from.Version {
+		return fmt.Errorf("backup: %q runs instead of %s", w.Running, from.Version)
+	}
+	return w.Effect("save data", func() { w.Saved = append(w.Saved, from.Version) })
+}
+
+type snapshot struct{ Env, Current string }
+
+func (w *World) Snapshot(context.Context) (json.RawMessage, error) {
+	return json.Marshal(snapshot{w.Env, w.Current})
+}
+
+func (w *World) Activate(_ context.Context, to installer.Release) error {
+	return w.effects(
+		w.one("write env", func() { w.Env = to.Version }),
+		w.one("switch current", func() { w.Current = to.Dir }),
+		func() error { return w.start(to) },
+	)
+}
+
+func (w *World) start(r installer.Release) error {
+	if !w.Dirs[r.Dir] || !w.Images[r.Dir] {
+		return fmt.Errorf("start %s: its files or images are gone", r.Version)
+	}
+	return w.effects(
+		w.one("stop services", func() { w.Running = "" }),
+		w.one("start services", func() { w.Running = r.Version }),
+	)
+}
+
+func (w *World) Restore(_ context.Context, raw json.RawMessage, from *installer.Release) error {
+	var s snapshot
+	if err := json.Unmarshal(raw, &s); err != nil {
+		return fmt.Errorf("restore: %w", err)
+	}
+	return w.effects(
+		w.one("restore env", func() { w.Env = s.Env }),
+		w.one("restore current", func() { w.Current = s.Current }),
+		func() error {
+			if from == nil {
+				return w.Effect("stop services", func() { w.Running = "" })
+			}
+			return w.start(*from)
+		},
+	)
+}
+
+func (w *World) Probe(_ context.Context, r installer.Release) error {
+	if err := w.Effect("probe", func() {}); err != nil {
+		return err
+	}
+	if w.Running != r.Version || w.Sick[r.Version] {
+		return fmt.Errorf("%q runs and is not a healthy %s", w.Running, r.Version)
+	}
+	return nil
+}
+
+func (w *World) Prune(_ context.Context, kept []installer.Release) error {
+	stay := map[string]bool{}
+	for _, k := range kept {
+		stay[k.Dir] = true
+	}
+	gone := func(dir string, _ bool) bool { return !stay[dir] }
+	return w.effects(
+		w.one("prune images", func() { maps.DeleteFunc(w.Images, gone) }),
+		w.one("prune release directories", func() { maps.DeleteFunc(w.Dirs, gone) }),
+	)
+}
+
+// Journal is an installer.Journal in memory. Its writes are effects of the same
+// Faults: each happens wholly or not at all, as a database's do.
+type Journal struct {
+	*Faults
+	State   installer.State
+	Records []installer.Record // newest last
+}
+
+// clone keeps callers from changing what is recorded.
+func clone[T any](v T) T {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic(err)
+	}
+	var out T
+	if err := json.Unmarshal(b, &out); err != nil {
+		panic(err)
+	}
+	return out
+}
+
+func (j *Journal) find(id string) *installer.Record {
+	for i := range j.Records {
+		if j.Records[i].ID == id {
+			return &j.Records[i]
+		}
+	}
+	return nil
+}
+
+func (j *Journal) Load(context.Context) (installer.State, error) {
+	st := clone(j.State)
+	for _, r := range j.Records {
+		if r.Status == installer.Applying {
+			c := clone(r)
+			for i := range c.Steps { // Undo is not part of the JSON
+				c.Steps[i].Undo = r.Steps[i].Undo
+			}
+			st.Unfinished = &c
+		}
+	}
+	return st, nil
+}
+
+func (j *Journal) Begin(_ context.Context, r installer.Record) error {
+	for _, old := range j.Records {
+		if old.Status == installer.Applying {
+			return errors.New("begin: another record is unfinished")
+		}
+	}
+	return j.Effect("journal: begin", func() { j.Records = append(j.Records, clone(r)) })
+}
+
+func (j *Journal) step(id, name string, change func(*installer.Step)) error {
+	r := j.find(id)
+	if r == nil || r.Status != installer.Applying {
+		return fmt.Errorf("journal: record %s is not unfinished", id)
+	}
+	i := slices.IndexFunc(r.Steps, func(s installer.Step) bool { return s.Name == name })
+	if i < 0 {
+		return fmt.Errorf("journal: step %s was not begun", name)
+	}
+	return j.Effect("journal: "+name, func() { change(&r.Steps[i]) })
+}
+
+func (j *Journal) StepBegun(_ context.Context, id, name string, undo json.RawMessage, at time.Time) error {
+	r := j.find(id)
+	if r == nil || r.Status != installer.Applying {
+		return fmt.Errorf("journal: record %s is not unfinished", id)
+	}
+	return j.Effect("journal: begin "+name, func() {
+		r.Steps = append(r.Steps, installer.Step{Name: name, State: installer.StepBegun, Undo: undo, Begun: at})
+	})
+}
+
+func (j *Journal) StepDone(_ context.Context, id, name string, at time.Time) error {
+	return j.step(id, name, func(s *installer.Step) { s.State, s.Ended = installer.StepDone, at })
+}
+
+func (j *Journal) StepUndone(_ context.Context, id, name string, at time.Time) error {
+	return j.step(id, name, func(s *installer.Step) { s.State, s.Ended = installer.StepUndone, at })
+}
+
+// end runs a change of an unfinished record.
+func (j *Journal) end(id, name string, change func(*installer.Record)) error {
+	r := j.find(id)
+	if r == nil || r.Status != installer.Applying {
+		return fmt.Errorf("journal: record %s is not unfinished", id)
+	}
+	return j.Effect("journal: "+name, func() { change(r) })
+}
+
+func (j *Journal) Fail(_ context.Context, id, cause string, bad bool) error {
+	return j.end(id, "fail", func(r *installer.Record) {
+		if r.Error == "" {
+			r.Error = cause
+		}
+		if bad && !slices.Contains(j.State.Bad, r.To.Version) {
+			j.State.Bad = append(j.State.Bad, r.To.Version)
+		}
+	})
+}
+
+func (j *Journal) Attention(_ context.Context, id, cause string) error {
+	return j.end(id, "attention", func(r *installer.Record) { r.Attention = cause })
+}
+
+func (j *Journal) End(_ context.Context, id string, status installer.Status, at time.Time) error {
+	return j.end(id, "end", func(r *installer.Record) { r.Status, r.Ended, r.Attention = status, at, "" })
+}
+
+func (j *Journal) Commit(_ context.Context, id string, at time.Time) error {
+	return j.end(id, "commit", func(r *installer.Record) {
+		r.Status, r.Ended, r.To.CommittedAt = installer.Completed, at, at
+		to := r.To
+		same := func(k installer.Release) bool { return k.Dir == to.Dir }
+		j.State.Kept = slices.DeleteFunc(j.State.Kept, same)
+		j.State.Kept = append([]installer.Release{to}, j.State.Kept...)
+		j.State.Current, j.State.Previous = &to, r.From
+		j.State.Bad = slices.DeleteFunc(j.State.Bad, func(v string) bool { return v == to.Version })
+		a, errA := bundle.ParseVersion(to.Version)
+		b, errB := bundle.ParseVersion(j.State.Floor)
+		if errA == nil && (errB != nil || a.GreaterThan(b)) {
+			j.State.Floor = to.Version
+		}
+	})
+}
+
+func (j *Journal) Forget(_ context.Context, dirs []string) error {
+	return j.Effect("journal: forget", func() {
+		j.State.Kept = slices.DeleteFunc(j.State.Kept, func(k installer.Release) bool { return slices.Contains(dirs, k.Dir) })
+	})
+}
+
+func (j *Journal) History(_ context.Context, limit, offset int) ([]installer.Record, error) {
+	list := clone(j.Records)
+	slices.Reverse(list)
+	list = list[min(offset, len(list)):]
+	return list[:min(limit, len(list))], nil
+}

@@ -1,0 +1,56 @@
+package installer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// Recover ends what did not finish: everything before the commit is undone. It
+// runs at boot, before every other change, and when a step fails. NothingToDo
+// means that nothing was unfinished.
+func (in *Installer) Recover(ctx context.Context) (Result, error) {
+	st, err := in.Journal.Load(ctx)
+	if err != nil {
+		return Result{}, err
+	}
+	if st.Unfinished == nil {
+		return Result{Outcome: NothingToDo}, nil
+	}
+	r := *st.Unfinished
+	if r.Error == "" {
+		r.Error = "interrupted: power was lost or the installer was killed"
+		if err := in.Journal.Fail(ctx, r.ID, r.Error, false); err != nil {
+			return Result{}, err
+		}
+	}
+	activated := false
+	undo := in.steps(r, nil, st.Kept)
+	for _, s := range slices.Backward(undo) {
+		i := slices.IndexFunc(r.Steps, func(j Step) bool { return j.Name == s.name })
+		if i < 0 {
+			continue
+		}
+		activated = activated || s.name == stepActivate
+		if r.Steps[i].State == StepUndone || s.undo == nil {
+			continue
+		}
+		if err := s.undo(ctx, r.Steps[i].Undo); err != nil {
+			err = fmt.Errorf("undo %s: %w", s.name, err)
+			return Result{NeedsAttention, r, err}, in.Journal.Attention(ctx, r.ID, err.Error())
+		}
+		if err := in.Journal.StepUndone(ctx, r.ID, s.name, in.Now()); err != nil {
+			return Result{}, err
+		}
+	}
+	outcome, status := Unchanged, Failed
+	if activated && r.From != nil {
+		outcome, status = Reverted, RolledBack
+	}
+	if err := in.Journal.End(ctx, r.ID, status, in.Now()); err != nil {
+		return Result{}, err
+	}
+	r.Status = status
+	return Result{Outcome: outcome, Record: r, Err: errors.New(r.Error)}, nil
+}
