@@ -1,0 +1,226 @@
+#!/usr/bin/env bash
+# Runs a private Docker engine below a directory, with its own socket, data and network.
+# By hand, as root:
+#   eval "$(scripts/engine.sh up DIR)"    start it and point docker at it (a running one is left as it is)
+#   scripts/engine.sh down DIR            end it, with everything it ran, stored and left in the kernel
+# VALISE_DOCKERD names another dockerd (its file name begins with dockerd). Its containerd and runc come from PATH.
+# VALISE_ENGINE_NET=private starts an engine in a network namespace of its own: any number of those can run side by
+# side, but the ports that their containers publish cannot be reached from outside. Otherwise there can be only one.
+set -euo pipefail
+
+scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+pool=10.213.0.0/16 # every network of the engine comes from here: that is how "down" knows its rules
+
+fail() { echo "engine: $*" >&2; exit 1; }
+usage() { echo "usage: engine.sh up|down DIR" >&2; exit 64; }
+
+[ $# -eq 2 ] || usage
+command=$1 dir=$2
+[ -n "$dir" ] || usage
+
+# engines: the pids of every dockerd, containerd and shim on this machine.
+engines() {
+  local process name
+  for process in /proc/[0-9]*; do
+    { read -r name <"$process/comm"; } 2>/dev/null || continue
+    case $name in dockerd* | containerd*) echo "${process#/proc/}" ;; esac
+  done
+}
+
+# is_ours PID: does an argument of that process lie below our exec directory?
+is_ours() {
+  local argument
+  while IFS= read -r -d '' argument; do
+    case $argument in "$dir/exec" | "$dir/exec/"*) return 0 ;; esac
+  done < <(cat "/proc/$1/cmdline" 2>/dev/null)
+  return 1
+}
+
+# ours: the processes of our engine.
+ours() {
+  local pid
+  for pid in $(engines); do
+    if is_ours "$pid"; then echo "$pid"; fi
+  done
+}
+
+# others: the other Docker daemons that share docker0 and the DOCKER chains with ours.
+others() {
+  local pid network
+  network=$(readlink /proc/self/ns/net)
+  for pid in $(engines); do
+    if grep -q ^dockerd "/proc/$pid/comm" 2>/dev/null && ! is_ours "$pid" &&
+      [ "$(readlink "/proc/$pid/ns/net")" = "$network" ]; then
+      echo "$pid"
+    fi
+  done
+}
+
+children() { grep -l "^PPid:[[:space:]]*$1\$" /proc/[0-9]*/status 2>/dev/null | cut -d/ -f3 || true; }
+ping() { curl -fs --max-time 2 --unix-socket "$dir/docker.sock" http://docker/_ping >/dev/null 2>&1; }
+
+# daemon: the pid of our engine if it runs. The pid file alone proves nothing: pids are used again.
+daemon() {
+  local pid
+  pid=$(cat "$dir/docker.pid" 2>/dev/null || true)
+  if [ -n "$pid" ] && is_ours "$pid"; then echo "$pid"; fi
+}
+
+exports() {
+  printf 'export DOCKER_HOST=%q\nexport DOCKER_CONFIG=%q\n' "unix://$dir/docker.sock" "$dir/config"
+}
+
+# end_processes ends what a killed engine left: containers first, then the shims and containerd.
+end_processes() {
+  local pid child
+  for pid in $(ours); do
+    if grep -q shim "/proc/$pid/comm" 2>/dev/null; then
+      for child in $(children "$pid"); do kill -KILL "$child" 2>/dev/null || true; done
+    fi
+  done
+  for pid in $(ours); do kill -KILL "$pid" 2>/dev/null || true; done
+  for _ in {1..50}; do
+    [ -n "$(ours)" ] || return 0
+    sleep 0.1
+  done
+  fail "processes below $dir do not end: $(ours | xargs)"
+}
+
+unmount_all() {
+  local mount
+  awk -v top="$dir/" 'index($2, top) == 1 { print $2 }' /proc/self/mounts | sort -r | while read -r mount; do
+    umount "$mount" 2>/dev/null || umount -l "$mount" 2>/dev/null || true
+  done
+}
+
+# clean_network removes the links, chains and rules that an engine leaves behind.
+clean_network() {
+  local link tables table rule chain
+  # The addresses tell our networks from those of other programs.
+  for link in $(ip -o -4 addr show | awk -v ours="${pool%0.0/16}" 'index($4, ours) == 1 { print $2 }'); do
+    ip link del "$link" || true
+  done
+  for tables in iptables ip6tables; do
+    for table in filter nat raw; do
+      "$tables" -t "$table" -S >/dev/null 2>&1 || continue
+      "$tables" -t "$table" -S |
+        sed -nE "/^-A (FORWARD|PREROUTING|OUTPUT|POSTROUTING) .*(DOCKER|docker0|br-[0-9a-f]{12}|${pool%.0.0/16}\\.)/ s/^-A/-D/p" |
+        while read -r rule; do
+          # shellcheck disable=SC2086 # a rule is several words
+          "$tables" -t "$table" $rule 2>/dev/null || true
+        done
+      for chain in $("$tables" -t "$table" -S | awk '/^-N DOCKER/ { print $2 }'); do "$tables" -t "$table" -F "$chain"; done
+      for chain in $("$tables" -t "$table" -S | awk '/^-N DOCKER/ { print $2 }'); do "$tables" -t "$table" -X "$chain"; done
+    done
+  done
+  # As it was before "up".
+  iptables -P FORWARD "$(cat "$dir/before.forward" 2>/dev/null || echo ACCEPT)"
+  cat "$dir/before.ip_forward" >/proc/sys/net/ipv4/ip_forward 2>/dev/null || true
+}
+
+up() {
+  local dockerd pid plugin namespace=()
+  dir=$(realpath -m -- "$dir")
+  if [ -n "$(daemon)" ] && ping; then
+    exports
+    return
+  fi
+
+  [ ${#dir} -le 60 ] || fail "$dir is too long for socket names below it (60 characters at most): choose another directory"
+  [ "$(id -u)" -eq 0 ] || fail "an engine needs root: run this as root"
+  dockerd=$(command -v "${VALISE_DOCKERD:-dockerd}") || fail "${VALISE_DOCKERD:-dockerd} is missing: run scripts/setup.sh first"
+  command -v curl >/dev/null || fail "curl is missing: run scripts/setup.sh first"
+  [ ! -e "$dir/data" ] || [ -e "$dir/engine" ] || fail "$dir is not a directory of this script: choose another one"
+  iptables -t nat -S >/dev/null 2>&1 ||
+    fail "iptables does not work here: run on a machine of its own, or give this container the capability NET_ADMIN"
+  case ${VALISE_ENGINE_NET:-shared} in
+  shared)
+    [ -z "$(others)" ] ||
+      fail "another Docker engine runs (pid $(others | xargs)) and two cannot share the network: stop it, use it, or set VALISE_ENGINE_NET=private"
+    ;;
+  private)
+    # shellcheck disable=SC2016 # for the inner shell
+    namespace=(unshare --net sh -c 'ip link set lo up; exec "$@"' sh)
+    ;;
+  *) fail "VALISE_ENGINE_NET is shared (the default) or private, not $VALISE_ENGINE_NET" ;;
+  esac
+  plugin=$("$scripts/compose-plugin.sh")
+
+  mkdir -p "$dir"
+  touch "$dir/engine"
+  end_processes # what an engine that was killed left running
+  unmount_all
+  rm -rf "$dir/docker.pid" "$dir/docker.sock" "$dir/exec"
+
+  printf '{"default-address-pools": [{"base": "%s", "size": 24}]}\n' "$pool" >"$dir/daemon.json"
+  if [ ${#namespace[@]} -eq 0 ]; then
+    [ -e "$dir/before.forward" ] || iptables -S FORWARD | awk '/^-P/ { print $3 }' >"$dir/before.forward"
+    [ -e "$dir/before.ip_forward" ] || cat /proc/sys/net/ipv4/ip_forward >"$dir/before.ip_forward"
+  fi
+  mkdir -p "$dir/config/cli-plugins"
+  ln -sfn "$plugin" "$dir/config/cli-plugins/docker-compose"
+
+  (
+    # The engine outlives the caller: it gets a session of its own and none of the caller's open files.
+    cd /
+    for fd in "/proc/$BASHPID/fd"/*; do
+      fd=${fd##*/}
+      if ((fd > 2)); then eval "exec $fd>&-"; fi
+    done
+    exec setsid "${namespace[@]}" "$dockerd" --config-file "$dir/daemon.json" --data-root "$dir/data" --exec-root "$dir/exec" \
+      -H "unix://$dir/docker.sock" -p "$dir/docker.pid"
+  ) </dev/null >"$dir/dockerd.log" 2>&1 &
+  pid=$!
+  for _ in {1..600}; do
+    if ping; then
+      exports
+      return
+    fi
+    kill -0 "$pid" 2>/dev/null || break
+    sleep 0.1
+  done
+  tail -n 20 "$dir/dockerd.log" >&2
+  kill -KILL "$pid" 2>/dev/null || true
+  end_processes
+  fail "the engine did not start; its log is $dir/dockerd.log (the end is above)"
+}
+
+down() {
+  local pid containers
+  dir=$(realpath -m -- "$dir")
+  [ -e "$dir/engine" ] || return 0 # nothing of ours
+  [ "$(id -u)" -eq 0 ] || fail "the engine belongs to root: run this as root"
+
+  pid=$(daemon)
+  if [ -n "$pid" ]; then
+    export DOCKER_HOST=unix://$dir/docker.sock DOCKER_CONFIG=$dir/config
+    if ping; then
+      containers=$(timeout 20 docker ps -q || true)
+      # shellcheck disable=SC2086 # one word for each container
+      [ -z "$containers" ] || timeout 20 docker kill $containers >/dev/null 2>&1 || true
+    fi
+    kill "$pid" 2>/dev/null || true
+    for _ in {1..200}; do
+      is_ours "$pid" || break # the pid of a process that ended, reaped or not, has no arguments
+      sleep 0.1
+    done
+  fi
+  end_processes
+  unmount_all
+  if [ -e "$dir/before.forward" ]; then # else its network went with its namespace
+    if [ -z "$(others)" ]; then
+      clean_network
+    else
+      echo "engine: another Docker engine runs now: docker0 and the iptables chains stay as they are" >&2
+    fi
+  fi
+  rm -rf --one-file-system "$dir"/{data,exec,config,docker.sock,docker.pid,daemon.json,dockerd.log,before.forward,before.ip_forward} ||
+    fail "cannot remove everything below $dir: see what is still mounted there, then run this again"
+  rm -f "$dir/engine"
+  rmdir "$dir" 2>/dev/null || true # other files in it are the caller's
+}
+
+case $command in
+up | down) "$command" ;;
+*) usage ;;
+esac
