@@ -90,13 +90,15 @@ type Layer struct {
 
 // Device is the part of the project's configuration that acts on the device.
 type Device struct {
-	Compose    string            `json:"compose"`     // path in Files of the compose file
-	Project    string            `json:"project"`     // compose project name; another one means new, empty volumes
-	VersionEnv string            `json:"version_env"` // key of the environment file that carries the version
-	Health     Health            `json:"health"`
-	Backup     []Backup          `json:"backup,omitempty"`
-	Secrets    map[string]Secret `json:"secrets,omitempty"`
-	Keep       Keep              `json:"keep"`
+	Compose    string `json:"compose"`     // path in Files of the compose file
+	Project    string `json:"project"`     // compose project name; another one means new, empty volumes
+	VersionEnv string `json:"version_env"` // key of the environment file that carries the version
+	// RequiredEnv are the keys the compose file cannot do without.
+	RequiredEnv []string          `json:"required_env,omitempty"`
+	Health      Health            `json:"health"`
+	Backup      []Backup          `json:"backup,omitempty"`
+	Secrets     map[string]Secret `json:"secrets,omitempty"`
+	Keep        Keep              `json:"keep"`
 }
 
 // Health says when a release counts as running. Every named check must pass in

@@ -250,6 +250,11 @@ func (m *Manifest) checkDevice() error {
 	if !ValidEnvKey(d.VersionEnv) {
 		return bad("version_env", "%.80q is not an environment key", d.VersionEnv)
 	}
+	for i, key := range d.RequiredEnv {
+		if !ValidEnvKey(key) || i > 0 && d.RequiredEnv[i-1] >= key {
+			return bad("required_env", "%.80q is malformed, repeated or out of order", key)
+		}
+	}
 	if h := d.Health; h.Retries < 1 || h.Retries > 1000 || h.Interval <= 0 || time.Duration(h.Interval) > time.Hour {
 		return bad("health", "retries %d, interval %s: want 1 to 1000 and up to 1h", h.Retries, time.Duration(h.Interval))
 	} else if len(h.Compose) == 0 && h.HTTP == "" {
@@ -262,11 +267,16 @@ func (m *Manifest) checkDevice() error {
 			return bad("health", "no image for service %.80q", s)
 		}
 	}
+	saved := map[string]bool{}
 	for _, b := range d.Backup {
 		p := b.Postgres
+		if p != nil && saved[p.Service] {
+			return bad("backup", "service %.80q is named twice", p.Service)
+		}
 		if p == nil || !m.hasService(p.Service) || !nameArgument(p.User) || !nameArgument(p.Database) {
 			return bad("backup", "want postgres with a service of this release, user and database")
 		}
+		saved[p.Service] = true
 	}
 	for key, s := range d.Secrets {
 		if !ValidEnvKey(key) || s.Hex < 8 || s.Hex > 128 || !nameArgument("x"+s.Prefix) || (s.Show != "" && s.Show != "once") {

@@ -11,6 +11,8 @@ package verify
 
 import (
 	"context"
+	"crypto"
+	"crypto/ecdsa"
 	"crypto/sha256"
 	"fmt"
 	"slices"
@@ -21,8 +23,6 @@ import (
 	"github.com/sigstore/sigstore-go/pkg/root"
 	sgverify "github.com/sigstore/sigstore-go/pkg/verify"
 	"github.com/sigstore/sigstore/pkg/signature"
-
-	"crypto"
 
 	"github.com/valise-ota/valise/bundle"
 )
@@ -63,8 +63,10 @@ type Want struct {
 	Platform bundle.Platform // must be in the release
 	Floor    string          // nothing below it
 	Bad      []string        // versions that failed here
-	// Forced is set when the operator of the device asks for an older version
-	// or one that failed before.
+	// Known are releases this device has: a version means one release.
+	Known map[string]bundle.Digest
+	// Forced is set when the operator of the device asks for an older version,
+	// one that failed before, or another release of a version it has.
 	Forced bool
 }
 
@@ -126,6 +128,17 @@ func (v *Verifier) Digest(sum [sha256.Size]byte, sigstore []byte) (Signer, error
 	return Signer{}, refuse(CheckSignature, last, "it was not signed by %s, the only signer this policy trusts, or it was changed after signing (%v)", v.expected(), last)
 }
 
+// Bare checks a signature without a Sigstore bundle around it, as cosign's .sig
+// files hold it. Only a key can vouch for one: it proves no time and no identity.
+func (v *Verifier) Bare(sum [sha256.Size]byte, sig []byte) (Signer, error) {
+	for _, k := range v.keys {
+		if key, err := k.signer.publicKey(); err == nil && ecdsa.VerifyASN1(key, sum[:], sig) {
+			return k.signer, nil
+		}
+	}
+	return Signer{}, refuse(CheckSignature, nil, "it was not signed by %s, the only signer this policy trusts, or it was changed after signing", v.expected())
+}
+
 func (v *Verifier) expected() string {
 	var names []string
 	for _, k := range v.keys {
@@ -146,7 +159,7 @@ func (v *Verifier) Release(ctx context.Context, r *bundle.Reader, want Want, pro
 	if err != nil {
 		return nil, err
 	}
-	if err := checkWant(r.Manifest(), want); err != nil {
+	if err := checkWant(r.Manifest(), bundle.DigestOf(r.ManifestBytes()), want); err != nil {
 		return nil, err
 	}
 	if err := r.Check(ctx, progress); err != nil {
@@ -155,7 +168,7 @@ func (v *Verifier) Release(ctx context.Context, r *bundle.Reader, want Want, pro
 	return &Release{reader: r, digest: bundle.DigestOf(r.ManifestBytes()), signer: signer}, nil
 }
 
-func checkWant(m *bundle.Manifest, want Want) error {
+func checkWant(m *bundle.Manifest, digest bundle.Digest, want Want) error {
 	if want.App != "" && m.App != want.App {
 		return refuse(CheckApp, nil, "it is a release of %q, this is %q", m.App, want.App)
 	}
@@ -167,6 +180,9 @@ func checkWant(m *bundle.Manifest, want Want) error {
 	}
 	if want.Forced {
 		return nil
+	}
+	if known, ok := want.Known[m.Version]; ok && known != digest {
+		return refuse(CheckVersion, nil, "version %s is installed with other content; a new release needs a new version (--force installs it all the same)", m.Version)
 	}
 	version, err := bundle.ParseVersion(m.Version)
 	if err != nil {

@@ -96,6 +96,7 @@ func TestRefused(t *testing.T) {
 		{"another platform", good, verify.Want{Platform: "linux/arm/v7"}, verify.CheckPlatform},
 		{"downgrade", good, verify.Want{Floor: "1.10.0"}, verify.CheckDowngrade},
 		{"pre-release below its release", good, verify.Want{Floor: "1.2.4-rc.1"}, verify.CheckDowngrade},
+		{"version with other content", good, verify.Want{Known: map[string]bundle.Digest{"1.2.3": bundle.DigestOf(nil)}}, verify.CheckVersion},
 		{"failed before", good, verify.Want{Bad: []string{"1.2.3"}}, verify.CheckBad},
 		{"forced does not touch trust", other.Bundle(t, m, c), verify.Want{Forced: true}, verify.CheckSignature},
 		{"forced does not touch the app", good, verify.Want{App: "till", Forced: true}, verify.CheckApp},

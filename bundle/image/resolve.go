@@ -1,0 +1,223 @@
+package image
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/valise-ota/valise/bundle"
+)
+
+// PlatformError says that a source has no image for a platform of the release.
+type PlatformError struct {
+	Source string
+	Want   bundle.Platform
+	Have   []bundle.Platform
+}
+
+func (e *PlatformError) Error() string {
+	have := "none"
+	if len(e.Have) > 0 {
+		have = strings.Trim(fmt.Sprint(e.Have), "[]")
+	}
+	return fmt.Sprintf("%s has no image for %s (it has: %s)", e.Source, e.Want, have)
+}
+
+// root is what a source has: one image, or one for each of several platforms.
+type root struct {
+	text   string
+	index  *v1.Descriptor // nil for a single image
+	raw    []byte         // of index
+	images []candidate
+	source source
+	ctx    context.Context // also bounds reads that come after resolve
+}
+
+// candidate is an image of a root. Image manifests are read when they are asked
+// for, except where only the config tells the platform.
+type candidate struct {
+	descriptor v1.Descriptor
+	platform   bundle.Platform
+	found      *found
+}
+
+// found is an image with everything but the content of its layers.
+type found struct {
+	descriptor v1.Descriptor
+	raw        []byte
+	manifest   *v1.Manifest
+	rawConfig  []byte
+	config     *v1.ConfigFile
+	layers     []opener // in the order of manifest.Layers
+}
+
+// resolve asks the source named text which images it has, once for all images of
+// the release.
+func (c *collector) resolve(ctx context.Context, s Spec, text string) (*root, error) {
+	if r, ok := c.roots[text]; ok {
+		return r, nil
+	}
+	c.event(s, "", Resolve, text)
+	src, err := c.source(text)
+	if err != nil {
+		return nil, err
+	}
+	r := &root{text: text, source: src, ctx: ctx}
+	if err := r.load(); err != nil {
+		return nil, fmt.Errorf("read %s: %w", text, err)
+	}
+	c.roots[text] = r
+	return r, nil
+}
+
+func (r *root) load() error {
+	d, raw, err := r.source.root(r.ctx)
+	if err != nil {
+		return err
+	}
+	if d.MediaType.IsImage() {
+		img, err := r.read(d, raw)
+		if err != nil {
+			return err
+		}
+		r.images = []candidate{{d, platformOf(img.config.Platform()), img}}
+		return nil
+	}
+	if !d.MediaType.IsIndex() {
+		return fmt.Errorf("media type %s is neither an image nor an image index", d.MediaType)
+	}
+	r.index, r.raw = &d, raw
+	index, err := v1.ParseIndexManifest(bytes.NewReader(raw))
+	if err != nil {
+		return err
+	}
+	for _, m := range index.Manifests {
+		if !m.MediaType.IsImage() {
+			continue // attestations of other kinds, nested indexes
+		}
+		next := candidate{descriptor: m}
+		if m.Platform != nil {
+			next.platform = platformOf(m.Platform)
+		} else {
+			if next.found, err = r.read(m, nil); err != nil {
+				return err
+			}
+			next.platform = platformOf(next.found.config.Platform())
+		}
+		if next.platform != "unknown/unknown" { // BuildKit's mark for provenance
+			r.images = append(r.images, next)
+		}
+	}
+	return nil
+}
+
+// find returns the image for p.
+func (r *root) find(p bundle.Platform) (*found, error) {
+	var match *candidate
+	var have []bundle.Platform
+	for i := range r.images {
+		c := &r.images[i]
+		if !slices.Contains(have, c.platform) {
+			have = append(have, c.platform)
+		}
+		if normal(c.platform) != normal(p) {
+			continue
+		}
+		if match != nil && match.descriptor.Digest != c.descriptor.Digest {
+			return nil, fmt.Errorf("%s has several images for %s: name one by digest", r.text, p)
+		}
+		match = c
+	}
+	if match == nil {
+		return nil, &PlatformError{r.text, p, have}
+	}
+	if match.found == nil {
+		img, err := r.read(match.descriptor, nil)
+		if err != nil {
+			return nil, fmt.Errorf("read %s for %s: %w", r.text, p, err)
+		}
+		match.found = img
+	}
+	// An index may claim what the image is not; the device would find out last.
+	if got := platformOf(match.found.config.Platform()); got.OS() != p.OS() || got.Arch() != p.Arch() {
+		return nil, fmt.Errorf("%s: the image for %s is for %s according to its config", r.text, p, got)
+	}
+	return match.found, nil
+}
+
+// read reads the image manifest d, unless raw has it, and the config.
+func (r *root) read(d v1.Descriptor, raw []byte) (*found, error) {
+	img := &found{descriptor: d, raw: raw}
+	var err error
+	if raw == nil {
+		if img.raw, err = r.source.document(r.ctx, d); err != nil {
+			return nil, fmt.Errorf("image manifest: %w", err)
+		}
+	}
+	if img.manifest, err = v1.ParseManifest(bytes.NewReader(img.raw)); err != nil {
+		return nil, fmt.Errorf("image manifest: %w", err)
+	}
+	if d.MediaType.IsSchema1() || img.manifest.SchemaVersion != 2 {
+		return nil, fmt.Errorf("image manifest has the old schema 1")
+	}
+	if t := img.manifest.Config.MediaType; !t.IsConfig() {
+		return nil, fmt.Errorf("config has media type %s: this is not an image", t)
+	}
+	if img.rawConfig, err = r.source.document(r.ctx, img.manifest.Config); err != nil {
+		return nil, fmt.Errorf("image config: %w", err)
+	}
+	if img.config, err = v1.ParseConfigFile(bytes.NewReader(img.rawConfig)); err != nil {
+		return nil, fmt.Errorf("image config: %w", err)
+	}
+	if layers, ids := len(img.manifest.Layers), len(img.config.RootFS.DiffIDs); layers != ids {
+		return nil, fmt.Errorf("image has %d layers and %d diffIDs", layers, ids)
+	}
+	for _, l := range img.manifest.Layers {
+		if err := checkLayer(l); err != nil {
+			return nil, err
+		}
+		img.layers = append(img.layers, r.source.layer(r.ctx, l))
+	}
+	return img, nil
+}
+
+// checkLayer refuses what cannot be carried to a place without network.
+func checkLayer(l v1.Descriptor) error {
+	switch l.MediaType {
+	case types.OCILayer, types.OCILayerZStd, types.OCIUncompressedLayer, types.DockerLayer, types.DockerUncompressedLayer:
+	default:
+		return fmt.Errorf("layer %s has media type %s, which must not be distributed or is unknown", l.Digest, l.MediaType)
+	}
+	if len(l.URLs) > 0 {
+		return fmt.Errorf("layer %s is to be fetched from %s: a foreign layer cannot be distributed", l.Digest, l.URLs[0])
+	}
+	return nil
+}
+
+// platformOf writes p as the manifest does.
+func platformOf(p *v1.Platform) bundle.Platform {
+	if p == nil || p.OS == "" || p.Architecture == "" {
+		return "unknown/unknown"
+	}
+	s := p.OS + "/" + p.Architecture
+	if p.Variant != "" && !(p.Architecture == "arm64" && p.Variant == "v8") {
+		s += "/" + p.Variant
+	}
+	return bundle.Platform(s)
+}
+
+// normal adds the variant that is meant when none is written.
+func normal(p bundle.Platform) bundle.Platform {
+	switch p {
+	case "linux/arm":
+		return "linux/arm/v7"
+	case "linux/amd64/v1":
+		return "linux/amd64"
+	}
+	return p
+}

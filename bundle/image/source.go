@@ -1,0 +1,186 @@
+package image
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+
+	"github.com/valise-ota/valise/bundle"
+)
+
+// source is a place that has images. Its bytes are not trusted: document and
+// layer readers compare them with the digest they were asked for.
+type source interface {
+	// root returns the image index or image manifest that the source stands for.
+	root(ctx context.Context) (v1.Descriptor, []byte, error)
+	// document returns a small blob: an image manifest, index or config.
+	document(ctx context.Context, d v1.Descriptor) ([]byte, error)
+	// layer returns how to open a layer.
+	layer(ctx context.Context, d v1.Descriptor) opener
+}
+
+func (c *collector) source(text string) (source, error) {
+	if dir, ok := strings.CutPrefix(text, layoutPrefix); ok {
+		if !filepath.IsAbs(dir) {
+			dir = filepath.Join(c.Dir, dir)
+		}
+		return layoutSource(dir), nil
+	}
+	reference, err := name.ParseReference(text)
+	if err != nil {
+		return nil, err
+	}
+	keychain := c.Keychain
+	if keychain == nil {
+		keychain = authn.NewMultiKeychain()
+	}
+	options := []remote.Option{
+		remote.WithAuthFromKeychain(keychain),
+		remote.WithUserAgent("valise"),
+		remote.WithRetryBackoff(remote.Backoff{Duration: time.Second, Factor: 3, Jitter: 0.1, Steps: 4}),
+	}
+	if c.Transport != nil {
+		options = append(options, remote.WithTransport(c.Transport))
+	}
+	return &registrySource{reference, options}, nil
+}
+
+// registrySource is a repository of a registry.
+type registrySource struct {
+	reference name.Reference
+	options   []remote.Option
+}
+
+func (r *registrySource) with(ctx context.Context) []remote.Option {
+	return append(r.options[:len(r.options):len(r.options)], remote.WithContext(ctx))
+}
+
+func (r *registrySource) root(ctx context.Context) (v1.Descriptor, []byte, error) {
+	got, err := remote.Get(r.reference, r.with(ctx)...)
+	if err != nil {
+		return v1.Descriptor{}, nil, err
+	}
+	return got.Descriptor, got.Manifest, checkDocument(got.Descriptor, got.Manifest)
+}
+
+func (r *registrySource) document(ctx context.Context, d v1.Descriptor) ([]byte, error) {
+	if !d.MediaType.IsImage() && !d.MediaType.IsIndex() {
+		return readDocument(d, r.layer(ctx, d))
+	}
+	got, err := remote.Get(r.reference.Context().Digest(d.Digest.String()), r.with(ctx)...)
+	if err != nil {
+		return nil, err
+	}
+	return got.Manifest, checkDocument(d, got.Manifest)
+}
+
+func (r *registrySource) layer(ctx context.Context, d v1.Descriptor) opener {
+	return func() (io.ReadCloser, error) {
+		l, err := remote.Layer(r.reference.Context().Digest(d.Digest.String()), r.with(ctx)...)
+		if err != nil {
+			return nil, err
+		}
+		return l.Compressed()
+	}
+}
+
+// layoutSource is the directory of an OCI image layout.
+type layoutSource string
+
+// root returns what index.json names; when it names several image manifests, it
+// is the image index itself.
+func (l layoutSource) root(ctx context.Context) (v1.Descriptor, []byte, error) {
+	none := v1.Descriptor{}
+	f, err := os.Open(filepath.Join(string(l), "index.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return none, nil, fmt.Errorf("%s is not an OCI image layout: no index.json", string(l))
+	}
+	if err != nil {
+		return none, nil, err
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(io.LimitReader(f, bundle.MaxImageManifest+1))
+	if err != nil {
+		return none, nil, err
+	}
+	index, err := v1.ParseIndexManifest(bytes.NewReader(raw))
+	if err != nil {
+		return none, nil, fmt.Errorf("read %s: %w", f.Name(), err)
+	}
+	if len(index.Manifests) == 1 {
+		d := index.Manifests[0]
+		raw, err := l.document(ctx, d)
+		return d, raw, err
+	}
+	d := v1.Descriptor{MediaType: types.OCIImageIndex, Size: int64(len(raw)), Digest: hashOf(raw)}
+	return d, raw, checkDocument(d, raw)
+}
+
+func (l layoutSource) document(ctx context.Context, d v1.Descriptor) ([]byte, error) {
+	return readDocument(d, l.layer(ctx, d))
+}
+
+func (l layoutSource) layer(_ context.Context, d v1.Descriptor) opener {
+	return func() (io.ReadCloser, error) {
+		if !bundle.Digest(d.Digest.String()).Valid() {
+			return nil, fmt.Errorf("open blob: digest is %.80q", d.Digest)
+		}
+		return os.Open(filepath.Join(string(l), "blobs", "sha256", d.Digest.Hex))
+	}
+}
+
+// readDocument reads a small blob whole.
+func readDocument(d v1.Descriptor, open opener) ([]byte, error) {
+	if d.Size > bundle.MaxImageManifest {
+		return nil, fmt.Errorf("%s has %d bytes, limit %d", d.Digest, d.Size, bundle.MaxImageManifest)
+	}
+	f, err := open()
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(io.LimitReader(f, d.Size+1))
+	if err != nil {
+		return nil, err
+	}
+	return raw, checkDocument(d, raw)
+}
+
+func checkDocument(d v1.Descriptor, raw []byte) error {
+	if len(raw) > bundle.MaxImageManifest {
+		return fmt.Errorf("%s has %d bytes, limit %d", d.Digest, len(raw), bundle.MaxImageManifest)
+	}
+	if got := hashOf(raw); got != d.Digest {
+		return fmt.Errorf("blob has digest %s, want %s", got, d.Digest)
+	}
+	return nil
+}
+
+func hashOf(b []byte) v1.Hash {
+	return v1.Hash{Algorithm: "sha256", Hex: bundle.DigestOf(b).Hex()}
+}
+
+func describe(d v1.Descriptor) bundle.Descriptor {
+	return bundle.Descriptor{MediaType: string(d.MediaType), Digest: bundle.Digest(d.Digest.String()), Size: d.Size}
+}
+
+// keep takes a small blob into the collection.
+func (c *collector) keep(d *v1.Descriptor, raw []byte) *bundle.Descriptor {
+	out := describe(*d)
+	out.Size = int64(len(raw)) // what was read and hashed; a descriptor may lie
+	c.out.blobs[out.Digest] = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(raw)), nil }
+	return &out
+}

@@ -1,0 +1,228 @@
+package project
+
+import (
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"text/template"
+	"time"
+
+	"github.com/valise-ota/valise/bundle"
+)
+
+var (
+	projectPattern = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
+	exposePattern  = regexp.MustCompile(`^[0-9]{1,5}(/(tcp|udp|sctp))?$`)
+	signalPattern  = regexp.MustCompile(`^(SIG[A-Z0-9+-]{2,12}|[0-9]{1,2})$`)
+)
+
+// check checks everything that can be known without another file. It repeats
+// some rules of bundle.Manifest.Validate, because here the answer has a line.
+func (p *Project) check() error {
+	for _, f := range []func() error{p.checkApp, p.checkImages, p.checkHealth, p.checkData, p.checkFiles} {
+		if err := f(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// at makes an error at a place of the file.
+func (p *Project) at(path []any, format string, args ...any) error {
+	return p.doc.at(path, format, args...)
+}
+
+func (p *Project) checkApp() error {
+	if p.App == "" {
+		return p.at(nil, "app is missing")
+	}
+	if !bundle.ValidApp(p.App) {
+		return p.at([]any{"app"}, "app is %q, want a lower-case letter, then up to 62 lower-case letters, digits and hyphens", p.App)
+	}
+	if !projectPattern.MatchString(p.Project) {
+		return p.at([]any{"project"}, "project is %q, want lower-case letters, digits, hyphens and underscores", p.Project)
+	}
+	if !bundle.ValidEnvKey(p.VersionEnv) {
+		return p.at([]any{"version_env"}, "version_env is %q, want the name of a variable", p.VersionEnv)
+	}
+	if len(p.Platforms) == 0 {
+		return p.at([]any{"platforms"}, "platforms is missing, want for example [linux/amd64, linux/arm64]")
+	}
+	if len(p.Platforms) > bundle.MaxPlatforms {
+		return p.at([]any{"platforms"}, "%d platforms, limit %d", len(p.Platforms), bundle.MaxPlatforms)
+	}
+	for i, s := range p.Platforms {
+		q, err := bundle.ParsePlatform(string(s))
+		if err != nil {
+			return p.at([]any{"platforms", i}, "%v", err)
+		}
+		if slices.Contains(p.Platforms[:i], q) {
+			return p.at([]any{"platforms", i}, "platform %s is listed twice", q)
+		}
+		p.Platforms[i] = q
+	}
+	return nil
+}
+
+func (p *Project) checkImages() error {
+	for _, name := range sortedKeys(p.Images) {
+		img := p.Images[name]
+		at := []any{"images", name}
+		if nameOf(name) != name {
+			return p.at(at, "image %q has a tag or digest, want the name alone: %q", name, nameOf(name))
+		}
+		switch {
+		case img.From == "" && img.Base == "":
+			return p.at(at, "image %q has neither from nor base", name)
+		case img.From != "" && img.Base != "":
+			return p.at(at, "image %q has both from and base, want one", name)
+		case img.From == Scratch:
+			return p.at(append(at, "from"), "from is %q, which holds nothing; write base: %s and files", img.From, Scratch)
+		case img.From == "oci:" || img.Base == "oci:":
+			return p.at(at, "image %q: oci: needs a directory", name)
+		}
+		if img.From != "" {
+			if !img.unchanged() {
+				return p.at(at, "image %q is taken as it is; to change it write base in place of from", name)
+			}
+			continue
+		}
+		if err := p.checkMade(name, img); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unchanged reports whether nothing says how to change the image.
+func (i Image) unchanged() bool {
+	return len(i.Files) == 0 && i.Entrypoint == nil && i.Cmd == nil && len(i.Env) == 0 && i.User == "" &&
+		i.Workdir == "" && len(i.Labels) == 0 && len(i.Expose) == 0 && i.StopSignal == ""
+}
+
+func (p *Project) checkMade(name string, img Image) error {
+	at := func(more ...any) []any { return append([]any{"images", name}, more...) }
+	if img.Base == Scratch && len(img.Files) == 0 {
+		return p.at(at("base"), "image %q has no files on an empty base", name)
+	}
+	for i, c := range img.Files {
+		if c.From == "" || c.To == "" {
+			return p.at(at("files", i), "want from and to")
+		}
+		if _, err := c.Render(VarsFor("linux/amd64", "0.0.0")); err != nil {
+			return p.at(at("files", i, "from"), "%v", err)
+		}
+		if !path.IsAbs(c.To) || path.Clean(c.To) != c.To || c.To == "/" {
+			return p.at(at("files", i, "to"), "to is %q, want a clean absolute path below /", c.To)
+		}
+		if _, err := c.FileMode(); err != nil {
+			return p.at(at("files", i, "mode"), "mode is %q, want octal digits in quotes, for example \"0755\"", c.Mode)
+		}
+	}
+	for _, key := range sortedKeys(img.Env) {
+		if !bundle.ValidEnvKey(key) {
+			return p.at(at("env", key), "%q is not the name of a variable", key)
+		}
+	}
+	if img.Workdir != "" && (!path.IsAbs(img.Workdir) || path.Clean(img.Workdir) != img.Workdir) {
+		return p.at(at("workdir"), "workdir is %q, want a clean absolute path", img.Workdir)
+	}
+	for i, e := range img.Expose {
+		if !exposePattern.MatchString(e) {
+			return p.at(at("expose", i), "expose is %q, want PORT or PORT/PROTOCOL", e)
+		}
+	}
+	if img.StopSignal != "" && !signalPattern.MatchString(img.StopSignal) {
+		return p.at(at("stop_signal"), "stop_signal is %q, want for example SIGTERM", img.StopSignal)
+	}
+	return nil
+}
+
+// FileMode is the permission bits of c.Mode, 0 when it is empty.
+func (c Copy) FileMode() (uint32, error) {
+	if c.Mode == "" {
+		return 0, nil
+	}
+	n, err := strconv.ParseUint(c.Mode, 8, 32)
+	if err == nil && (n == 0 || n > 0o7777) {
+		err = strconv.ErrRange
+	}
+	return uint32(n), err
+}
+
+func (p *Project) checkHealth() error {
+	h := p.Health
+	if len(h.Compose) == 0 && h.HTTP == "" {
+		return p.at([]any{"health"}, "health has no check, want compose (services) or http: what cannot be seen to fail cannot be rolled back")
+	}
+	if h.HTTP != "" && !strings.HasPrefix(h.HTTP, "http://") && !strings.HasPrefix(h.HTTP, "https://") {
+		return p.at([]any{"health", "http"}, "http is %q, want a URL", h.HTTP)
+	}
+	if h.Version != "" && h.HTTP == "" {
+		return p.at([]any{"health", "version"}, "version is a member of the answer to http, and http is missing")
+	}
+	if h.Retries < 1 || h.Retries > 1000 {
+		return p.at([]any{"health", "retries"}, "retries is %d, want 1 to 1000", h.Retries)
+	}
+	if d := time.Duration(h.Interval); d <= 0 || d > time.Hour {
+		return p.at([]any{"health", "interval"}, "interval is %s, want more than 0s and at most 1h", d)
+	}
+	return nil
+}
+
+func (p *Project) checkData() error {
+	for i, b := range p.Backup {
+		pg := b.Postgres
+		if pg == nil {
+			return p.at([]any{"backup", i}, "want postgres")
+		}
+		if pg.Service == "" || pg.User == "" || pg.Database == "" {
+			return p.at([]any{"backup", i, "postgres"}, "want service, user and database")
+		}
+	}
+	for _, key := range sortedKeys(p.Secrets) {
+		s := p.Secrets[key]
+		at := []any{"secrets", key}
+		if !bundle.ValidEnvKey(key) {
+			return p.at(at, "%q is not the name of a variable", key)
+		}
+		if s.Hex < 8 || s.Hex > 128 {
+			return p.at(append(at, "hex"), "hex is %d, want 8 to 128 random bytes", s.Hex)
+		}
+		if s.Show != "" && s.Show != "once" {
+			return p.at(append(at, "show"), "show is %q, want once", s.Show)
+		}
+	}
+	if k := p.Keep.Releases; k < 2 || k > 100 {
+		return p.at([]any{"keep", "releases"}, "releases is %d, want 2 to 100: the running one and one to go back to", k)
+	}
+	if k := p.Keep.Backups; k < 1 || k > 1000 {
+		return p.at([]any{"keep", "backups"}, "backups is %d, want 1 to 1000", k)
+	}
+	return nil
+}
+
+func (p *Project) checkFiles() error {
+	if p.Compose == "" {
+		return p.at(nil, "compose is missing, want the path of the compose file")
+	}
+	for i, f := range p.Files {
+		// The path is the same in the bundle, so it must not lead out of it.
+		if !filepath.IsLocal(f) || filepath.ToSlash(filepath.Clean(f)) != f || f == "." {
+			return p.at([]any{"files", i}, "file %q is not a clean path below the directory of %s", f, DefaultFile)
+		}
+		if slices.Contains(p.Files[:i], f) {
+			return p.at([]any{"files", i}, "file %q is listed twice", f)
+		}
+	}
+	if _, err := template.New("output").Parse(p.Output); err != nil {
+		return p.at([]any{"output"}, "%v", err)
+	}
+	if _, err := p.OutputName("0.0.0"); err != nil {
+		return p.at([]any{"output"}, "%v", err)
+	}
+	return nil
+}

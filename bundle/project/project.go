@@ -1,0 +1,185 @@
+// Package project reads valise.yaml: what an app's repository says about its
+// releases. The file is strict. An unknown or repeated key, a second document and
+// a value that makes no sense are errors with file, line and column, because a
+// typing error in a health check must not be found by a device.
+package project
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/template"
+	"time"
+
+	"github.com/valise-ota/valise/bundle"
+)
+
+// Limits of the files a project is read from, in bytes.
+const (
+	MaxProjectSize = 1 << 20 // valise.yaml
+	MaxComposeSize = 1 << 20 // the compose file
+)
+
+// Defaults of valise.yaml.
+const (
+	DefaultFile     = "valise.yaml"
+	DefaultOutput   = "{{.App}}-{{.Version}}.tar.gz"
+	DefaultRetries  = 10
+	DefaultInterval = 5 * time.Second
+	DefaultReleases = 3
+	DefaultBackups  = 5
+
+	// Scratch is the base of an image that holds only its own files.
+	Scratch = "scratch"
+	// EnvExample is taken into every bundle when it exists.
+	EnvExample = ".env.example"
+)
+
+// Project is a valise.yaml that passed every check. Paths in it are relative to
+// Dir and may use either kind of slash the system accepts.
+type Project struct {
+	App        string                   `yaml:"app"`
+	Compose    string                   `yaml:"compose"`
+	Platforms  []bundle.Platform        `yaml:"platforms"`
+	Images     map[string]Image         `yaml:"images"` // by image name without tag, as the compose file writes it
+	Health     bundle.Health            `yaml:"health"`
+	Backup     []bundle.Backup          `yaml:"backup"`
+	Secrets    map[string]bundle.Secret `yaml:"secrets"`
+	Keep       bundle.Keep              `yaml:"keep"`
+	Project    string                   `yaml:"project"`     // compose project name
+	VersionEnv string                   `yaml:"version_env"` // key of the environment file that carries the version
+	Files      []string                 `yaml:"files"`       // more files of the bundle, under the same path
+	Installer  string                   `yaml:"installer"`   // directory with <os>-<arch>[-<variant>]/valise-installer
+	Output     string                   `yaml:"output"`      // template of the bundle's file name
+
+	Dir  string `yaml:"-"` // directory of valise.yaml
+	File string `yaml:"-"` // valise.yaml as it was named to Load
+
+	doc *document // for errors with a position
+}
+
+// Image says where an image comes from: From alone takes an existing one, Base
+// makes one by putting Files on it.
+type Image struct {
+	From string `yaml:"from"` // oci:DIR or a registry reference
+	Base string `yaml:"base"` // oci:DIR, a registry reference, or scratch
+
+	Files      []Copy            `yaml:"files"`
+	Entrypoint []string          `yaml:"entrypoint"` // replaces the base's, and its cmd
+	Cmd        []string          `yaml:"cmd"`
+	Env        map[string]string `yaml:"env"` // added to the base's
+	User       string            `yaml:"user"`
+	Workdir    string            `yaml:"workdir"`
+	Labels     map[string]string `yaml:"labels"` // added to the base's
+	Expose     []string          `yaml:"expose"` // PORT or PORT/PROTOCOL
+	StopSignal string            `yaml:"stop_signal"`
+}
+
+// Copy puts a file, or a directory with all it holds, into an image.
+type Copy struct {
+	From string `yaml:"from"` // template over Vars
+	To   string `yaml:"to"`   // absolute path in the image of the file or directory
+	Mode string `yaml:"mode"` // octal, of every file; empty keeps whether a file is executable
+}
+
+// Vars are the names a template of Copy.From may use.
+type Vars struct {
+	OS, Arch, Variant string
+	Platform          string // linux/arm/v7
+	Version           string // without v
+}
+
+// VarsFor returns the variables of one platform.
+func VarsFor(p bundle.Platform, version string) Vars {
+	return Vars{OS: p.OS(), Arch: p.Arch(), Variant: p.Variant(), Platform: string(p), Version: version}
+}
+
+// Render returns c.From for one platform, relative to the project's directory.
+func (c Copy) Render(v Vars) (string, error) { return render("from", c.From, v) }
+
+// OutputName returns the file name of the bundle of one version.
+func (p *Project) OutputName(version string) (string, error) {
+	name, err := render("output", p.Output, struct{ App, Version, Tag string }{p.App, version, "v" + version})
+	if err != nil {
+		return "", err
+	}
+	if name == "" || name[0] == '.' || strings.ContainsAny(name, `/\`) {
+		return "", fmt.Errorf("output gives %q, want a file name", name)
+	}
+	return name, nil
+}
+
+func render(name, text string, vars any) (string, error) {
+	t, err := template.New(name).Option("missingkey=error").Parse(text)
+	if err != nil {
+		return "", err
+	}
+	var b bytes.Buffer
+	if err := t.Execute(&b, vars); err != nil {
+		return "", err
+	}
+	return b.String(), nil
+}
+
+// Path returns the place of a path of the project.
+func (p *Project) Path(rel string) string {
+	if filepath.IsAbs(rel) {
+		return filepath.Clean(rel)
+	}
+	return filepath.Join(p.Dir, rel)
+}
+
+// Load reads and checks the project file at path. It reads no other file.
+func Load(ctx context.Context, path string) (*Project, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	data, err := readLimited(path, MaxProjectSize)
+	if err != nil {
+		return nil, fmt.Errorf("read project: %w", err)
+	}
+	return parse(path, data)
+}
+
+func parse(path string, data []byte) (*Project, error) {
+	doc, err := parseDocument(path, data)
+	if err != nil {
+		return nil, err
+	}
+	p := &Project{
+		Health: bundle.Health{Retries: DefaultRetries, Interval: bundle.Duration(DefaultInterval)},
+		Keep:   bundle.Keep{Releases: DefaultReleases, Backups: DefaultBackups},
+		Output: DefaultOutput,
+		Dir:    filepath.Dir(path),
+		File:   path,
+		doc:    doc,
+	}
+	if err := doc.decode(p); err != nil {
+		return nil, err
+	}
+	if p.Project == "" {
+		p.Project = p.App
+	}
+	if p.VersionEnv == "" {
+		p.VersionEnv = strings.ToUpper(strings.ReplaceAll(p.App, "-", "_")) + "_VERSION"
+	}
+	if err := p.check(); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// readLimited reads a file of at most limit bytes.
+func readLimited(path string, limit int64) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > limit {
+		return nil, fmt.Errorf("%s is not a file of at most %d bytes", path, limit)
+	}
+	return os.ReadFile(path)
+}

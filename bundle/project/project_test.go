@@ -1,0 +1,226 @@
+package project
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/valise-ota/valise/bundle"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+// TestGolden shows everything that is made of a good project.
+func TestGolden(t *testing.T) {
+	p, err := Load(t.Context(), "testdata/shop/valise.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := p.Release(t.Context(), "1.2.3", p.Platforms)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := json.MarshalIndent(struct {
+		Project *Project
+		Release *Release
+	}{p, r}, "", "  ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got = append(got, '\n')
+	const golden = "testdata/shop.golden.json"
+	if *update {
+		if err := os.WriteFile(golden, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got, want) {
+		t.Errorf("differs from %s (run with -update and look at the diff):\n%s", golden, got)
+	}
+}
+
+const (
+	goodProject = `app: shop
+compose: compose.yaml
+platforms: [linux/amd64]
+health: {compose: [db]}
+`
+	goodCompose = `services:
+  db: {image: "postgres:17"}
+`
+)
+
+func TestDefaults(t *testing.T) {
+	p, err := parse("valise.yaml", []byte(strings.Replace(goodProject, "app: shop", "app: my-shop", 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.Project != "my-shop" || p.VersionEnv != "MY_SHOP_VERSION" || p.Keep != (bundle.Keep{Releases: 3, Backups: 5}) ||
+		p.Health.Retries != 10 || p.Health.Interval != bundle.Duration(DefaultInterval) {
+		t.Errorf("got %+v", p)
+	}
+	name, err := p.OutputName("1.2.3")
+	if err != nil || name != "my-shop-1.2.3.tar.gz" {
+		t.Errorf("output %q, %v", name, err)
+	}
+}
+
+func TestRender(t *testing.T) {
+	c := Copy{From: "{{.Version}}/{{.Platform}}/{{.OS}}-{{.Arch}}{{with .Variant}}-{{.}}{{end}}"}
+	got, err := c.Render(VarsFor("linux/arm/v7", "1.2.3"))
+	if want := "1.2.3/linux/arm/v7/linux-arm-v7"; err != nil || got != want {
+		t.Errorf("got %q, %v, want %q", got, err, want)
+	}
+}
+
+// TestBadProject has one line of error per mistake.
+func TestBadProject(t *testing.T) {
+	for _, c := range []struct{ name, text, want string }{
+		{"empty", " \n", "valise.yaml: empty, want at least app, compose, platforms and health"},
+		{"list", "- a\n", "valise.yaml:1:1: want keys and values"},
+		{"syntax", "app: [1\n", "valise.yaml:2:1: did not find expected ',' or ']'"},
+		{"two documents", goodProject + "---\napp: b\n", "valise.yaml: more than one document"},
+		{"duplicate", goodProject + "app: b\n", `valise.yaml:5:1: mapping key "app" already defined at line 1`},
+		{"unknown", goodProject + "file: []\n", `valise.yaml:5:1: unknown key "file", did you mean "files"?`},
+		{"unknown far", goodProject + "watermelon: 1\n", `valise.yaml:5:1: unknown key "watermelon"`},
+		{"unknown inside", goodProject + "images:\n  a:\n    bass: x\n", `valise.yaml:7:5: unknown key "bass", did you mean "base"?`},
+		{"unknown in list", goodProject + "backup: [{postgress: {}}]\n", `valise.yaml:5:11: unknown key "postgress", did you mean "postgres"?`},
+		{"type", goodProject + "keep: {releases: many}\n", "valise.yaml:5:18: cannot construct !!str `many` into int"},
+		{"duration", "app: a\nhealth: {interval: 5}\n", `valise.yaml:2:20: time: missing unit in duration "5"`},
+		{"no app", "compose: c\n", "valise.yaml: app is missing"},
+		{"app", "app: My Shop\n", `valise.yaml:1:6: app is "My Shop", want a lower-case letter, then up to 62 lower-case letters, digits and hyphens`},
+		{"no platforms", "app: a\n", "valise.yaml: platforms is missing, want for example [linux/amd64, linux/arm64]"},
+		{"platform", "app: a\nplatforms: [linux/amd64, arm]\n", `valise.yaml:2:26: platform "arm": want os/architecture or os/architecture/variant`},
+		{"platform twice", "app: a\nplatforms: [linux/arm64, linux/arm64/v8]\n", "valise.yaml:2:26: platform linux/arm64 is listed twice"},
+		{"image tag", goodProject + "images: {\"postgres:17\": {from: x}}\n", `valise.yaml:5:10: image "postgres:17" has a tag or digest, want the name alone: "postgres"`},
+		{"image empty", goodProject + "images: {a: {}}\n", `valise.yaml:5:10: image "a" has neither from nor base`},
+		{"image both", goodProject + "images: {a: {from: b, base: c}}\n", `valise.yaml:5:10: image "a" has both from and base, want one`},
+		{"from changed", goodProject + "images: {a: {from: b, user: c}}\n", `valise.yaml:5:10: image "a" is taken as it is; to change it write base in place of from`},
+		{"scratch", goodProject + "images: {a: {base: scratch}}\n", `valise.yaml:5:20: image "a" has no files on an empty base`},
+		{"template", goodProject + "images: {a: {base: b, files: [{from: \"{{.Os}}\", to: /a}]}}\n", `valise.yaml:5:38: template: from:1:2: executing "from" at <.Os>: can't evaluate field Os in type project.Vars`},
+		{"to", goodProject + "images: {a: {base: b, files: [{from: x, to: a/../b}]}}\n", `valise.yaml:5:45: to is "a/../b", want a clean absolute path below /`},
+		{"mode", goodProject + "images: {a: {base: b, files: [{from: x, to: /a, mode: rwx}]}}\n", `valise.yaml:5:55: mode is "rwx", want octal digits in quotes, for example "0755"`},
+		{"expose", goodProject + "images: {a: {base: b, expose: [http]}}\n", `valise.yaml:5:32: expose is "http", want PORT or PORT/PROTOCOL`},
+		{"no health", "app: a\ncompose: c\nplatforms: [linux/amd64]\n", "valise.yaml: health has no check, want compose (services) or http: what cannot be seen to fail cannot be rolled back"},
+		{"retries", "app: a\nplatforms: [linux/amd64]\nhealth: {compose: [a], retries: 0}\n", "valise.yaml:3:33: retries is 0, want 1 to 1000"},
+		{"backup", goodProject + "backup: [{postgres: {service: db}}]\n", "valise.yaml:5:11: want service, user and database"},
+		{"secret", goodProject + "secrets: {A: {hex: 4}}\n", "valise.yaml:5:20: hex is 4, want 8 to 128 random bytes"},
+		{"keep", goodProject + "keep: {releases: 1}\n", "valise.yaml:5:18: releases is 1, want 2 to 100: the running one and one to go back to"},
+		{"file outside", goodProject + "files: [../x]\n", `valise.yaml:5:9: file "../x" is not a clean path below the directory of valise.yaml`},
+		{"output", goodProject + "output: \"a/{{.Version}}\"\n", `valise.yaml:5:9: output gives "a/0.0.0", want a file name`},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := parse("valise.yaml", []byte(c.text))
+			if err == nil || err.Error() != c.want {
+				t.Errorf("got  %v\nwant %s", err, c.want)
+			}
+		})
+	}
+}
+
+// TestBadRelease has one line of error per mistake that needs the other files.
+func TestBadRelease(t *testing.T) {
+	for _, c := range []struct{ name, project, compose, want string }{
+		{"no compose file", goodProject, "", "DIR/valise.yaml:2:10: read compose file: stat DIR/compose.yaml: no such file or directory"},
+		{"compose syntax", goodProject, "services: [", "DIR/compose.yaml: failed to parse: yaml: line 2: did not find expected node content"},
+		{"compose key", goodProject, "services: {db: {image: a, imagge: b}}\n", "DIR/compose.yaml: validating: services.db.imagge is not a known key"},
+		{"no services", goodProject, "services: {}\n", `DIR/valise.yaml:4:20: compose.yaml has no service "db"`},
+		{"build only", goodProject, "services: {db: {build: .}}\n", "DIR/compose.yaml: service db has no image: write image: shop/db:${SHOP_VERSION}"},
+		{"build", goodProject, "services: {db: {build: ., image: \"shop/db:${SHOP_VERSION}\"}}\n",
+			"DIR/compose.yaml: service db is built from source, which valise does not do: write in valise.yaml images: {shop/db: {base: ..., files: [...]}}, or from: if something else builds it"},
+		{"variable", goodProject, "services: {db: {image: \"a:${TAG}\"}}\n",
+			`DIR/compose.yaml: service db: image "a:${TAG}" depends on TAG, which only a device knows: use ${SHOP_VERSION} or give a default`},
+		{"required variable", goodProject, "services: {db: {image: \"a:${TAG:?}\"}}\n",
+			`DIR/compose.yaml: service db: image "a:${TAG:?}" depends on TAG, which only a device knows: use ${SHOP_VERSION} or give a default`},
+		{"include", goodProject, "include: [more.yaml]\n" + goodCompose, "DIR/compose.yaml: include is not supported: write the services here, or use extends"},
+		{"extends", goodProject, "services: {db: {extends: {file: more.yaml, service: x}}}\n", "DIR/compose.yaml: extends file more.yaml: want it beside valise.yaml and listed under files"},
+		{"unused image", goodProject + "images: {postgras: {from: x}}\n", goodCompose, `DIR/valise.yaml:5:10: no service of compose.yaml runs image "postgras", did you mean "postgres"?`},
+		{"health service", strings.Replace(goodProject, "[db]", "[dbb]", 1), goodCompose, `DIR/valise.yaml:4:20: compose.yaml has no service "dbb", did you mean "db"?`},
+		{"backup service", goodProject + "backup: [{postgres: {service: pg, user: a, database: b}}]\n", goodCompose, `DIR/valise.yaml:5:31: compose.yaml has no service "pg", did you mean "db"?`},
+		{"missing file", goodProject + "files: [a.txt]\n", goodCompose, "DIR/valise.yaml:5:9: file DIR/a.txt does not exist"},
+		{"missing installer", goodProject + "installer: ../dist\n", goodCompose, "DIR/valise.yaml:5:12: file PARENT/dist/linux-amd64/valise-installer does not exist"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := t.TempDir()
+			write(t, filepath.Join(dir, "valise.yaml"), c.project)
+			if c.compose != "" {
+				write(t, filepath.Join(dir, "compose.yaml"), c.compose)
+			}
+			write(t, filepath.Join(dir, "more.yaml"), "services: {x: {image: y}}\n")
+			p, err := Load(t.Context(), filepath.Join(dir, "valise.yaml"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = p.Release(t.Context(), "1.2.3", p.Platforms)
+			want := strings.NewReplacer("DIR", dir, "PARENT", filepath.Dir(dir)).Replace(c.want)
+			if err == nil || err.Error() != want {
+				t.Errorf("got  %v\nwant %s", err, want)
+			}
+		})
+	}
+}
+
+func TestExtends(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "valise.yaml"), goodProject+"files: [more.yaml]\n")
+	write(t, filepath.Join(dir, "compose.yaml"), "services: {db: {extends: {file: ./more.yaml, service: x}}}\n")
+	write(t, filepath.Join(dir, "more.yaml"), "services: {x: {image: \"y:${SHOP_VERSION}\"}}\n")
+	p, err := Load(t.Context(), filepath.Join(dir, "valise.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := p.Release(t.Context(), "1.2.3", p.Platforms)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Images) != 1 || r.Images[0].Reference != "y:1.2.3" {
+		t.Errorf("got %+v", r.Images)
+	}
+}
+
+func TestInstaller(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "valise.yaml"), strings.Replace(goodProject, "linux/amd64", "linux/arm/v7", 1)+"installer: bin\n")
+	write(t, filepath.Join(dir, "compose.yaml"), goodCompose)
+	write(t, filepath.Join(dir, "bin/linux-arm-v7/valise-installer"), "x")
+	p, err := Load(t.Context(), filepath.Join(dir, "valise.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := p.Release(t.Context(), "1.2.3", p.Platforms)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := r.Files[len(r.Files)-1]
+	if got.Path != "installer/linux-arm-v7/valise-installer" || !got.Executable {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	good, err := os.ReadFile("testdata/shop/valise.yaml")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add([]byte("a: &a {<<: *a}\n"))
+	f.Fuzz(func(t *testing.T, data []byte) { parse("valise.yaml", data) })
+}

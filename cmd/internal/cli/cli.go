@@ -1,0 +1,183 @@
+// Package cli is what both programs have in common: what they take from the
+// world, how they print a result and an error, and their exit codes. Nothing
+// below cmd reads the environment or the clock, prints or exits.
+package cli
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/cmd/internal/ui"
+	"github.com/valise-ota/valise/verify"
+)
+
+// Exit codes of both programs. They are API: docs and tests name the same
+// numbers.
+const (
+	ExitDone      = 0  // done, or nothing to do
+	ExitFailed    = 1  // failed; a device is unchanged
+	ExitEnv       = 2  // required environment keys are missing
+	ExitReverted  = 3  // the previous release runs again
+	ExitRefused   = 4  // the bundle was refused
+	ExitAttention = 5  // the rollback failed too
+	ExitUsage     = 64 // wrong usage
+)
+
+// Env is all that a program takes from the world around it.
+type Env struct {
+	Args   []string
+	Stdin  io.Reader
+	Stdout io.Writer
+	Stderr io.Writer
+	Getenv func(string) string
+	Now    func() time.Time
+}
+
+// Main runs a program with the process's own Env and exits.
+func Main(run func(context.Context, Env) int) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+	os.Exit(run(ctx, Env{os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Getenv, time.Now}))
+}
+
+// App is what the subcommands of one program share.
+type App struct {
+	Env
+	UI      *ui.UI
+	output  string
+	started bool // flags and arguments were accepted
+}
+
+// Run runs one command line below root and returns the exit code.
+func (a *App) Run(ctx context.Context, root *cobra.Command) int {
+	var progress string
+	root.Version = Version()
+	root.SilenceErrors, root.SilenceUsage = true, true
+	root.DisableSuggestions = true // ours is the hint
+	root.SuggestionsMinimumDistance = 2
+	root.PersistentPreRunE = func(*cobra.Command, []string) error {
+		if a.output != "text" && a.output != "json" {
+			return fmt.Errorf("unknown output %q, want text or json", a.output)
+		}
+		u, err := ui.New(a.Stderr, progress, a.Getenv, a.Now)
+		if err != nil {
+			return err
+		}
+		a.UI, a.started = u, true
+		return nil
+	}
+	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
+	root.PersistentFlags().StringVar(&a.output, "output", "text", "form of the result: text or json")
+	root.PersistentFlags().StringVar(&progress, "progress", ui.Auto, "progress on stderr: "+strings.Join(ui.Modes, ", "))
+	root.SetArgs(a.Args)
+	root.SetIn(a.Stdin)
+	root.SetOut(a.Stdout)
+	root.SetErr(a.Stderr)
+	cmd, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		return ExitDone
+	}
+	if !a.started {
+		err = WithHint(&usageError{err}, "run %q", cmd.CommandPath()+" --help")
+		if cmd == root && len(a.Args) > 0 {
+			if names := root.SuggestionsFor(a.Args[0]); len(names) > 0 {
+				err = WithHint(&usageError{err}, "did you mean %s?", strings.Join(names, " or "))
+			}
+		}
+	}
+	fmt.Fprintf(a.Stderr, "%s: %v\n", root.Name(), err)
+	if hint := new(hintError); errors.As(err, &hint) {
+		fmt.Fprintf(a.Stderr, "hint: %s\n", hint.hint)
+	}
+	return exitCode(err)
+}
+
+func exitCode(err error) int {
+	if coded := new(codeError); errors.As(err, &coded) {
+		return coded.code
+	}
+	switch {
+	case errors.As(err, new(*usageError)):
+		return ExitUsage
+	case errors.As(err, new(*bundle.FormatError)), errors.As(err, new(*verify.Error)):
+		return ExitRefused
+	}
+	return ExitFailed
+}
+
+// Result writes what a command found to stdout: v as JSON, or what text writes.
+func (a *App) Result(v any, text func(io.Writer)) error {
+	if a.output == "text" {
+		text(a.Stdout)
+		return nil
+	}
+	e := json.NewEncoder(a.Stdout)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	return e.Encode(v)
+}
+
+// Note tells people something on stderr that changes no result.
+func (a *App) Note(format string, args ...any) { fmt.Fprintf(a.Stderr, "note: "+format+"\n", args...) }
+
+// usageError is a mistake on the command line.
+type usageError struct{ err error }
+
+func (e *usageError) Error() string { return e.err.Error() }
+func (e *usageError) Unwrap() error { return e.err }
+
+// Usagef says that the command line is wrong.
+func Usagef(format string, args ...any) error { return &usageError{fmt.Errorf(format, args...)} }
+
+// codeError is an error with an exit code of its own.
+type codeError struct {
+	err  error
+	code int
+}
+
+func (e *codeError) Error() string { return e.err.Error() }
+func (e *codeError) Unwrap() error { return e.err }
+
+// WithCode gives err an exit code.
+func WithCode(err error, code int) error { return &codeError{err, code} }
+
+// hintError is an error with an advice. Libraries say what is wrong; what to do
+// next is said in the programs.
+type hintError struct {
+	err  error
+	hint string
+}
+
+func (e *hintError) Error() string { return e.err.Error() }
+func (e *hintError) Unwrap() error { return e.err }
+
+// WithHint adds what to do next to err.
+func WithHint(err error, format string, args ...any) error {
+	return &hintError{err, fmt.Sprintf(format, args...)}
+}
+
+// version is set by the release build.
+var version = ""
+
+// Version is the version of the program.
+func Version() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "(devel)"
+}
