@@ -1,0 +1,306 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/renameio/v2"
+	"github.com/spf13/cobra"
+
+	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/image"
+	"github.com/valise-ota/valise/bundle/project"
+	"github.com/valise-ota/valise/cmd/internal/cli"
+)
+
+type buildFlags struct {
+	project   string
+	platforms []string
+	file      string
+}
+
+func buildCommand(a *app) *cobra.Command {
+	var f buildFlags
+	c := &cobra.Command{
+		Use:   "build VERSION",
+		Short: "Pack a release into one bundle",
+		Long: "build reads valise.yaml and the compose file it names, collects every image for every\n" +
+			"platform, and writes one bundle. The same inputs give the same bytes: the creation time\n" +
+			"is SOURCE_DATE_EPOCH, else the time of the last commit, else now.\n\n" +
+			"VERSION is SemVer 2, with or without a leading v. The bundle is not signed yet.",
+		Example: "  valise build 1.2.3\n" +
+			"  valise build v1.2.3 --platform linux/arm64 -o /media/usb/\n" +
+			"  SOURCE_DATE_EPOCH=1767225600 valise build 1.2.3 --output json",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE:              func(cmd *cobra.Command, args []string) error { return a.build(cmd.Context(), args[0], f) },
+	}
+	c.Flags().StringVar(&f.project, "project", project.DefaultFile, "project file")
+	c.Flags().StringSliceVar(&f.platforms, "platform", nil, "build for these platforms instead of the project's (repeatable)")
+	c.Flags().StringVarP(&f.file, "file", "o", "", "bundle to write, or an existing directory for it (default dist/NAME)")
+	return c
+}
+
+func (a *app) build(ctx context.Context, version string, f buildFlags) error {
+	version = strings.TrimPrefix(version, "v")
+	if _, err := bundle.ParseVersion(version); err != nil {
+		return cli.Usagef("%w", err)
+	}
+	p, err := project.Load(ctx, f.project)
+	if errors.Is(err, fs.ErrNotExist) {
+		return cli.WithHint(err, "run valise where %s is, or name it with --project", project.DefaultFile)
+	}
+	if err != nil {
+		return err
+	}
+	m, content, err := a.prepare(ctx, p, version, f.platforms)
+	if err != nil {
+		return err
+	}
+	name, err := p.OutputName(version)
+	if err != nil {
+		return err
+	}
+	path := f.file
+	if path == "" {
+		path = filepath.Join("dist", name)
+	} else if info, err := os.Stat(path); err == nil && info.IsDir() {
+		path = filepath.Join(path, name)
+	}
+	if err := a.writeBundle(ctx, path, m, content); err != nil {
+		return err
+	}
+	return a.reportBuild(path, m)
+}
+
+// prepare makes the manifest of a release, complete but for the digest of
+// images.tar, and says where its content is.
+func (a *app) prepare(ctx context.Context, p *project.Project, version string, only []string) (*bundle.Manifest, *content, error) {
+	platforms := p.Platforms
+	if len(only) > 0 {
+		platforms = nil
+	}
+	for _, s := range only {
+		platform, err := bundle.ParsePlatform(s)
+		if err != nil {
+			return nil, nil, cli.Usagef("%w", err)
+		}
+		platforms = append(platforms, platform)
+	}
+	r, err := p.Release(ctx, version, platforms)
+	if err != nil {
+		return nil, nil, err
+	}
+	git := readGit(ctx, p.Dir, version)
+	created, err := a.createdAt(git)
+	if err != nil {
+		return nil, nil, err
+	}
+	changelog, err := a.changelog(p.Dir, version)
+	if err != nil {
+		return nil, nil, err
+	}
+	m := &bundle.Manifest{
+		App: p.App, Kind: bundle.KindCompose, Version: version, CreatedAt: created, Changelog: changelog, Platforms: platforms,
+		Device: bundle.Device{Compose: r.Compose, Project: p.Project, VersionEnv: p.VersionEnv, RequiredEnv: r.RequiredEnv,
+			Health: p.Health, Backup: p.Backup, Secrets: p.Secrets, Keep: p.Keep},
+	}
+	if git != nil && git.dirty {
+		a.Note("files differ from commit %.12s: the bundle does not name a commit", git.source.Commit)
+	} else if git != nil {
+		m.Source = &git.source
+	}
+	c := &content{files: map[string]string{}}
+	for _, f := range r.Files {
+		file, err := hashFile(ctx, f)
+		if err != nil {
+			return nil, nil, err
+		}
+		m.Files = append(m.Files, file)
+		c.files[f.Path] = f.Source
+	}
+	if c.Collection, err = a.collect(ctx, p, r, platforms, created); err != nil {
+		return nil, nil, err
+	}
+	m.Components = c.Components
+	if err := m.Finish(); err != nil {
+		return nil, nil, notRefused(err)
+	}
+	return m, c, nil
+}
+
+// notRefused keeps a mistake in what we pack from looking like a bundle that
+// somebody gave us: exit code 4 is for those.
+func notRefused(err error) error {
+	var format *bundle.FormatError
+	if !errors.As(err, &format) {
+		return err
+	}
+	return fmt.Errorf("pack %s: %s (rule %s of the bundle format)", format.Path, format.Detail, format.Rule)
+}
+
+func (a *app) createdAt(git *gitInfo) (time.Time, error) {
+	if s := a.Getenv("SOURCE_DATE_EPOCH"); s != "" {
+		n, err := strconv.ParseInt(s, 10, 64)
+		if err != nil || n < 0 {
+			return time.Time{}, cli.Usagef("SOURCE_DATE_EPOCH is %q, want seconds since 1970", s)
+		}
+		return time.Unix(n, 0).UTC(), nil
+	}
+	if git != nil {
+		return git.time, nil
+	}
+	return a.Now().UTC().Truncate(time.Second), nil
+}
+
+func (a *app) collect(ctx context.Context, p *project.Project, r *project.Release, platforms []bundle.Platform, created time.Time) (*image.Collection, error) {
+	o := image.Options{
+		Platforms: platforms,
+		CreatedAt: created,
+		Dir:       p.Dir,
+		CacheDir:  a.layerCache(),
+		Keychain:  authn.DefaultKeychain,
+		Progress: func(e image.Event) {
+			detail := e.Reference
+			if e.Platform != "" {
+				detail += " " + string(e.Platform)
+			}
+			a.UI.Step(fmt.Sprintf("%-8s", e.Action), detail+" "+e.Detail)
+		},
+	}
+	for _, img := range r.Images {
+		s, err := spec(img, platforms, r.Version)
+		if err != nil {
+			return nil, err
+		}
+		o.Images = append(o.Images, s)
+	}
+	c, err := image.Collect(ctx, o)
+	if missing := new(image.PlatformError); errors.As(err, &missing) {
+		return nil, cli.WithHint(err, "provide the image for %s, or leave that platform out with --platform", missing.Want)
+	}
+	return c, err
+}
+
+// spec says to package image what the project says of an image.
+func spec(r project.ReleaseImage, platforms []bundle.Platform, version string) (image.Spec, error) {
+	img := r.Image
+	s := image.Spec{Reference: r.Reference, Services: r.Services, From: img.From, Base: img.Base, Files: map[bundle.Platform][]image.Copy{},
+		Config: image.Config{Entrypoint: img.Entrypoint, Cmd: img.Cmd, Env: img.Env, User: img.User, Workdir: img.Workdir,
+			Labels: img.Labels, Expose: img.Expose, StopSignal: img.StopSignal}}
+	for _, p := range platforms {
+		for _, f := range img.Files {
+			from, err := f.Render(project.VarsFor(p, version))
+			if err != nil {
+				return s, fmt.Errorf("image %s: %w", r.Reference, err)
+			}
+			mode, err := f.FileMode()
+			if err != nil {
+				return s, fmt.Errorf("image %s: mode %q: %w", r.Reference, f.Mode, err)
+			}
+			s.Files[p] = append(s.Files[p], image.Copy{From: from, To: f.To, Mode: mode})
+		}
+	}
+	return s, nil
+}
+
+// layerCache is where compressed layers are kept from build to build.
+func (a *app) layerCache() string {
+	dir := a.Getenv("XDG_CACHE_HOME")
+	if !filepath.IsAbs(dir) { // the specification says to ignore others
+		dir = filepath.Join(a.Getenv("HOME"), ".cache")
+	}
+	return filepath.Join(dir, "valise", "layers")
+}
+
+// content is where bundle.Write finds what the manifest lists.
+type content struct {
+	*image.Collection
+	files map[string]string // path in the bundle -> path here
+}
+
+func (c *content) OpenFile(path string) (io.ReadCloser, error) { return os.Open(c.files[path]) }
+
+func hashFile(ctx context.Context, f project.ReleaseFile) (bundle.File, error) {
+	if err := ctx.Err(); err != nil {
+		return bundle.File{}, err
+	}
+	file, err := os.Open(f.Source)
+	if err != nil {
+		return bundle.File{}, err
+	}
+	defer file.Close()
+	sum := sha256.New()
+	n, err := io.Copy(sum, file)
+	if err != nil {
+		return bundle.File{}, err
+	}
+	out := bundle.File{Path: f.Path, Size: n, Mode: 0o644, Digest: bundle.Digest("sha256:" + hex.EncodeToString(sum.Sum(nil)))}
+	if f.Executable {
+		out.Mode = 0o755
+	}
+	return out, nil
+}
+
+// writeBundle writes the file under another name, syncs it and renames it, so
+// that path never is half a bundle.
+func (a *app) writeBundle(ctx context.Context, path string, m *bundle.Manifest, c *content) (err error) {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("write bundle: %w", err)
+	}
+	f, err := renameio.NewPendingFile(path, renameio.WithTempDir(dir), renameio.WithPermissions(0o644))
+	if err != nil {
+		return fmt.Errorf("write bundle: %w", err)
+	}
+	defer f.Cleanup()
+	progress, finish := a.UI.Track("write " + path)
+	err = bundle.Write(ctx, f.File, m, c, progress)
+	finish(err)
+	if err != nil {
+		return fmt.Errorf("write bundle: %w", notRefused(err))
+	}
+	if err := f.CloseAtomicallyReplace(); err != nil {
+		return fmt.Errorf("write bundle: %w", err)
+	}
+	return syncDir(dir)
+}
+
+// syncDir makes a rename in dir survive a power cut.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+// reportBuild prints what was written.
+func (a *app) reportBuild(path string, m *bundle.Manifest) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	raw, err := m.Encode()
+	if err != nil {
+		return err
+	}
+	s := summarize(path, info.Size(), m, raw, false)
+	s.Next = "valise sign " + path
+	return a.Result(s, func(w io.Writer) {
+		s.writeHead(w)
+		fmt.Fprintf(w, "\nnext: %s\n", s.Next)
+	})
+}

@@ -1,0 +1,79 @@
+package main
+
+import (
+	"context"
+	"net/url"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/valise-ota/valise/bundle"
+)
+
+// gitInfo is what git knows of the working tree.
+type gitInfo struct {
+	time   time.Time // of the commit
+	source bundle.Source
+	dirty  bool // tracked files differ from the commit
+}
+
+// readGit asks git about the working tree that dir is in. It returns nil when
+// there is none, or no git: a bundle can be built without.
+func readGit(ctx context.Context, dir, version string) *gitInfo {
+	git := func(args ...string) (string, bool) {
+		out, err := exec.CommandContext(ctx, "git", append([]string{"-C", dir}, args...)...).Output()
+		return strings.TrimSpace(string(out)), err == nil
+	}
+	head, ok := git("log", "-1", "--format=%ct %H")
+	if !ok {
+		return nil
+	}
+	seconds, commit, _ := strings.Cut(head, " ")
+	n, err := strconv.ParseInt(seconds, 10, 64)
+	if err != nil {
+		return nil
+	}
+	info := &gitInfo{time: time.Unix(n, 0).UTC(), source: bundle.Source{Commit: commit}}
+	status, ok := git("status", "--porcelain", "--untracked-files=no")
+	info.dirty = !ok || status != ""
+	if remote, ok := git("remote", "get-url", "origin"); ok {
+		info.source.Repository = publicURL(remote)
+	}
+	tags, _ := git("tag", "--points-at", "HEAD")
+	for _, tag := range []string{"v" + version, version} {
+		if slices.Contains(strings.Fields(tags), tag) {
+			info.source.Ref = "refs/tags/" + tag
+			return info
+		}
+	}
+	info.source.Ref, _ = git("symbolic-ref", "--quiet", "HEAD")
+	return info
+}
+
+// publicURL writes the URL of a remote so that everybody can know it: without
+// user and password, and the same for ssh and https. What is local is left out.
+func publicURL(remote string) string {
+	if !strings.Contains(remote, "://") { // [user@]host:path, as scp has it
+		host, path, ok := strings.Cut(remote, ":")
+		if !ok || strings.Contains(host, "/") {
+			return ""
+		}
+		remote = "ssh://" + host + "/" + strings.TrimPrefix(path, "/")
+	}
+	u, err := url.Parse(remote)
+	if err != nil || u.Hostname() == "" {
+		return ""
+	}
+	switch u.Scheme {
+	case "https", "http", "ssh", "git":
+	default:
+		return ""
+	}
+	host := u.Host
+	if u.Scheme == "ssh" { // its port says nothing about https
+		host = u.Hostname()
+	}
+	return "https://" + host + strings.TrimSuffix(u.EscapedPath(), ".git")
+}

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/static"
+	"github.com/google/go-containerregistry/pkg/v1/types"
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"valise": main, "mklayout": makeLayout})
+}
+
+func TestScript(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/script",
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("XDG_CACHE_HOME", e.WorkDir+"/.cache")
+			e.Setenv("GIT_CONFIG_NOSYSTEM", "1")
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits},
+	})
+}
+
+// exits CODE PROGRAM ARG... runs a program that must exit with CODE.
+func exits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE PROGRAM ARG...")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	got := 0
+	if exit := new(exec.ExitError); errors.As(err, &exit) {
+		got = exit.ExitCode()
+	} else if err != nil {
+		ts.Fatalf("%v", err)
+	}
+	if got != want {
+		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+}
+
+// makeLayout is mklayout DIR SEED PLATFORM...: it writes an OCI image layout with
+// an image index whose images have two small layers, one of them common to all
+// images of the same platform.
+func makeLayout() {
+	if err := writeLayout(os.Args[1], os.Args[2], os.Args[3:]); err != nil {
+		fmt.Fprintln(os.Stderr, "mklayout:", err)
+		os.Exit(1)
+	}
+}
+
+func writeLayout(dir, seed string, platforms []string) error {
+	index := v1.ImageIndex(empty.Index)
+	for _, text := range platforms {
+		p, err := v1.ParsePlatform(text)
+		if err != nil {
+			return err
+		}
+		img := mutate.MediaType(mutate.ConfigMediaType(empty.Image, types.OCIConfigJSON), types.OCIManifestSchema1)
+		config := &v1.ConfigFile{OS: p.OS, Architecture: p.Architecture, Variant: p.Variant, RootFS: v1.RootFS{Type: "layers"}}
+		if img, err = mutate.ConfigFile(img, config); err != nil {
+			return err
+		}
+		for _, s := range []string{"common " + text, seed + " " + text} {
+			if img, err = mutate.AppendLayers(img, static.NewLayer([]byte(strings.Repeat(s+"\n", 1000)), types.OCIUncompressedLayer)); err != nil {
+				return err
+			}
+		}
+		index = mutate.AppendManifests(index, mutate.IndexAddendum{Add: img, Descriptor: v1.Descriptor{Platform: p}})
+	}
+	path, err := layout.Write(dir, empty.Index)
+	if err != nil {
+		return err
+	}
+	return path.AppendIndex(index)
+}
+
+func TestChangelogSection(t *testing.T) {
+	const text = "# Changelog\r\n\n## [Unreleased]\n- x\n\n## [1.2.3](https://a/b) - 2026-01-02\n\n### Added\n- one\n```\n# no heading\n```\n#hash\n\n## v1.2.2\n- old\n"
+	for version, want := range map[string]string{
+		"1.2.3": "### Added\n- one\n```\n# no heading\n```\n#hash",
+		"1.2.2": "- old",
+		"1.2":   "",
+	} {
+		if got := changelogSection(text, version); got != want {
+			t.Errorf("%s: got %q, want %q", version, got, want)
+		}
+	}
+	if got := changelogSection("# 2.0.0 (January)\nall new\n# 1.0.0\n", "2.0.0"); got != "all new" {
+		t.Errorf("got %q", got)
+	}
+}
+
+func TestPublicURL(t *testing.T) {
+	for in, want := range map[string]string{
+		"https://github.com/a/b.git":                 "https://github.com/a/b",
+		"https://user:secret@example.org:8443/a/b":   "https://example.org:8443/a/b",
+		"git@github.com:a/b.git":                     "https://github.com/a/b",
+		"ssh://git@example.org:2222/a/b.git":         "https://example.org/a/b",
+		"https://x-access-token:ghs@github.com/a/b/": "https://github.com/a/b/",
+		"/srv/git/b.git":                             "",
+		"file:///srv/git/b.git":                      "",
+		"../b":                                       "",
+	} {
+		if got := publicURL(in); got != want {
+			t.Errorf("%s: got %q, want %q", in, got, want)
+		}
+	}
+}

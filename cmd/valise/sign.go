@@ -1,0 +1,198 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/google/renameio/v2"
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/sign"
+	"github.com/valise-ota/valise/cmd/internal/cli"
+)
+
+const passwordEnv = "COSIGN_PASSWORD"
+
+func keygenCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "keygen [PREFIX]",
+		Short: "Make a key pair for signing",
+		Long: "keygen writes PREFIX.key, encrypted with a password, and PREFIX.pub: the files cosign\n" +
+			"generate-key-pair writes. PREFIX is cosign unless it is given. The password is taken from\n" +
+			passwordEnv + " or asked for. Existing files stay.",
+		Example: "  valise keygen\n  " + passwordEnv + "=... valise keygen keys/shop",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			return a.keygen(append(args, "cosign")[0])
+		},
+	}
+}
+
+func (a *app) keygen(prefix string) error {
+	password, err := a.password("password for the new private key: ")
+	if err != nil {
+		return err
+	}
+	private, public, err := sign.GenerateKey(password)
+	if err != nil {
+		return err
+	}
+	for _, f := range []struct {
+		path string
+		data []byte
+		mode os.FileMode
+	}{{prefix + ".key", private, 0o600}, {prefix + ".pub", public, 0o644}} {
+		if err := writeNew(f.path, f.data, f.mode); err != nil {
+			return err
+		}
+	}
+	result := map[string]string{"private": prefix + ".key", "public": prefix + ".pub"}
+	return a.Result(result, func(w io.Writer) {
+		fmt.Fprintf(w, "%s.key  keep it secret; it signs releases\n%s.pub  goes to every device and auditor\n", prefix, prefix)
+	})
+}
+
+func writeNew(path string, data []byte, mode os.FileMode) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	if err != nil {
+		return fmt.Errorf("write key: %w", err)
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Close())
+}
+
+// password is COSIGN_PASSWORD, else what is typed on the terminal.
+func (a *app) password(prompt string) ([]byte, error) {
+	if p := a.Getenv(passwordEnv); p != "" {
+		return []byte(p), nil
+	}
+	f, ok := a.Stdin.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return nil, cli.WithHint(errors.New("no password for the private key"), "set %s", passwordEnv)
+	}
+	fmt.Fprint(a.Stderr, prompt)
+	p, err := term.ReadPassword(int(f.Fd()))
+	fmt.Fprintln(a.Stderr)
+	if err != nil {
+		return nil, fmt.Errorf("read password: %w", err)
+	}
+	return p, nil
+}
+
+func signCommand(a *app) *cobra.Command {
+	var key string
+	c := &cobra.Command{
+		Use:   "sign BUNDLE",
+		Short: "Sign a bundle",
+		Long: "sign puts a signature over the manifest into BUNDLE, which is replaced in one step, and\n" +
+			"writes signatures over the whole file beside it: BUNDLE.sigstore.json (cosign\n" +
+			"verify-blob --bundle), BUNDLE.sig (cosign verify-blob --signature) and BUNDLE.sha256.",
+		Example: "  " + passwordEnv + "=... valise sign dist/shop-1.2.3.tar.gz --key cosign.key",
+		Args:    cobra.ExactArgs(1),
+		RunE:    func(cmd *cobra.Command, args []string) error { return a.sign(cmd.Context(), args[0], key) },
+	}
+	c.Flags().StringVar(&key, "key", "", "private key in cosign's form")
+	c.MarkFlagRequired("key")
+	return c
+}
+
+func (a *app) sign(ctx context.Context, path, keyFile string) (err error) {
+	private, err := os.ReadFile(keyFile)
+	if err != nil {
+		return fmt.Errorf("read private key: %w", err)
+	}
+	password, err := a.password("password for " + keyFile + ": ")
+	if err != nil {
+		return err
+	}
+	key, err := sign.LoadKey(private, password)
+	if err != nil {
+		return err
+	}
+	r, f, err := openBundle(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	embedded, _, err := key.Sign(ctx, sha256.Sum256(r.ManifestBytes()))
+	if err != nil {
+		return err
+	}
+	out, err := renameio.NewPendingFile(path, renameio.WithPermissions(0o644))
+	if err != nil {
+		return fmt.Errorf("write bundle: %w", err)
+	}
+	defer out.Cleanup()
+	digest := sha256.New()
+	update, finish := a.UI.Track("sign " + filepath.Base(path))
+	err = bundle.Seal(ctx, io.MultiWriter(out, digest, &meter{total: r.Size(), update: update}), r, embedded)
+	finish(err)
+	if err != nil {
+		return fmt.Errorf("sign %s: %w", path, err)
+	}
+	var sum [sha256.Size]byte
+	digest.Sum(sum[:0])
+	detached, legacy, err := key.Sign(ctx, sum)
+	if err != nil {
+		return err
+	}
+	// The signatures first: a bundle under its final name never lacks them.
+	hexSum := hex.EncodeToString(sum[:])
+	for _, s := range []struct {
+		suffix string
+		data   []byte
+	}{{".sigstore.json", detached}, {".sig", legacy}, {".sha256", []byte(hexSum + "  " + filepath.Base(path) + "\n")}} {
+		if err := renameio.WriteFile(path+s.suffix, s.data, 0o644); err != nil {
+			return fmt.Errorf("write signature: %w", err)
+		}
+	}
+	if err := out.CloseAtomicallyReplace(); err != nil {
+		return fmt.Errorf("write bundle: %w", err)
+	}
+	result := map[string]string{"bundle": path, "sha256": hexSum, "manifest": string(bundle.DigestOf(r.ManifestBytes()))}
+	return a.Result(result, func(w io.Writer) {
+		fmt.Fprintf(w, "signed %s\n  sha256    %s\n  beside it .sigstore.json .sig .sha256\n", path, hexSum)
+	})
+}
+
+// meter counts what is written for a progress display.
+type meter struct {
+	done, total int64
+	update      func(done, total int64)
+}
+
+func (m *meter) Write(p []byte) (int, error) {
+	m.done += int64(len(p))
+	m.update(m.done, m.total)
+	return len(p), nil
+}
+
+// openBundle opens a bundle; the caller closes the file.
+func openBundle(path string) (*bundle.Reader, *os.File, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open bundle: %w", err)
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a file", path)
+	}
+	if err != nil {
+		f.Close()
+		return nil, nil, fmt.Errorf("open bundle: %w", err)
+	}
+	r, err := bundle.Open(f, info.Size())
+	if err != nil {
+		f.Close()
+		return nil, nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	return r, f, nil
+}

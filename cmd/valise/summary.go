@@ -1,0 +1,107 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/cmd/internal/ui"
+)
+
+// summary is what build and inspect tell of a bundle. Sizes are bytes.
+type summary struct {
+	Path           string            `json:"path"`
+	Size           int64             `json:"size"`
+	App            string            `json:"app"`
+	Version        string            `json:"version"`
+	CreatedAt      time.Time         `json:"created_at"`
+	ManifestDigest bundle.Digest     `json:"manifest_digest"`
+	Signed         bool              `json:"signed"` // carries a signature; not whether it is good
+	Source         *bundle.Source    `json:"source,omitempty"`
+	Platforms      []bundle.Platform `json:"platforms"`
+	Images         []imageSummary    `json:"images"`
+	Layers         layerSummary      `json:"layers"`
+	Files          []bundle.File     `json:"files"`
+	Changelog      string            `json:"changelog,omitempty"`
+	Next           string            `json:"next,omitempty"`
+}
+
+type imageSummary struct {
+	Reference string        `json:"reference"`
+	Services  []string      `json:"services"`
+	Digest    bundle.Digest `json:"digest"` // of the image index, or of the only image manifest
+	Sizes     []int64       `json:"sizes"`  // of the layers, in the order of platforms
+}
+
+// layerSummary counts each layer once; Saved is what it would cost to hold the
+// shared ones once for every image that has them.
+type layerSummary struct {
+	Count  int   `json:"count"`
+	Size   int64 `json:"size"`
+	Shared int   `json:"shared"`
+	Saved  int64 `json:"saved"`
+}
+
+func summarize(path string, size int64, m *bundle.Manifest, raw []byte, signed bool) *summary {
+	s := &summary{Path: path, Size: size, App: m.App, Version: m.Version, CreatedAt: m.CreatedAt, ManifestDigest: bundle.DigestOf(raw),
+		Signed: signed, Source: m.Source, Platforms: m.Platforms, Files: m.Files, Changelog: m.Changelog}
+	uses := map[bundle.Digest]int{}
+	for _, c := range m.Components {
+		i := imageSummary{Reference: c.Reference, Services: c.Services, Digest: c.Images[0].Manifest.Digest}
+		if c.Index != nil {
+			i.Digest = c.Index.Digest
+		}
+		for _, img := range c.Images {
+			var n int64
+			for _, l := range img.Layers {
+				n += l.Size
+				uses[l.Digest]++
+				switch uses[l.Digest] {
+				case 1:
+					s.Layers.Count++
+					s.Layers.Size += l.Size
+					continue
+				case 2:
+					s.Layers.Shared++
+				}
+				s.Layers.Saved += l.Size
+			}
+			i.Sizes = append(i.Sizes, n)
+		}
+		s.Images = append(s.Images, i)
+	}
+	return s
+}
+
+// writeHead writes the lines that build and inspect have in common.
+func (s *summary) writeHead(w io.Writer) {
+	signed := "no"
+	if s.Signed {
+		signed = "yes (not verified here)"
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	row := func(key, format string, args ...any) { fmt.Fprintf(t, key+"\t"+format+"\n", args...) }
+	row("bundle", "%s (%s)", s.Path, ui.Bytes(s.Size))
+	row("app", "%s %s", s.App, s.Version)
+	row("created", "%s", s.CreatedAt.Format(time.RFC3339))
+	if s.Source != nil {
+		row("source", "%s", strings.Join(strings.Fields(s.Source.Repository+" "+s.Source.Commit+" "+s.Source.Ref), " "))
+	}
+	row("signed", "%s", signed)
+	row("manifest", "%s", s.ManifestDigest)
+	row("platforms", "%s", joinPlatforms(s.Platforms))
+	row("images", "%d", len(s.Images))
+	row("layers", "%d, %s; %d of them shared, which saves %s", s.Layers.Count, ui.Bytes(s.Layers.Size), s.Layers.Shared, ui.Bytes(s.Layers.Saved))
+	t.Flush()
+}
+
+func joinPlatforms(platforms []bundle.Platform) string {
+	var s []string
+	for _, p := range platforms {
+		s = append(s, string(p))
+	}
+	return strings.Join(s, ", ")
+}
