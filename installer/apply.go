@@ -69,7 +69,14 @@ func (in *Installer) steps(r Record, rel *verify.Release, kept []Release) []step
 	stage := step{
 		name: stepStage,
 		do:   func(ctx context.Context) error { return in.Runtime.Stage(ctx, rel, r.To, kept) },
-		undo: func(ctx context.Context, _ json.RawMessage) error { return in.Runtime.Unstage(ctx, r.To, kept) },
+		undo: func(ctx context.Context, _ json.RawMessage) error {
+			// What stays behind is garbage that the next prune removes; nothing
+			// trusts it, so it is no reason to call a person.
+			if err := in.Runtime.Prune(ctx, kept); err != nil {
+				in.report(Event{Step: "prune", Ended: true, Err: err})
+			}
+			return nil
+		},
 	}
 	backup := step{
 		name: stepBackup,
@@ -77,7 +84,7 @@ func (in *Installer) steps(r Record, rel *verify.Release, kept []Release) []step
 	}
 	activate := step{
 		name:    stepActivate,
-		prepare: in.Runtime.Snapshot,
+		prepare: func(ctx context.Context) (json.RawMessage, error) { return in.Runtime.Snapshot(ctx, r.To) },
 		do:      func(ctx context.Context) error { return in.Runtime.Activate(ctx, r.To) },
 		undo: func(ctx context.Context, snapshot json.RawMessage) error {
 			if err := in.Runtime.Restore(ctx, snapshot, r.From); err != nil {

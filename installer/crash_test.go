@@ -318,7 +318,7 @@ func (m commitBeforeProbe) Probe(ctx context.Context, r installer.Release) error
 
 type noSnapshot struct{ installer.Runtime }
 
-func (m noSnapshot) Snapshot(context.Context) (json.RawMessage, error) {
+func (m noSnapshot) Snapshot(context.Context, installer.Release) (json.RawMessage, error) {
 	return json.RawMessage(`{}`), nil
 }
 
@@ -328,7 +328,7 @@ type lateSnapshot struct {
 }
 
 func (m lateSnapshot) Restore(ctx context.Context, _ json.RawMessage, from *installer.Release) error {
-	now, err := m.Runtime.Snapshot(ctx) // what is there now, not what was there
+	now, err := m.Runtime.Snapshot(ctx, installer.Release{}) // what is there now, not what was there
 	if err != nil {
 		return err
 	}
@@ -339,10 +339,10 @@ type noUndo struct{ installer.Runtime }
 
 func (m noUndo) Restore(context.Context, json.RawMessage, *installer.Release) error { return nil }
 
-type unstageAll struct{ installer.Runtime }
+type pruneAll struct{ installer.Runtime }
 
-func (m unstageAll) Unstage(ctx context.Context, to installer.Release, _ []installer.Release) error {
-	return m.Runtime.Unstage(ctx, to, nil)
+func (m pruneAll) Prune(ctx context.Context, _ []installer.Release) error {
+	return m.Runtime.Prune(ctx, nil)
 }
 
 type noBackup struct{ installer.Runtime }
@@ -366,7 +366,7 @@ func TestMutants(t *testing.T) {
 		"no snapshot":                 func(a j, b r) (j, r) { return a, noSnapshot{b} },
 		"snapshot taken too late":     func(a j, b r) (j, r) { return a, lateSnapshot{b, a} },
 		"activate has no undo":        func(a j, b r) (j, r) { return a, noUndo{b} },
-		"unstage ignores kept":        func(a j, b r) (j, r) { return a, unstageAll{b} },
+		"prune ignores kept":          func(a j, b r) (j, r) { return a, pruneAll{b} },
 		"no backup":                   func(a j, b r) (j, r) { return a, noBackup{b} },
 		"probe is not asked":          func(a j, b r) (j, r) { return a, swallowProbe{b} },
 	} {

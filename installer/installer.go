@@ -155,12 +155,10 @@ type Runtime interface {
 	// Stage puts the release on disk and into the engine. Nothing that runs
 	// changes. kept are the releases whose files and images must stay.
 	Stage(ctx context.Context, rel *verify.Release, to Release, kept []Release) error
-	// Unstage removes what Stage made, except what kept needs.
-	Unstage(ctx context.Context, to Release, kept []Release) error
 	// Backup saves the app's data while from still runs.
 	Backup(ctx context.Context, from Release, recordID string) error
-	// Snapshot returns what Restore needs to undo an Activate.
-	Snapshot(ctx context.Context) (json.RawMessage, error)
+	// Snapshot returns what Restore needs to undo Activate of to.
+	Snapshot(ctx context.Context, to Release) (json.RawMessage, error)
 	// Activate switches to a staged release: environment, current, services.
 	Activate(ctx context.Context, to Release) error
 	// Restore undoes Activate: everything is as the snapshot says and from

@@ -112,16 +112,6 @@ func (w *World) Stage(_ context.Context, rel *verify.Release, to installer.Relea
 	)
 }
 
-func (w *World) Unstage(_ context.Context, to installer.Release, kept []installer.Release) error {
-	if slices.ContainsFunc(kept, func(k installer.Release) bool { return k.Dir == to.Dir }) {
-		return nil
-	}
-	return w.effects(
-		w.one("remove images", func() { delete(w.Images, to.Dir) }),
-		w.one("remove release directory", func() { delete(w.Dirs, to.Dir) }),
-	)
-}
-
 func (w *World) Backup(_ context.Context, from installer.Release, _ string) error {
 	if w.Running != from.Version {
 		return fmt.Errorf("backup: %q runs instead of %s", w.Running, from.Version)
@@ -131,7 +121,7 @@ func (w *World) Backup(_ context.Context, from installer.Release, _ string) erro
 
 type snapshot struct{ Env, Current string }
 
-func (w *World) Snapshot(context.Context) (json.RawMessage, error) {
+func (w *World) Snapshot(context.Context, installer.Release) (json.RawMessage, error) {
 	return json.Marshal(snapshot{w.Env, w.Current})
 }
 

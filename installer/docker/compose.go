@@ -1,0 +1,273 @@
+package docker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/containerd/errdefs"
+	"github.com/moby/moby/client"
+)
+
+// Env is the whole environment of the commands run here. Nothing is inherited:
+// compose substitutes variables of its environment into the compose file, before
+// those of the environment file.
+type Env struct {
+	Path         string // PATH
+	Home         string // HOME, where docker looks for its plugins
+	Host         string // DOCKER_HOST
+	DockerConfig string // DOCKER_CONFIG, empty for $HOME/.docker
+}
+
+func (e Env) list() []string {
+	var list []string
+	for _, kv := range [][2]string{{"PATH", e.Path}, {"HOME", e.Home}, {"DOCKER_HOST", e.Host}, {"DOCKER_CONFIG", e.DockerConfig}} {
+		if kv[1] != "" {
+			list = append(list, kv[0]+"="+kv[1])
+		}
+	}
+	return list
+}
+
+// look finds an executable in e.Path; exec.LookPath would use our own PATH.
+func (e Env) look(name string) (string, bool) {
+	for _, dir := range filepath.SplitList(e.Path) {
+		if p, err := exec.LookPath(filepath.Join(dir, name)); err == nil && filepath.IsAbs(p) {
+			return p, true
+		}
+	}
+	return "", false
+}
+
+// FindCompose finds the device's own Docker Compose, version 2 or newer: as the
+// plugin of docker, else as docker-compose. It returns how to call it and its
+// version.
+func FindCompose(ctx context.Context, env Env) (command []string, version string, err error) {
+	var tried []string
+	for _, words := range [][]string{{"docker", "compose"}, {"docker-compose"}} {
+		name := strings.Join(words, " ")
+		path, ok := env.look(words[0])
+		if !ok {
+			tried = append(tried, name+": not in PATH")
+			continue
+		}
+		command := append([]string{path}, words[1:]...)
+		var out tail
+		if err := run(ctx, env, "", command, []string{"version", "--short"}, nil, &out, &out); err != nil {
+			if ctx.Err() != nil {
+				return nil, "", fmt.Errorf("find docker compose: %w", context.Cause(ctx))
+			}
+			tried = append(tried, fmt.Sprintf("%s: %s", name, firstLine(out.String(), err)))
+			continue
+		}
+		version := strings.TrimPrefix(strings.TrimSpace(out.String()), "v")
+		major, _, _ := strings.Cut(version, ".")
+		if n, err := strconv.Atoi(major); err != nil || n < 2 {
+			tried = append(tried, fmt.Sprintf("%s: version is %.40q, want 2 or newer", name, version))
+			continue
+		}
+		return command, version, nil
+	}
+	return nil, "", fmt.Errorf("find docker compose: no usable one (%s): install the docker-compose-plugin package", strings.Join(tried, "; "))
+}
+
+func firstLine(s string, err error) string {
+	if line, _, _ := strings.Cut(strings.TrimSpace(s), "\n"); line != "" {
+		return line
+	}
+	return err.Error()
+}
+
+// Compose runs one compose project with the device's own Docker Compose.
+type Compose struct {
+	Command []string // from FindCompose
+	Env     Env
+	Engine  *Engine // for Ps; must be the engine of Env.Host
+
+	Project string   // another name means other, empty volumes
+	Dir     string   // relative paths in the compose file start here
+	Files   []string // the compose file and the override that pins image IDs
+	EnvFile string   // empty for none
+}
+
+// Up makes what runs equal to the files: services, or all. It never builds or
+// pulls, and returns when containers are started: whether they are healthy is
+// for the probe to say. Interrupted, it may be repeated.
+func (c *Compose) Up(ctx context.Context, services ...string) error {
+	return c.run(ctx, append([]string{"up", "-d", "--no-build", "--pull", "never", "--remove-orphans", "--"}, services...))
+}
+
+// Down removes the project's containers and networks. Volumes stay, always.
+func (c *Compose) Down(ctx context.Context) error {
+	return c.run(ctx, []string{"down", "--remove-orphans"})
+}
+
+// Stop stops services, or all.
+func (c *Compose) Stop(ctx context.Context, services ...string) error {
+	return c.run(ctx, append([]string{"stop", "--"}, services...))
+}
+
+// Config returns what is wrong with the files or with the variables they need.
+func (c *Compose) Config(ctx context.Context) error {
+	return c.run(ctx, []string{"config", "--quiet"})
+}
+
+// Exec runs argv in the running container of service. stdin may be nil. An
+// error of stdout is the error returned, whatever argv made of its closed pipe.
+// When ctx ends the command inside the container may run on.
+func (c *Compose) Exec(ctx context.Context, service string, argv []string, stdin io.Reader, stdout io.Writer) error {
+	if len(argv) == 0 {
+		return fmt.Errorf("run in service %s: no command", service)
+	}
+	var stderr tail
+	out := &firstError{w: stdout}
+	err := run(ctx, c.Env, c.Dir, c.Command, append(c.options(), append([]string{"exec", "-T", "--", service}, argv...)...), stdin, out, &stderr)
+	switch {
+	case out.err != nil:
+		return fmt.Errorf("run %s in service %s: write its output: %w", argv[0], service, out.err)
+	case err != nil:
+		return fmt.Errorf("run %s in service %s: %w", argv[0], service, withOutput(err, &stderr))
+	}
+	return nil
+}
+
+// run runs one compose command and puts its output in the error.
+func (c *Compose) run(ctx context.Context, args []string) error {
+	var out tail
+	if err := run(ctx, c.Env, c.Dir, c.Command, append(c.options(), args...), nil, &out, &out); err != nil {
+		return fmt.Errorf("compose %s of project %s: %w", args[0], c.Project, withOutput(err, &out))
+	}
+	return nil
+}
+
+// options are given in full, so that no file and no variable that happens to
+// lie around decides.
+func (c *Compose) options() []string {
+	envFile := c.EnvFile
+	if envFile == "" {
+		envFile = "/dev/null"
+	}
+	opts := []string{"--project-name", c.Project, "--project-directory", c.Dir, "--env-file", envFile}
+	for _, f := range c.Files {
+		opts = append(opts, "--file", f)
+	}
+	return opts
+}
+
+// waitDelay is how long a killed command's pipes may stay open.
+const waitDelay = 5 * time.Second
+
+// run runs command with args. When ctx ends the command's whole process group
+// is killed: docker runs compose as a child of its own.
+func run(ctx context.Context, env Env, dir string, command, args []string, stdin io.Reader, stdout, stderr io.Writer) error {
+	if len(command) == 0 {
+		return errors.New("no docker compose command given")
+	}
+	cmd := exec.CommandContext(ctx, command[0], append(command[1:len(command):len(command)], args...)...)
+	cmd.Env = env.list()
+	cmd.Dir = dir
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, stdout, stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = waitDelay
+	err := cmd.Run()
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// outputLimit is how many bytes of a command's output an error quotes.
+const outputLimit = 64 << 10
+
+// tail keeps the last outputLimit bytes written to it.
+type tail struct{ b []byte }
+
+func (t *tail) Write(p []byte) (int, error) {
+	t.b = append(t.b, p...)
+	if len(t.b) > 2*outputLimit {
+		t.b = append(t.b[:0], t.b[len(t.b)-outputLimit:]...)
+	}
+	return len(p), nil
+}
+
+func (t *tail) String() string { return string(t.b[max(0, len(t.b)-outputLimit):]) }
+
+func withOutput(err error, out *tail) error {
+	if s := strings.TrimSpace(out.String()); s != "" {
+		return fmt.Errorf("%w: %s", err, s)
+	}
+	return err
+}
+
+// firstError remembers why writing failed.
+type firstError struct {
+	w   io.Writer
+	err error
+}
+
+func (f *firstError) Write(p []byte) (int, error) {
+	n, err := f.w.Write(p)
+	if err != nil && f.err == nil {
+		f.err = err
+	}
+	return n, err
+}
+
+// Container is one container of a compose project.
+type Container struct {
+	ID           string
+	Service      string
+	State        string // "running", "restarting", "exited", ...
+	Health       string // "healthy", "unhealthy", "starting"; empty without a health check
+	RestartCount int    // restarts by the engine since it was created
+	ImageID      string
+	StartedAt    time.Time
+}
+
+// Ps returns the containers of the project, stopped ones too.
+func (c *Compose) Ps(ctx context.Context) ([]Container, error) {
+	list, err := c.Engine.client.ContainerList(ctx, client.ContainerListOptions{
+		All:     true,
+		Filters: client.Filters{}.Add("label", "com.docker.compose.project="+c.Project, "com.docker.compose.oneoff=False"),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list containers of project %s: %w", c.Project, err)
+	}
+	var containers []Container
+	for _, s := range list.Items {
+		// The list has neither restart counts nor, on engine 20.10, health.
+		res, err := c.Engine.client.ContainerInspect(ctx, s.ID, client.ContainerInspectOptions{})
+		if errdefs.IsNotFound(err) {
+			continue // replaced since the list was made
+		}
+		if err != nil {
+			return nil, fmt.Errorf("inspect container %s: %w", containerName(s), err)
+		}
+		ctr := res.Container
+		out := Container{
+			ID:           ctr.ID,
+			Service:      s.Labels["com.docker.compose.service"],
+			RestartCount: ctr.RestartCount,
+			ImageID:      ctr.Image,
+		}
+		if st := ctr.State; st != nil {
+			out.State = string(st.Status)
+			if st.Health != nil && st.Health.Status != "none" {
+				out.Health = string(st.Health.Status)
+			}
+			if out.StartedAt, err = time.Parse(time.RFC3339Nano, st.StartedAt); err != nil {
+				return nil, fmt.Errorf("inspect container %s: %w", containerName(s), err)
+			}
+		}
+		containers = append(containers, out)
+	}
+	return containers, nil
+}

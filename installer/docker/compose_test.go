@@ -1,0 +1,322 @@
+package docker
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/moby/moby/client"
+)
+
+// script writes an executable shell script.
+func script(t *testing.T, dir, name, body string) string {
+	t.Helper()
+	path := filepath.Join(dir, name)
+	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+body), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func TestFindCompose(t *testing.T) {
+	noPlugin := `echo "docker: 'compose' is not a docker command." >&2; exit 1`
+	for _, tt := range []struct {
+		name, docker, standalone string
+		command, version, want   string
+	}{
+		{"plugin", "echo v2.24.5", "echo 1.29.2", "docker compose", "2.24.5", ""},
+		{"standalone", noPlugin, "echo 5.5.1", "docker-compose", "5.5.1", ""},
+		{"too old", noPlugin, "echo 1.29.2", "", "", `docker compose: docker: 'compose' is not a docker command.; docker-compose: version is "1.29.2"`},
+		{"nothing", "", "", "", "", "docker compose: not in PATH; docker-compose: not in PATH"},
+		{"silent failure", "exit 7", "", "", "", "docker compose: exit status 7"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir := t.TempDir()
+			if tt.docker != "" {
+				script(t, dir, "docker", tt.docker)
+			}
+			if tt.standalone != "" {
+				script(t, dir, "docker-compose", tt.standalone)
+			}
+			command, version, err := FindCompose(t.Context(), Env{Path: dir})
+			got := strings.ReplaceAll(strings.Join(command, " "), dir+"/", "")
+			if got != tt.command || version != tt.version || (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("FindCompose: %q, %q, %v", got, version, err)
+			}
+		})
+	}
+}
+
+// fakeCompose is a compose that is a shell script.
+func fakeCompose(t *testing.T, body string) *Compose {
+	t.Helper()
+	dir := t.TempDir()
+	return &Compose{
+		Command: []string{script(t, dir, "c", body), "compose"},
+		Env:     Env{Path: "/usr/bin:/bin", Home: "/nowhere", Host: "unix:///x.sock"},
+		Project: "shop", Dir: dir, Files: []string{"a.yml", "b.yml"}, EnvFile: ".env",
+	}
+}
+
+func TestComposeCommands(t *testing.T) {
+	t.Setenv("TAG", "from the environment of the installer")
+	opts := "compose --project-name shop --project-directory DIR --env-file .env --file a.yml --file b.yml "
+	for _, tt := range []struct {
+		want string
+		run  func(*Compose) error
+	}{
+		{"up -d --no-build --pull never --remove-orphans --", func(c *Compose) error { return c.Up(t.Context()) }},
+		{"up -d --no-build --pull never --remove-orphans -- db", func(c *Compose) error { return c.Up(t.Context(), "db") }},
+		{"down --remove-orphans", func(c *Compose) error { return c.Down(t.Context()) }},
+		{"stop -- api web", func(c *Compose) error { return c.Stop(t.Context(), "api", "web") }},
+		{"config --quiet", func(c *Compose) error { return c.Config(t.Context()) }},
+		{"exec -T -- db pg_dump -U x", func(c *Compose) error {
+			return c.Exec(t.Context(), "db", []string{"pg_dump", "-U", "x"}, nil, &bytes.Buffer{})
+		}},
+	} {
+		c := fakeCompose(t, `echo "$@" >log; env >env; pwd >>log`)
+		if err := tt.run(c); err != nil {
+			t.Error(err)
+		}
+		log, _ := os.ReadFile(filepath.Join(c.Dir, "log"))
+		if want := strings.ReplaceAll(opts+tt.want+"\nDIR\n", "DIR", c.Dir); string(log) != want {
+			t.Errorf("ran %q, want %q", log, want)
+		}
+		env, _ := os.ReadFile(filepath.Join(c.Dir, "env"))
+		if strings.Contains(string(env), "TAG=") || !strings.Contains(string(env), "DOCKER_HOST=unix:///x.sock\n") || !strings.Contains(string(env), "HOME=/nowhere\n") {
+			t.Errorf("environment: %s", env)
+		}
+	}
+}
+
+func TestComposeErrors(t *testing.T) {
+	c := fakeCompose(t, `i=0; while [ $i -lt 3000 ]; do echo "line $i of a very long and quite useless text of compose"; i=$((i+1)); done; echo "the reason" >&2; exit 5`)
+	err := c.Up(t.Context())
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 5 || !strings.HasSuffix(err.Error(), "the reason") || !strings.HasPrefix(err.Error(), "compose up of project shop: exit status 5: ") {
+		t.Errorf("Up: %.200v", err)
+	}
+	if n := len(err.Error()); n < outputLimit || n > outputLimit+100 {
+		t.Errorf("error has %d bytes, want about %d", n, outputLimit)
+	}
+
+	var out bytes.Buffer
+	err = fakeCompose(t, `echo data; echo "no such database" >&2; exit 1`).Exec(t.Context(), "db", []string{"pg_dump"}, nil, &out)
+	if err == nil || err.Error() != "run pg_dump in service db: exit status 1: no such database" || out.String() != "data\n" {
+		t.Errorf("Exec: %v, output %q", err, &out)
+	}
+	full := errors.New("no space left on device")
+	err = fakeCompose(t, `while :; do echo data || exit 1; done`).Exec(t.Context(), "db", []string{"pg_dump"}, nil, failingWriter{full})
+	if !errors.Is(err, full) {
+		t.Errorf("Exec into a full disk: %v", err)
+	}
+	if err := (&Compose{}).Up(t.Context()); err == nil {
+		t.Error("Up without a command: nil error")
+	}
+}
+
+type failingWriter struct{ err error }
+
+func (f failingWriter) Write([]byte) (int, error) { return 0, f.err }
+
+// A cancelled command is gone with its children.
+func TestComposeCancel(t *testing.T) {
+	c := fakeCompose(t, `sleep 1000 & echo $! >child.tmp; mv child.tmp child; wait`)
+	ctx, cancel := context.WithCancelCause(t.Context())
+	stop := errors.New("stopped by the operator")
+	child := filepath.Join(c.Dir, "child")
+	go func() {
+		for t.Context().Err() == nil {
+			if _, err := os.Stat(child); err == nil {
+				cancel(stop)
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	if err := c.Up(ctx); !errors.Is(err, stop) {
+		t.Errorf("Up: %v", err)
+	}
+	b, err := os.ReadFile(child)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// It was killed; it may take a moment until its new parent reaps it.
+	for deadline := time.Now().Add(10 * time.Second); syscall.Kill(pid, 0) == nil; time.Sleep(time.Millisecond) {
+		if stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); strings.Contains(string(stat), ") Z ") {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the child still runs")
+		}
+	}
+}
+
+func TestComposeReal(t *testing.T) {
+	e, info, app := realEngine(t)
+	env := Env{Path: os.Getenv("PATH"), Home: t.TempDir(), Host: e.Host(), DockerConfig: os.Getenv("DOCKER_CONFIG")}
+	command, version, err := FindCompose(t.Context(), env)
+	if err != nil {
+		need(t, err.Error())
+	}
+	t.Logf("%q, version %s", command, version)
+
+	bin := filepath.Join(t.TempDir(), "app")
+	build := exec.Command("go", "build", "-trimpath", "-o", bin, "./testdata/app")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	program, err := os.ReadFile(bin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := blobs{}
+	base := layer(t, file{"app", 0o755, program})
+	one := b.image(t, info.Platform, v1.Config{Entrypoint: []string{"/app"}, Cmd: []string{"sleep"}}, base)
+	two := b.image(t, info.Platform, v1.Config{Entrypoint: []string{"/app"}, Cmd: []string{"sleep"}, Env: []string{"TWO=2"}}, base)
+	images := tagged(app, one, two)
+	load(t, e, b, images)
+	ids, err := e.Check(t.Context(), images)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	project := "valise-test-" + strings.ToLower(rand.Text())
+	c := &Compose{
+		Command: command, Env: env, Engine: e, Project: project, Dir: dir,
+		Files: []string{write("compose.yml", `
+services:
+  api: {image: "example.test/api:${VERSION:?is not set}", network_mode: none, volumes: ["data:/data"], restart: unless-stopped, stop_grace_period: 0s}
+  loop: {image: "example.test/api:1", network_mode: none, command: [crash], restart: always, stop_grace_period: 0s}
+volumes: {data: {}}
+`), ""},
+	}
+	pin := func(id string) string {
+		return write("pin.yml", fmt.Sprintf("services:\n  api: {image: %q, pull_policy: never}\n  loop: {image: %q, pull_policy: never}\n", id, id))
+	}
+	c.Files[1] = pin(ids[images[0].Tag])
+	t.Cleanup(func() {
+		if err := c.Down(testContext); err != nil {
+			t.Error(err)
+		}
+		volume := project + "_data"
+		if _, err := e.client.VolumeInspect(testContext, volume, client.VolumeInspectOptions{}); err != nil {
+			t.Errorf("Down took the volume: %v", err)
+		}
+		e.client.VolumeRemove(testContext, volume, client.VolumeRemoveOptions{})
+	})
+
+	t.Setenv("VERSION", "9") // must not be seen
+	if err := c.Config(t.Context()); err == nil || !strings.Contains(err.Error(), "is not set") {
+		t.Errorf("Config without its variable: %v", err)
+	}
+	c.EnvFile = write("app.env", "VERSION=1\n")
+	if err := c.Config(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ps := func() (api, loop Container) {
+		t.Helper()
+		list, err := c.Ps(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, ctr := range list {
+			switch ctr.Service {
+			case "api":
+				api = ctr
+			case "loop":
+				loop = ctr
+			}
+		}
+		return api, loop
+	}
+	if err := c.Up(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	api, loop := ps()
+	if api.State != "running" || api.Health != "" || api.RestartCount != 0 || api.ImageID != ids[images[0].Tag] || api.StartedAt.IsZero() {
+		t.Errorf("api: %+v", api)
+	}
+	for first := loop; loop.RestartCount <= first.RestartCount; _, loop = ps() {
+		time.Sleep(10 * time.Millisecond)
+	}
+	if err := c.Up(t.Context()); err != nil { // again
+		t.Fatal(err)
+	}
+	if again, _ := ps(); again.ID != api.ID || !again.StartedAt.Equal(api.StartedAt) {
+		t.Error("Up again made a new container")
+	}
+
+	big := make([]byte, 4<<20)
+	rand.Read(big)
+	var out bytes.Buffer
+	if err := c.Exec(t.Context(), "api", []string{"/app", "cat"}, bytes.NewReader(big), &out); err != nil || !bytes.Equal(out.Bytes(), big) {
+		t.Errorf("Exec: %v, %d of %d bytes came back", err, out.Len(), len(big))
+	}
+	out.Reset()
+	err = c.Exec(t.Context(), "api", []string{"/app", "fail"}, nil, &out)
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 3 || !strings.Contains(err.Error(), "no such database") || out.String() != "half a result\n" {
+		t.Errorf("Exec: %v, output %q", err, &out)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	err = c.Exec(ctx, "api", []string{"/app", "flood"}, nil, writerFunc(func(p []byte) (int, error) { cancel(); return len(p), nil }))
+	if !errors.Is(err, context.Canceled) {
+		t.Errorf("Exec cancelled: %v", err)
+	}
+
+	// The next release: another image, one service less.
+	c.Files[0] = write("compose.yml", `
+services:
+  api: {image: "example.test/api:2", network_mode: none, volumes: ["data:/data"], restart: unless-stopped, stop_grace_period: 0s}
+volumes: {data: {}}
+`)
+	c.Files[1] = write("pin.yml", fmt.Sprintf("services:\n  api: {image: %q, pull_policy: never}\n", ids[images[1].Tag]))
+	if err := c.Up(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	next, loop := ps()
+	if next.ID == api.ID || next.ImageID != ids[images[1].Tag] || next.State != "running" || loop.ID != "" {
+		t.Errorf("after the update: api %+v, loop %+v", next, loop)
+	}
+	if err := c.Stop(t.Context(), "api"); err != nil {
+		t.Fatal(err)
+	}
+	if next, _ = ps(); next.State != "exited" {
+		t.Errorf("after Stop: %+v", next)
+	}
+	c.Files[1] = write("pin.yml", "services:\n  api: {image: 'sha256:"+strings.Repeat("0", 64)+"', pull_policy: never}\n")
+	if err := c.Up(t.Context()); err == nil {
+		t.Error("Up with an image that is not there: nil error")
+	} else {
+		t.Log(err)
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }

@@ -1,0 +1,197 @@
+// Package docker is everything the installer asks of the container engine of
+// the device it runs on: which layers it has, loading the ones it lacks,
+// keeping and removing our images, and running the app with the device's own
+// docker compose.
+//
+// The exit code of a load proves nothing: an engine tags images before it
+// fails, or prints a failure and succeeds. So the answer of a load is read to
+// its end, Check compares what the engine then has with the signed manifest,
+// and Sync makes it survive a power cut. Engine 20.10 (API 1.41) and newer
+// work, with a graph driver or with the containerd image store.
+//
+// Nothing here prunes: what is removed is named, and is ours.
+package docker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/moby/moby/client"
+	"golang.org/x/sys/unix"
+
+	"github.com/valise-ota/valise/bundle"
+)
+
+// DefaultHost is where an engine listens that nobody configured.
+const DefaultHost = client.DefaultDockerHost
+
+// Engine is a connection to the engine. It may be used concurrently, but two
+// loads at once only slow each other down.
+type Engine struct {
+	host   string
+	client *client.Client
+}
+
+// UnreachableError says that no engine answers at Host.
+type UnreachableError struct {
+	Host string
+	Err  error
+}
+
+func (e *UnreachableError) Error() string {
+	return fmt.Sprintf("reach container engine at %s: %v (is Docker installed and its service running, and may this user open the socket?)", e.Host, e.Err)
+}
+
+func (e *UnreachableError) Unwrap() error { return e.Err }
+
+// Connect connects to the engine at host, "unix:///path"; an empty host is
+// DefaultHost. Only a local socket is accepted: Sync and FreeBytes look at the
+// engine's files. The error is an *UnreachableError when nobody answers.
+func Connect(ctx context.Context, host string) (*Engine, error) {
+	if host == "" {
+		host = DefaultHost
+	}
+	if !strings.HasPrefix(host, "unix:///") {
+		return nil, fmt.Errorf("connect to container engine: host is %q, want unix:///path/of/the/socket: the engine must be on this device", host)
+	}
+	c, err := client.New(client.WithHost(host))
+	if err != nil {
+		return nil, fmt.Errorf("connect to container engine at %s: %w", host, err)
+	}
+	// The client negotiates on its first request and then swallows the reason
+	// of a failure, so negotiate here, where it can be told.
+	if _, err := c.Ping(ctx, client.PingOptions{NegotiateAPIVersion: true}); err != nil {
+		c.Close()
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("connect to container engine at %s: %w", host, context.Cause(ctx))
+		}
+		return nil, &UnreachableError{Host: host, Err: err}
+	}
+	return &Engine{host: host, client: c}, nil
+}
+
+// Close closes idle connections.
+func (e *Engine) Close() error { return e.client.Close() }
+
+// Host is the address of the engine, as DOCKER_HOST wants it.
+func (e *Engine) Host() string { return e.host }
+
+// Store is how an engine keeps images. It decides what an image ID is and
+// which layers a thin load may leave out.
+type Store string
+
+const (
+	// GraphDriver knows layers by their diffIDs; an image ID is the digest of
+	// the image config.
+	GraphDriver Store = "graphdriver"
+	// Containerd knows blobs by their digests; an image ID is the digest of
+	// the image manifest.
+	Containerd Store = "containerd"
+)
+
+// Info describes the engine.
+type Info struct {
+	Version    string          `json:"version"`     // of the engine: "20.10.24+dfsg1"
+	APIVersion string          `json:"api_version"` // spoken with it: "1.41"
+	Platform   bundle.Platform `json:"platform"`
+	Root       string          `json:"root"` // directory that holds its images and volumes
+	Store      Store           `json:"store"`
+	Driver     string          `json:"driver"` // graph driver or snapshotter: "overlay2", "overlayfs"
+}
+
+// Info asks the engine what it is. Nothing is cached: between two updates an
+// engine may be upgraded to another store.
+func (e *Engine) Info(ctx context.Context) (Info, error) {
+	v, err := e.client.ServerVersion(ctx, client.ServerVersionOptions{})
+	if err != nil {
+		return Info{}, fmt.Errorf("ask container engine for its version: %w", err)
+	}
+	res, err := e.client.Info(ctx, client.InfoOptions{})
+	if err != nil {
+		return Info{}, fmt.Errorf("ask container engine for its state: %w", err)
+	}
+	info := Info{
+		Version:    v.Version,
+		APIVersion: e.client.ClientVersion(),
+		Root:       res.Info.DockerRootDir,
+		Store:      GraphDriver,
+		Driver:     res.Info.Driver,
+	}
+	for _, kv := range res.Info.DriverStatus {
+		if kv[0] == "driver-type" && kv[1] == "io.containerd.snapshotter.v1" {
+			info.Store = Containerd
+		}
+	}
+	if info.Platform, err = platform(v.Os, v.Arch, res.Info.Architecture); err != nil {
+		return Info{}, fmt.Errorf("read platform of container engine: %w", err)
+	}
+	return info, nil
+}
+
+// platform is the platform of an engine built for goos/goarch on a machine
+// that uname calls machine. The engine's own architecture counts, not the
+// kernel's: a 32-bit engine on a 64-bit kernel runs 32-bit images.
+func platform(goos, goarch, machine string) (bundle.Platform, error) {
+	p := goos + "/" + goarch
+	if goarch == "arm" {
+		if p += "/v7"; strings.HasPrefix(machine, "armv6") {
+			p = goos + "/arm/v6"
+		}
+	}
+	return bundle.ParsePlatform(p)
+}
+
+// externalContainerd is where a containerd that the engine did not start
+// itself keeps its content.
+const externalContainerd = "/var/lib/containerd"
+
+// Sync makes every image and layer the engine has durable. A load that
+// returned is not: power cut right after it leaves tags without files and files
+// without content, which a second load does not repair.
+func (e *Engine) Sync(ctx context.Context) error {
+	info, err := e.Info(ctx)
+	if err != nil {
+		return err
+	}
+	// The driver's directory may be a file system of its own.
+	dirs := []string{filepath.Join(info.Root, info.Driver)}
+	if info.Store == Containerd {
+		dirs = append(dirs, filepath.Join(info.Root, "containerd"), externalContainerd)
+	}
+	if err := syncFS(info.Root); err != nil {
+		return err
+	}
+	for _, dir := range dirs {
+		if err := syncFS(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}
+
+func syncFS(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("sync container engine: %w", err)
+	}
+	defer f.Close()
+	if err := unix.Syncfs(int(f.Fd())); err != nil {
+		return fmt.Errorf("sync file system of %s: %w", dir, err)
+	}
+	return nil
+}
+
+// FreeBytes is how many bytes this process may still write on the file system
+// of path.
+func FreeBytes(path string) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return 0, fmt.Errorf("measure free space of %s: %w", path, err)
+	}
+	return int64(st.Bavail) * int64(st.Bsize), nil
+}

@@ -1,0 +1,230 @@
+// Package environ reads and edits environment files (.env). A file is parsed,
+// never run by a shell, and it means what docker compose makes of it: the parser
+// is compose's own.
+//
+// One thing differs on purpose: here ${KEY} in a value sees the file alone,
+// while compose also looks at its own environment. Files that do not refer to
+// the environment mean the same to both.
+//
+// The file belongs to the administrator. Set changes the one value and keeps
+// comments, order, unknown keys and line ends. Writing Bytes back, durably and
+// with mode 0600, is for the caller.
+package environ
+
+import (
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/compose-spec/compose-go/v2/dotenv"
+	"github.com/valise-ota/valise/bundle"
+)
+
+// File is an environment file. It belongs to one goroutine.
+type File struct {
+	data   []byte
+	values map[string]string
+}
+
+// Load reads a file. A missing one is empty.
+func Load(path string) (*File, error) {
+	data, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("load environment file: %w", err)
+	}
+	f, err := Parse(data)
+	if err != nil {
+		return nil, fmt.Errorf("load environment file %s: %w", path, err)
+	}
+	return f, nil
+}
+
+// Parse reads the content of a file.
+func Parse(data []byte) (*File, error) {
+	values, err := parse(data, nil)
+	if err != nil {
+		return nil, err
+	}
+	return &File{data: bytes.Clone(data), values: values}, nil
+}
+
+// parse leaves out the empty key, which the parser makes of some lines without
+// a "=". Its errors quote the line they are about, and with it perhaps a
+// secret; only the number of the line is kept.
+func parse(data []byte, lookup dotenv.LookupFn) (map[string]string, error) {
+	values, err := dotenv.ParseWithLookup(bytes.NewReader(data), lookup)
+	if err != nil {
+		if line := lineNumber.FindString(err.Error()); line != "" {
+			return nil, fmt.Errorf("parse: %s is no KEY=value, or its quotes do not end", line)
+		}
+		return nil, errors.New("parse: a value refers to another one in a form that is not understood, or requires one that is missing")
+	}
+	delete(values, "")
+	return values, nil
+}
+
+var lineNumber = regexp.MustCompile(`^line \d+`)
+
+// Bytes is the content as it is now.
+func (f *File) Bytes() []byte { return bytes.Clone(f.data) }
+
+// Lookup returns the value of key, and whether it is set at all. Of a key that
+// is there twice, the last one counts.
+func (f *File) Lookup(key string) (string, bool) {
+	v, ok := f.values[key]
+	return v, ok
+}
+
+// Keys returns the keys that are set, in the order of the file.
+func (f *File) Keys() []string {
+	var keys []string
+	for _, st := range scan(f.data) {
+		if _, ok := f.values[st.key]; ok && !slices.Contains(keys, st.key) {
+			keys = append(keys, st.key)
+		}
+	}
+	return keys
+}
+
+// Missing returns those of required that are unset or empty.
+func (f *File) Missing(required []string) []string {
+	var missing []string
+	for _, key := range required {
+		if f.values[key] == "" {
+			missing = append(missing, key)
+		}
+	}
+	return missing
+}
+
+// Set gives key a value, in its place or else at the end. It fails, and changes
+// nothing, when it cannot prove that the file then reads back as that value and
+// every other key as before, except where it refers to key.
+func (f *File) Set(key, value string) error {
+	if !bundle.ValidEnvKey(key) {
+		return fmt.Errorf("set %q: it cannot be a key", key)
+	}
+	if strings.ContainsRune(value, 0) {
+		return fmt.Errorf("set %s: the value holds a zero byte", key)
+	}
+	for _, quoted := range quote(value) {
+		data := f.edit(key, quoted)
+		values, err := parse(data, nil)
+		if err != nil || values[key] != value || !sameOthers(f.data, data, key) {
+			continue
+		}
+		f.data, f.values = data, values
+		return nil
+	}
+	return fmt.Errorf("set %s: the file cannot express this value", key)
+}
+
+// edit returns the file with key=quoted.
+func (f *File) edit(key, quoted string) []byte {
+	statements := scan(f.data)
+	for i := len(statements) - 1; i >= 0; i-- {
+		if st := statements[i]; st.key == key {
+			if st.inherited {
+				quoted = "=" + quoted
+			}
+			return slices.Concat(f.data[:st.start], []byte(quoted), f.data[st.end:])
+		}
+	}
+	end := "\n"
+	if bytes.Contains(f.data, []byte("\r\n")) {
+		end = "\r\n"
+	}
+	data := bytes.Clone(f.data)
+	if len(data) > 0 && data[len(data)-1] != '\n' {
+		data = append(data, end...)
+	}
+	return append(data, key+"="+quoted+end...)
+}
+
+// sameOthers reports whether every key but one means the same in both files. A
+// reference to any key is replaced by the same text in both, so that a value
+// that refers to the changed one still counts as the same.
+func sameOthers(before, after []byte, except string) bool {
+	same := func(key string) (string, bool) { return "<" + key + ">", true }
+	a, errA := parse(before, same)
+	b, errB := parse(after, same)
+	if errA != nil || errB != nil {
+		return false
+	}
+	delete(a, except)
+	delete(b, except)
+	if len(a) != len(b) {
+		return false
+	}
+	for key, v := range a {
+		if w, ok := b[key]; !ok || v != w {
+			return false
+		}
+	}
+	return true
+}
+
+var plainValue = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z._-]*$`)
+
+// quote returns the ways to write a value, best first. A plain one stays bare,
+// for scripts that read the file with grep. In single quotes nothing is
+// replaced, but a backslash before the end or before a quote cannot be written;
+// that is what double quotes are for.
+func quote(value string) []string {
+	double := strings.NewReplacer(`\`, `\\`, `"`, `\"`, `$`, `$$`)
+	ways := []string{
+		`'` + strings.ReplaceAll(value, `'`, `\'`) + `'`,
+		`"` + double.Replace(value) + `"`,
+	}
+	if plainValue.MatchString(value) {
+		ways = slices.Insert(ways, 0, value)
+	}
+	return ways
+}
+
+// Generate makes the value of a secret with random bytes from rand. On an error
+// there is no value.
+func Generate(secret bundle.Secret, rand io.Reader) (string, error) {
+	if secret.Hex <= 0 {
+		return "", fmt.Errorf("generate secret: %d random bytes, want at least 1", secret.Hex)
+	}
+	b := make([]byte, secret.Hex)
+	if _, err := io.ReadFull(rand, b); err != nil {
+		return "", fmt.Errorf("generate secret: %w", err)
+	}
+	return secret.Prefix + hex.EncodeToString(b), nil
+}
+
+var reference = regexp.MustCompile(`\$\{([A-Za-z_][A-Za-z0-9_]*)(:-([^${}]*))?\}`)
+
+// Expand replaces ${KEY} and ${KEY:-default} in s, which comes from a manifest,
+// by values of the file. The default is for a key that is unset or empty;
+// without one, a key that is unset is an error, as is every other use of "$".
+func (f *File) Expand(s string) (string, error) {
+	if rest := reference.ReplaceAllString(s, ""); strings.Contains(rest, "$") {
+		return "", fmt.Errorf("expand %q: want only ${KEY} and ${KEY:-default}", s)
+	}
+	var unset []string
+	out := reference.ReplaceAllStringFunc(s, func(ref string) string {
+		m := reference.FindStringSubmatch(ref)
+		v, ok := f.values[m[1]]
+		switch {
+		case m[2] != "" && v == "":
+			return m[3]
+		case !ok:
+			unset = append(unset, m[1])
+		}
+		return v
+	})
+	if unset != nil {
+		return "", fmt.Errorf("expand %q: the environment file does not set %s", s, strings.Join(unset, ", "))
+	}
+	return out, nil
+}

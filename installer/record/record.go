@@ -1,0 +1,208 @@
+// Package record keeps an app's update records in one SQLite file. Store is the
+// installer.Journal of a device.
+//
+// The file is in WAL mode with synchronous=FULL, chosen for power cuts. A
+// transaction is committed when its frames are in the write-ahead log and the
+// log is fsynced: one append and one fsync, nothing that is valid is
+// overwritten, and a torn frame fails its checksum and counts as not written.
+// In DELETE mode the commit is the unlink of the rollback journal, and
+// synchronous=FULL does not fsync the directory after it: a power cut could
+// bring the journal back, and with it undo a commit that was acknowledged. In
+// WAL mode, too, `status` in a second process never waits for the update that
+// runs, nor the update for it.
+//
+// The file may be copied only together with FILE-wal, or when no process has it
+// open: the last one to close it empties the log into it.
+//
+// Undo data may hold secrets; the files are for root alone (0600).
+package record
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/valise-ota/valise/installer"
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+var (
+	// ErrDamaged says that the file is no intact database.
+	ErrDamaged = errors.New("the record is damaged")
+	// ErrNewer says that a newer valise-installer wrote the file.
+	ErrNewer = errors.New("the record was written by a newer valise-installer")
+)
+
+// busyTimeout is for the moments in which SQLite locks even in WAL mode, such as
+// recovery of the log after a crash, in milliseconds.
+const busyTimeout = 10_000
+
+// Store is the record of one app. It may be used by several goroutines. Close it.
+type Store struct {
+	db   *sql.DB
+	path string
+	app  string
+}
+
+var _ installer.Journal = (*Store)(nil)
+
+// Open opens the record of app for reading and writing, and creates or migrates
+// it where needed. The directory must exist.
+func Open(ctx context.Context, path, app string) (*Store, error) {
+	if err := create(path); err != nil {
+		return nil, fmt.Errorf("open record: %w", err)
+	}
+	s, err := openWritable(ctx, path, app)
+	if gainRoom(path, err) {
+		s, err = openWritable(ctx, path, app)
+	}
+	return s, err
+}
+
+func openWritable(ctx context.Context, path, app string) (*Store, error) {
+	return open(ctx, path, app, url.Values{
+		"mode": {"rw"}, "_journal_mode": {"WAL"}, "_synchronous": {"FULL"}, "_foreign_keys": {"on"}, "_txlock": {"immediate"},
+	}, func(s *Store) error {
+		var mode string
+		if err := s.db.QueryRowContext(ctx, "PRAGMA journal_mode").Scan(&mode); err != nil {
+			return err
+		}
+		if mode != "wal" {
+			return fmt.Errorf("its journal mode is %s, want wal: the file system cannot share memory", mode)
+		}
+		return s.migrate(ctx, migrations)
+	})
+}
+
+// OpenReadOnly opens an existing record for Load and History, also while
+// another process updates. A record that does not exist yet is an error that is
+// fs.ErrNotExist. The caller must be allowed to write to the directory, because
+// SQLite keeps its locks there.
+func OpenReadOnly(ctx context.Context, path, app string) (*Store, error) {
+	if _, err := os.Stat(path); err != nil {
+		return nil, fmt.Errorf("open record: %w", err)
+	}
+	return open(ctx, path, app, url.Values{"mode": {"ro"}, "_query_only": {"on"}}, func(s *Store) error {
+		return s.view(ctx, func(tx *sql.Tx) error {
+			version, err := schemaVersion(ctx, tx, len(migrations))
+			switch {
+			case err != nil:
+				return err
+			case version == 0:
+				return fmt.Errorf("it is empty: %w", fs.ErrNotExist)
+			case version < len(migrations):
+				return fmt.Errorf("it has schema %d, which the next update brings to %d", version, len(migrations))
+			}
+			return checkApp(ctx, tx, app)
+		})
+	})
+}
+
+func open(ctx context.Context, path, app string, options url.Values, prepare func(*Store) error) (*Store, error) {
+	options.Set("_busy_timeout", strconv.Itoa(busyTimeout))
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("open record: %w", err)
+	}
+	dsn := url.URL{Scheme: "file", Path: abs, RawQuery: options.Encode()}
+	db, err := sql.Open("sqlite", dsn.String())
+	if err != nil {
+		return nil, fmt.Errorf("open record %s: %w", path, err)
+	}
+	// One connection: a process has one writer at most, and the settings above
+	// hold for every statement.
+	db.SetMaxOpenConns(1)
+	s := &Store{db: db, path: abs, app: app}
+	if err = s.check(ctx); err == nil {
+		err = prepare(s)
+	}
+	if err != nil {
+		db.Close()
+		return nil, fmt.Errorf("open record %s: %w", path, damaged(err))
+	}
+	return s, nil
+}
+
+// check reads the whole file, which is small: better to hear of damage now than
+// in the middle of an update.
+func (s *Store) check(ctx context.Context) error {
+	var answer string
+	err := s.db.QueryRowContext(ctx, "PRAGMA quick_check(1)").Scan(&answer)
+	if err == nil && answer != "ok" {
+		err = fmt.Errorf("%w: %s", ErrDamaged, answer)
+	}
+	return err
+}
+
+// create makes the empty file with our mode and its name durable. SQLite takes
+// an empty file for a new database, and gives the log the same mode.
+func create(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	return syncFile(filepath.Dir(path))
+}
+
+// damaged turns what SQLite says about a broken file into one sentence.
+func damaged(err error) error {
+	var e *sqlite.Error
+	if errors.As(err, &e) {
+		switch e.Code() & 0xff {
+		case sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB:
+			return fmt.Errorf("%w: %w", ErrDamaged, err)
+		}
+	}
+	return err
+}
+
+// Close closes the file.
+func (s *Store) Close() error {
+	if err := s.db.Close(); err != nil {
+		return fmt.Errorf("close record: %w", err)
+	}
+	return nil
+}
+
+type querier interface {
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}
+
+// change runs f in one durable transaction. f may run twice.
+func (s *Store) change(ctx context.Context, f func(*sql.Tx) error) error {
+	err := s.transact(ctx, nil, f)
+	if gainRoom(s.path, err) {
+		err = s.transact(ctx, nil, f)
+	}
+	return err
+}
+
+// view runs f on one consistent state.
+func (s *Store) view(ctx context.Context, f func(*sql.Tx) error) error {
+	return s.transact(ctx, &sql.TxOptions{ReadOnly: true}, f)
+}
+
+func (s *Store) transact(ctx context.Context, opts *sql.TxOptions, f func(*sql.Tx) error) error {
+	tx, err := s.db.BeginTx(ctx, opts)
+	if err != nil {
+		return damaged(err)
+	}
+	defer tx.Rollback() // after a commit it does nothing
+	if err := f(tx); err != nil {
+		return damaged(err)
+	}
+	return damaged(tx.Commit())
+}

@@ -1,0 +1,58 @@
+package record
+
+import (
+	"errors"
+	"os"
+
+	"modernc.org/sqlite"
+	sqlite3 "modernc.org/sqlite/lib"
+)
+
+// A full disk is a reason to go back, and the way back is written down here,
+// too. So Begin puts room aside in a file, and the first change that fails for
+// want of room removes the file and is tried again. 1 MiB holds the changes of
+// about ten records.
+const (
+	reserveSuffix = ".reserve"
+	reserveSize   = 1 << 20 // bytes
+)
+
+// reserve does what it can: a rollback must begin on a full disk as well.
+func (s *Store) reserve() {
+	name := s.path + reserveSuffix
+	if info, err := os.Stat(name); err == nil && info.Size() == reserveSize {
+		return
+	}
+	err := os.WriteFile(name, make([]byte, reserveSize), 0o600)
+	if err == nil {
+		err = syncFile(name)
+	}
+	if err != nil {
+		os.Remove(name)
+	}
+}
+
+// gainRoom reports whether err may come from a full disk and there was a
+// reserve, which is room now.
+func gainRoom(path string, err error) bool {
+	var e *sqlite.Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	switch e.Code() & 0xff {
+	case sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN:
+		return os.Remove(path+reserveSuffix) == nil
+	}
+	return false
+}
+
+// syncFile makes a file or directory durable, here so that its blocks are
+// really taken.
+func syncFile(name string) error {
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Sync()
+}

@@ -1,0 +1,129 @@
+package record
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+)
+
+// applicationID is "VALS" in the file's header: another program's database is
+// refused before anything is written to it.
+const applicationID = 0x56414c53
+
+// migrations bring a file from version i to i+1; their number is the schema
+// version in PRAGMA user_version. A shipped one is never edited.
+//
+// Releases are kept as JSON, as in the API: a new optional field of
+// installer.Release needs no migration.
+var migrations = []string{`
+CREATE TABLE app (
+	one      INTEGER PRIMARY KEY CHECK (one = 1),
+	name     TEXT NOT NULL,
+	current  TEXT REFERENCES release (dir),
+	previous TEXT REFERENCES release (dir),
+	floor    TEXT NOT NULL DEFAULT '' -- highest version ever committed, by SemVer
+) STRICT;
+
+CREATE TABLE release ( -- committed and not forgotten
+	dir     TEXT PRIMARY KEY,
+	release TEXT NOT NULL CHECK (json_valid(release)),
+	turn    INTEGER NOT NULL UNIQUE -- order of commits; the clock may have jumped
+) STRICT;
+
+CREATE TABLE bad (
+	turn    INTEGER PRIMARY KEY,
+	version TEXT NOT NULL UNIQUE
+) STRICT;
+
+CREATE TABLE record (
+	turn         INTEGER PRIMARY KEY,
+	id           TEXT NOT NULL UNIQUE,
+	action       TEXT NOT NULL CHECK (action IN ('install', 'update', 'rollback')),
+	from_release TEXT CHECK (json_valid(from_release)),
+	to_release   TEXT NOT NULL CHECK (json_valid(to_release)),
+	status       TEXT NOT NULL CHECK (status IN ('applying', 'completed', 'failed', 'rolled_back')),
+	error        TEXT NOT NULL DEFAULT '',
+	attention    TEXT NOT NULL DEFAULT '',
+	created      TEXT NOT NULL,
+	ended        TEXT,
+	CHECK ((status = 'applying') = (ended IS NULL))
+) STRICT;
+
+-- Two unfinished records would each claim to know what to undo.
+CREATE UNIQUE INDEX record_unfinished ON record (status) WHERE status = 'applying';
+
+CREATE TABLE step (
+	turn   INTEGER PRIMARY KEY,
+	record INTEGER NOT NULL REFERENCES record (turn),
+	name   TEXT NOT NULL,
+	state  TEXT NOT NULL CHECK (state IN ('begun', 'done', 'undone')),
+	undo   TEXT CHECK (json_valid(undo)),
+	begun  TEXT NOT NULL,
+	ended  TEXT,
+	UNIQUE (record, name),
+	CHECK ((state = 'begun') = (ended IS NULL))
+) STRICT;
+`}
+
+// schemaVersion returns 0 for a file that has no schema yet, and an error for
+// one that is not ours to read.
+func schemaVersion(ctx context.Context, q querier, known int) (int, error) {
+	var id, version, tables int
+	for query, dst := range map[string]*int{
+		"PRAGMA application_id":              &id,
+		"PRAGMA user_version":                &version,
+		"SELECT count(*) FROM sqlite_schema": &tables,
+	} {
+		if err := q.QueryRowContext(ctx, query).Scan(dst); err != nil {
+			return 0, err
+		}
+	}
+	switch {
+	case id == 0 && version == 0 && tables == 0:
+		return 0, nil
+	case id != applicationID:
+		return 0, errors.New("it is another program's database")
+	case version > known:
+		return 0, fmt.Errorf("%w: it has schema %d, this program knows up to %d", ErrNewer, version, known)
+	}
+	return version, nil
+}
+
+// migrate brings the file to the newest of list, all in one transaction, and
+// enters the app. It refuses the record of another app.
+func (s *Store) migrate(ctx context.Context, list []string) error {
+	return s.change(ctx, func(tx *sql.Tx) error {
+		version, err := schemaVersion(ctx, tx, len(list))
+		if err != nil {
+			return err
+		}
+		for i := version; i < len(list); i++ {
+			if _, err := tx.ExecContext(ctx, list[i]); err != nil {
+				return fmt.Errorf("migrate to schema %d: %w", i+1, err)
+			}
+		}
+		if version < len(list) {
+			if _, err := tx.ExecContext(ctx, fmt.Sprintf("PRAGMA application_id = %d; PRAGMA user_version = %d", applicationID, len(list))); err != nil {
+				return err
+			}
+		}
+		if version == 0 {
+			if _, err := tx.ExecContext(ctx, "INSERT INTO app (one, name) VALUES (1, ?)", s.app); err != nil {
+				return err
+			}
+		}
+		return checkApp(ctx, tx, s.app)
+	})
+}
+
+func checkApp(ctx context.Context, q querier, app string) error {
+	var got string
+	if err := q.QueryRowContext(ctx, "SELECT name FROM app").Scan(&got); err != nil {
+		return err
+	}
+	if got != app {
+		return fmt.Errorf("it is the record of app %q, want %q", got, app)
+	}
+	return nil
+}
