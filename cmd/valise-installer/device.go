@@ -1,0 +1,208 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/cmd/internal/cli"
+	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/compose"
+	"github.com/valise-ota/valise/installer/docker"
+	"github.com/valise-ota/valise/installer/record"
+	"github.com/valise-ota/valise/installer/release"
+)
+
+// device is one app on this machine, opened to be changed: it holds the app's
+// lock until close.
+type device struct {
+	*installer.Installer
+	app     *compose.App
+	engine  *docker.Engine
+	journal *record.Store
+	close   func()
+}
+
+func (p *program) stateDir(app string) string { return filepath.Join(p.root, "var/lib/valise", app) }
+func (p *program) journalPath(app string) string {
+	return filepath.Join(p.stateDir(app), "state.db")
+}
+func (p *program) appDir(app string) string { return filepath.Join(p.root, "opt", app) }
+
+// installed lists the apps that have records here.
+func (p *program) installed() ([]string, error) {
+	found, err := filepath.Glob(p.journalPath("*"))
+	if err != nil {
+		return nil, err
+	}
+	for i, f := range found {
+		found[i] = filepath.Base(filepath.Dir(f))
+	}
+	return found, nil
+}
+
+// theApp is the app that a command without a bundle is about.
+func (p *program) theApp() (string, error) {
+	apps, err := p.installed()
+	if err != nil {
+		return "", err
+	}
+	switch {
+	case p.name != "":
+		if !bundle.ValidApp(p.name) {
+			return "", cli.Usagef("--app %q is not the name of an app", p.name)
+		}
+		for _, a := range apps {
+			if a == p.name {
+				return a, nil
+			}
+		}
+		return "", fmt.Errorf("app %s is not installed here", p.name)
+	case len(apps) == 0:
+		return "", cli.WithHint(errors.New("no app is installed here"), "start with %q", "valise-installer install BUNDLE --key FILE")
+	case len(apps) > 1:
+		return "", cli.Usagef("several apps are installed (%s): name one with --app", strings.Join(apps, ", "))
+	}
+	return apps[0], nil
+}
+
+// openDevice locks an app for what, opens its journal and connects the engine.
+// What did not finish is undone first, unless the caller is recover itself.
+func (p *program) openDevice(ctx context.Context, app, what string) (_ *device, err error) {
+	var closers []func()
+	closeAll := func() {
+		for i := len(closers) - 1; i >= 0; i-- {
+			closers[i]()
+		}
+	}
+	defer func() {
+		if err != nil {
+			closeAll()
+		}
+	}()
+	state, err := openDir(p.stateDir(app), 0o700)
+	if err != nil {
+		return nil, err
+	}
+	state.Close()
+	unlock, err := release.Lock(filepath.Join(p.stateDir(app), "lock"), "valise-installer "+what, p.Now())
+	if locked := new(release.LockedError); errors.As(err, &locked) {
+		return nil, cli.WithHint(err, "wait until it has ended; see %q", "valise-installer status")
+	}
+	if err != nil {
+		return nil, err
+	}
+	closers = append(closers, func() { unlock() })
+	engine, err := p.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	closers = append(closers, func() { engine.Close() })
+	command, _, err := docker.FindCompose(ctx, p.dockerEnv())
+	if err != nil {
+		return nil, err
+	}
+	journal, err := record.Open(ctx, p.journalPath(app), app)
+	if err != nil {
+		return nil, err
+	}
+	closers = append(closers, func() { journal.Close() })
+	if err := os.MkdirAll(filepath.Join(p.root, "opt"), 0o755); err != nil {
+		return nil, fmt.Errorf("make directory: %w", err)
+	}
+	store, err := release.Create(p.appDir(app))
+	if err != nil {
+		return nil, err
+	}
+	closers = append(closers, func() { store.Close() })
+	report := p.reporter()
+	a := &compose.App{
+		Name: app, Dir: p.appDir(app), Releases: store, Engine: engine, Command: command, Env: p.dockerEnv(), Rand: rand.Reader,
+		Report: report,
+		Show: func(key, value string) {
+			p.Note("%s is %s (shown once; it is kept in %s)", key, value, filepath.Join(p.appDir(app), ".env"))
+		},
+	}
+	return &device{
+		Installer: &installer.Installer{Journal: journal, Runtime: a, Now: p.Now, NewID: rand.Text, Report: report},
+		app:       a, engine: engine, journal: journal, close: closeAll,
+	}, nil
+}
+
+func (p *program) connect(ctx context.Context) (*docker.Engine, error) {
+	return docker.Connect(ctx, p.Getenv("DOCKER_HOST"))
+}
+
+func (p *program) dockerEnv() docker.Env {
+	return docker.Env{Path: p.Getenv("PATH"), Home: p.Getenv("HOME"), Host: p.Getenv("DOCKER_HOST"), DockerConfig: p.Getenv("DOCKER_CONFIG")}
+}
+
+// recoverFirst undoes what an earlier call left unfinished and says so.
+func (p *program) recoverFirst(ctx context.Context, d *device) error {
+	res, err := d.Recover(ctx)
+	if err != nil {
+		return err
+	}
+	switch res.Outcome {
+	case installer.NothingToDo:
+		return nil
+	case installer.NeedsAttention:
+		return attentionError(res)
+	}
+	p.Note("an earlier %s to %s did not finish and was undone", res.Record.Action, res.Record.To.Version)
+	return nil
+}
+
+// readState reads the records of an app without locking it.
+func (p *program) readState(ctx context.Context, app string) (*record.Store, installer.State, error) {
+	j, err := record.OpenReadOnly(ctx, p.journalPath(app), app)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, installer.State{}, fmt.Errorf("app %s is not installed here", app)
+	}
+	if err != nil {
+		return nil, installer.State{}, err
+	}
+	st, err := j.Load(ctx)
+	if err != nil {
+		j.Close()
+		return nil, st, err
+	}
+	return j, st, nil
+}
+
+// reporter turns events into progress lines and bars.
+func (p *program) reporter() func(installer.Event) {
+	var update func(done, total int64)
+	var finish func(error)
+	end := func(err error) {
+		if finish != nil {
+			finish(err)
+			update, finish = nil, nil
+		}
+	}
+	return func(e installer.Event) {
+		switch {
+		case e.Ended:
+			end(e.Err)
+			if e.Err != nil && e.Step == "prune" {
+				p.Note("cleaning up: %v", e.Err)
+			}
+		case e.Done > 0:
+			if update == nil {
+				update, finish = p.UI.Track(stepLabel[e.Step])
+			}
+			update(e.Done, e.Total)
+		default:
+			end(nil)
+			p.UI.Step(e.Step, e.Detail)
+		}
+	}
+}
+
+var stepLabel = map[string]string{"stage": "load layers", "backup": "save data"}

@@ -1,0 +1,52 @@
+package main
+
+import (
+	"context"
+
+	"github.com/spf13/cobra"
+
+	"github.com/valise-ota/valise/cmd/internal/cli"
+)
+
+// commands are the subcommands. Each stands in a file of its own.
+var commands = []func(*program) *cobra.Command{
+	installCommand,
+	updateCommand,
+	planCommand,
+	rollbackCommand,
+	recoverCommand,
+	statusCommand,
+	historyCommand,
+}
+
+// program is what the subcommands share.
+type program struct {
+	cli.App
+	root string // directory that stands for /
+	name string // --app
+}
+
+func run(ctx context.Context, e cli.Env) int {
+	p := &program{App: cli.App{Env: e}}
+	root := &cobra.Command{
+		Use:   "valise-installer",
+		Short: "Install, update and roll back sealed releases on this device",
+		Long: "valise-installer verifies a bundle offline, saves the data, loads only what is missing,\n" +
+			"switches, checks health, and goes back by itself when anything is wrong.\n\n" +
+			"It keeps what belongs to the device in /etc/valise/APP.yaml (whose releases are accepted),\n" +
+			"/opt/APP (releases, environment file, backups) and /var/lib/valise/APP (records, lock).\n\n" +
+			"Exit codes: 0 done or nothing to do, 1 failed and unchanged, 2 required environment keys\n" +
+			"missing, 3 the previous release runs again, 4 bundle refused, 5 needs attention: the\n" +
+			"rollback failed too, 64 wrong usage.",
+		Example: "  valise-installer install shop-1.0.0.tar.gz --key cosign.pub\n" +
+			"  valise-installer update shop-1.1.0.tar.gz\n" +
+			"  valise-installer rollback\n" +
+			"  valise-installer status --output json",
+	}
+	root.PersistentFlags().StringVar(&p.root, "root", "/", "directory that stands for the root of the device's file system")
+	root.PersistentFlags().StringVar(&p.name, "app", "", "app, when more than one is installed")
+	for _, c := range commands {
+		root.AddCommand(c(p))
+	}
+	return p.Run(ctx, root)
+}

@@ -1,0 +1,276 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+
+	"github.com/spf13/cobra"
+
+	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/cmd/internal/cli"
+	"github.com/valise-ota/valise/cmd/internal/ui"
+	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/verify"
+)
+
+func installCommand(p *program) *cobra.Command {
+	var key string
+	c := &cobra.Command{
+		Use:   "install BUNDLE",
+		Short: "Install an app for the first time",
+		Long: "install verifies BUNDLE, remembers whose releases this device accepts, generates the\n" +
+			"app's secrets, starts it and checks its health. When that fails everything but the\n" +
+			"environment file and the data volumes is removed again; repeat it when the cause is gone.",
+		Example: "  valise-installer install /media/usb/shop-1.0.0.tar.gz --key cosign.pub",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return p.apply(cmd.Context(), args[0], applyOptions{key: key, first: true})
+		},
+	}
+	c.Flags().StringVar(&key, "key", "", "public key (PEM) of who signs this app's releases")
+	return c
+}
+
+func updateCommand(p *program) *cobra.Command {
+	var o applyOptions
+	c := &cobra.Command{
+		Use:   "update BUNDLE",
+		Short: "Update an installed app, or go back by itself",
+		Long: "update verifies BUNDLE, saves the data, loads the layers that are missing, switches and\n" +
+			"checks health. When anything fails the release that ran before runs again (exit code 3).",
+		Example: "  valise-installer update /media/usb/shop-1.1.0.tar.gz\n  valise-installer update shop-1.1.0.tar.gz --dry-run",
+		Args:    cobra.ExactArgs(1),
+		RunE:    func(cmd *cobra.Command, args []string) error { return p.apply(cmd.Context(), args[0], o) },
+	}
+	c.Flags().BoolVar(&o.forced, "force", false, "accept an older version, or one that failed here before")
+	c.Flags().BoolVar(&o.dryRun, "dry-run", false, "print the plan and stop")
+	return c
+}
+
+func planCommand(p *program) *cobra.Command {
+	o := applyOptions{dryRun: true}
+	c := &cobra.Command{
+		Use:     "plan BUNDLE",
+		Short:   "Show what an update would do, and change nothing",
+		Example: "  valise-installer plan shop-1.1.0.tar.gz\n  valise-installer plan shop-1.1.0.tar.gz --output json",
+		Args:    cobra.ExactArgs(1),
+		RunE:    func(cmd *cobra.Command, args []string) error { return p.apply(cmd.Context(), args[0], o) },
+	}
+	c.Flags().BoolVar(&o.forced, "force", false, "accept an older version, or one that failed here before")
+	return c
+}
+
+type applyOptions struct {
+	key    string
+	first  bool // install
+	forced bool
+	dryRun bool
+}
+
+// apply carries a bundle through open, verify, inspect, plan and the
+// transaction.
+func (p *program) apply(ctx context.Context, path string, o applyOptions) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("open bundle: %w", err)
+	}
+	defer f.Close()
+	fi, err := f.Stat()
+	if err != nil {
+		return fmt.Errorf("open bundle: %w", err)
+	}
+	if !fi.Mode().IsRegular() {
+		return fmt.Errorf("open bundle: %s is not a file", path)
+	}
+	r, err := bundle.Open(f, fi.Size())
+	if err != nil {
+		return err
+	}
+	// The name is only the bundle's claim until it is verified; it decides
+	// which policy that happens against.
+	app := r.Manifest().App
+	if p.name != "" && p.name != app {
+		return &verify.Error{Check: verify.CheckApp, Reason: fmt.Sprintf("it says it is a release of %q, not of %q", app, p.name)}
+	}
+	policy, err := p.readPolicy(app)
+	if o.first {
+		policy, err = p.installPolicy(app, o.key)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return cli.WithHint(fmt.Errorf("app %s is not installed here", app), "install it first: %q", "valise-installer install "+path+" --key FILE")
+	}
+	if err != nil {
+		return err
+	}
+	verifier, err := verify.New(policy)
+	if err != nil {
+		return err
+	}
+	d, err := p.openDevice(ctx, app, "apply "+path)
+	if err != nil {
+		return err
+	}
+	defer d.close()
+	if err := p.recoverFirst(ctx, d); err != nil {
+		return err
+	}
+	st, err := d.journal.Load(ctx)
+	if err != nil {
+		return err
+	}
+	if o.first && st.Current != nil && st.Current.Version != r.Manifest().Version {
+		return cli.WithHint(fmt.Errorf("app %s is installed already, version %s runs", app, st.Current.Version), "use %q", "valise-installer update "+path)
+	}
+	info, err := d.engine.Info(ctx)
+	if err != nil {
+		return err
+	}
+	want := verify.Want{App: p.name, Platform: info.Platform, Floor: st.Floor, Bad: st.Bad, Known: map[string]bundle.Digest{}, Forced: o.forced}
+	for _, k := range st.Kept {
+		want.Known[k.Version] = k.Manifest
+	}
+	update, finish := p.UI.Track("verify " + app + " " + r.Manifest().Version)
+	rel, err := verifier.Release(ctx, r, want, update)
+	finish(err)
+	if err != nil {
+		return err
+	}
+	if o.first && !o.dryRun {
+		if err := p.writePolicy(app, policy); err != nil {
+			return err
+		}
+	}
+	facts, err := d.Runtime.Inspect(ctx, rel, st)
+	if err != nil {
+		return err
+	}
+	plan, err := installer.NewPlan(st, rel, facts)
+	if err != nil {
+		return err
+	}
+	if o.dryRun {
+		if err := p.Result(plan, func(w io.Writer) { printPlan(w, plan) }); err != nil {
+			return err
+		}
+		return planError(plan.Check())
+	}
+	if err := planError(plan.Check()); err != nil {
+		return err
+	}
+	p.UI.Step("plan", planLine(plan))
+	res := d.Update(ctx, rel, rel.Manifest().Device.Keep.Releases)
+	return p.end(res, plan)
+}
+
+func planError(err error) error {
+	if missing := new(installer.MissingEnvError); errors.As(err, &missing) {
+		return cli.WithCode(cli.WithHint(err, "give them a value in the app's .env file and repeat; nothing was changed"), cli.ExitEnv)
+	}
+	return err
+}
+
+// summary is the result of a command that changes what runs.
+type summary struct {
+	Outcome     installer.Outcome `json:"outcome"`
+	App         string            `json:"app"`
+	Record      string            `json:"record,omitempty"`
+	From        string            `json:"from,omitempty"`
+	To          string            `json:"to"`
+	Error       string            `json:"error,omitempty"`
+	LoadedBytes int64             `json:"loaded_bytes,omitempty"`
+	TotalBytes  int64             `json:"total_bytes,omitempty"`
+}
+
+// end prints how a transaction ended and returns the error that carries the exit
+// code. plan may be nil.
+func (p *program) end(res installer.Result, plan *installer.Plan) error {
+	s := summary{Outcome: res.Outcome, Record: res.Record.ID, To: res.Record.To.Version}
+	if res.Record.From != nil {
+		s.From = res.Record.From.Version
+	}
+	if plan != nil {
+		s.App = plan.App
+		if res.Outcome == installer.Done {
+			s.LoadedBytes, s.TotalBytes = plan.LoadBytes, plan.TotalBytes
+		}
+	}
+	if res.Err != nil {
+		s.Error = res.Err.Error()
+	}
+	if err := p.Result(s, func(w io.Writer) { printSummary(w, s) }); err != nil {
+		return err
+	}
+	switch res.Outcome {
+	case installer.Done, installer.NothingToDo:
+		return nil
+	case installer.Reverted:
+		return cli.WithCode(cli.WithHint(fmt.Errorf("%s was not accepted by this device: %w", s.To, res.Err),
+			"%s runs again; the data saved before is in updates/backups", s.From), cli.ExitReverted)
+	case installer.NeedsAttention:
+		return attentionError(res)
+	}
+	return fmt.Errorf("%w; this device is unchanged", res.Err)
+}
+
+func attentionError(res installer.Result) error {
+	return cli.WithCode(cli.WithHint(fmt.Errorf("the rollback failed too: %w", res.Err),
+		"mend the cause and run %q; it tries again", "valise-installer recover"), cli.ExitAttention)
+}
+
+func printSummary(w io.Writer, s summary) {
+	switch s.Outcome {
+	case installer.NothingToDo:
+		fmt.Fprintf(w, "%s runs already, nothing to do\n", s.To)
+	case installer.Done:
+		fmt.Fprintf(w, "%s runs and is healthy", s.To)
+		if s.From != "" {
+			fmt.Fprintf(w, " (before: %s)", s.From)
+		}
+		fmt.Fprintln(w)
+		if s.TotalBytes > 0 {
+			fmt.Fprintf(w, "layers loaded: %s of %s\n", ui.Bytes(s.LoadedBytes), ui.Bytes(s.TotalBytes))
+		}
+	case installer.Reverted:
+		fmt.Fprintf(w, "rolled back: %s runs again\n", s.From)
+	case installer.Unchanged:
+		fmt.Fprintln(w, "unchanged")
+	case installer.NeedsAttention:
+		fmt.Fprintln(w, "needs attention")
+	}
+}
+
+func planLine(p *installer.Plan) string {
+	if p.Action == "" {
+		return "nothing to do"
+	}
+	from := ""
+	if p.From != "" {
+		from = p.From + " -> "
+	}
+	return fmt.Sprintf("%s %s%s: load %s of %s", p.Action, from, p.To, ui.Bytes(p.LoadBytes), ui.Bytes(p.TotalBytes))
+}
+
+func printPlan(w io.Writer, p *installer.Plan) {
+	fmt.Fprintln(w, planLine(p))
+	fmt.Fprintf(w, "  signed by     %s\n  platform      %s\n", p.Signer, p.Platform)
+	for _, i := range p.Load {
+		fmt.Fprintf(w, "  image         %s: %d of %d layers missing, %s\n", i.Reference, i.Missing, i.Layers, ui.Bytes(i.Bytes))
+	}
+	fmt.Fprintf(w, "  disk          %s needed, %s free\n", ui.Bytes(p.NeedBytes), ui.Bytes(p.FreeBytes))
+	for _, k := range p.EnvNew {
+		fmt.Fprintf(w, "  environment   %s will be generated\n", k)
+	}
+	for _, k := range p.EnvMissing {
+		fmt.Fprintf(w, "  environment   %s has no value: needed\n", k)
+	}
+	for _, b := range p.Backup {
+		fmt.Fprintf(w, "  saved first   %s\n", b)
+	}
+	if p.RollbackTo != "" {
+		fmt.Fprintf(w, "  goes back to  %s when it fails\n", p.RollbackTo)
+	}
+}
