@@ -27,5 +27,8 @@ for GOARCH in amd64 arm64; do
   go build -trimpath -buildvcs=false -o "$out" \
     -ldflags "-s -w -buildid= -X main.version=$version -X main.broken=$broken" ./backend
   go build -trimpath -buildvcs=false -o "$out" -ldflags "-s -w -buildid=" ./frontend
+  mkdir -p "build/installer/$GOOS-$GOARCH"
+  go build -trimpath -buildvcs=false -o "build/installer/$GOOS-$GOARCH/" -ldflags "-s -w -buildid=" \
+    github.com/valise-ota/valise/cmd/valise-installer
 done
 echo "shop $version${broken:+ (broken)} is in $PWD/build" >&2

@@ -11,7 +11,7 @@ import (
 // A full disk is a reason to go back, and the way back is written down here,
 // too. So Begin puts room aside in a file, and the first change that fails for
 // want of room removes the file and is tried again. 1 MiB holds the changes of
-// about ten records.
+// several records (28 pages each, and the undo data).
 const (
 	reserveSuffix = ".reserve"
 	reserveSize   = 1 << 20 // bytes

@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
 
 	"github.com/valise-ota/valise/bundle"
@@ -47,6 +48,8 @@ type Env struct {
 
 // Main runs a program with the process's own Env and exits.
 func Main(run func(context.Context, Env) int) {
+	// A library below compose-go logs values of environment files to stderr.
+	logrus.SetOutput(io.Discard)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the program at once
 	os.Exit(run(ctx, Env{os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Getenv, time.Now}))

@@ -1,0 +1,43 @@
+# Every target does its own set-up. The two that matter: make demo, make test.
+SHELL := /bin/bash
+GO    ?= go
+DIST  := dist
+LDFLAGS := -s -w -buildid=
+
+# Device platforms of the installer.
+PLATFORMS := linux-amd64 linux-arm64 linux-arm-v7
+
+.PHONY: help build installers demo test lint setup verify-tarball clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
+
+build: installers ## both programs into dist/
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS)" -o $(DIST)/valise ./cmd/valise
+
+installers: $(PLATFORMS:%=installer-%)
+
+installer-%:
+	@p=$*; arch=$$(cut -d- -f2 <<<"$$p"); \
+	CGO_ENABLED=0 GOOS=linux GOARCH=$$arch GOARM=7 $(GO) build -trimpath -ldflags "$(LDFLAGS)" \
+	  -o $(DIST)/installer/$$p/valise-installer ./cmd/valise-installer && \
+	printf '%-14s %s bytes\n' "$$p" "$$(stat -c %s $(DIST)/installer/$$p/valise-installer)"
+
+setup: ## install what tests and demo need (Debian, Ubuntu; as root)
+	scripts/setup.sh
+
+demo: ## build, sign, verify, install, update, break and roll back a sample app
+	scripts/demo.sh
+
+test: setup lint ## every test, with a real engine
+	scripts/test.sh
+
+lint: ## vet, staticcheck, gofmt, shellcheck, actionlint
+	scripts/lint.sh
+
+verify-tarball: ## check a bundle as a device does: TARBALL= SIG= CERT=public key
+	@test -n "$(TARBALL)" -a -n "$(CERT)" || { echo 'usage: make verify-tarball TARBALL=app-1.0.0.tar.gz SIG=app-1.0.0.tar.gz.sig CERT=cosign.pub' >&2; exit 64; }
+	@$(GO) run ./cmd/valise verify '$(TARBALL)' --key '$(CERT)' $(if $(SIG),--signature '$(SIG)') --progress none
+
+clean: ## remove what was built
+	rm -rf $(DIST) examples/shop/build

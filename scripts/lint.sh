@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Checks the form of the code. By hand:  scripts/lint.sh
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+staticcheck=honnef.co/go/tools/cmd/staticcheck@v0.7.0
+actionlint=github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
+
+unformatted=$(git ls-files -z '*.go' | xargs -0 gofmt -l)
+[ -z "$unformatted" ] || { echo "lint: not formatted: $unformatted; run gofmt -w" >&2; exit 1; }
+go vet ./...
+go run "$staticcheck" ./...
+mapfile -t shell < <(git grep -lE '^#!(/bin/sh|/usr/bin/env bash)')
+shellcheck "${shell[@]}"
+if [ -d .github/workflows ]; then
+  go run "$actionlint"
+fi
+echo "lint: ok" >&2

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Runs every test, those that need a Docker engine on a private one.
+# By hand, as root, after scripts/setup.sh:  scripts/test.sh [GO TEST ARGUMENTS]
+# The engine has a network of its own; test programs run inside it, so nothing of this machine's is touched.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+[ "$(id -u)" -eq 0 ] || { echo "test: the engine needs root; run this script as root" >&2; exit 1; }
+[ $# -gt 0 ] || set -- ./...
+
+dir=$(mktemp -d /tmp/valise-test.XXXXXX)
+trap 'scripts/engine.sh down "$dir/engine" >&2 || true; rm -rf "$dir"' EXIT
+
+go mod download
+VALISE_TEST_IMAGES=$(scripts/sample-images.sh)
+VALISE_COMPOSE=$(scripts/compose-plugin.sh)
+export VALISE_TEST_IMAGES VALISE_COMPOSE
+VALISE_ENGINE_NET=private scripts/engine.sh up "$dir/engine" >"$dir/env"
+# shellcheck source=/dev/null
+. "$dir/env"
+export VALISE_TEST_DOCKER_HOST=$DOCKER_HOST
+go test -shuffle=on -timeout 20m -exec "nsenter -t $(cat "$dir/engine/docker.pid") -n" "$@"
