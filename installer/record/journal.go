@@ -118,8 +118,8 @@ func (s *Store) endStep(ctx context.Context, id, step string, state installer.St
 }
 
 // Commit implements installer.Journal. Steps that are still begun become done,
-// and undo data goes: it may be large and hold secrets. When the record is a rollback, the record that brought the release it leaves
-// becomes RolledBack.
+// and undo data goes: it may be large and hold secrets. When the record is a
+// rollback, the record that brought the release it leaves becomes RolledBack.
 func (s *Store) Commit(ctx context.Context, id string, at time.Time) error {
 	err := s.change(ctx, func(tx *sql.Tx) error {
 		turn, r, err := find(ctx, tx, id)
@@ -157,11 +157,11 @@ func (s *Store) Commit(ctx context.Context, id string, at time.Time) error {
 			{`UPDATE step SET state = ?, ended = ? WHERE record = ? AND state = ?`, []any{installer.StepDone, encodeTime(at), turn, installer.StepBegun}},
 			{forgetUndo, []any{turn}},
 			{`UPDATE record SET status = ?, to_release = ?, ended = ? WHERE turn = ?`, []any{installer.Completed, to, encodeTime(at), turn}},
-			{`UPDATE record SET status = ? WHERE turn = (
+			{`UPDATE record SET status = ?, error = ? WHERE turn = (
 				SELECT max(old.turn) FROM record old, record new
 				WHERE new.turn = ? AND new.action = ? AND old.status = ?
 				AND json_extract(old.to_release, '$.dir') = json_extract(new.from_release, '$.dir'))`,
-				[]any{installer.RolledBack, turn, installer.ActionRollback, installer.Completed}},
+				[]any{installer.RolledBack, "rolled back by hand to " + r.To.Version, turn, installer.ActionRollback, installer.Completed}},
 		})
 	})
 	return wrap("commit", id, err)

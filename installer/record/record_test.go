@@ -124,6 +124,9 @@ func TestLifeOfAnApp(t *testing.T) {
 	// A rollback swaps, keeps the floor, and marks the update it takes back.
 	commit(t, s, "r3", installer.ActionRollback, "2.9.0", 3)
 	check("2.9.0", "2.10.0", "2.9.0 2.10.0", "2.10.0", "r3=completed r2=rolled_back r1=completed")
+	if h, err := s.History(ctx, 9, 0); err != nil || h[1].Error != "rolled back by hand to 2.9.0" {
+		t.Errorf("the update that was taken back says %q, %v", h[1].Error, err)
+	}
 	commit(t, s, "r4", installer.ActionRollback, "2.10.0", 4)
 	check("2.10.0", "2.9.0", "2.10.0 2.9.0", "2.10.0", "r4=completed r3=rolled_back r2=rolled_back r1=completed")
 
