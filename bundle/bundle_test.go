@@ -11,8 +11,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -295,5 +297,82 @@ func TestManifestRefused(t *testing.T) {
 				t.Errorf("got %v, want rule %s", err, tc.rule)
 			}
 		})
+	}
+}
+
+// TestThin: any subset of the blobs is a bundle with the same manifest and
+// signature.
+func TestThin(t *testing.T) {
+	m, c := bundletest.Release(t, bundletest.Spec{})
+	b := bundletest.Write(t, m, c)
+	r, err := open(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	base := m.Components[0].Images[0].Layers[0].Digest
+	for name, omit := range map[string]func(bundle.Digest) bool{
+		"nothing":    func(bundle.Digest) bool { return false },
+		"one layer":  func(d bundle.Digest) bool { return d == base },
+		"every blob": func(bundle.Digest) bool { return true },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var out bytes.Buffer
+			if err := bundle.Thin(t.Context(), &out, r, omit, nil); err != nil {
+				t.Fatal(err)
+			}
+			thin, err := open(out.Bytes())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(thin.ManifestBytes(), r.ManifestBytes()) {
+				t.Error("the manifest changed")
+			}
+			for d := range c.Blobs {
+				if thin.HasBlob(d) == omit(d) {
+					t.Errorf("%s: has %v", d, thin.HasBlob(d))
+				}
+			}
+			if name == "nothing" && !bytes.Equal(out.Bytes(), b) {
+				t.Error("leaving nothing out gives another file")
+			}
+		})
+	}
+}
+
+// TestCheckInParts: a bundle large enough to be checked in parts is judged as
+// one that is not.
+func TestCheckInParts(t *testing.T) {
+	if runtime.GOMAXPROCS(0) < 2 {
+		t.Skip("one processor: nothing is checked in parts")
+	}
+	m, c := bundletest.Release(t, bundletest.Spec{Layer: 20 << 20, Installer: 9 << 20})
+	b := bundletest.Write(t, m, c)
+	var last int64
+	r, err := bundle.Open(bytes.NewReader(b), int64(len(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Check(t.Context(), func(done, total int64) {
+		if done < last || done > total {
+			t.Errorf("progress goes from %d to %d of %d", last, done, total)
+		}
+		last = done
+	}); err != nil {
+		t.Fatal(err)
+	}
+	checkContent(t, r, c)
+	rnd := rand.New(rand.NewPCG(1, 2))
+	for range 40 {
+		i := rnd.IntN(len(b))
+		b[i] ^= 0x10
+		if r, err := open(b); err == nil {
+			checkContent(t, r, c)
+		} else if f := (*bundle.FormatError)(nil); !errors.As(err, &f) {
+			t.Errorf("byte %d: %v is not a *FormatError", i, err)
+		}
+		b[i] ^= 0x10
+	}
+	if _, err := open(b[:len(b)-1]); err == nil {
+		t.Error("a missing last byte was not noticed")
 	}
 }

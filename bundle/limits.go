@@ -5,7 +5,7 @@ package bundle
 const (
 	MaxManifestSize  = 8 << 20   // manifest.json
 	MaxSignatureSize = 1 << 20   // manifest.json.sigstore.json
-	MaxTOCSize       = 64 << 20  // table of contents
+	MaxTOCSize       = 16 << 20  // table of contents
 	MaxFileSize      = 1 << 40   // one file, blob or images.tar
 	MaxFiles         = 200_000   // entries of files
 	MaxComponents    = 256       // images of one release

@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -8,6 +9,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -66,67 +68,39 @@ func (m *Manifest) Finish() error {
 // which may be nil, gets the bytes of content done and their total. Memory use
 // does not depend on the size of the bundle.
 func Write(ctx context.Context, dst WriteFile, m *Manifest, src Content, progress func(done, total int64)) error {
+	w := &writer{ctx: ctx, members: newMemberWriter(dst, 0), mtime: m.CreatedAt.Unix(), images: sha256.New(), progress: progress}
 	generated, err := m.ArchiveEntries()
 	if err != nil {
 		return err
 	}
-	w := &writer{ctx: ctx, members: newMemberWriter(dst, 0), mtime: m.CreatedAt.Unix(), progress: progress}
-	blobs := m.blobs()
-	for _, f := range m.Files {
-		w.total += f.Size
-	}
-	for _, b := range blobs {
-		w.total += b.Size
-	}
-	if err := w.head(m, nil); err != nil {
-		return err
-	}
-	for _, f := range m.Files {
-		if err := w.entry(f.Path, f.Path, f, false, func() (io.ReadCloser, error) { return src.OpenFile(f.Path) }); err != nil {
-			return err
+	archive := func(path string) (io.ReadCloser, error) {
+		i := slices.IndexFunc(generated, func(g GeneratedFile) bool { return g.Path == path })
+		if i < 0 {
+			return nil, fmt.Errorf("%s was not generated for this manifest", path)
 		}
+		return io.NopCloser(bytes.NewReader(generated[i].Data)), nil
 	}
-	size := imagesSize(m.Archive, blobs)
-	if err := w.header(ImagesName, size, 0o644); err != nil {
-		return err
-	}
-	w.images = sha256.New()
-	for _, g := range generated {
-		f := File{Path: g.Path, Size: int64(len(g.Data)), Mode: 0o644, Digest: DigestOf(g.Data)}
-		if err := w.entry(ImagesName+"/"+g.Path, g.Path, f, false, func() (io.ReadCloser, error) {
-			return io.NopCloser(strings.NewReader(string(g.Data))), nil
-		}); err != nil {
-			return err
-		}
-	}
-	for _, b := range blobs {
-		f := File{Size: b.Size, Mode: 0o644, Digest: b.Digest}
-		if err := w.entry(ImagesName+"/"+blobPath(b.Digest), blobPath(b.Digest), f, true, func() (io.ReadCloser, error) { return src.OpenBlob(b.Digest) }); err != nil {
-			return err
-		}
-	}
-	if err := w.zeros(2 * blockSize); err != nil {
+	if err := w.bundle(m, nil, m.blobs(), src, archive); err != nil {
 		return err
 	}
 	m.ImagesSHA256 = hex.EncodeToString(w.images.Sum(nil))
-	w.images = nil
-	if err := w.zeros(padding(size)); err != nil {
-		return err
-	}
-	if err := w.tail(); err != nil {
-		return err
-	}
 	// The manifest stands first but names the digest of what stands last: its
 	// members are stored, so the final one has the length of the placeholder.
-	return patchManifest(dst, m)
-}
-
-func patchManifest(dst io.WriterAt, m *Manifest) error {
-	again := &writer{ctx: context.Background(), members: newMemberWriter(io.NewOffsetWriter(dst, 0), 0), mtime: m.CreatedAt.Unix()}
-	if err := again.head(m, nil); err != nil {
+	head := &writer{ctx: ctx, members: newMemberWriter(io.NewOffsetWriter(dst, 0), 0), mtime: w.mtime}
+	if err := head.head(m, nil); err != nil {
 		return err
 	}
-	return again.members.w.Flush()
+	return head.members.w.Flush()
+}
+
+// Thin writes the bundle in r, which has been checked, without the blobs for
+// which omit says so. Manifest and signature stay what they are, so what is left
+// out can come from elsewhere and be checked just the same.
+func Thin(ctx context.Context, dst io.Writer, r *Reader, omit func(Digest) bool, progress func(done, total int64)) error {
+	w := &writer{ctx: ctx, members: newMemberWriter(dst, 0), mtime: r.manifest.CreatedAt.Unix(), progress: progress}
+	blobs := slices.DeleteFunc(r.manifest.blobs(), func(d Descriptor) bool { return !r.HasBlob(d.Digest) || omit(d.Digest) })
+	archive := func(path string) (io.ReadCloser, error) { return r.open(ImagesName + "/" + path) }
+	return w.bundle(r.manifest, r.signature, blobs, r, archive)
 }
 
 // Seal writes the bundle in r to dst with signature as its signature. Everything
@@ -165,7 +139,8 @@ func Seal(ctx context.Context, dst io.Writer, r *Reader, signature []byte) error
 type writer struct {
 	ctx      context.Context
 	members  *memberWriter
-	images   hash.Hash // of images.tar, while inside it
+	images   hash.Hash // of images.tar, when it is wanted
+	inImages bool
 	mtime    int64
 	toc      TOC
 	done     int64
@@ -174,7 +149,7 @@ type writer struct {
 }
 
 func (w *writer) Write(p []byte) (int, error) {
-	if w.images != nil {
+	if w.inImages && w.images != nil {
 		w.images.Write(p)
 	}
 	return w.members.Write(p)
@@ -192,6 +167,49 @@ func (w *writer) header(name string, size int64, mode uint32) error {
 	}
 	_, err = w.Write(h[:])
 	return err
+}
+
+// bundle writes everything. archive opens the entries of images.tar that are not
+// blobs.
+func (w *writer) bundle(m *Manifest, signature []byte, blobs []Descriptor, src Content, archive func(path string) (io.ReadCloser, error)) error {
+	for _, f := range m.Files {
+		w.total += f.Size
+	}
+	for _, b := range blobs {
+		w.total += b.Size
+	}
+	if err := w.head(m, signature); err != nil {
+		return err
+	}
+	for _, f := range m.Files {
+		if err := w.entry(f.Path, f.Path, f, false, func() (io.ReadCloser, error) { return src.OpenFile(f.Path) }); err != nil {
+			return err
+		}
+	}
+	size := imagesSize(m.Archive, blobs)
+	if err := w.header(ImagesName, size, 0o644); err != nil {
+		return err
+	}
+	w.inImages = true
+	for _, f := range m.Archive {
+		if err := w.entry(ImagesName+"/"+f.Path, f.Path, f, false, func() (io.ReadCloser, error) { return archive(f.Path) }); err != nil {
+			return err
+		}
+	}
+	for _, b := range blobs {
+		f := File{Size: b.Size, Mode: 0o644, Digest: b.Digest}
+		if err := w.entry(blobEntry(b.Digest), blobPath(b.Digest), f, true, func() (io.ReadCloser, error) { return src.OpenBlob(b.Digest) }); err != nil {
+			return err
+		}
+	}
+	if err := w.zeros(2 * blockSize); err != nil {
+		return err
+	}
+	w.inImages = false
+	if err := w.zeros(padding(size)); err != nil {
+		return err
+	}
+	return w.tail()
 }
 
 // head writes the manifest and its signature, up to a member boundary.
