@@ -7,7 +7,7 @@ const (
 	MaxSignatureSize = 1 << 20   // manifest.json.sigstore.json
 	MaxTOCSize       = 16 << 20  // table of contents
 	MaxFileSize      = 1 << 40   // one file, blob or images.tar
-	MaxFiles         = 200_000   // entries of files
+	MaxFiles         = 40_000    // entries of files
 	MaxComponents    = 256       // images of one release
 	MaxPlatforms     = 16        // platforms of one release
 	MaxLayers        = 512       // layers of one image

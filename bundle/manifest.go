@@ -166,7 +166,7 @@ func (m *Manifest) Encode() ([]byte, error) {
 // another thing to the next.
 func ParseManifest(b []byte) (*Manifest, error) {
 	if len(b) > MaxManifestSize {
-		return nil, formatErr("manifest-size", ManifestName, "%d bytes, limit %d", len(b), MaxManifestSize)
+		return nil, formatErr("entry-size", ManifestName, "%d bytes, limit %d", len(b), MaxManifestSize)
 	}
 	dec := json.NewDecoder(bytes.NewReader(b))
 	dec.DisallowUnknownFields()

@@ -167,7 +167,7 @@ func (r *Reader) readTOC() (*TOC, int64, error) {
 	}
 	toc := new(TOC)
 	if err := json.Unmarshal(data, toc); err != nil || toc.Format != tocFormat {
-		return nil, 0, formatErr("toc", TOCName, "not a table of contents")
+		return nil, 0, fmt.Errorf("%s is not a table of contents", TOCName)
 	}
 	return toc, at, nil
 }

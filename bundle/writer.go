@@ -219,7 +219,7 @@ func (w *writer) head(m *Manifest, signature []byte) error {
 		return err
 	}
 	if len(b) > MaxManifestSize {
-		return formatErr("manifest-size", ManifestName, "%d bytes, limit %d", len(b), MaxManifestSize)
+		return formatErr("entry-size", ManifestName, "%d bytes, limit %d", len(b), MaxManifestSize)
 	}
 	for _, e := range []struct {
 		name string
@@ -317,7 +317,7 @@ func (w *writer) tail() error {
 		return err
 	}
 	if len(b) > MaxTOCSize {
-		return formatErr("toc-size", TOCName, "%d bytes, limit %d", len(b), MaxTOCSize)
+		return formatErr("entry-size", TOCName, "%d bytes, limit %d", len(b), MaxTOCSize)
 	}
 	w.members.stored = false
 	if err := w.header(TOCName, int64(len(b)), 0o644); err != nil {

@@ -4,30 +4,82 @@ import (
 	"crypto/ecdsa"
 	"crypto/sha256"
 	"crypto/x509"
+	_ "embed"
 	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"regexp"
 )
+
+// PublicGood is the trusted root of the public Sigstore instance: who issues
+// certificates and timestamps there and who keeps the logs. It came with this
+// program; a Policy with a root of its own does not use it.
+//
+//go:embed trustroot/public-good.json
+var PublicGood []byte
 
 // Policy says whose bundles are accepted: those of any of its signers.
 type Policy struct {
 	Signers []Signer
+	// TrustedRoot is the Sigstore trusted_root.json that certificates of
+	// signers are checked against; PublicGood when it is nil.
+	TrustedRoot []byte
 }
 
-// Signer is somebody who may sign releases.
+// Signer is somebody who may sign releases: the holder of a key, or an identity
+// that an issuer vouches for, such as a workflow of a repository.
 type Signer struct {
-	Key string `json:"key,omitempty" yaml:"key"` // public key, PEM
+	Key string `json:"key,omitempty" yaml:"key,omitempty"` // public key, PEM
+
+	Issuer string `json:"issuer,omitempty" yaml:"issuer,omitempty"` // OIDC issuer, exactly
+	// Identity is the subject alternative name of the certificate, exactly;
+	// IdentityRegexp must match the whole of it. One of the two is set.
+	Identity       string `json:"identity,omitempty" yaml:"identity,omitempty"`
+	IdentityRegexp string `json:"identity_regexp,omitempty" yaml:"identity_regexp,omitempty"`
 }
 
 // String names the signer as messages do.
 func (s Signer) String() string {
+	switch {
+	case s.Identity != "":
+		return fmt.Sprintf("%s (issuer %s)", s.Identity, s.Issuer)
+	case s.IdentityRegexp != "":
+		return fmt.Sprintf("somebody like %s (issuer %s)", s.IdentityRegexp, s.Issuer)
+	}
 	der, err := s.keyDER()
 	if err != nil {
 		return "an unreadable key"
 	}
 	sum := sha256.Sum256(der)
 	return "key sha256:" + hex.EncodeToString(sum[:])[:16]
+}
+
+// check says what is wrong with a signer of a policy.
+func (s Signer) check() error {
+	if s.Key != "" {
+		if s.Issuer != "" || s.Identity != "" || s.IdentityRegexp != "" {
+			return errors.New("a signer has a key or an identity, not both")
+		}
+		_, err := s.publicKey()
+		return err
+	}
+	if s.Issuer == "" || (s.Identity == "") == (s.IdentityRegexp == "") {
+		return errors.New("a signer has a key, or an issuer with identity or identity_regexp")
+	}
+	if _, err := regexp.Compile(s.IdentityRegexp); err != nil {
+		return fmt.Errorf("identity_regexp: %w", err)
+	}
+	return nil
+}
+
+// anchored is the expression that matches what IdentityRegexp matches as a
+// whole: an identity that merely contains a good one is somebody else's.
+func (s Signer) anchored() string {
+	if s.IdentityRegexp == "" {
+		return ""
+	}
+	return `\A(?:` + s.IdentityRegexp + `)\z`
 }
 
 func (s Signer) keyDER() ([]byte, error) {
@@ -41,15 +93,15 @@ func (s Signer) keyDER() ([]byte, error) {
 func (s Signer) publicKey() (*ecdsa.PublicKey, error) {
 	der, err := s.keyDER()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("public key: %w", err)
 	}
 	k, err := x509.ParsePKIXPublicKey(der)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("public key: %w", err)
 	}
 	key, ok := k.(*ecdsa.PublicKey)
 	if !ok || key.Curve.Params().BitSize != 256 {
-		return nil, fmt.Errorf("got %T, want ECDSA on P-256, which cosign generates", k)
+		return nil, fmt.Errorf("public key: got %T, want ECDSA on P-256, which cosign generates", k)
 	}
 	return key, nil
 }

@@ -14,12 +14,15 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/sha256"
+	"crypto/x509"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"time"
 
 	sgbundle "github.com/sigstore/sigstore-go/pkg/bundle"
+	"github.com/sigstore/sigstore-go/pkg/fulcio/certificate"
 	"github.com/sigstore/sigstore-go/pkg/root"
 	sgverify "github.com/sigstore/sigstore-go/pkg/verify"
 	"github.com/sigstore/sigstore/pkg/signature"
@@ -31,6 +34,7 @@ import (
 const (
 	CheckUnsigned  = "unsigned"
 	CheckSignature = "signature"
+	CheckSigner    = "signer"
 	CheckApp       = "app"
 	CheckVersion   = "version"
 	CheckPlatform  = "platform"
@@ -72,7 +76,10 @@ type Want struct {
 
 // Verifier checks bundles against one policy. It may be used concurrently.
 type Verifier struct {
-	keys []keyVerifier
+	policy     Policy
+	keys       []keyVerifier
+	identities []sgverify.PolicyOption // of signers with an identity
+	keyless    *sgverify.Verifier      // nil when no signer has an identity
 }
 
 type keyVerifier struct {
@@ -83,31 +90,74 @@ type keyVerifier struct {
 // New returns the verifier of a policy. A policy that names nobody is an error:
 // it could not accept anything.
 func New(p Policy) (*Verifier, error) {
-	v := new(Verifier)
+	v := &Verifier{policy: p}
 	for _, s := range p.Signers {
-		key, err := s.publicKey()
-		if err != nil {
-			return nil, fmt.Errorf("trust policy: public key: %w", err)
+		if err := s.check(); err != nil {
+			return nil, fmt.Errorf("trust policy: %w", err)
 		}
-		ecdsaVerifier, err := signature.LoadECDSAVerifier(key, crypto.SHA256)
-		if err != nil {
-			return nil, fmt.Errorf("trust policy: public key: %w", err)
+		var err error
+		if s.Key != "" {
+			err = v.addKey(s)
+		} else {
+			err = v.addIdentity(s)
 		}
-		// The policy names the key itself, so there is no certificate whose
-		// validity a timestamp would have to prove.
-		material := root.NewTrustedPublicKeyMaterial(func(string) (root.TimeConstrainedVerifier, error) {
-			return root.NewExpiringKey(ecdsaVerifier, time.Time{}, time.Time{}), nil
-		})
-		entity, err := sgverify.NewVerifier(material, sgverify.WithNoObserverTimestamps())
 		if err != nil {
 			return nil, fmt.Errorf("trust policy: %w", err)
 		}
-		v.keys = append(v.keys, keyVerifier{s, entity})
 	}
-	if len(v.keys) == 0 {
+	if len(p.Signers) == 0 {
 		return nil, fmt.Errorf("trust policy: it names no signer")
 	}
 	return v, nil
+}
+
+func (v *Verifier) addKey(s Signer) error {
+	key, err := s.publicKey()
+	if err != nil {
+		return err
+	}
+	ecdsaVerifier, err := signature.LoadECDSAVerifier(key, crypto.SHA256)
+	if err != nil {
+		return err
+	}
+	// The policy names the key itself, so there is no certificate whose
+	// validity a timestamp would have to prove.
+	material := root.NewTrustedPublicKeyMaterial(func(string) (root.TimeConstrainedVerifier, error) {
+		return root.NewExpiringKey(ecdsaVerifier, time.Time{}, time.Time{}), nil
+	})
+	entity, err := sgverify.NewVerifier(material, sgverify.WithNoObserverTimestamps())
+	if err != nil {
+		return err
+	}
+	v.keys = append(v.keys, keyVerifier{s, entity})
+	return nil
+}
+
+func (v *Verifier) addIdentity(s Signer) error {
+	identity, err := sgverify.NewShortCertificateIdentity(s.Issuer, "", s.Identity, s.anchored())
+	if err != nil {
+		return err
+	}
+	v.identities = append(v.identities, sgverify.WithCertificateIdentity(identity))
+	if v.keyless != nil {
+		return nil
+	}
+	raw := v.policy.TrustedRoot
+	if raw == nil {
+		raw = PublicGood
+	}
+	trusted, err := root.NewTrustedRootFromJSON(raw)
+	if err != nil {
+		return fmt.Errorf("trusted root: %w", err)
+	}
+	// A certificate lives for minutes: that the signature was made in them is
+	// shown by a log entry with its time or by a timestamp, never by a clock.
+	options := []sgverify.VerifierOption{sgverify.WithTransparencyLog(1), sgverify.WithObserverTimestamps(1)}
+	if len(trusted.CTLogs()) > 0 {
+		options = append(options, sgverify.WithSignedCertificateTimestamps(1))
+	}
+	v.keyless, err = sgverify.NewVerifier(trusted, options...)
+	return err
 }
 
 // Digest checks a Sigstore bundle over a file of which sum is the SHA-256, and
@@ -117,15 +167,45 @@ func (v *Verifier) Digest(sum [sha256.Size]byte, sigstore []byte) (Signer, error
 	if err := sig.UnmarshalJSON(sigstore); err != nil {
 		return Signer{}, refuse(CheckSignature, err, "the signature is not a Sigstore bundle (%v); the file is damaged or was not made by a signer", err)
 	}
+	content, err := sig.VerificationContent()
+	if err != nil {
+		return Signer{}, refuse(CheckSignature, err, "the signature is not a usable Sigstore bundle (%v)", err)
+	}
+	artifact := sgverify.WithArtifactDigest("sha256", sum[:])
+	if cert := content.Certificate(); cert != nil {
+		return v.byIdentity(sig, cert, artifact)
+	}
 	var last error
 	for _, k := range v.keys {
-		_, err := k.entity.Verify(sig, sgverify.NewPolicy(sgverify.WithArtifactDigest("sha256", sum[:]), sgverify.WithKey()))
+		_, err := k.entity.Verify(sig, sgverify.NewPolicy(artifact, sgverify.WithKey()))
 		if err == nil {
 			return k.signer, nil
 		}
 		last = err
 	}
+	if last == nil {
+		return Signer{}, refuse(CheckSignature, nil, "it was signed with a key; this policy trusts %s", v.expected())
+	}
 	return Signer{}, refuse(CheckSignature, last, "it was not signed by %s, the only signer this policy trusts, or it was changed after signing (%v)", v.expected(), last)
+}
+
+// byIdentity checks a signature with a certificate.
+func (v *Verifier) byIdentity(sig *sgbundle.Bundle, cert *x509.Certificate, artifact sgverify.ArtifactPolicyOption) (Signer, error) {
+	claimed := Signer{Identity: "somebody without a name", Issuer: "unknown"}
+	if s, err := certificate.SummarizeCertificate(cert); err == nil {
+		claimed = Signer{Identity: s.SubjectAlternativeName, Issuer: s.Issuer}
+	}
+	if v.keyless == nil {
+		return Signer{}, refuse(CheckSigner, nil, "its certificate says it was signed by %s; this policy trusts %s", claimed, v.expected())
+	}
+	_, err := v.keyless.Verify(sig, sgverify.NewPolicy(artifact, v.identities...))
+	if err == nil {
+		return claimed, nil
+	}
+	if errors.As(err, new(*sgverify.ErrNoMatchingCertificateIdentity)) {
+		return Signer{}, refuse(CheckSigner, err, "it was signed by %s; this policy trusts %s", claimed, v.expected())
+	}
+	return Signer{}, refuse(CheckSignature, err, "its certificate names %s, but that does not hold: %v", claimed, err)
 }
 
 // Bare checks a signature without a Sigstore bundle around it, as cosign's .sig
@@ -141,8 +221,8 @@ func (v *Verifier) Bare(sum [sha256.Size]byte, sig []byte) (Signer, error) {
 
 func (v *Verifier) expected() string {
 	var names []string
-	for _, k := range v.keys {
-		names = append(names, k.signer.String())
+	for _, s := range v.policy.Signers {
+		names = append(names, s.String())
 	}
 	return strings.Join(names, " or ")
 }

@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
@@ -16,6 +18,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/valise-ota/valise/cmd/internal/cli"
 )
 
 func TestMain(m *testing.M) {
@@ -118,6 +122,42 @@ func TestPublicURL(t *testing.T) {
 	} {
 		if got := publicURL(in); got != want {
 			t.Errorf("%s: got %q, want %q", in, got, want)
+		}
+	}
+}
+
+// TestVectors runs the format's vectors through the real command.
+func TestVectors(t *testing.T) {
+	const dir = "../../testdata/vectors"
+	files, err := filepath.Glob(filepath.Join(dir, "*.bundle"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no vectors: %v", err)
+	}
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		head, data, _ := strings.Cut(string(b), "\n\n")
+		path := filepath.Join(t.TempDir(), "bundle.tar.gz")
+		if err := os.WriteFile(path, []byte(data), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		want := cli.ExitRefused
+		if strings.HasPrefix(head, "expect: success\n") && !strings.Contains(head, "\nverify: ") {
+			want = cli.ExitDone
+		}
+		var stdout, stderr strings.Builder
+		got := run(t.Context(), cli.Env{
+			Args:   []string{"verify", path, "--key", filepath.Join(dir, "signer.pub"), "--progress", "none"},
+			Stdin:  strings.NewReader(""),
+			Stdout: &stdout, Stderr: &stderr, Getenv: func(string) string { return "" }, Now: time.Now,
+		})
+		if got != want {
+			t.Errorf("%s: exit code %d, want %d: %s", filepath.Base(file), got, want, &stderr)
+		}
+		if lines := strings.Count(stderr.String(), "\n"); want == cli.ExitRefused && (lines != 1 || stdout.String() != "" || !strings.HasPrefix(stderr.String(), "valise: ")) {
+			t.Errorf("%s: want one line, got %q and %q", filepath.Base(file), &stderr, &stdout)
 		}
 	}
 }

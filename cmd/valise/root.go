@@ -15,6 +15,8 @@ var commands = []func(*app) *cobra.Command{
 	signCommand,
 	verifyCommand,
 	inspectCommand,
+	diffCommand,
+	thinCommand,
 	manCommand,
 }
 

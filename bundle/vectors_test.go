@@ -1,0 +1,556 @@
+package bundle_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/klauspost/compress/gzip"
+
+	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/bundletest"
+	"github.com/valise-ota/valise/verify"
+	"github.com/valise-ota/valise/verify/verifytest"
+)
+
+// Vectors are files under testdata/vectors at the top of the repository: header
+// lines, an empty line, and the bytes of a bundle. "expect:" is success or the
+// rule of FORMAT.md that refuses it; "verify:" is what package verify says of it
+// with the key signer.pub beside it, when that differs. go test -update writes
+// them all anew.
+var update = flag.Bool("update", false, "write testdata/vectors anew")
+
+const vectorDir = "../testdata/vectors"
+
+type vector struct {
+	name, expect, verify, comment string
+	data                          []byte
+}
+
+func TestVectors(t *testing.T) {
+	if *update {
+		writeVectors(t)
+	}
+	key, err := os.ReadFile(filepath.Join(vectorDir, "signer.pub"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := verify.New(verify.Policy{Signers: []verify.Signer{{Key: string(key)}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, vec := range readVectors(t) {
+		t.Run(vec.name, func(t *testing.T) {
+			r, err := open(vec.data)
+			if got := ruleOf(err); got != vec.expect {
+				t.Errorf("bundle says %s (%v), want %s", got, err, vec.expect)
+			}
+			if err == nil {
+				var rel *verify.Release
+				rel, err = v.Release(t.Context(), r, verify.Want{}, nil)
+				if (err == nil) != rel.Valid() {
+					t.Error("a release and an error at once, or neither")
+				}
+			}
+			want := vec.verify
+			if want == "" {
+				want = vec.expect
+			}
+			if got := ruleOf(err); got != want {
+				t.Errorf("verify says %s (%v), want %s", got, err, want)
+			}
+		})
+	}
+}
+
+func ruleOf(err error) string {
+	var f *bundle.FormatError
+	var v *verify.Error
+	switch {
+	case err == nil:
+		return "success"
+	case errors.As(err, &f):
+		return f.Rule
+	case errors.As(err, &v):
+		return v.Check
+	}
+	return "another error: " + err.Error()
+}
+
+// TestEveryRuleHasAVector: the rules of the code, of FORMAT.md and of the vectors
+// are the same.
+func TestEveryRuleHasAVector(t *testing.T) {
+	inCode := map[string]bool{}
+	sources, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	call := regexp.MustCompile(`(?:formatErr\(|bad\((?:c, )?)"([a-z0-9-]+)"`)
+	for _, file := range sources {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		for _, m := range call.FindAllStringSubmatch(string(b), -1) {
+			inCode[m[1]] = true
+		}
+	}
+	for _, field := range []string{"compose", "project", "version_env", "required_env", "health", "backup", "secrets", "keep"} {
+		delete(inCode, field) // parts of the rule device
+	}
+	format, err := os.ReadFile("FORMAT.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	inText := map[string]bool{}
+	for _, m := range regexp.MustCompile("(?m)^\\*\\*R[0-9]+ `([a-z0-9-]+)`").FindAllStringSubmatch(string(format), -1) {
+		if inText[m[1]] {
+			t.Errorf("FORMAT.md has the rule %s twice", m[1])
+		}
+		inText[m[1]] = true
+	}
+	inVectors := map[string]bool{}
+	for _, v := range readVectors(t) {
+		inVectors[v.expect] = true
+	}
+	delete(inVectors, "success")
+	for rule := range inCode {
+		if !inText[rule] {
+			t.Errorf("rule %s is in the code and not in FORMAT.md", rule)
+		}
+		if !inVectors[rule] {
+			t.Errorf("rule %s has no vector", rule)
+		}
+	}
+	for rule := range inText {
+		if !inCode[rule] {
+			t.Errorf("rule %s is in FORMAT.md and not in the code", rule)
+		}
+	}
+	for rule := range inVectors {
+		if !inCode[rule] {
+			t.Errorf("a vector names %s, which is no rule", rule)
+		}
+	}
+}
+
+func readVectors(t testing.TB) []vector {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(vectorDir, "*.bundle"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no vectors: %v", err)
+	}
+	var list []vector
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		head, data, ok := bytes.Cut(b, []byte("\n\n"))
+		if !ok {
+			t.Fatalf("%s: no empty line", file)
+		}
+		v := vector{name: strings.TrimSuffix(filepath.Base(file), ".bundle"), data: data}
+		for line := range strings.Lines(string(head)) {
+			key, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
+			switch key {
+			case "expect":
+				v.expect = value
+			case "verify":
+				v.verify = value
+			case "comment":
+				v.comment = value
+			default:
+				t.Fatalf("%s: unknown header %q", file, key)
+			}
+		}
+		list = append(list, v)
+	}
+	return list
+}
+
+// writeVectors makes every vector from the same small release.
+func writeVectors(t *testing.T) {
+	if err := os.MkdirAll(vectorDir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	old, err := filepath.Glob(filepath.Join(vectorDir, "*.bundle"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range old {
+		if err := os.Remove(file); err != nil {
+			t.Fatal(err)
+		}
+	}
+	signer := verifytest.NewSigner(t)
+	if err := os.WriteFile(filepath.Join(vectorDir, "signer.pub"), []byte(signer.PublicPEM()), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range vectors(t, signer) {
+		head := "expect: " + v.expect + "\n"
+		if v.verify != "" {
+			head += "verify: " + v.verify + "\n"
+		}
+		head += "comment: " + v.comment + "\n\n"
+		if err := os.WriteFile(filepath.Join(vectorDir, v.name+".bundle"), append([]byte(head), v.data...), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func vectors(t *testing.T, signer *verifytest.Signer) []vector {
+	spec := bundletest.Spec{Services: []string{"api"}, Platforms: []bundle.Platform{"linux/amd64"}, Installer: 30}
+	m, c := bundletest.Release(t, spec)
+	good := signer.Bundle(t, m, c)
+	var list []vector
+	add := func(name, expect, comment string, data []byte) *vector {
+		list = append(list, vector{name: name, expect: expect, comment: comment, data: data})
+		return &list[len(list)-1]
+	}
+	// with forges a signed bundle and changes it.
+	with := func(name, expect, comment string, change func(*forged)) {
+		f := forge(t, m, c, signer.Sign(t, encode(t, m)))
+		change(f)
+		add(name, expect, comment, f.bytes(t))
+	}
+	// manifest replaces text of the manifest's JSON. Nobody signed that, so what
+	// refuses it must stand before the signature.
+	manifest := func(name, expect, old, new string) {
+		with(name, expect, fmt.Sprintf("in the manifest %.30q is replaced by %.60q", old, new), func(f *forged) {
+			e := f.find(t, bundle.ManifestName)
+			b := bytes.Replace(e.data, []byte(old), []byte(new), 1)
+			if bytes.Equal(b, e.data) {
+				t.Fatalf("%s: the manifest does not contain %q:\n%s", name, old, e.data)
+			}
+			e.data = b
+		})
+	}
+	// valid is a manifest changed as a value, canonical and signed, that still
+	// breaks a rule.
+	valid := func(name, expect, comment string, change func(*bundle.Manifest)) {
+		other := clone(t, m)
+		change(other)
+		f := forge(t, m, c, signer.Sign(t, encode(t, other)))
+		f.mtime = other.CreatedAt.Unix()
+		f.find(t, bundle.ManifestName).data = encode(t, other)
+		add(name, expect, comment, f.bytes(t))
+	}
+
+	add("good", "success", "signed, as valise writes it", good)
+	with("good-stored", "success", "signed, everything stored, an empty table of contents", func(*forged) {})
+	add("good-unsigned", "success", "a well-formed bundle that nobody signed", bundletest.Write(t, m, c)).verify = verify.CheckUnsigned
+	f := forge(t, m, c, signer.Sign(t, []byte("another text")))
+	add("signature-of-another", "success", "the signature is over other bytes", f.bytes(t)).verify = verify.CheckSignature
+	f = forge(t, m, c, verifytest.NewSigner(t).Sign(t, encode(t, m)))
+	add("signer-unknown", "success", "signed by somebody else", f.bytes(t)).verify = verify.CheckSignature
+	f = forge(t, m, c, []byte("{}"))
+	add("signature-empty", "success", "the signature is an empty object", f.bytes(t)).verify = verify.CheckSignature
+	with("thin", "success", "a layer is left out", func(f *forged) {
+		f.images = slices.DeleteFunc(f.images, func(e forgedEntry) bool {
+			return e.name == bundle.BlobPath(m.Components[0].Images[0].Layers[0].Digest)
+		})
+	})
+	with("toc-lies", "success", "the table of contents points to nowhere: it is only a hint", func(f *forged) {
+		f.toc = []byte(`{"format":"valise-toc/1","entries":[{"name":"compose.yaml","members":[5,-1,99999999],"end":-3}]}`)
+	})
+	with("toc-not-json", "success", "the table of contents is no JSON: it is only a hint", func(f *forged) { f.toc = []byte("?") })
+
+	// The outer file.
+	add("not-gzip", "gzip", "plain text", []byte("not a bundle at all\n"))
+	add("empty", "gzip", "no bytes", nil)
+	with("gzip-name", "gzip", "a member has a file name in its header", func(f *forged) {
+		f.member = func(p []byte) []byte {
+			var b bytes.Buffer
+			z := gzip.NewWriter(&b)
+			z.Name = "x"
+			z.Write(p)
+			z.Close()
+			return b.Bytes()
+		}
+	})
+	with("gzip-checksum", "gzip", "the checksum of the first member is wrong", func(f *forged) {
+		first := true
+		f.member = func(p []byte) []byte {
+			b := storedMember(p)
+			if first {
+				b[len(b)-5] ^= 1
+				first = false
+			}
+			return b
+		}
+	})
+	with("gzip-bomb", "entry", "a deflated member of 64 MiB of zeros where a header belongs", func(f *forged) {
+		var b bytes.Buffer
+		b.Write(make([]byte, 64<<20))
+		bomb := deflatedMember(t, b.Bytes())
+		n := 0
+		f.member = func(p []byte) []byte {
+			if n++; n == 7 {
+				return bomb
+			}
+			return storedMember(p)
+		}
+	})
+	add("truncated-in-manifest", "truncated", "cut inside the manifest", good[:2000])
+	add("truncated-in-layer", "truncated", "cut inside a layer", good[:bytes.Index(good, c.Blobs[m.Components[0].Images[0].Layers[1].Digest])+100])
+	add("truncated-last-byte", "footer", "the last byte is missing", good[:len(good)-1])
+	with("no-footer", "footer", "the footer is missing", func(f *forged) { f.noFooter = true })
+	with("appended", "footer", "bytes behind the end", func(f *forged) { f.tail = []byte("x") })
+	add("appended-bundle", "footer", "a second bundle behind the first", append(bytes.Clone(good), good...))
+	with("manifest-second", "manifest-first", "another file stands first", func(f *forged) {
+		f.entries[0], f.entries[2] = f.entries[2], f.entries[0]
+	})
+	with("manifest-twice", "entry", "a second manifest behind the signature", func(f *forged) {
+		f.entries = slices.Insert(f.entries, 2, f.entries[0])
+	})
+	with("member-shared", "member", "the compose file shares a gzip member with its header", func(f *forged) { f.find(t, "compose.yaml").joined = true })
+	with("head-shared", "member", "the head and what follows share a gzip member", func(f *forged) {
+		n := 0
+		var held []byte
+		f.member = func(p []byte) []byte {
+			n++
+			switch n {
+			case 6: // the padding behind the signature
+				held = bytes.Clone(p)
+				return nil
+			case 7:
+				return storedMember(append(held, p...))
+			}
+			return storedMember(p)
+		}
+	})
+	with("file-added", "entry", "a file that is not listed", func(f *forged) {
+		f.entries = slices.Insert(f.entries, 3, forgedEntry{name: "extra.sh", data: []byte("echo")})
+	})
+	with("file-added-last", "unlisted", "a file behind images.tar that is not listed", func(f *forged) {
+		f.entries = append(f.entries, forgedEntry{name: "extra.sh", data: []byte("echo")})
+	})
+	with("file-removed", "entry", "a listed file is missing", func(f *forged) { f.entries = slices.Delete(f.entries, 2, 3) })
+	with("compose-swapped", "digest", "the compose file has other content of the same length", func(f *forged) {
+		e := f.find(t, "compose.yaml")
+		e.data = bytes.ToUpper(e.data)
+	})
+	with("layer-swapped", "digest", "a layer has other content of the same length", func(f *forged) {
+		e := &f.images[len(f.images)-1]
+		e.data = bytes.Repeat([]byte("x"), len(e.data))
+	})
+	with("layer-added", "unlisted", "images.tar holds a blob that is not listed", func(f *forged) {
+		b := []byte("more")
+		f.images = append(f.images, forgedEntry{name: bundle.BlobPath(bundle.DigestOf(b)), data: b})
+	})
+	with("layer-twice", "unlisted", "a blob stands twice", func(f *forged) { f.images = append(f.images, f.images[len(f.images)-1]) })
+	with("layers-disordered", "unlisted", "two blobs are exchanged", func(f *forged) {
+		n := len(f.images)
+		f.images[n-1], f.images[n-2] = f.images[n-2], f.images[n-1]
+	})
+	for _, kind := range []struct {
+		flag byte
+		name string
+	}{{'1', "hard-link"}, {'2', "symlink"}, {'3', "character-device"}, {'4', "block-device"}, {'5', "directory"}, {'6', "pipe"}, {'S', "sparse"}, {'x', "pax-header"}, {'g', "pax-global"}, {'L', "gnu-long-name"}} {
+		with("entry-"+kind.name, "entry", "an entry of type "+string(kind.flag), func(f *forged) {
+			f.find(t, "compose.yaml").header = func(h []byte) {
+				h[156] = kind.flag
+				if kind.flag == '1' || kind.flag == '2' {
+					copy(h[157:], "/etc/passwd")
+				}
+			}
+		})
+	}
+	with("entry-traversal", "entry", "the header of a listed file names a path outside", func(f *forged) {
+		f.find(t, "compose.yaml").header = func(h []byte) { clear(h[:100]); copy(h, "../../etc/cron.d/x") }
+	})
+	with("entry-setuid", "entry", "the header of a listed file has other mode bits", func(f *forged) {
+		f.find(t, "compose.yaml").header = func(h []byte) { copy(h[100:], "0004755\x00") }
+	})
+	with("entry-owner", "entry", "the header of a listed file has another owner", func(f *forged) {
+		f.find(t, "compose.yaml").header = func(h []byte) { copy(h[108:], "0001750\x00") }
+	})
+	with("blobs-symlink", "unlisted", "blobs in images.tar is a symbolic link", func(f *forged) {
+		f.images = slices.Insert(f.images, 3, forgedEntry{name: "blobs", header: func(h []byte) { h[156] = '2'; copy(h[157:], "/etc") }})
+	})
+	with("size-lies", "entry", "a header claims more bytes than the manifest", func(f *forged) { f.find(t, "compose.yaml").size = 1 << 32 })
+	with("images-size-lies", "entry-size", "the header of images.tar claims fewer bytes than there are", func(f *forged) { f.find(t, bundle.ImagesName).size = 1024 })
+	with("images-size-not-octal", "entry-size", "the size of images.tar is no number", func(f *forged) {
+		f.find(t, bundle.ImagesName).header = func(h []byte) { copy(h[124:], "zzzzzzzzzzz") }
+	})
+	with("manifest-too-large", "entry-size", "the manifest claims to have a gibibyte", func(f *forged) { f.find(t, bundle.ManifestName).size = 1 << 30 })
+	with("signature-too-large", "entry-size", "the signature claims to have a gibibyte", func(f *forged) { f.find(t, bundle.SignatureName).size = 1 << 30 })
+	with("padding", "padding", "the bytes behind the compose file are not zero", func(f *forged) {
+		n := 0
+		f.member = func(p []byte) []byte {
+			if bytes.Equal(p, make([]byte, len(p))) && len(p) < 512 {
+				if n++; n == 3 {
+					p = bytes.Repeat([]byte{1}, len(p))
+				}
+			}
+			return storedMember(p)
+		}
+	})
+	with("images-trailer", "unlisted", "bytes behind the last entry of images.tar", func(f *forged) { f.imageEnd = bytes.Repeat([]byte{'x'}, 512) })
+	with("image-config-swapped", "image", "the image manifest names a config and layers other than the signed manifest", func(*forged) {})
+	list[len(list)-1].data = swappedImage(t, signer, spec)
+
+	// The manifest.
+	manifest("manifest-unknown-key", "manifest-json", `"app": "shop",`, `"app": "shop", "evil": 1,`)
+	manifest("manifest-not-json", "manifest-json", `{`, `[`)
+	manifest("manifest-deep", "manifest-json", `"platforms": [`, `"platforms": `+strings.Repeat("[", 20000)+strings.Repeat("]", 20000)+`, "files2": [`)
+	manifest("manifest-trailing", "manifest-json", "\n}\n", "\n}\n{}\n")
+	manifest("manifest-duplicate-key", "manifest-canonical", `"app": "shop",`, `"app": "till", "app": "shop",`)
+	manifest("manifest-key-case", "manifest-canonical", `"digest":`, `"Digest":`)
+	manifest("manifest-white-space", "manifest-canonical", "{\n", "{\n\n")
+	manifest("manifest-invalid-utf8", "manifest-canonical", `"first\n"`, "\"fi\xffst\\n\"")
+	valid("format-newer", "format", "made for a newer installer", func(m *bundle.Manifest) { m.Format = "valise/2" })
+	valid("app-traversal", "app", "the name of the app is a path", func(m *bundle.Manifest) { m.App = "../shop" })
+	valid("kind-unknown", "kind", "an unknown kind", func(m *bundle.Manifest) { m.Kind = "vm" })
+	valid("version-calendar", "version", "a version with leading zeros", func(m *bundle.Manifest) { m.Version = "2024.11.05" })
+	valid("version-traversal", "version", "a version that is a path", func(m *bundle.Manifest) { m.Version = "1.0.0/../../x" })
+	valid("created-before-1970", "created-at", "created before 1970", func(m *bundle.Manifest) { m.CreatedAt = m.CreatedAt.AddDate(-100, 0, 0) })
+	list[len(list)-1].data = createdBefore1970(t, m, c, signer)
+	valid("changelog-escape", "changelog", "a terminal's escape code in the changelog", func(m *bundle.Manifest) { m.Changelog = "\x1b[2J" })
+	valid("images-sha256", "images-sha256", "the digest of images.tar is none", func(m *bundle.Manifest) { m.ImagesSHA256 = "x" })
+	valid("platforms-none", "platforms", "no platform", func(m *bundle.Manifest) { m.Platforms = []bundle.Platform{} })
+	valid("platform-twice", "platforms", "a platform twice", func(m *bundle.Manifest) { m.Platforms = append(m.Platforms, m.Platforms[0]) })
+	valid("source-escape", "source", "an escape code in the repository's name", func(m *bundle.Manifest) { m.Source = &bundle.Source{Repository: "\x1b]0;x\a"} })
+	for _, p := range []struct{ name, path string }{
+		{"absolute", "/etc/passwd"}, {"traversal", "../x"}, {"inner-traversal", "a/../../x"}, {"dot", "./x"}, {"slash", "a/"}, {"empty", ""},
+		{"backslash", `a\b`}, {"drive", "c:x"}, {"newline", "a\nb"}, {"combining", "e\u0301"}, {"long", strings.Repeat("a/", 200) + "x"},
+	} {
+		valid("path-"+p.name, "path", "the path of a file is "+fmt.Sprintf("%.20q", p.path), func(m *bundle.Manifest) { m.Files[0].Path = p.path })
+	}
+	valid("path-case-collision", "path-collision", "two paths that differ in case alone", func(m *bundle.Manifest) { m.Files[0].Path = "Compose.yaml" })
+	valid("path-kelvin-collision", "path-collision", "two paths that differ in a Kelvin sign alone", func(m *bundle.Manifest) {
+		m.Files = append([]bundle.File{{Path: "K", Mode: 0o644, Digest: bundle.DigestOf(nil)}}, append(m.Files[1:], bundle.File{Path: "\u212a", Mode: 0o644, Digest: bundle.DigestOf(nil)})...)
+	})
+	valid("path-reserved", "path-collision", "a file with the name of the table of contents", func(m *bundle.Manifest) { m.Files[2].Path = "toc.json" })
+	valid("path-file-as-directory", "path-collision", "a file used as a directory", func(m *bundle.Manifest) { m.Files[2].Path = "compose.yaml/x" })
+	valid("files-disordered", "file-order", "files out of order", func(m *bundle.Manifest) { m.Files[0], m.Files[1] = m.Files[1], m.Files[0] })
+	valid("file-twice", "file-order", "a file listed twice", func(m *bundle.Manifest) { m.Files[1] = m.Files[0] })
+	valid("file-negative", "file-size", "a negative size", func(m *bundle.Manifest) { m.Files[0].Size = -1 })
+	valid("file-setuid", "file-mode", "a setuid file", func(m *bundle.Manifest) { m.Files[0].Mode = 0o4755 })
+	valid("file-digest", "digest", "a digest that is a path", func(m *bundle.Manifest) { m.Files[0].Digest = "sha256:../../../../etc/passwd" })
+	valid("files-many", "files", "more files than there may be", func(*bundle.Manifest) {})
+	list[len(list)-1].data = manyFiles(t, m, c, signer)
+	valid("archive-directory", "archive", "an entry of images.tar in a directory", func(m *bundle.Manifest) { m.Archive[0].Path = "a/b" })
+	valid("components-none", "components", "no image", func(m *bundle.Manifest) { m.Components, m.Images = nil, []string{} })
+	valid("images-fewer", "images", "images lists fewer references than there are", func(m *bundle.Manifest) { m.Images = []string{} })
+	valid("reference-malformed", "reference", "a reference that is an option", func(m *bundle.Manifest) { m.Components[0].Reference = "--privileged" })
+	valid("component-twice", "component-order", "an image listed twice", func(m *bundle.Manifest) {
+		m.Components, m.Images = append(m.Components, m.Components[0]), append(m.Images, m.Images[0])
+	})
+	valid("service-twice", "services", "a service with two images", func(m *bundle.Manifest) { m.Components[0].Services = []string{"api", "api"} })
+	valid("platform-missing", "component-platforms", "an image that lacks a platform", func(m *bundle.Manifest) { m.Platforms = append(m.Platforms, "linux/arm64") })
+	valid("layers-none", "layers", "an image without layers", func(m *bundle.Manifest) { m.Components[0].Images[0].Layers = []bundle.Layer{} })
+	valid("descriptor-size", "descriptor", "a blob with two sizes", func(m *bundle.Manifest) {
+		m.Components[0].Images[0].Layers[1].Descriptor.Digest = m.Components[0].Images[0].Layers[0].Digest
+	})
+	valid("descriptor-zero", "descriptor", "a blob of no bytes", func(m *bundle.Manifest) { m.Components[0].Images[0].Config.Size = 0 })
+	valid("device-no-health", "device", "no health check", func(m *bundle.Manifest) { m.Device.Health.Compose = nil })
+	valid("device-backup-option", "device", "a database whose name is an option", func(m *bundle.Manifest) {
+		m.Device.Backup = []bundle.Backup{{Postgres: &bundle.Postgres{Service: "api", User: "-c", Database: "x"}}}
+	})
+	valid("device-compose-missing", "device", "a compose file that is not in the bundle", func(m *bundle.Manifest) { m.Device.Compose = "other.yaml" })
+	return list
+}
+
+// swappedImage is a bundle whose manifest lists one layer fewer than the image
+// manifest it pins.
+func swappedImage(t *testing.T, signer *verifytest.Signer, spec bundletest.Spec) []byte {
+	m, c := bundletest.Release(t, spec)
+	img := &m.Components[0].Images[0]
+	img.Layers = img.Layers[:1]
+	if err := m.Finish(); err != nil {
+		t.Fatal(err)
+	}
+	return forge(t, m, c, signer.Sign(t, encode(t, m))).bytes(t)
+}
+
+func manyFiles(t *testing.T, m *bundle.Manifest, c *bundletest.Content, signer *verifytest.Signer) []byte {
+	other := clone(t, m)
+	for i := range bundle.MaxFiles {
+		other.Files = append(other.Files, bundle.File{Path: fmt.Sprintf("f%06d", i), Mode: 0o644, Digest: bundle.DigestOf(nil)})
+	}
+	f := forge(t, m, c, signer.Sign(t, encode(t, other)))
+	f.find(t, bundle.ManifestName).data = encode(t, other)
+	f.member = func(p []byte) []byte {
+		if len(p) > 1<<20 {
+			return deflatedMember(t, p)
+		}
+		return storedMember(p)
+	}
+	return f.bytes(t)
+}
+
+func createdBefore1970(t *testing.T, m *bundle.Manifest, c *bundletest.Content, signer *verifytest.Signer) []byte {
+	other := clone(t, m)
+	other.CreatedAt = other.CreatedAt.AddDate(-100, 0, 0)
+	f := forge(t, m, c, signer.Sign(t, encode(t, other)))
+	f.find(t, bundle.ManifestName).data = encode(t, other)
+	return f.bytes(t)
+}
+
+func encode(t testing.TB, m *bundle.Manifest) []byte {
+	t.Helper()
+	b, err := m.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func clone(t testing.TB, m *bundle.Manifest) *bundle.Manifest {
+	t.Helper()
+	other := new(bundle.Manifest)
+	if err := json.Unmarshal(encode(t, m), other); err != nil {
+		t.Fatal(err)
+	}
+	return other
+}
+
+func deflatedMember(t testing.TB, p []byte) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	z, err := gzip.NewWriterLevel(&b, 9)
+	if err != nil {
+		t.Fatal(err)
+	}
+	z.Write(p)
+	if err := z.Close(); err != nil {
+		t.Fatal(err)
+	}
+	out := b.Bytes()
+	copy(out, bundle.GzipHeader)
+	return out
+}
+
+func FuzzOpen(f *testing.F) {
+	for _, v := range readVectors(f) {
+		if len(v.data) < 32<<10 { // the fuzzer is slow on large ones
+			f.Add(v.data)
+		}
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r, err := open(b)
+		if err != nil {
+			return
+		}
+		for _, file := range r.Manifest().Files {
+			rc, err := r.OpenFile(file.Path)
+			if err != nil {
+				t.Fatalf("%s: %v", file.Path, err)
+			}
+			rc.Close()
+		}
+	})
+}

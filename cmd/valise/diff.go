@@ -1,0 +1,134 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/cmd/internal/ui"
+)
+
+func diffCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "diff A B",
+		Short: "Show what changes from one release to another",
+		Long: "diff compares two bundles, or their manifest.json files, by what their manifests say:\n" +
+			"images, layers, files, services and required environment keys, and the bytes that a\n" +
+			"device which runs A needs for B. It checks neither signatures nor content.",
+		Example: "  valise diff dist/shop-1.0.0.tar.gz dist/shop-1.1.0.tar.gz",
+		Args:    cobra.ExactArgs(2),
+		RunE:    func(_ *cobra.Command, args []string) error { return a.diff(args[0], args[1]) },
+	}
+}
+
+// change is one difference: Old or New is empty when there is no such thing on
+// that side.
+type change struct {
+	Kind string `json:"kind"` // image, file, service, environment, platform
+	Name string `json:"name"`
+	Old  string `json:"old,omitempty"`
+	New  string `json:"new,omitempty"`
+}
+
+type difference struct {
+	App     string   `json:"app"`
+	From    string   `json:"from"`
+	To      string   `json:"to"`
+	Changes []change `json:"changes"`
+	// NeedBytes are the compressed layers, by platform, that a device on From
+	// has to load for To.
+	NeedBytes map[bundle.Platform]int64 `json:"need_bytes"`
+}
+
+func (a *app) diff(pathA, pathB string) error {
+	from, err := readManifest(pathA)
+	if err != nil {
+		return err
+	}
+	to, err := readManifest(pathB)
+	if err != nil {
+		return err
+	}
+	if from.App != to.App {
+		return fmt.Errorf("diff: %s is a release of %q, %s one of %q", pathA, from.App, pathB, to.App)
+	}
+	d := difference{App: to.App, From: from.Version, To: to.Version, Changes: []change{}, NeedBytes: map[bundle.Platform]int64{}}
+	old, now := facts(from), facts(to)
+	all := maps.Clone(old)
+	maps.Copy(all, now)
+	for _, key := range slices.Sorted(maps.Keys(all)) {
+		if old[key] != now[key] {
+			kind, name, _ := strings.Cut(key, " ")
+			d.Changes = append(d.Changes, change{kind, name, old[key], now[key]})
+		}
+	}
+	have := layersOf(from)
+	for i, p := range to.Platforms {
+		need := map[bundle.Digest]int64{}
+		for _, c := range to.Components {
+			for _, l := range c.Images[i].Layers {
+				if _, ok := have[l.Digest]; !ok {
+					need[l.Digest] = l.Size
+				}
+			}
+		}
+		d.NeedBytes[p] = 0
+		for _, n := range need {
+			d.NeedBytes[p] += n
+		}
+	}
+	return a.Result(d, func(w io.Writer) { printDifference(w, d, to.Platforms) })
+}
+
+// facts maps what a release consists of, each thing called by kind and name, to
+// what identifies it.
+func facts(m *bundle.Manifest) map[string]string {
+	f := map[string]string{}
+	for _, c := range m.Components {
+		name, _, _ := strings.Cut(c.Reference, "@")
+		if i := strings.LastIndexByte(name, ':'); i > strings.LastIndexByte(name, '/') {
+			name = name[:i]
+		}
+		for _, img := range c.Images {
+			f["image "+name+" "+string(img.Platform)] = string(img.Manifest.Digest)
+		}
+		for _, s := range c.Services {
+			f["service "+s] = name
+		}
+	}
+	for _, file := range m.Files {
+		f["file "+file.Path] = string(file.Digest)
+	}
+	for _, key := range m.Device.RequiredEnv {
+		f["environment "+key] = "required"
+	}
+	for _, p := range m.Platforms {
+		f["platform "+string(p)] = "yes"
+	}
+	return f
+}
+
+func printDifference(w io.Writer, d difference, platforms []bundle.Platform) {
+	fmt.Fprintf(w, "%s %s -> %s\n", d.App, d.From, d.To)
+	for _, c := range d.Changes {
+		sign := "~"
+		switch {
+		case c.Old == "":
+			sign = "+"
+		case c.New == "":
+			sign = "-"
+		}
+		fmt.Fprintf(w, "  %s %-11s %s\n", sign, c.Kind, c.Name)
+	}
+	if len(d.Changes) == 0 {
+		fmt.Fprintln(w, "  nothing changes")
+	}
+	for _, p := range platforms {
+		fmt.Fprintf(w, "a device on %s needs %s of layers for %s\n", d.From, ui.Bytes(d.NeedBytes[p]), p)
+	}
+}
