@@ -35,9 +35,9 @@ test: setup lint ## every test, with a real engine
 lint: ## vet, staticcheck, gofmt, shellcheck, actionlint
 	scripts/lint.sh
 
-verify-tarball: ## check a bundle as a device does: TARBALL= SIG= CERT=public key
-	@test -n "$(TARBALL)" -a -n "$(CERT)" || { echo 'usage: make verify-tarball TARBALL=app-1.0.0.tar.gz SIG=app-1.0.0.tar.gz.sig CERT=cosign.pub' >&2; exit 64; }
-	@$(GO) run ./cmd/valise verify '$(TARBALL)' --key '$(CERT)' $(if $(SIG),--signature '$(SIG)') --progress none
+verify-tarball: ## check a bundle as a device does: TARBALL= SIG= CERT= [SIGNER= ISSUER=]
+	@test -n "$(TARBALL)" -a -n "$(SIG)" || { echo 'usage: make verify-tarball TARBALL=F SIG=F.sigstore.json SIGNER=IDENTITY [ISSUER=URL], or SIG=F.sig CERT=cosign.pub' >&2; exit 64; }
+	@$(GO) run ./cmd/valise verify '$(TARBALL)' --bundle '$(SIG)' $(if $(CERT),--certificate '$(CERT)') $(if $(SIGNER),--identity '$(SIGNER)') $(if $(ISSUER),--issuer '$(ISSUER)') $(if $(ROOT),--trusted-root '$(ROOT)') --progress none
 
 clean: ## remove what was built
 	rm -rf $(DIST) examples/shop/build

@@ -35,6 +35,7 @@ const (
 	CheckUnsigned  = "unsigned"
 	CheckSignature = "signature"
 	CheckSigner    = "signer"
+	CheckTime      = "time"
 	CheckApp       = "app"
 	CheckVersion   = "version"
 	CheckPlatform  = "platform"

@@ -2,16 +2,22 @@
 //
 // A signature is a Sigstore bundle, version 0.3, over a SHA-256 digest: of
 // manifest.json for the signature inside a bundle, of the whole file for the one
-// beside it. The keys are those of cosign. cosign's Go API has no stability
-// promise, so nothing outside this package imports it.
+// beside it. It is made with a key of cosign's, or without one: with a
+// certificate that Fulcio issues to an OIDC identity for some minutes, a
+// timestamp and a log entry. cosign's Go API has no stability promise, so
+// nothing outside this package imports it.
 package sign
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/pem"
 	"fmt"
 
 	"github.com/sigstore/cosign/v2/pkg/cosign"
@@ -19,10 +25,20 @@ import (
 	protocommon "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
 	sgsign "github.com/sigstore/sigstore-go/pkg/sign"
 	"github.com/sigstore/sigstore/pkg/cryptoutils"
-	"github.com/sigstore/sigstore/pkg/signature"
-	"github.com/sigstore/sigstore/pkg/signature/options"
 	"google.golang.org/protobuf/encoding/protojson"
 )
+
+// Signature is a signature in the forms that verifiers take.
+type Signature struct {
+	Sigstore    []byte // the Sigstore bundle, JSON
+	Legacy      []byte // the bare signature in base64, as cosign's .sig files hold it
+	Certificate []byte // PEM, as cosign's .cert files; nil when it was made with a key
+}
+
+// Signer signs SHA-256 digests.
+type Signer interface {
+	Sign(ctx context.Context, sum [sha256.Size]byte) (*Signature, error)
+}
 
 // GenerateKey returns a new key pair in cosign's PEM files, the private one
 // encrypted with password.
@@ -34,49 +50,41 @@ func GenerateKey(password []byte) (private, public []byte, err error) {
 	return keys.PrivateBytes, keys.PublicBytes, nil
 }
 
-// Key signs with a private key.
-type Key struct {
-	signer signature.SignerVerifier
-	public *ecdsa.PublicKey
-	pem    string
-}
-
 // LoadKey reads a private key as GenerateKey or cosign wrote it.
-func LoadKey(private, password []byte) (*Key, error) {
-	signer, err := cosign.LoadPrivateKey(private, password, nil)
+func LoadKey(private, password []byte) (Signer, error) {
+	loaded, err := cosign.LoadPrivateKey(private, password, nil)
 	if err != nil {
 		return nil, fmt.Errorf("load private key: %w", err)
 	}
-	pub, err := signer.PublicKey()
-	if err != nil {
-		return nil, fmt.Errorf("load private key: %w", err)
+	signer, ok := loaded.(crypto.Signer)
+	if !ok {
+		return nil, fmt.Errorf("load private key: got %T, want ECDSA on P-256, which cosign generates", loaded)
 	}
-	public, ok := pub.(*ecdsa.PublicKey)
-	if !ok || public.Curve.Params().BitSize != 256 {
-		return nil, fmt.Errorf("load private key: got %T, want ECDSA on P-256, which cosign generates", pub)
+	if public, ok := signer.Public().(*ecdsa.PublicKey); !ok || public.Curve != elliptic.P256() {
+		return nil, fmt.Errorf("load private key: got %T, want ECDSA on P-256, which cosign generates", signer.Public())
 	}
-	b, err := cryptoutils.MarshalPublicKeyToPEM(public)
-	if err != nil {
-		return nil, fmt.Errorf("load private key: %w", err)
-	}
-	return &Key{signer, public, string(b)}, nil
+	return keySigner{signer}, nil
 }
 
-// PublicPEM returns the public key that verifies k's signatures.
-func (k *Key) PublicPEM() string { return k.pem }
+type keySigner struct{ crypto.Signer }
 
-// Sign returns the Sigstore bundle over a SHA-256 digest, as JSON, and the bare
-// signature in base64, as cosign's .sig files hold it.
-func (k *Key) Sign(ctx context.Context, sum [sha256.Size]byte) (sigstore, legacy []byte, err error) {
-	b, err := sgsign.Bundle(digestContent(sum), k, sgsign.BundleOptions{Context: ctx})
+func (k keySigner) Sign(ctx context.Context, sum [sha256.Size]byte) (*Signature, error) {
+	return makeSignature(sum, k.Signer, sgsign.BundleOptions{Context: ctx})
+}
+
+func makeSignature(sum [sha256.Size]byte, key crypto.Signer, options sgsign.BundleOptions) (*Signature, error) {
+	b, err := sgsign.Bundle(digestContent(sum), &keypair{key, sum[:]}, options)
 	if err != nil {
-		return nil, nil, fmt.Errorf("sign: %w", err)
+		return nil, fmt.Errorf("sign: %w", err)
 	}
-	sigstore, err = protojson.MarshalOptions{}.Marshal(b)
-	if err != nil {
-		return nil, nil, fmt.Errorf("encode signature: %w", err)
+	s := &Signature{Legacy: []byte(base64.StdEncoding.EncodeToString(b.GetMessageSignature().GetSignature()))}
+	if s.Sigstore, err = protojson.Marshal(b); err != nil {
+		return nil, fmt.Errorf("encode signature: %w", err)
 	}
-	return sigstore, []byte(base64.StdEncoding.EncodeToString(b.GetMessageSignature().GetSignature())), nil
+	if cert := b.GetVerificationMaterial().GetCertificate(); cert != nil {
+		s.Certificate = pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.GetRawBytes()})
+	}
+	return s, nil
 }
 
 // digestContent is content of which only the digest is at hand, so that a large
@@ -89,19 +97,23 @@ func (d digestContent) Bundle(b *protobundle.Bundle, sig, digest []byte, algorit
 	(&sgsign.PlainData{}).Bundle(b, sig, digest, algorithm)
 }
 
-// The methods below make Key a keypair of the Sigstore library.
+// keypair is an ECDSA key on P-256 as the Sigstore library takes one.
+type keypair struct {
+	key    crypto.Signer
+	digest []byte // signed as it is; everything else is hashed first
+}
 
-func (k *Key) GetHashAlgorithm() protocommon.HashAlgorithm {
+func (k *keypair) GetHashAlgorithm() protocommon.HashAlgorithm {
 	return protocommon.HashAlgorithm_SHA2_256
 }
 
-func (k *Key) GetSigningAlgorithm() protocommon.PublicKeyDetails {
+func (k *keypair) GetSigningAlgorithm() protocommon.PublicKeyDetails {
 	return protocommon.PublicKeyDetails_PKIX_ECDSA_P256_SHA_256
 }
 
 // GetHint names the key as cosign does: by the digest of its encoding.
-func (k *Key) GetHint() []byte {
-	der, err := cryptoutils.MarshalPublicKeyToDER(k.public)
+func (k *keypair) GetHint() []byte {
+	der, err := cryptoutils.MarshalPublicKeyToDER(k.key.Public())
 	if err != nil {
 		return nil
 	}
@@ -109,12 +121,22 @@ func (k *Key) GetHint() []byte {
 	return []byte(base64.StdEncoding.EncodeToString(sum[:]))
 }
 
-func (k *Key) GetKeyAlgorithm() string          { return "ECDSA" }
-func (k *Key) GetPublicKey() crypto.PublicKey   { return k.public }
-func (k *Key) GetPublicKeyPem() (string, error) { return k.pem, nil }
+func (k *keypair) GetKeyAlgorithm() string        { return "ECDSA" }
+func (k *keypair) GetPublicKey() crypto.PublicKey { return k.key.Public() }
 
-// SignData signs digest, which is what digestContent hands over.
-func (k *Key) SignData(ctx context.Context, digest []byte) (sig, sum []byte, err error) {
-	sig, err = k.signer.SignMessage(nil, options.WithContext(ctx), options.WithDigest(digest))
+func (k *keypair) GetPublicKeyPem() (string, error) {
+	b, err := cryptoutils.MarshalPublicKeyToPEM(k.key.Public())
+	return string(b), err
+}
+
+// SignData signs the digest that digestContent hands over, or the digest of
+// other data, such as the proof of possession that Fulcio asks for.
+func (k *keypair) SignData(_ context.Context, data []byte) (sig, digest []byte, err error) {
+	digest = k.digest
+	if !bytes.Equal(data, digest) {
+		sum := sha256.Sum256(data)
+		digest = sum[:]
+	}
+	sig, err = k.key.Sign(rand.Reader, digest, crypto.SHA256)
 	return sig, digest, err
 }

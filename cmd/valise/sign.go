@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/google/renameio/v2"
 	"github.com/spf13/cobra"
@@ -87,42 +88,93 @@ func (a *app) password(prompt string) ([]byte, error) {
 	return p, nil
 }
 
+type signFlags struct {
+	key, token, config string
+}
+
 func signCommand(a *app) *cobra.Command {
-	var key string
+	var f signFlags
 	c := &cobra.Command{
 		Use:   "sign BUNDLE",
 		Short: "Sign a bundle",
 		Long: "sign puts a signature over the manifest into BUNDLE, which is replaced in one step, and\n" +
 			"writes signatures over the whole file beside it: BUNDLE.sigstore.json (cosign\n" +
-			"verify-blob --bundle), BUNDLE.sig (cosign verify-blob --signature) and BUNDLE.sha256.",
-		Example: "  " + passwordEnv + "=... valise sign dist/shop-1.2.3.tar.gz --key cosign.key",
-		Args:    cobra.ExactArgs(1),
-		RunE:    func(cmd *cobra.Command, args []string) error { return a.sign(cmd.Context(), args[0], key) },
+			"verify-blob --bundle), BUNDLE.sig with BUNDLE.cert (cosign verify-blob --signature) and\n" +
+			"BUNDLE.sha256.\n\n" +
+			"Without --key it signs keylessly, as the identity of an OIDC token: that of the GitHub\n" +
+			"Actions job it runs in (permission id-token: write), or --identity-token.",
+		Example: "  valise sign dist/shop-1.2.3.tar.gz\n" +
+			"  " + passwordEnv + "=... valise sign dist/shop-1.2.3.tar.gz --key cosign.key",
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.sign(cmd.Context(), args[0], f) },
 	}
-	c.Flags().StringVar(&key, "key", "", "private key in cosign's form")
-	c.MarkFlagRequired("key")
+	c.Flags().StringVar(&f.key, "key", "", "private key in cosign's form; its password is "+passwordEnv+" or asked for")
+	c.Flags().StringVar(&f.token, "identity-token", "", "file with an OIDC token, - for standard input")
+	c.Flags().StringVar(&f.config, "signing-config", "", "Sigstore signing_config.json (default: the public instance's, built in)")
+	c.MarkFlagsMutuallyExclusive("key", "identity-token")
+	c.MarkFlagsMutuallyExclusive("key", "signing-config")
 	return c
 }
 
-func (a *app) sign(ctx context.Context, path, keyFile string) (err error) {
-	private, err := os.ReadFile(keyFile)
-	if err != nil {
-		return fmt.Errorf("read private key: %w", err)
+// signer is the signer that the flags name.
+func (a *app) signer(ctx context.Context, f signFlags) (sign.Signer, error) {
+	if f.key != "" {
+		private, err := os.ReadFile(f.key)
+		if err != nil {
+			return nil, fmt.Errorf("read private key: %w", err)
+		}
+		password, err := a.password("password for " + f.key + ": ")
+		if err != nil {
+			return nil, err
+		}
+		return sign.LoadKey(private, password)
 	}
-	password, err := a.password("password for " + keyFile + ": ")
-	if err != nil {
-		return err
+	config := sign.PublicGood
+	if f.config != "" {
+		var err error
+		if config, err = os.ReadFile(f.config); err != nil {
+			return nil, fmt.Errorf("read signing configuration: %w", err)
+		}
 	}
-	key, err := sign.LoadKey(private, password)
+	token, err := a.token(ctx, f.token)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	return sign.Keyless(config, token, a.Now())
+}
+
+func (a *app) token(ctx context.Context, file string) (string, error) {
+	var b []byte
+	var err error
+	switch file {
+	case "":
+		token, err := sign.AmbientToken(ctx)
+		if errors.Is(err, sign.ErrNoToken) {
+			return "", cli.WithHint(err, "sign with --key, or pass --identity-token")
+		}
+		return token, err
+	case "-":
+		b, err = io.ReadAll(io.LimitReader(a.Stdin, 1<<16))
+	default:
+		b, err = os.ReadFile(file)
+	}
+	if err != nil {
+		return "", fmt.Errorf("read identity token: %w", err)
+	}
+	return strings.TrimSpace(string(b)), nil
+}
+
+func (a *app) sign(ctx context.Context, path string, flags signFlags) (err error) {
 	r, f, err := openBundle(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	embedded, _, err := key.Sign(ctx, sha256.Sum256(r.ManifestBytes()))
+	signer, err := a.signer(ctx, flags)
+	if err != nil {
+		return err
+	}
+	embedded, err := signer.Sign(ctx, sha256.Sum256(r.ManifestBytes()))
 	if err != nil {
 		return err
 	}
@@ -133,33 +185,39 @@ func (a *app) sign(ctx context.Context, path, keyFile string) (err error) {
 	defer out.Cleanup()
 	digest := sha256.New()
 	update, finish := a.UI.Track("sign " + filepath.Base(path))
-	err = bundle.Seal(ctx, io.MultiWriter(out, digest, &meter{total: r.Size(), update: update}), r, embedded)
+	err = bundle.Seal(ctx, io.MultiWriter(out, digest, &meter{total: r.Size(), update: update}), r, embedded.Sigstore)
 	finish(err)
 	if err != nil {
 		return fmt.Errorf("sign %s: %w", path, err)
 	}
 	var sum [sha256.Size]byte
 	digest.Sum(sum[:0])
-	detached, legacy, err := key.Sign(ctx, sum)
+	whole, err := signer.Sign(ctx, sum)
 	if err != nil {
 		return err
 	}
-	// The signatures first: a bundle under its final name never lacks them.
 	hexSum := hex.EncodeToString(sum[:])
-	for _, s := range []struct {
+	beside := []struct {
 		suffix string
 		data   []byte
-	}{{".sigstore.json", detached}, {".sig", legacy}, {".sha256", []byte(hexSum + "  " + filepath.Base(path) + "\n")}} {
+	}{{".sigstore.json", whole.Sigstore}, {".sig", whole.Legacy}, {".cert", whole.Certificate}, {".sha256", []byte(hexSum + "  " + filepath.Base(path) + "\n")}}
+	// The signatures first: a bundle under its final name never lacks them.
+	var written []string
+	for _, s := range beside {
+		if s.data == nil {
+			continue
+		}
 		if err := renameio.WriteFile(path+s.suffix, s.data, 0o644); err != nil {
 			return fmt.Errorf("write signature: %w", err)
 		}
+		written = append(written, s.suffix)
 	}
 	if err := out.CloseAtomicallyReplace(); err != nil {
 		return fmt.Errorf("write bundle: %w", err)
 	}
 	result := map[string]string{"bundle": path, "sha256": hexSum, "manifest": string(bundle.DigestOf(r.ManifestBytes()))}
 	return a.Result(result, func(w io.Writer) {
-		fmt.Fprintf(w, "signed %s\n  sha256    %s\n  beside it .sigstore.json .sig .sha256\n", path, hexSum)
+		fmt.Fprintf(w, "signed %s\n  sha256    %s\n  beside it %s\n", path, hexSum, strings.Join(written, " "))
 	})
 }
 

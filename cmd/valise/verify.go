@@ -1,9 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"crypto/ecdsa"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -20,56 +24,79 @@ import (
 )
 
 type verifyFlags struct {
-	key       string
-	signature string
-	app       string
-	version   string
+	trust       cli.Trust
+	signature   string
+	certificate string
+	app         string
+	version     string
 }
 
 func verifyCommand(a *app) *cobra.Command {
 	var f verifyFlags
 	c := &cobra.Command{
-		Use:   "verify BUNDLE",
-		Short: "Check a bundle the way a device does",
-		Long: "verify checks the signature inside BUNDLE and then every byte of it, offline. With\n" +
-			"--signature it also checks a signature over the whole file: a .sigstore.json or a .sig.\n\n" +
-			"Exit code 0 means that a device which trusts the same key accepts the bundle.",
-		Example: "  valise verify dist/shop-1.2.3.tar.gz --key cosign.pub\n" +
-			"  valise verify shop-1.2.3.tar.gz --key cosign.pub --signature shop-1.2.3.tar.gz.sig",
+		Use:   "verify FILE|sha256:DIGEST",
+		Short: "Check a bundle the way a device does, or a signature over any file",
+		Long: "verify checks the signature inside a bundle and then every byte of it, offline: exit code\n" +
+			"0 means that a device which trusts the same signer accepts the bundle.\n\n" +
+			"With --bundle it checks a signature over the whole FILE, which may be any file, and then\n" +
+			"a bundle's inside as well. A .sigstore.json proves who signed and when; a bare .sig needs\n" +
+			"--key, because nothing in it proves when it was made.",
+		Example: "  valise verify shop-1.2.3.tar.gz --identity https://github.com/acme/shop/.github/workflows/release.yml@refs/tags/v1.2.3\n" +
+			"  valise verify dist/shop-1.2.3.tar.gz --key cosign.pub\n" +
+			"  valise verify --bundle README.md.sigstore.json --key cosign.pub README.md",
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.verify(cmd.Context(), args[0], f) },
 	}
-	c.Flags().StringVar(&f.key, "key", "", "public key (PEM) that must have signed")
-	c.Flags().StringVar(&f.signature, "signature", "", "signature over the whole file")
+	f.trust.Register(c.Flags())
+	c.Flags().StringVar(&f.signature, "bundle", "", "signature over the whole file: .sigstore.json, or .sig with --key")
+	c.Flags().StringVar(&f.certificate, "certificate", "", "certificate that belongs to a .sig")
 	c.Flags().StringVar(&f.app, "app", "", "app it must be a release of")
 	c.Flags().StringVar(&f.version, "version", "", "version it must be")
-	c.MarkFlagRequired("key")
 	return c
 }
 
 func (a *app) verify(ctx context.Context, path string, flags verifyFlags) error {
-	key, err := os.ReadFile(flags.key)
-	if err != nil {
-		return fmt.Errorf("read public key: %w", err)
+	// make verify-tarball passes whatever was published as CERT.
+	if key, err := os.ReadFile(flags.certificate); err == nil && bytes.Contains(key, []byte("PUBLIC KEY")) {
+		flags.trust.Key, flags.certificate = flags.certificate, ""
 	}
-	if block, _ := pem.Decode(key); block != nil && block.Type == "CERTIFICATE" {
-		return cli.WithHint(errors.New("a bare certificate proves nothing offline: it was valid for minutes, and nothing here shows that the signature was made in them"),
-			"verify with the signer's public key")
-	}
-	verifier, err := verify.New(verify.Policy{Signers: []verify.Signer{{Key: string(key)}}})
+	policy, err := flags.trust.Policy()
 	if err != nil {
 		return err
 	}
-	r, f, err := openBundle(path)
+	verifier, err := verify.New(policy)
 	if err != nil {
 		return err
+	}
+	if digest, ok := strings.CutPrefix(path, "sha256:"); ok {
+		sum, err := hex.DecodeString(digest)
+		if err != nil || len(sum) != sha256.Size || flags.signature == "" {
+			return cli.Usagef("sha256:DIGEST takes 64 hex digits and --bundle")
+		}
+		return a.verifyWhole(verifier, [sha256.Size]byte(sum), path, flags)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("open file: %w", err)
 	}
 	defer f.Close()
 	if flags.signature != "" {
-		if err := a.verifyFile(verifier, f, r.Size(), flags.signature); err != nil {
+		sum, err := a.hash(f)
+		if err != nil {
 			return err
 		}
+		if err := a.verifyWhole(verifier, sum, path, flags); err != nil {
+			return err
+		}
+		if r, err := bundleIn(f); err != nil || r == nil {
+			return err // another kind of file: there is no inside
+		}
 	}
+	r, b, err := openBundle(path)
+	if err != nil {
+		return err
+	}
+	defer b.Close()
 	want := verify.Want{App: flags.app, Version: strings.TrimPrefix(flags.version, "v")}
 	update, finish := a.UI.Track("verify " + path)
 	rel, err := verifier.Release(ctx, r, want, update)
@@ -81,36 +108,93 @@ func (a *app) verify(ctx context.Context, path string, flags verifyFlags) error 
 	result := struct {
 		App       string            `json:"app"`
 		Version   string            `json:"version"`
-		Signer    string            `json:"signer"`
+		Signer    verify.Signer     `json:"signer"`
 		Manifest  bundle.Digest     `json:"manifest"`
 		Platforms []bundle.Platform `json:"platforms"`
 		Size      int64             `json:"size"`
-	}{m.App, m.Version, rel.Signer().String(), rel.Digest(), m.Platforms, rel.Size()}
+	}{m.App, m.Version, rel.Signer(), rel.Digest(), m.Platforms, rel.Size()}
 	return a.Result(result, func(w io.Writer) {
 		fmt.Fprintf(w, "ok: %s %s, signed by %s\n  manifest  %s\n  platforms %s\n  size      %s, every byte checked\n",
-			m.App, m.Version, result.Signer, result.Manifest, joinPlatforms(m.Platforms), ui.Bytes(result.Size))
+			m.App, m.Version, rel.Signer(), result.Manifest, joinPlatforms(m.Platforms), ui.Bytes(result.Size))
 	})
 }
 
-// verifyFile checks a signature over the whole file.
-func (a *app) verifyFile(v *verify.Verifier, f *os.File, size int64, signature string) error {
-	sig, err := os.ReadFile(signature)
+// bundleIn returns the bundle in f, or nil when f is some other kind of file. A
+// file that says it is a bundle and breaks the format is an error.
+func bundleIn(f *os.File) (*bundle.Reader, error) {
+	info, err := f.Stat()
 	if err != nil {
-		return fmt.Errorf("read signature: %w", err)
+		return nil, err
+	}
+	r, err := bundle.Open(f, info.Size())
+	if format := new(bundle.FormatError); errors.As(err, &format) && (format.Rule == "gzip" || format.Rule == "manifest-first" || format.Rule == "truncated") {
+		return nil, nil
+	}
+	return r, err
+}
+
+// hash returns the SHA-256 of a file.
+func (a *app) hash(f *os.File) (sum [sha256.Size]byte, err error) {
+	info, err := f.Stat()
+	if err != nil {
+		return sum, fmt.Errorf("read %s: %w", f.Name(), err)
 	}
 	update, finish := a.UI.Track("hash " + f.Name())
 	digest := sha256.New()
-	_, err = io.Copy(io.MultiWriter(digest, &meter{total: size, update: update}), io.NewSectionReader(f, 0, size))
+	_, err = io.Copy(io.MultiWriter(digest, &meter{total: info.Size(), update: update}), io.NewSectionReader(f, 0, info.Size()))
 	finish(err)
 	if err != nil {
-		return fmt.Errorf("read %s: %w", f.Name(), err)
+		return sum, fmt.Errorf("read %s: %w", f.Name(), err)
 	}
-	var sum [sha256.Size]byte
 	digest.Sum(sum[:0])
-	if bare, err := base64.StdEncoding.DecodeString(strings.TrimSpace(string(sig))); err == nil {
-		_, err = v.Bare(sum, bare)
+	return sum, nil
+}
+
+// verifyWhole checks a signature over a whole file of which sum is the digest.
+func (a *app) verifyWhole(v *verify.Verifier, sum [sha256.Size]byte, name string, flags verifyFlags) error {
+	sig, err := os.ReadFile(flags.signature)
+	if err != nil {
+		return fmt.Errorf("read signature: %w", err)
+	}
+	var signer verify.Signer
+	if bare, berr := base64.StdEncoding.DecodeString(strings.TrimSpace(string(sig))); berr == nil {
+		if flags.certificate != "" {
+			return bareCertificate(flags.certificate, sum, bare)
+		}
+		signer, err = v.Bare(sum, bare)
+	} else {
+		signer, err = v.Digest(sum, sig)
+	}
+	if err != nil {
 		return err
 	}
-	_, err = v.Digest(sum, sig)
-	return err
+	fmt.Fprintf(a.Stderr, "ok: %s, the whole file is signed by %s\n", name, signer)
+	return nil
+}
+
+// bareCertificate says what a .sig and a .cert prove by themselves, which is not
+// enough: a certificate is valid for minutes, and nothing in the two shows that
+// the signature was made in them.
+func bareCertificate(file string, sum [sha256.Size]byte, sig []byte) error {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return fmt.Errorf("read certificate: %w", err)
+	}
+	if inner, err := base64.StdEncoding.DecodeString(strings.TrimSpace(string(b))); err == nil {
+		b = inner // cosign writes base64 of PEM
+	}
+	block, _ := pem.Decode(b)
+	if block == nil || block.Type != "CERTIFICATE" {
+		return fmt.Errorf("read certificate: %s holds no certificate", file)
+	}
+	cert, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return fmt.Errorf("read certificate: %w", err)
+	}
+	key, ok := cert.PublicKey.(*ecdsa.PublicKey)
+	if !ok || !ecdsa.VerifyASN1(key, sum[:], sig) {
+		return &verify.Error{Check: verify.CheckSignature, Reason: "the signature was not made with the key of the certificate, or the file was changed after signing"}
+	}
+	return cli.WithHint(&verify.Error{Check: verify.CheckTime, Reason: fmt.Sprintf("the signature belongs to the certificate, but the certificate was valid until %s only, and a bare .sig and .cert hold no log entry or timestamp that proves the signature was made before",
+		cert.NotAfter.UTC().Format("2006-01-02 15:04:05Z"))}, "use the .sigstore.json that was published with the file, or a trusted public key")
 }
