@@ -7,7 +7,7 @@ LDFLAGS := -s -w -buildid=
 # Device platforms of the installer.
 PLATFORMS := linux-amd64 linux-arm64 linux-arm-v7
 
-.PHONY: help build installers demo test lint setup verify-tarball clean
+.PHONY: help build installers demo test e2e lint setup sigstore-up sigstore-down verify-tarball clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -31,6 +31,15 @@ demo: ## build, sign, verify, install, update, break and roll back a sample app
 
 test: setup lint ## every test, with a real engine
 	scripts/test.sh
+
+sigstore-up: ## start a private Sigstore below build/sigstore and print how to use it
+	@mkdir -p build && scripts/sigstore.sh up build/sigstore
+
+sigstore-down: ## stop it
+	scripts/sigstore.sh down build/sigstore
+
+e2e: ## what needs the private Sigstore: keyless signing, cosign both ways
+	scripts/e2e.sh
 
 lint: ## vet, staticcheck, gofmt, shellcheck, actionlint
 	scripts/lint.sh

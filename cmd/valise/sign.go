@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -204,7 +205,10 @@ func (a *app) sign(ctx context.Context, path string, flags signFlags) (err error
 	// The signatures first: a bundle under its final name never lacks them.
 	var written []string
 	for _, s := range beside {
-		if s.data == nil {
+		if s.data == nil { // one of an earlier signature would mislead
+			if err := os.Remove(path + s.suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return fmt.Errorf("remove old signature: %w", err)
+			}
 			continue
 		}
 		if err := renameio.WriteFile(path+s.suffix, s.data, 0o644); err != nil {

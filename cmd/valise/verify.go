@@ -73,7 +73,11 @@ func (a *app) verify(ctx context.Context, path string, flags verifyFlags) error 
 		if err != nil || len(sum) != sha256.Size || flags.signature == "" {
 			return cli.Usagef("sha256:DIGEST takes 64 hex digits and --bundle")
 		}
-		return a.verifyWhole(verifier, [sha256.Size]byte(sum), path, flags)
+		signer, err := a.verifyWhole(verifier, [sha256.Size]byte(sum), flags)
+		if err != nil {
+			return err
+		}
+		return a.reportWhole(path, signer)
 	}
 	f, err := os.Open(path)
 	if err != nil {
@@ -85,11 +89,14 @@ func (a *app) verify(ctx context.Context, path string, flags verifyFlags) error 
 		if err != nil {
 			return err
 		}
-		if err := a.verifyWhole(verifier, sum, path, flags); err != nil {
+		signer, err := a.verifyWhole(verifier, sum, flags)
+		if err != nil {
 			return err
 		}
-		if r, err := bundleIn(f); err != nil || r == nil {
-			return err // another kind of file: there is no inside
+		if r, err := bundleIn(f); err != nil {
+			return err
+		} else if r == nil { // another kind of file: there is no inside
+			return a.reportWhole(path, signer)
 		}
 	}
 	r, b, err := openBundle(path)
@@ -151,25 +158,26 @@ func (a *app) hash(f *os.File) (sum [sha256.Size]byte, err error) {
 }
 
 // verifyWhole checks a signature over a whole file of which sum is the digest.
-func (a *app) verifyWhole(v *verify.Verifier, sum [sha256.Size]byte, name string, flags verifyFlags) error {
+func (a *app) verifyWhole(v *verify.Verifier, sum [sha256.Size]byte, flags verifyFlags) (verify.Signer, error) {
 	sig, err := os.ReadFile(flags.signature)
 	if err != nil {
-		return fmt.Errorf("read signature: %w", err)
+		return verify.Signer{}, fmt.Errorf("read signature: %w", err)
 	}
-	var signer verify.Signer
-	if bare, berr := base64.StdEncoding.DecodeString(strings.TrimSpace(string(sig))); berr == nil {
+	if bare, err := base64.StdEncoding.DecodeString(strings.TrimSpace(string(sig))); err == nil {
 		if flags.certificate != "" {
-			return bareCertificate(flags.certificate, sum, bare)
+			return verify.Signer{}, bareCertificate(flags.certificate, sum, bare)
 		}
-		signer, err = v.Bare(sum, bare)
-	} else {
-		signer, err = v.Digest(sum, sig)
+		return v.Bare(sum, bare)
 	}
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(a.Stderr, "ok: %s, the whole file is signed by %s\n", name, signer)
-	return nil
+	return v.Digest(sum, sig)
+}
+
+func (a *app) reportWhole(name string, signer verify.Signer) error {
+	result := struct {
+		File   string        `json:"file"`
+		Signer verify.Signer `json:"signer"`
+	}{name, signer}
+	return a.Result(result, func(w io.Writer) { fmt.Fprintf(w, "ok: %s is signed by %s\n", name, signer) })
 }
 
 // bareCertificate says what a .sig and a .cert prove by themselves, which is not

@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Tests against a private Sigstore of real servers, and against the real cosign, both ways.
+# By hand:  scripts/e2e.sh      The first run builds the servers and cosign, which takes about ten minutes.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+dir=$(mktemp -d /tmp/valise-e2e.XXXXXX)
+trap 'scripts/sigstore.sh down "$dir/sigstore" >&2 || true; rm -rf "$dir"' EXIT
+fail() { echo "e2e: $*" >&2; exit 1; }
+
+scripts/sigstore.sh up "$dir/sigstore" >"$dir/env"
+# shellcheck source=/dev/null
+. "$dir/env"
+cosign=$(scripts/sigstore.sh cosign)
+
+echo "== keyless signing against Fulcio, Rekor 1 and 2, the timestamp authority"
+go test -count=1 -tags e2e ./bundle/sign
+
+echo "== our commands and cosign check each other's signatures"
+go build -o "$dir/valise" ./cmd/valise
+issuer=https://token.actions.githubusercontent.com
+identity=https://github.com/valise-test/app/.github/workflows/release.yml@refs/tags/v1.0.0
+head -c 100000 /dev/urandom >"$dir/blob"
+by_identity=(--certificate-identity "$identity" --certificate-oidc-issuer "$issuer" --trusted-root "$VALISE_TRUSTED_ROOT"
+  --new-bundle-format --use-signed-timestamps)
+verify=("$dir/valise" verify --progress none --identity "$identity" --trusted-root "$VALISE_TRUSTED_ROOT")
+
+# A bundle that is small and real: the first good vector, unsigned.
+bundle=$dir/shop-1.2.3.tar.gz
+sed '1,/^$/d' testdata/vectors/good-unsigned.bundle >"$bundle"
+"$dir/valise" sign "$bundle" --signing-config "$VALISE_SIGNING_CONFIG" --progress none
+unshare -n "${verify[@]}" "$bundle" --bundle "$bundle.sigstore.json"
+unshare -n "$cosign" verify-blob "${by_identity[@]}" --bundle "$bundle.sigstore.json" "$bundle"
+(cd "$dir" && tar xzf "$bundle" manifest.json manifest.json.sigstore.json)
+unshare -n "$cosign" verify-blob "${by_identity[@]}" --bundle "$dir/manifest.json.sigstore.json" "$dir/manifest.json"
+
+token=$(curl -fsS -H "Authorization: bearer $ACTIONS_ID_TOKEN_REQUEST_TOKEN" "$ACTIONS_ID_TOKEN_REQUEST_URL&audience=sigstore" |
+  sed 's/.*"value":"\([^"]*\)".*/\1/')
+"$cosign" sign-blob --yes --identity-token "$token" --signing-config "$VALISE_SIGNING_CONFIG" --trusted-root "$VALISE_TRUSTED_ROOT" \
+  --new-bundle-format --bundle "$dir/blob.sigstore.json" "$dir/blob" >/dev/null
+unshare -n "${verify[@]}" --bundle "$dir/blob.sigstore.json" "$dir/blob"
+unshare -n "${verify[@]}" --bundle "$dir/blob.sigstore.json" "sha256:$(sha256sum "$dir/blob" | cut -d' ' -f1)"
+
+code=0
+echo x >>"$dir/blob"
+"${verify[@]}" --bundle "$dir/blob.sigstore.json" "$dir/blob" || code=$?
+[ $code -eq 4 ] || fail "a changed file ended with exit code $code, want 4"
+
+export COSIGN_PASSWORD=e2e
+(cd "$dir" && "$cosign" generate-key-pair)
+"$dir/valise" sign "$bundle" --key "$dir/cosign.key" --progress none
+"$dir/valise" verify "$bundle" --key "$dir/cosign.pub" --bundle "$bundle.sig" --progress none
+"$cosign" verify-blob --key "$dir/cosign.pub" --signature "$bundle.sig" --insecure-ignore-tlog "$bundle"
+make -s verify-tarball TARBALL="$bundle" SIG="$bundle.sig" CERT="$dir/cosign.pub"
+echo "e2e: ok"
