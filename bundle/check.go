@@ -22,7 +22,11 @@ import (
 // are the one pass that a reader without a table of contents makes; when they do
 // not meet, that pass is made and its verdict counts.
 func (r *Reader) Check(ctx context.Context, progress func(done, total int64)) error {
-	c := &check{ctx: ctx, r: r, blobs: r.manifest.blobs(), progress: progress}
+	small, layers := r.manifest.blobsByKind()
+	c := &check{ctx: ctx, r: r, blobs: append(small, layers...), optional: map[Digest]bool{}, progress: progress}
+	for _, l := range layers {
+		c.optional[l.Digest] = true
+	}
 	if ends := c.split(min(runtime.GOMAXPROCS(0), maxParts)); len(ends) > 1 && c.parallel(ends) {
 		return nil
 	}
@@ -48,6 +52,7 @@ type check struct {
 	ctx      context.Context
 	r        *Reader
 	blobs    []Descriptor
+	optional map[Digest]bool // layers: a thin bundle may leave them out
 	progress func(done, total int64)
 	mu       sync.Mutex // one call of progress at a time
 	done     atomic.Int64
@@ -183,13 +188,17 @@ func (p *part) run() error {
 		if err != nil {
 			return err
 		}
-		if allZero(head) {
-			break
-		}
 		// What is next is one of the blobs that may still come; those passed
 		// over are missing.
-		for len(blobs) > 0 && headerName(head) != blobPath(blobs[0].Digest) {
+		end := allZero(head)
+		for len(blobs) > 0 && (end || headerName(head) != blobPath(blobs[0].Digest)) {
+			if !p.optional[blobs[0].Digest] {
+				return formatErr("missing", blobEntry(blobs[0].Digest), "expected here, found %s; only layers may be left out", describe(head))
+			}
 			blobs = blobs[1:]
+		}
+		if end {
+			break
 		}
 		if len(blobs) == 0 {
 			return formatErr("unlisted", ImagesName, "holds %s, which the manifest does not list there", describe(head))

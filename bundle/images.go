@@ -77,6 +77,19 @@ func (m *Manifest) ArchiveEntries() ([]GeneratedFile, error) {
 	return []GeneratedFile{{"index.json", indexJSON}, {"manifest.json", archiveJSON}, {"oci-layout", []byte(imageLayoutFile)}}, nil
 }
 
+// archive lists what ArchiveEntries returns.
+func (m *Manifest) archive() ([]File, error) {
+	generated, err := m.ArchiveEntries()
+	if err != nil {
+		return nil, err
+	}
+	var list []File
+	for _, g := range generated {
+		list = append(list, File{Path: g.Path, Size: int64(len(g.Data)), Mode: 0o644, Digest: DigestOf(g.Data)})
+	}
+	return list, nil
+}
+
 type ociPlatform struct {
 	Architecture string `json:"architecture"`
 	OS           string `json:"os"`
@@ -118,7 +131,13 @@ func blobPath(d Digest) string { return "blobs/sha256/" + d.Hex() }
 // platforms first and components second, so that what one platform needs lies
 // together.
 func (m *Manifest) blobs() []Descriptor {
-	var small, layers []Descriptor
+	small, layers := m.blobsByKind()
+	return append(small, layers...)
+}
+
+// blobsByKind divides blobs into those that every bundle holds and the layers,
+// which a thin bundle may leave out.
+func (m *Manifest) blobsByKind() (small, layers []Descriptor) {
 	seen := map[Digest]bool{}
 	add := func(list *[]Descriptor, d Descriptor) {
 		if !seen[d.Digest] {
@@ -144,7 +163,7 @@ func (m *Manifest) blobs() []Descriptor {
 			}
 		}
 	}
-	return append(small, layers...)
+	return small, layers
 }
 
 // imagesSize is the length of an images.tar with these entries.

@@ -36,7 +36,7 @@ func ParseVersion(s string) (*semver.Version, error) {
 
 // Validate checks every rule that concerns the manifest alone.
 func (m *Manifest) Validate() error {
-	for _, check := range []func() error{m.checkHead, m.checkFiles, m.checkComponents, m.checkDevice} {
+	for _, check := range []func() error{m.checkHead, m.checkFiles, m.checkComponents, m.checkArchive, m.checkDevice} {
 		if err := check(); err != nil {
 			return err
 		}
@@ -88,19 +88,21 @@ func (m *Manifest) checkHead() error {
 }
 
 func (m *Manifest) checkFiles() error {
-	if len(m.Files)+len(m.Archive) > MaxFiles {
-		return formatErr("files", ManifestName, "%d files, limit %d", len(m.Files)+len(m.Archive), MaxFiles)
+	if len(m.Files) > MaxFiles {
+		return formatErr("files", ManifestName, "%d files, limit %d", len(m.Files), MaxFiles)
 	}
-	if err := checkFileList(m.Files, ManifestName, SignatureName, ImagesName, TOCName); err != nil {
+	return checkFileList(m.Files, ManifestName, SignatureName, ImagesName, TOCName)
+}
+
+// checkArchive: what images.tar holds besides blobs follows from the components,
+// so that a load by hand gives the images that are signed.
+func (m *Manifest) checkArchive() error {
+	want, err := m.archive()
+	if err != nil {
 		return err
 	}
-	if err := checkFileList(m.Archive); err != nil {
-		return err
-	}
-	for _, f := range m.Archive {
-		if strings.Contains(f.Path, "/") || f.Mode != 0o644 || f.Size > MaxManifestSize {
-			return formatErr("archive", f.Path, "want a small plain file at the root of %s", ImagesName)
-		}
+	if !slices.Equal(m.Archive, want) {
+		return formatErr("archive", ManifestName, "the entries of %s are not the ones that follow from the components", ImagesName)
 	}
 	return nil
 }
@@ -179,6 +181,9 @@ func (m *Manifest) checkComponents() error {
 		}
 		if m.Images[i] != c.Reference {
 			return bad(c, "images", "images[%d] is %.80q", i, m.Images[i])
+		}
+		if len(c.Services) == 0 {
+			return bad(c, "services", "no service runs it")
 		}
 		for _, s := range c.Services {
 			if !servicePattern.MatchString(s) || services[s] {

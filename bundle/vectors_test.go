@@ -346,6 +346,12 @@ func vectors(t *testing.T, signer *verifytest.Signer) []vector {
 		e := &f.images[len(f.images)-1]
 		e.data = bytes.Repeat([]byte("x"), len(e.data))
 	})
+	with("config-missing", "missing", "an image config is left out", func(f *forged) {
+		f.images = slices.DeleteFunc(f.images, func(e forgedEntry) bool {
+			return e.name == bundle.BlobPath(m.Components[0].Images[0].Config.Digest)
+		})
+	})
+	with("blobs-missing", "missing", "every blob is left out", func(f *forged) { f.images = f.images[:3] })
 	with("layer-added", "unlisted", "images.tar holds a blob that is not listed", func(f *forged) {
 		b := []byte("more")
 		f.images = append(f.images, forgedEntry{name: bundle.BlobPath(bundle.DigestOf(b)), data: b})
@@ -377,7 +383,7 @@ func vectors(t *testing.T, signer *verifytest.Signer) []vector {
 	with("entry-owner", "entry", "the header of a listed file has another owner", func(f *forged) {
 		f.find(t, "compose.yaml").header = func(h []byte) { copy(h[108:], "0001750\x00") }
 	})
-	with("blobs-symlink", "unlisted", "blobs in images.tar is a symbolic link", func(f *forged) {
+	with("blobs-symlink", "missing", "blobs in images.tar is a symbolic link", func(f *forged) {
 		f.images = slices.Insert(f.images, 3, forgedEntry{name: "blobs", header: func(h []byte) { h[156] = '2'; copy(h[157:], "/etc") }})
 	})
 	with("size-lies", "entry", "a header claims more bytes than the manifest", func(f *forged) { f.find(t, "compose.yaml").size = 1 << 32 })
@@ -442,13 +448,15 @@ func vectors(t *testing.T, signer *verifytest.Signer) []vector {
 	valid("file-digest", "digest", "a digest that is a path", func(m *bundle.Manifest) { m.Files[0].Digest = "sha256:../../../../etc/passwd" })
 	valid("files-many", "files", "more files than there may be", func(*bundle.Manifest) {})
 	list[len(list)-1].data = manyFiles(t, m, c, signer)
-	valid("archive-directory", "archive", "an entry of images.tar in a directory", func(m *bundle.Manifest) { m.Archive[0].Path = "a/b" })
+	valid("archive-other", "archive", "an index of images.tar with another digest", func(m *bundle.Manifest) { m.Archive[0].Digest = m.Archive[1].Digest })
+	valid("archive-none", "archive", "no entries of images.tar", func(m *bundle.Manifest) { m.Archive = nil })
 	valid("components-none", "components", "no image", func(m *bundle.Manifest) { m.Components, m.Images = nil, []string{} })
 	valid("images-fewer", "images", "images lists fewer references than there are", func(m *bundle.Manifest) { m.Images = []string{} })
 	valid("reference-malformed", "reference", "a reference that is an option", func(m *bundle.Manifest) { m.Components[0].Reference = "--privileged" })
 	valid("component-twice", "component-order", "an image listed twice", func(m *bundle.Manifest) {
 		m.Components, m.Images = append(m.Components, m.Components[0]), append(m.Images, m.Images[0])
 	})
+	valid("services-none", "services", "an image that no service runs", func(m *bundle.Manifest) { m.Components[0].Services = nil })
 	valid("service-twice", "services", "a service with two images", func(m *bundle.Manifest) { m.Components[0].Services = []string{"api", "api"} })
 	valid("platform-missing", "component-platforms", "an image that lacks a platform", func(m *bundle.Manifest) { m.Platforms = append(m.Platforms, "linux/arm64") })
 	valid("layers-none", "layers", "an image without layers", func(m *bundle.Manifest) { m.Components[0].Images[0].Layers = []bundle.Layer{} })

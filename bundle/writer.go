@@ -52,13 +52,9 @@ func (m *Manifest) Finish() error {
 	for _, c := range m.Components {
 		m.Images = append(m.Images, c.Reference)
 	}
-	generated, err := m.ArchiveEntries()
-	if err != nil {
+	var err error
+	if m.Archive, err = m.archive(); err != nil {
 		return err
-	}
-	m.Archive = nil
-	for _, g := range generated {
-		m.Archive = append(m.Archive, File{Path: g.Path, Size: int64(len(g.Data)), Mode: 0o644, Digest: DigestOf(g.Data)})
 	}
 	return m.Validate()
 }
