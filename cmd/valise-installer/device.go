@@ -47,6 +47,12 @@ func (p *program) installed() ([]string, error) {
 	return found, nil
 }
 
+// hasRecords reports whether somebody installed, or tried to install, an app.
+func (p *program) hasRecords(app string) bool {
+	_, err := os.Lstat(p.journalPath(app))
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
 // theApp is the app that a command without a bundle is about.
 func (p *program) theApp() (string, error) {
 	apps, err := p.installed()
@@ -86,6 +92,15 @@ func (p *program) openDevice(ctx context.Context, app, what string) (_ *device, 
 			closeAll()
 		}
 	}()
+	engine, err := p.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	closers = append(closers, func() { engine.Close() })
+	command, _, err := docker.FindCompose(ctx, p.dockerEnv())
+	if err != nil {
+		return nil, err
+	}
 	state, err := openDir(p.stateDir(app), 0o700)
 	if err != nil {
 		return nil, err
@@ -99,15 +114,6 @@ func (p *program) openDevice(ctx context.Context, app, what string) (_ *device, 
 		return nil, err
 	}
 	closers = append(closers, func() { unlock() })
-	engine, err := p.connect(ctx)
-	if err != nil {
-		return nil, err
-	}
-	closers = append(closers, func() { engine.Close() })
-	command, _, err := docker.FindCompose(ctx, p.dockerEnv())
-	if err != nil {
-		return nil, err
-	}
 	journal, err := record.Open(ctx, p.journalPath(app), app)
 	if err != nil {
 		return nil, err

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 
 	"go.yaml.in/yaml/v4"
@@ -23,6 +24,9 @@ type deviceConfig struct {
 	} `yaml:"trust"`
 }
 
+// goType is what the YAML library says of an unknown key beyond its name.
+var goType = regexp.MustCompile(`(?m) not found in type .*$`)
+
 const configHead = "# Whose releases of %s this device accepts. Written at the first installation;\n# it belongs to this device and no release changes it.\n"
 
 func (p *program) configPath(app string) string {
@@ -38,7 +42,7 @@ func (p *program) readPolicy(app string) (verify.Policy, error) {
 	}
 	var c deviceConfig
 	if err := yaml.Load(b, &c, yaml.WithKnownFields(), yaml.WithUniqueKeys()); err != nil {
-		return verify.Policy{}, fmt.Errorf("read trust policy %s: %w", p.configPath(app), err)
+		return verify.Policy{}, fmt.Errorf("read trust policy %s: %s", p.configPath(app), goType.ReplaceAllString(err.Error(), " is not a known key"))
 	}
 	return verify.Policy{Signers: c.Trust.Signers}, nil
 }
@@ -59,33 +63,38 @@ func (p *program) writePolicy(app string, policy verify.Policy) error {
 	return release.WriteFile(dir, app+".yaml", append(fmt.Appendf(nil, configHead, app), b...), 0o644)
 }
 
-// installPolicy is the policy a first installation pins: the one that is there,
-// or the key the operator passes. Nobody is trusted silently.
-func (p *program) installPolicy(app, keyFile string) (verify.Policy, error) {
+// policyFor is the policy that decides about a bundle: that of the device; or,
+// at a first installation without one, the key the operator passes, which is to
+// be pinned. Nobody is trusted silently.
+func (p *program) policyFor(app string, o applyOptions) (policy verify.Policy, pin bool, err error) {
 	have, err := p.readPolicy(app)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return have, err
+	if !o.first || err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return have, false, err
 	}
-	if keyFile == "" {
+	if o.key == "" {
 		if err != nil {
-			return have, cli.WithHint(fmt.Errorf("install %s: nobody is trusted to sign it yet", app),
+			return have, false, cli.WithHint(fmt.Errorf("install %s: nobody is trusted to sign it yet", app),
 				"pass the signer's public key with --key FILE; get it from the maker of the app, not from the stick the bundle is on")
 		}
-		return have, nil
+		return have, false, nil
 	}
-	pem, rerr := os.ReadFile(keyFile)
+	pem, rerr := os.ReadFile(o.key)
 	if rerr != nil {
-		return have, fmt.Errorf("read public key: %w", rerr)
+		return have, false, fmt.Errorf("read public key: %w", rerr)
 	}
 	signer := verify.Signer{Key: string(pem)}
-	if err == nil && !slices.ContainsFunc(have.Signers, func(s verify.Signer) bool { return s.String() == signer.String() }) {
-		return have, cli.WithHint(fmt.Errorf("install %s: %s is not trusted here, %s says so", app, signer, p.configPath(app)),
+	given := verify.Policy{Signers: []verify.Signer{signer}}
+	if _, err := verify.New(given); err != nil {
+		return have, false, fmt.Errorf("read %s: %w", o.key, err)
+	}
+	if err != nil {
+		return given, true, nil
+	}
+	if !slices.ContainsFunc(have.Signers, func(s verify.Signer) bool { return s.String() == signer.String() }) {
+		return have, false, cli.WithHint(fmt.Errorf("install %s: %s is not trusted here, %s says so", app, signer, p.configPath(app)),
 			"edit that file if the maker of the app has a new key")
 	}
-	if err == nil {
-		return have, nil
-	}
-	return verify.Policy{Signers: []verify.Signer{signer}}, nil
+	return have, false, nil
 }
 
 // openDir opens a directory, making it and its parents first.

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -46,7 +48,37 @@ func run(ctx context.Context, e cli.Env) int {
 	root.PersistentFlags().StringVar(&p.root, "root", "/", "directory that stands for the root of the device's file system")
 	root.PersistentFlags().StringVar(&p.name, "app", "", "app, when more than one is installed")
 	for _, c := range commands {
-		root.AddCommand(c(p))
+		cmd := c(p)
+		do := cmd.RunE
+		cmd.RunE = func(cmd *cobra.Command, args []string) error {
+			var err error
+			// docker compose runs elsewhere and gets paths from here.
+			if p.root, err = filepath.Abs(p.root); err == nil {
+				err = do(cmd, args)
+			}
+			if err != nil {
+				err = &lineError{err}
+			}
+			return err
+		}
+		root.AddCommand(cmd)
 	}
 	return p.Run(ctx, root)
+}
+
+// lineError is an error in one line: engines and docker compose explain
+// themselves in several.
+type lineError struct{ err error }
+
+func (e *lineError) Error() string { return oneLine(e.err.Error()) }
+func (e *lineError) Unwrap() error { return e.err }
+
+func oneLine(s string) string {
+	var parts []string
+	for line := range strings.Lines(s) {
+		if line = strings.TrimSpace(line); line != "" {
+			parts = append(parts, line)
+		}
+	}
+	return strings.Join(parts, "; ")
 }

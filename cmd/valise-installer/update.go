@@ -7,6 +7,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -14,6 +16,8 @@ import (
 	"github.com/valise-ota/valise/cmd/internal/cli"
 	"github.com/valise-ota/valise/cmd/internal/ui"
 	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/compose"
+	"github.com/valise-ota/valise/installer/docker"
 	"github.com/valise-ota/valise/verify"
 )
 
@@ -74,7 +78,8 @@ type applyOptions struct {
 // apply carries a bundle through open, verify, inspect, plan and the
 // transaction.
 func (p *program) apply(ctx context.Context, path string, o applyOptions) error {
-	f, err := os.Open(path)
+	// A pipe would make a plain open wait for somebody who writes to it.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return fmt.Errorf("open bundle: %w", err)
 	}
@@ -96,19 +101,62 @@ func (p *program) apply(ctx context.Context, path string, o applyOptions) error 
 	if p.name != "" && p.name != app {
 		return &verify.Error{Check: verify.CheckApp, Reason: fmt.Sprintf("it says it is a release of %q, not of %q", app, p.name)}
 	}
-	policy, err := p.readPolicy(app)
-	if o.first {
-		policy, err = p.installPolicy(app, o.key)
+	notInstalled := cli.WithHint(fmt.Errorf("app %s is not installed here", app), "install it first: %q", "valise-installer install "+path+" --key FILE")
+	known := p.hasRecords(app)
+	if !known && !o.first {
+		return notInstalled
 	}
-	if errors.Is(err, fs.ErrNotExist) {
-		return cli.WithHint(fmt.Errorf("app %s is not installed here", app), "install it first: %q", "valise-installer install "+path+" --key FILE")
+	policy, pin, err := p.policyFor(app, o)
+	if !o.first && errors.Is(err, fs.ErrNotExist) {
+		return notInstalled
 	}
 	if err != nil {
 		return err
 	}
 	verifier, err := verify.New(policy)
 	if err != nil {
-		return err
+		return fmt.Errorf("read %s: %w", p.configPath(app), err)
+	}
+	check := func(engine *docker.Engine, st installer.State) (*verify.Release, error) {
+		info, err := engine.Info(ctx)
+		if err != nil {
+			return nil, err
+		}
+		want := verify.Want{App: p.name, Platform: info.Platform, Floor: st.Floor, Bad: st.Bad, Known: map[string]bundle.Digest{}, Forced: o.forced}
+		for _, k := range st.Kept {
+			want.Known[k.Version] = k.Manifest
+		}
+		update, finish := p.UI.Track("verify " + app + " " + r.Manifest().Version)
+		rel, err := verifier.Release(ctx, r, want, update)
+		finish(err)
+		return rel, err
+	}
+	planFor := func(rt installer.Runtime, rel *verify.Release, st installer.State) (*installer.Plan, error) {
+		facts, err := rt.Inspect(ctx, rel, st)
+		if err != nil {
+			return nil, err
+		}
+		return installer.NewPlan(st, rel, facts)
+	}
+	var rel *verify.Release
+	if !known {
+		// A bundle that is refused, or cannot be installed, leaves no trace:
+		// not even its name is trusted before that.
+		engine, err := p.connect(ctx)
+		if err != nil {
+			return err
+		}
+		defer engine.Close()
+		if rel, err = check(engine, installer.State{}); err != nil {
+			return err
+		}
+		plan, err := planFor(&compose.App{Name: app, Dir: p.appDir(app), Engine: engine}, rel, installer.State{})
+		if err != nil {
+			return err
+		}
+		if err := p.planError(plan); err != nil {
+			return err
+		}
 	}
 	d, err := p.openDevice(ctx, app, "apply "+path)
 	if err != nil {
@@ -122,33 +170,18 @@ func (p *program) apply(ctx context.Context, path string, o applyOptions) error 
 	if err != nil {
 		return err
 	}
-	if o.first && st.Current != nil && st.Current.Version != r.Manifest().Version {
+	switch {
+	case !o.first && st.Current == nil:
+		return notInstalled // it was tried once
+	case o.first && st.Current != nil && st.Current.Version != r.Manifest().Version:
 		return cli.WithHint(fmt.Errorf("app %s is installed already, version %s runs", app, st.Current.Version), "use %q", "valise-installer update "+path)
 	}
-	info, err := d.engine.Info(ctx)
-	if err != nil {
-		return err
-	}
-	want := verify.Want{App: p.name, Platform: info.Platform, Floor: st.Floor, Bad: st.Bad, Known: map[string]bundle.Digest{}, Forced: o.forced}
-	for _, k := range st.Kept {
-		want.Known[k.Version] = k.Manifest
-	}
-	update, finish := p.UI.Track("verify " + app + " " + r.Manifest().Version)
-	rel, err := verifier.Release(ctx, r, want, update)
-	finish(err)
-	if err != nil {
-		return err
-	}
-	if o.first && !o.dryRun {
-		if err := p.writePolicy(app, policy); err != nil {
+	if rel == nil || st.Floor != "" { // somebody else installed it since
+		if rel, err = check(d.engine, st); err != nil {
 			return err
 		}
 	}
-	facts, err := d.Runtime.Inspect(ctx, rel, st)
-	if err != nil {
-		return err
-	}
-	plan, err := installer.NewPlan(st, rel, facts)
+	plan, err := planFor(d.Runtime, rel, st)
 	if err != nil {
 		return err
 	}
@@ -156,19 +189,26 @@ func (p *program) apply(ctx context.Context, path string, o applyOptions) error 
 		if err := p.Result(plan, func(w io.Writer) { printPlan(w, plan) }); err != nil {
 			return err
 		}
-		return planError(plan.Check())
+		return p.planError(plan)
 	}
-	if err := planError(plan.Check()); err != nil {
+	if err := p.planError(plan); err != nil {
 		return err
+	}
+	if pin {
+		if err := p.writePolicy(app, policy); err != nil {
+			return err
+		}
 	}
 	p.UI.Step("plan", planLine(plan))
 	res := d.Update(ctx, rel, rel.Manifest().Device.Keep.Releases)
 	return p.end(res, plan)
 }
 
-func planError(err error) error {
+// planError says what speaks against a plan.
+func (p *program) planError(plan *installer.Plan) error {
+	err := plan.Check()
 	if missing := new(installer.MissingEnvError); errors.As(err, &missing) {
-		return cli.WithCode(cli.WithHint(err, "give them a value in the app's .env file and repeat; nothing was changed"), cli.ExitEnv)
+		return cli.WithCode(cli.WithHint(err, "give them a value in %s and repeat; nothing was changed", filepath.Join(p.appDir(plan.App), ".env")), cli.ExitEnv)
 	}
 	return err
 }

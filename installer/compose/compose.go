@@ -24,6 +24,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -49,6 +50,9 @@ const (
 	// loadMarker lies in the app's directory while the engine may hold images
 	// that a crash left incomplete.
 	loadMarker = ".valise-load-unfinished"
+	// nextEnvName is the environment file as the next release would get it,
+	// while docker compose checks that.
+	nextEnvName = ".valise-env-next"
 )
 
 // App is one installed app. Its methods are called by one process at a time,
@@ -152,7 +156,7 @@ func (a *App) Stage(ctx context.Context, rel *verify.Release, to installer.Relea
 	if err := a.writeFiles(dir, rel); err != nil {
 		return err
 	}
-	if err := a.checkCompose(ctx, filepath.Join(a.Dir, dir.Path()), m); err != nil {
+	if err := a.checkCompose(ctx, m, a.files(m, filepath.Join(a.Dir, dir.Path()))); err != nil {
 		return err
 	}
 	pins, err := a.load(ctx, rel, kept)
@@ -167,10 +171,14 @@ func (a *App) Stage(ctx context.Context, rel *verify.Release, to installer.Relea
 
 // stageKept makes sure that a release that is still on disk can run.
 func (a *App) stageKept(ctx context.Context, rel *verify.Release, to installer.Release, kept []installer.Release) error {
-	if _, err := a.manifest(to); err != nil {
+	m, err := a.manifest(to)
+	if err != nil {
 		return err
 	}
-	_, err := a.load(ctx, rel, kept)
+	if err := a.checkCompose(ctx, m, a.running(m, to).Files); err != nil {
+		return err
+	}
+	_, err = a.load(ctx, rel, kept)
 	return err
 }
 
@@ -199,28 +207,24 @@ func (a *App) writeFiles(dir *release.Staged, rel *verify.Release) error {
 	return nil
 }
 
-// checkCompose lets docker compose read the new file with the environment it
-// would get, before anything is loaded.
-func (a *App) checkCompose(ctx context.Context, dir string, m *bundle.Manifest) error {
+// checkCompose lets docker compose read files with the environment that the
+// release would get: what it cannot read is found before anything is touched.
+func (a *App) checkCompose(ctx context.Context, m *bundle.Manifest, files []string) error {
 	env, _, err := a.nextEnv(m)
 	if err != nil {
 		return err
 	}
-	tmp, err := os.CreateTemp(a.Dir, ".valise-env-*") // mode 0600
-	if err != nil {
-		return fmt.Errorf("check compose file: %w", err)
+	root := a.Releases.Root()
+	if err := release.WriteFile(root, nextEnvName, env.Bytes(), 0o600); err != nil {
+		return err
 	}
-	defer os.Remove(tmp.Name())
-	_, err = tmp.Write(env.Bytes())
-	if cerr := tmp.Close(); err == nil {
-		err = cerr
+	c := a.compose(m, files...)
+	c.EnvFile = filepath.Join(a.Dir, nextEnvName)
+	err = c.Config(ctx)
+	if rerr := release.RemoveAll(root, nextEnvName); err == nil {
+		err = rerr
 	}
-	if err != nil {
-		return fmt.Errorf("check compose file: %w", err)
-	}
-	c := a.compose(m, filepath.Join(dir, m.Device.Compose))
-	c.EnvFile = tmp.Name()
-	return c.Config(ctx)
+	return err
 }
 
 // load brings every image of the release into the engine, checks and keeps it,
@@ -271,21 +275,20 @@ func (a *App) loadMissing(ctx context.Context, rel *verify.Release, images, know
 	if err := release.WriteFile(root, loadMarker, nil, 0o600); err != nil {
 		return nil, err
 	}
+	open := func(d bundle.Descriptor) (io.ReadCloser, error) { return rel.OpenBlob(d.Digest) }
 	load := func() (map[string]string, error) {
-		missing, err := a.Engine.Missing(ctx, plain(images), plain(known))
+		skip, err := a.present(ctx, images, known)
 		if err != nil {
 			return nil, err
 		}
-		skip := map[bundle.Digest]bool{}
-		for _, img := range images {
-			for _, l := range img.Image.Layers {
-				if !missing[l.Digest] {
-					skip[l.Digest] = true
-				}
+		err = a.Engine.Load(ctx, images, skip, open, a.progress("stage"))
+		if err != nil && ctx.Err() == nil {
+			// Somebody may have removed the image that a skipped layer was in.
+			if now, perr := a.present(ctx, images, known); perr == nil && !maps.Equal(now, skip) {
+				err = a.Engine.Load(ctx, images, now, open, a.progress("stage"))
 			}
 		}
-		open := func(d bundle.Descriptor) (io.ReadCloser, error) { return rel.OpenBlob(d.Digest) }
-		if err := a.Engine.Load(ctx, images, skip, open, a.progress("stage")); err != nil {
+		if err != nil {
 			return nil, err
 		}
 		return a.Engine.Check(ctx, images)
@@ -301,6 +304,23 @@ func (a *App) loadMissing(ctx context.Context, rel *verify.Release, images, know
 		}
 	}
 	return load()
+}
+
+// present returns the layers of images that the engine has.
+func (a *App) present(ctx context.Context, images, known []docker.TaggedImage) (map[bundle.Digest]bool, error) {
+	missing, err := a.Engine.Missing(ctx, plain(images), plain(known))
+	if err != nil {
+		return nil, err
+	}
+	have := map[bundle.Digest]bool{}
+	for _, img := range images {
+		for _, l := range img.Image.Layers {
+			if !missing[l.Digest] {
+				have[l.Digest] = true
+			}
+		}
+	}
+	return have, nil
 }
 
 // Backup saves the data of the release that runs.
@@ -345,15 +365,20 @@ type snapshot struct {
 	Env     []byte `json:"env"`     // the environment file, nil when there was none
 	Current string `json:"current"` // name of the release, empty when there was none
 	Project string `json:"project"`
+	Compose string `json:"compose"` // name of the compose file that Activate links
 }
 
-// Snapshot reads the environment file and the current link.
-func (a *App) Snapshot(_ context.Context, to installer.Release) (json.RawMessage, error) {
+// Snapshot reads the environment file and the current link. It fails when docker
+// compose could not run the release: then there is nothing to undo.
+func (a *App) Snapshot(ctx context.Context, to installer.Release) (json.RawMessage, error) {
 	m, err := a.manifest(to)
 	if err != nil {
 		return nil, err
 	}
-	s := snapshot{Project: m.Device.Project}
+	if err := a.checkCompose(ctx, m, a.running(m, to).Files); err != nil {
+		return nil, err
+	}
+	s := snapshot{Project: m.Device.Project, Compose: m.Device.Compose}
 	if s.Env, err = os.ReadFile(a.envPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("read environment file: %w", err)
 	}
@@ -394,16 +419,29 @@ func (a *App) Activate(ctx context.Context, to installer.Release) error {
 // linkCompose leads the compose file's usual place to the current release. A
 // file somebody put there stays.
 func (a *App) linkCompose(m *bundle.Manifest) error {
-	root := a.Releases.Root()
+	root, target := a.Releases.Root(), path.Join("current", m.Device.Compose)
 	if fi, err := root.Lstat(m.Device.Compose); err == nil && fi.Mode().Type() != fs.ModeSymlink {
 		return nil
 	}
-	return release.Symlink(root, path.Join("current", m.Device.Compose), m.Device.Compose)
+	if to, err := root.Readlink(m.Device.Compose); err == nil && to == target {
+		return nil
+	}
+	return release.Symlink(root, target, m.Device.Compose)
+}
+
+// unlinkCompose removes the link that linkCompose made.
+func (a *App) unlinkCompose(name string) error {
+	root := a.Releases.Root()
+	if to, err := root.Readlink(name); err != nil || to != path.Join("current", name) {
+		return nil
+	}
+	return release.RemoveAll(root, name)
 }
 
 // Restore brings back the environment file, the current link and what ran. Keys
 // that Activate generated stay in the file: a volume may hold data that needs
-// them.
+// them. What is as it was is not written again, so that a full disk, which may
+// be why Activate failed, does not stop the way back.
 func (a *App) Restore(ctx context.Context, raw json.RawMessage, from *installer.Release) error {
 	var s snapshot
 	if err := json.Unmarshal(raw, &s); err != nil || s.Project == "" {
@@ -414,19 +452,34 @@ func (a *App) Restore(ctx context.Context, raw json.RawMessage, from *installer.
 			return err
 		}
 	}
-	if s.Current == "" {
+	switch current, ok, err := a.Releases.Current(); {
+	case err != nil:
+		return err
+	case ok && s.Current == "":
 		if err := a.Releases.ClearCurrent(); err != nil {
 			return err
 		}
-	} else if err := a.Releases.SetCurrent(s.Current); err != nil {
-		return err
+	case s.Current != "" && current != s.Current:
+		if err := a.Releases.SetCurrent(s.Current); err != nil {
+			return err
+		}
 	}
 	if from == nil {
+		if s.Compose != "" {
+			if err := a.unlinkCompose(s.Compose); err != nil {
+				return err
+			}
+		}
 		return (&docker.Compose{Command: a.Command, Env: a.Env, Engine: a.Engine, Project: s.Project, Dir: a.Dir}).Down(ctx)
 	}
 	m, err := a.manifest(*from)
 	if err != nil {
 		return err
+	}
+	if s.Compose != "" && s.Compose != m.Device.Compose {
+		if err := a.unlinkCompose(s.Compose); err != nil {
+			return err
+		}
 	}
 	if err := a.linkCompose(m); err != nil {
 		return err
@@ -451,6 +504,9 @@ func (a *App) restoreEnv(old []byte) error {
 		if err := env.Set(key, value); err != nil {
 			return err
 		}
+	}
+	if bytes.Equal(env.Bytes(), now.Bytes()) {
+		return nil
 	}
 	return release.ReplaceFile(a.Releases.Root(), envName, env.Bytes(), 0o600)
 }
@@ -487,6 +543,9 @@ func (a *App) Probe(ctx context.Context, r installer.Release) error {
 // needs.
 func (a *App) Prune(ctx context.Context, kept []installer.Release) error {
 	if err := a.Releases.Clean(); err != nil {
+		return err
+	}
+	if err := release.RemoveAll(a.Releases.Root(), nextEnvName); err != nil {
 		return err
 	}
 	names, err := a.Releases.List()
@@ -650,13 +709,18 @@ func (a *App) envPath() string { return filepath.Join(a.Dir, envName) }
 // running is the compose project as release r runs it.
 func (a *App) running(m *bundle.Manifest, r installer.Release) *docker.Compose {
 	dir := filepath.Join(a.Dir, "releases", r.Dir)
+	c := a.compose(m, append(a.files(m, dir), filepath.Join(dir, pinsName))...)
+	c.EnvFile = a.envPath()
+	return c
+}
+
+// files are the compose file in dir and what the operator put beside it.
+func (a *App) files(m *bundle.Manifest, dir string) []string {
 	files := []string{filepath.Join(dir, m.Device.Compose)}
 	if operator := filepath.Join(a.Dir, operatorName); isFile(operator) {
 		files = append(files, operator)
 	}
-	c := a.compose(m, append(files, filepath.Join(dir, pinsName))...)
-	c.EnvFile = a.envPath()
-	return c
+	return files
 }
 
 func (a *App) compose(m *bundle.Manifest, files ...string) *docker.Compose {

@@ -1,0 +1,75 @@
+// Command tiny is all there is in the image of the app that the engine tests install: a service that keeps items in
+// a volume, with the API of examples/shop, and, called by their names, stand-ins for pg_dump and pg_restore.
+// Its version is in /version; "sick" behind it makes a release that never gets healthy.
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+)
+
+const items = "/data/items"
+
+func main() {
+	switch filepath.Base(os.Args[0]) {
+	case "pg_dump":
+		if !strings.Contains(strings.Join(os.Args, " "), "-U tiny ") {
+			fmt.Fprintln(os.Stderr, "pg_dump: error: connection to server failed: FATAL:  role does not exist")
+			os.Exit(1)
+		}
+		b, _ := os.ReadFile(items)
+		fmt.Print("PGDMP\n", string(b))
+	case "pg_restore":
+		_, _ = io.Copy(io.Discard, os.Stdin)
+	default:
+		serve()
+	}
+}
+
+func serve() {
+	ended := make(chan os.Signal, 1)
+	signal.Notify(ended, syscall.SIGTERM)
+	go func() { // the first process of a container has no default for a signal
+		<-ended
+		os.Exit(0)
+	}()
+	b, _ := os.ReadFile("/version")
+	version, sick := strings.CutSuffix(strings.TrimSpace(string(b)), " sick")
+	var mu sync.Mutex
+	http.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) {
+		if sick {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+		_ = json.NewEncoder(w).Encode(map[string]string{"version": version, "note": os.Getenv("NOTE")})
+	})
+	http.HandleFunc("GET /api/items", func(w http.ResponseWriter, _ *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		b, _ := os.ReadFile(items)
+		_ = json.NewEncoder(w).Encode(map[string]int{"count": strings.Count(string(b), "\n")})
+	})
+	http.HandleFunc("POST /api/items", func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		b, _ := io.ReadAll(r.Body)
+		f, err := os.OpenFile(items, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+		if err == nil {
+			_, err = fmt.Fprintf(f, "%q\n", b)
+		}
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		w.WriteHeader(http.StatusCreated)
+		_ = f.Close()
+	})
+	fmt.Println(http.ListenAndServe(":8080", nil))
+}
