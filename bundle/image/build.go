@@ -21,57 +21,74 @@ var ociTypes = map[types.MediaType]types.MediaType{
 	types.DockerUncompressedLayer: types.OCIUncompressedLayer,
 }
 
-// build makes an image for every platform, and an image index over several.
-func (c *collector) build(ctx context.Context, s Spec, out *bundle.Component) error {
+// indexOver returns an image index over one image for each platform.
+func indexOver(platforms []bundle.Platform, images []*found) (v1.Descriptor, []byte, error) {
 	index := v1.IndexManifest{SchemaVersion: 2, MediaType: types.OCIImageIndex}
-	for _, p := range c.Platforms {
-		img, err := c.buildFor(ctx, s, p)
-		if err != nil {
-			return fmt.Errorf("make it for %s: %w", p, err)
-		}
-		out.Images = append(out.Images, c.record(p, img))
-		d := img.descriptor
+	for i, p := range platforms {
+		d := images[i].descriptor
+		d.Annotations, d.URLs = nil, nil // of the place it comes from
 		d.Platform = &v1.Platform{OS: p.OS(), Architecture: p.Arch(), Variant: p.Variant()}
 		index.Manifests = append(index.Manifests, d)
 	}
-	if len(c.Platforms) == 1 {
-		return nil
-	}
-	d, raw, err := encode(types.OCIImageIndex, index)
-	if err != nil {
-		return err
-	}
-	out.Index = c.keep(&d, raw)
-	return nil
+	return encode(types.OCIImageIndex, index)
 }
 
-func (c *collector) buildFor(ctx context.Context, s Spec, p bundle.Platform) (*found, error) {
+// makeFor makes the image of s for one platform.
+func (c *collector) makeFor(ctx context.Context, s Spec, p bundle.Platform) (*found, error) {
+	img, err := c.makeOn(ctx, s, p)
+	if err != nil {
+		return nil, fmt.Errorf("make it for %s: %w", p, err)
+	}
+	return img, nil
+}
+
+func (c *collector) makeOn(ctx context.Context, s Spec, p bundle.Platform) (*found, error) {
 	img, err := c.base(ctx, s, p)
 	if err != nil {
 		return nil, err
 	}
-	for _, f := range s.Files[p] {
-		l, err := c.makeLayer(ctx, s, p, f)
-		if err != nil {
-			return nil, fmt.Errorf("files %s: %w", f.From, err)
+	if s.Go != nil {
+		if err := c.addGo(ctx, s, p, img); err != nil {
+			return nil, fmt.Errorf("go %s: %w", s.Go.Package, err)
 		}
-		img.manifest.Layers = append(img.manifest.Layers, l.descriptor)
-		img.layers = append(img.layers, l.open)
-		img.config.RootFS.DiffIDs = append(img.config.RootFS.DiffIDs, l.diffID)
-		img.config.History = append(img.config.History, v1.History{
-			Created: v1.Time{Time: c.CreatedAt}, CreatedBy: "valise: files " + f.To,
-		})
+	}
+	layers := make([]*layer, len(s.Files[p]))
+	err = each(ctx, len(layers), max(1, len(layers)), func(ctx context.Context, i int) (err error) {
+		f := s.Files[p][i]
+		if layers[i], err = c.makeLayer(ctx, s, p, f); err != nil {
+			return fmt.Errorf("files %s: %w", f.From, err)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	for i, l := range layers {
+		c.append(img, l, "valise: files "+s.Files[p][i].To)
 	}
 	if len(img.layers) == 0 {
 		return nil, fmt.Errorf("no layers: the base is empty and there are no files")
 	}
 	img.config.Created = v1.Time{Time: c.CreatedAt}
 	s.Config.apply(&img.config.Config)
+	return img, img.seal()
+}
+
+// append puts a layer on img.
+func (c *collector) append(img *found, l *layer, createdBy string) {
+	img.manifest.Layers = append(img.manifest.Layers, l.descriptor)
+	img.layers = append(img.layers, l.open)
+	img.config.RootFS.DiffIDs = append(img.config.RootFS.DiffIDs, l.diffID)
+	img.config.History = append(img.config.History, v1.History{Created: v1.Time{Time: c.CreatedAt}, CreatedBy: createdBy})
+}
+
+// seal encodes the config and the image manifest of an image made here.
+func (img *found) seal() (err error) {
 	if img.manifest.Config, img.rawConfig, err = encode(types.OCIConfigJSON, img.config); err != nil {
-		return nil, err
+		return err
 	}
 	img.descriptor, img.raw, err = encode(types.OCIManifestSchema1, img.manifest)
-	return img, err
+	return err
 }
 
 // base returns a copy of the base that can be changed.

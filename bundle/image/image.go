@@ -1,21 +1,30 @@
-// Package image collects the images of a release: what exists in a registry or an
+// Package image collects the images of a release. What exists in a registry or an
 // OCI image layout is taken verbatim, so that its registry digest, digest pins and
-// signatures stay true, and what is made here is files on a base.
+// signatures stay true. What a Docker engine or a docker archive has is taken with
+// its config, but with an image manifest and compressed layers made here, because
+// "docker save" gives neither. What is made here is files or a Go program on a
+// base, or a Dockerfile built by BuildKit.
 //
 // Memory use does not depend on the size of an image: layers are never held, and
-// blobs are opened where they are when the bundle is written.
+// blobs are opened where they are when the bundle is written. The exception is a
+// Go program, which ko packs in memory.
 package image
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/valise-ota/valise/bundle"
 )
@@ -23,8 +32,16 @@ import (
 // Scratch is the base of an image that holds only its own files.
 const Scratch = "scratch"
 
-// layoutPrefix marks the directory of an OCI image layout among references.
-const layoutPrefix = "oci:"
+// Prefixes of sources that are no registry references.
+const (
+	layoutPrefix  = "oci:"     // directory of an OCI image layout
+	archivePrefix = "archive:" // file written by docker save, or an OCI image layout in a tar
+	enginePrefix  = "docker:"  // image of the local Docker engine
+)
+
+// maxImages is how many images are collected at the same time. It bounds
+// connections to registries; Options.Parallel bounds work.
+const maxImages = 8
 
 // Options says what Collect collects.
 type Options struct {
@@ -42,7 +59,17 @@ type Options struct {
 	Keychain authn.Keychain
 	// Transport reaches registries; nil means the default one of the library.
 	Transport http.RoundTripper
-	// Progress, if not nil, is told what begins.
+	// DockerHost is the address of the engine of docker: sources, and of the one
+	// that docker buildx builds with; empty means the usual one.
+	DockerHost string
+	// BuildKitHost is the address of a buildkitd that builds Dockerfiles with
+	// buildctl; empty means docker buildx.
+	BuildKitHost string
+	// Parallel is how many layers or programs are made at the same time; 0 means
+	// as many as there are cores.
+	Parallel int
+	// Progress, if not nil, is told what begins, from one goroutine at a time.
+	// Images are collected side by side: the order of events means nothing.
 	Progress func(Event)
 }
 
@@ -62,14 +89,21 @@ const (
 	Resolve  Action = "resolve"  // a source is asked which images it has
 	Compress Action = "compress" // a layer is made
 	Reuse    Action = "reuse"    // a layer is in the cache
+	Build    Action = "build"    // a program or a Dockerfile is built
+	Log      Action = "log"      // a line that the build of a Dockerfile prints
 )
 
-// Spec is one image of the release. Either From is set or Base.
+// Spec is one image of the release. From, FromEach or Dockerfile is set, or Base.
+//
+// A source is a registry reference, oci:DIR, archive:FILE or docker:NAME.
 type Spec struct {
-	Reference string   // name in the release, recorded as it is
-	Services  []string // compose services that run it
-	From      string   // taken as it is from: oci:DIR or a registry reference
-	Base      string   // made from: oci:DIR, a registry reference or Scratch
+	Reference  string                     // name in the release, recorded as it is
+	Services   []string                   // compose services that run it
+	From       string                     // source that is taken as it is
+	FromEach   map[bundle.Platform]string // a source of its own for every platform
+	Dockerfile *Dockerfile                // built for all platforms
+	Base       string                     // made from: a source or Scratch
+	Go         *Go                        // program put on Base
 	// Files are the layers put on Base, one layer for each Copy, so that a
 	// change of one leaves the others as a device has them.
 	Files  map[bundle.Platform][]Copy
@@ -102,6 +136,7 @@ type Collection struct {
 	Components []bundle.Component // sorted by reference
 
 	blobs map[bundle.Digest]opener
+	temp  []string // directories
 }
 
 type opener func() (io.ReadCloser, error)
@@ -117,22 +152,44 @@ func (c *Collection) OpenBlob(d bundle.Digest) (io.ReadCloser, error) {
 	return open()
 }
 
+// Close removes what was built for this collection only. No blob can be opened
+// after it.
+func (c *Collection) Close() error {
+	var errs []error
+	for _, dir := range c.temp {
+		errs = append(errs, os.RemoveAll(dir))
+	}
+	return errors.Join(errs...)
+}
+
 // Collect finds every image for every platform and makes those that are to be
 // made. It reads image manifests and configs; layers of existing images are read
-// later, through OpenBlob, so ctx must live until then.
+// later, through OpenBlob, so ctx must live until then. The caller closes the
+// collection.
 func Collect(ctx context.Context, o Options) (*Collection, error) {
 	o.CreatedAt = o.CreatedAt.UTC().Truncate(time.Second)
+	if o.Parallel <= 0 {
+		o.Parallel = runtime.GOMAXPROCS(0)
+	}
 	c := &collector{
 		Options: o,
-		cache:   layerCache{dir: o.CacheDir},
+		ctx:     ctx,
+		cache:   &layerCache{dir: o.CacheDir, locks: map[v1.Hash]*sync.Mutex{}},
+		cores:   make(chan struct{}, o.Parallel),
 		roots:   map[string]*root{},
 		out:     &Collection{blobs: map[bundle.Digest]opener{}},
 	}
-	for _, s := range o.Images {
-		component, err := c.component(ctx, s)
-		if err != nil {
-			return nil, fmt.Errorf("collect image %s: %w", s.Reference, err)
+	components := make([]*bundle.Component, len(o.Images))
+	err := each(ctx, len(o.Images), maxImages, func(ctx context.Context, i int) (err error) {
+		if components[i], err = c.component(ctx, o.Images[i]); err != nil {
+			return fmt.Errorf("collect image %s: %w", o.Images[i].Reference, err)
 		}
+		return nil
+	})
+	if err != nil {
+		return nil, errors.Join(err, c.out.Close())
+	}
+	for _, component := range components {
 		c.out.Components = append(c.out.Components, *component)
 	}
 	slices.SortFunc(c.out.Components, func(a, b bundle.Component) int { return strings.Compare(a.Reference, b.Reference) })
@@ -141,40 +198,114 @@ func Collect(ctx context.Context, o Options) (*Collection, error) {
 
 type collector struct {
 	Options
-	cache layerCache
-	roots map[string]*root // by source: asked once, so all platforms of a tag come from one index
-	out   *Collection
+	ctx   context.Context // of Collect: it bounds reads that come after it
+	cache *layerCache
+	cores chan struct{} // holds a value for everyone who keeps a core busy
+
+	mu       sync.Mutex       // of the fields below
+	roots    map[string]*root // by source: asked once, so all platforms of a tag come from one index
+	out      *Collection
+	progress sync.Mutex
+}
+
+// each calls do for 0 to n-1, at most limit at a time, and waits. Every call
+// after a failed one gets a context that has ended. The error is that of the
+// lowest number that did not merely end with the context, so that it does not
+// depend on timing where several calls would fail alone.
+func each(ctx context.Context, n, limit int, do func(ctx context.Context, i int) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	errs := make([]error, n)
+	slots := make(chan struct{}, limit)
+	var all sync.WaitGroup
+	for i := range n {
+		slots <- struct{}{}
+		all.Go(func() {
+			defer func() { <-slots }()
+			if errs[i] = ctx.Err(); errs[i] == nil {
+				errs[i] = do(ctx, i)
+			}
+			if errs[i] != nil {
+				cancel()
+			}
+		})
+	}
+	all.Wait()
+	var ended error
+	for _, err := range errs {
+		if err != nil && !errors.Is(err, context.Canceled) {
+			return err
+		}
+		if ended == nil {
+			ended = err
+		}
+	}
+	return ended
+}
+
+// busy waits for a core; done gives it back. Nobody waits for others in between.
+func (c *collector) busy(ctx context.Context) (done func(), err error) {
+	select {
+	case c.cores <- struct{}{}:
+		return func() { <-c.cores }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 func (c *collector) component(ctx context.Context, s Spec) (*bundle.Component, error) {
 	out := &bundle.Component{Reference: s.Reference, Services: slices.Sorted(slices.Values(s.Services))}
-	if s.From == "" {
-		if err := c.build(ctx, s, out); err != nil {
+	var r *root // where all platforms come from
+	var err error
+	find := func(_ context.Context, p bundle.Platform) (*found, error) { return r.find(p) }
+	switch {
+	case s.Dockerfile != nil:
+		r, err = c.dockerfile(ctx, s)
+	case s.From != "":
+		r, err = c.resolve(ctx, s, s.From)
+	case s.FromEach != nil:
+		find = func(ctx context.Context, p bundle.Platform) (*found, error) { return c.findEach(ctx, s, p) }
+	default:
+		find = func(ctx context.Context, p bundle.Platform) (*found, error) { return c.makeFor(ctx, s, p) }
+	}
+	if err != nil {
+		return nil, err
+	}
+	images := make([]*found, len(c.Platforms))
+	err = each(ctx, len(images), len(images), func(ctx context.Context, i int) (err error) {
+		images[i], err = find(ctx, c.Platforms[i])
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	for i, p := range c.Platforms {
+		out.Images = append(out.Images, c.record(p, images[i]))
+	}
+	switch {
+	case r != nil && r.index != nil:
+		out.Index = c.keep(r.index, r.raw)
+	case len(images) > 1:
+		d, raw, err := indexOver(c.Platforms, images)
+		if err != nil {
 			return nil, err
 		}
-	} else if err := c.take(ctx, s, out); err != nil {
-		return nil, err
+		out.Index = c.keep(&d, raw)
 	}
 	return out, checkPin(out)
 }
 
-// take records an existing image as it is.
-func (c *collector) take(ctx context.Context, s Spec, out *bundle.Component) error {
-	r, err := c.resolve(ctx, s, s.From)
+// findEach finds the image for p in the source that p has for itself.
+func (c *collector) findEach(ctx context.Context, s Spec, p bundle.Platform) (*found, error) {
+	text, ok := s.FromEach[p]
+	if !ok {
+		return nil, fmt.Errorf("no source for %s", p)
+	}
+	r, err := c.resolve(ctx, s, text)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if r.index != nil {
-		out.Index = c.keep(r.index, r.raw)
-	}
-	for _, p := range c.Platforms {
-		found, err := r.find(p)
-		if err != nil {
-			return err
-		}
-		out.Images = append(out.Images, c.record(p, found))
-	}
-	return nil
+	return r.find(p)
 }
 
 // record takes the blobs of img into the collection.
@@ -184,12 +315,32 @@ func (c *collector) record(p bundle.Platform, img *found) bundle.Image {
 		Manifest: *c.keep(&img.descriptor, img.raw),
 		Config:   *c.keep(&img.manifest.Config, img.rawConfig),
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for i, l := range img.manifest.Layers {
 		d := describe(l)
 		out.Layers = append(out.Layers, bundle.Layer{Descriptor: d, DiffID: bundle.Digest(img.config.RootFS.DiffIDs[i].String())})
 		c.out.blobs[d.Digest] = img.layers[i]
 	}
 	return out
+}
+
+// tempDir returns a new directory that lives as long as the collection. It is
+// beside the layers, where there is room.
+func (c *collector) tempDir() (string, error) {
+	if c.CacheDir == "" {
+		return "", errors.New("no cache directory")
+	}
+	if err := os.MkdirAll(c.CacheDir, 0o755); err != nil {
+		return "", err
+	}
+	dir, err := os.MkdirTemp(c.CacheDir, ".build-*")
+	if err == nil {
+		c.mu.Lock()
+		c.out.temp = append(c.out.temp, dir)
+		c.mu.Unlock()
+	}
+	return dir, err
 }
 
 // checkPin refuses an image that is not the one its reference names by digest.
@@ -208,6 +359,8 @@ func checkPin(c *bundle.Component) error {
 
 func (c *collector) event(s Spec, p bundle.Platform, a Action, detail string) {
 	if c.Progress != nil {
+		c.progress.Lock()
+		defer c.progress.Unlock()
 		c.Progress(Event{s.Reference, p, a, detail})
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -44,31 +45,56 @@ type layer struct {
 	open       opener
 }
 
+// diffIDError says that a layer is not the one that was asked for.
+type diffIDError struct{ got, want v1.Hash }
+
+func (e *diffIDError) Error() string {
+	return fmt.Sprintf("layer has diffID %s, want %s", e.got, e.want)
+}
+
 // makeLayer makes the layer of one Copy, or finds it in the cache. The files are
 // read once to name the layer, and again only if it must be compressed.
 func (c *collector) makeLayer(ctx context.Context, s Spec, p bundle.Platform, f Copy) (*layer, error) {
-	from := f.From
-	if !filepath.IsAbs(from) {
-		from = filepath.Join(c.Dir, from)
+	entries, err := scan(ctx, c.path(f.From), f)
+	if err != nil {
+		return nil, err
 	}
-	entries, err := scan(ctx, from, f)
+	done, err := c.busy(ctx)
 	if err != nil {
 		return nil, err
 	}
 	diffID := newDigestWriter(io.Discard)
-	if err := writeTar(ctx, diffID, entries); err != nil {
+	err = writeTar(ctx, diffID, entries)
+	done()
+	if err != nil {
 		return nil, err
 	}
-	l, err := c.cache.find(ctx, diffID.sum())
+	l, err := c.layer(ctx, s, p, f.To, diffID.sum(), func(w io.Writer) error { return writeTar(ctx, w, entries) })
+	if errors.As(err, new(*diffIDError)) {
+		err = fmt.Errorf("the files changed while they were read: %w", err)
+	}
+	return l, err
+}
+
+// layer returns the layer with this diffID from the cache, or compresses what
+// write writes. Two callers that want the same layer make it once.
+func (c *collector) layer(ctx context.Context, s Spec, p bundle.Platform, detail string, diffID v1.Hash, write func(io.Writer) error) (*layer, error) {
+	defer c.cache.lock(diffID)()
+	done, err := c.busy(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	l, err := c.cache.find(ctx, diffID)
 	if err != nil {
 		return nil, err
 	}
 	if l != nil {
-		c.event(s, p, Reuse, f.To)
+		c.event(s, p, Reuse, detail)
 		return l, nil
 	}
-	c.event(s, p, Compress, f.To)
-	return c.cache.add(ctx, diffID.sum(), func(w io.Writer) error { return writeTar(ctx, w, entries) })
+	c.event(s, p, Compress, detail)
+	return c.cache.add(ctx, diffID, write)
 }
 
 // entry is a file of a layer.
@@ -202,11 +228,29 @@ func copyFile(ctx context.Context, w io.Writer, e entry) error {
 
 // layerCache keeps compressed layers in files called DIFFID.DIGEST.tar.gz below a
 // directory for each compressor. A file appears by rename, complete or not at all.
-type layerCache struct{ dir string }
+type layerCache struct {
+	dir string
+
+	mu    sync.Mutex // of locks
+	locks map[v1.Hash]*sync.Mutex
+}
+
+// lock keeps others from making the layer with this diffID until unlock.
+func (c *layerCache) lock(diffID v1.Hash) (unlock func()) {
+	c.mu.Lock()
+	l, ok := c.locks[diffID]
+	if !ok {
+		l = new(sync.Mutex)
+		c.locks[diffID] = l
+	}
+	c.mu.Unlock()
+	l.Lock()
+	return l.Unlock
+}
 
 // find returns the layer with this diffID, or nil. The file is hashed: one that
 // changed is removed and made again instead of spoiling releases from now on.
-func (c layerCache) find(ctx context.Context, diffID v1.Hash) (*layer, error) {
+func (c *layerCache) find(ctx context.Context, diffID v1.Hash) (*layer, error) {
 	names, err := filepath.Glob(filepath.Join(c.dir, compressor, diffID.Hex+".*.tar.gz"))
 	if err != nil {
 		return nil, err
@@ -227,7 +271,7 @@ func (c layerCache) find(ctx context.Context, diffID v1.Hash) (*layer, error) {
 }
 
 // add compresses what write writes, which must have this diffID.
-func (c layerCache) add(ctx context.Context, diffID v1.Hash, write func(io.Writer) error) (*layer, error) {
+func (c *layerCache) add(ctx context.Context, diffID v1.Hash, write func(io.Writer) error) (*layer, error) {
 	if c.dir == "" {
 		return nil, errors.New("no cache directory")
 	}
@@ -256,7 +300,7 @@ func (c layerCache) add(ctx context.Context, diffID v1.Hash, write func(io.Write
 		return nil, err
 	}
 	if got := content.sum(); got != diffID {
-		return nil, errors.New("the files changed while they were read")
+		return nil, &diffIDError{got, diffID}
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, err

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
@@ -31,11 +32,15 @@ func (e *PlatformError) Error() string {
 // root is what a source has: one image, or one for each of several platforms.
 type root struct {
 	text   string
-	index  *v1.Descriptor // nil for a single image
+	index  *v1.Descriptor // nil for a single image, and where no index was found
 	raw    []byte         // of index
 	images []candidate
 	source source
 	ctx    context.Context // also bounds reads that come after resolve
+
+	once sync.Once
+	err  error
+	mu   sync.Mutex // of find
 }
 
 // candidate is an image of a root. Image manifests are read when they are asked
@@ -59,20 +64,39 @@ type found struct {
 // resolve asks the source named text which images it has, once for all images of
 // the release.
 func (c *collector) resolve(ctx context.Context, s Spec, text string) (*root, error) {
-	if r, ok := c.roots[text]; ok {
-		return r, nil
+	key := text
+	if strings.HasPrefix(text, archivePrefix) {
+		key += " " + s.Reference // an archive may have several images
 	}
-	c.event(s, "", Resolve, text)
-	src, err := c.source(text)
+	c.mu.Lock()
+	r, ok := c.roots[key]
+	if !ok {
+		r = &root{text: text, ctx: c.ctx}
+		c.roots[key] = r
+	}
+	c.mu.Unlock()
+	r.once.Do(func() {
+		c.event(s, "", Resolve, text)
+		r.err = c.open(ctx, s, r)
+	})
+	return r, r.err
+}
+
+// open fills r with the images of the source that it names.
+func (c *collector) open(ctx context.Context, s Spec, r *root) (err error) {
+	if engineName, ok := strings.CutPrefix(r.text, enginePrefix); ok {
+		r.images, err = c.engineImages(ctx, s, engineName)
+	} else if file, ok := strings.CutPrefix(r.text, archivePrefix); ok {
+		err = c.openArchive(ctx, s, file, r)
+	} else if r.source, err = c.source(r.text); err != nil {
+		return err
+	} else {
+		err = r.load()
+	}
 	if err != nil {
-		return nil, err
+		return fmt.Errorf("read %s: %w", r.text, err)
 	}
-	r := &root{text: text, source: src, ctx: ctx}
-	if err := r.load(); err != nil {
-		return nil, fmt.Errorf("read %s: %w", text, err)
-	}
-	c.roots[text] = r
-	return r, nil
+	return nil
 }
 
 func (r *root) load() error {
@@ -100,6 +124,9 @@ func (r *root) load() error {
 		if !m.MediaType.IsImage() {
 			continue // attestations of other kinds, nested indexes
 		}
+		if some, ok := r.source.(partial); ok && !some.has(m) {
+			continue
+		}
 		next := candidate{descriptor: m}
 		if m.Platform != nil {
 			next.platform = platformOf(m.Platform)
@@ -118,6 +145,8 @@ func (r *root) load() error {
 
 // find returns the image for p.
 func (r *root) find(p bundle.Platform) (*found, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	var match *candidate
 	var have []bundle.Platform
 	for i := range r.images {

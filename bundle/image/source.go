@@ -32,12 +32,13 @@ type source interface {
 	layer(ctx context.Context, d v1.Descriptor) opener
 }
 
+// partial is a source that may lack images which its index lists: what an engine
+// with several platforms saves.
+type partial interface{ has(v1.Descriptor) bool }
+
 func (c *collector) source(text string) (source, error) {
 	if dir, ok := strings.CutPrefix(text, layoutPrefix); ok {
-		if !filepath.IsAbs(dir) {
-			dir = filepath.Join(c.Dir, dir)
-		}
-		return layoutSource(dir), nil
+		return layoutSource(c.path(dir)), nil
 	}
 	reference, err := name.ParseReference(text)
 	if err != nil {
@@ -56,6 +57,14 @@ func (c *collector) source(text string) (source, error) {
 		options = append(options, remote.WithTransport(c.Transport))
 	}
 	return &registrySource{reference, options}, nil
+}
+
+// path is the place of a path of Options.
+func (c *collector) path(p string) string {
+	if filepath.IsAbs(p) {
+		return p
+	}
+	return filepath.Join(c.Dir, p)
 }
 
 // registrySource is a repository of a registry.
@@ -100,8 +109,6 @@ func (r *registrySource) layer(ctx context.Context, d v1.Descriptor) opener {
 // layoutSource is the directory of an OCI image layout.
 type layoutSource string
 
-// root returns what index.json names; when it names several image manifests, it
-// is the image index itself.
 func (l layoutSource) root(ctx context.Context) (v1.Descriptor, []byte, error) {
 	none := v1.Descriptor{}
 	f, err := os.Open(filepath.Join(string(l), "index.json"))
@@ -116,9 +123,15 @@ func (l layoutSource) root(ctx context.Context) (v1.Descriptor, []byte, error) {
 	if err != nil {
 		return none, nil, err
 	}
+	return layoutRoot(ctx, l, raw)
+}
+
+// layoutRoot returns what the index.json of a layout names; when it names several
+// image manifests, it is the image index itself.
+func layoutRoot(ctx context.Context, l source, raw []byte) (v1.Descriptor, []byte, error) {
 	index, err := v1.ParseIndexManifest(bytes.NewReader(raw))
 	if err != nil {
-		return none, nil, fmt.Errorf("read %s: %w", f.Name(), err)
+		return v1.Descriptor{}, nil, fmt.Errorf("read index.json: %w", err)
 	}
 	if len(index.Manifests) == 1 {
 		d := index.Manifests[0]
@@ -181,6 +194,8 @@ func describe(d v1.Descriptor) bundle.Descriptor {
 func (c *collector) keep(d *v1.Descriptor, raw []byte) *bundle.Descriptor {
 	out := describe(*d)
 	out.Size = int64(len(raw)) // what was read and hashed; a descriptor may lie
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.out.blobs[out.Digest] = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(raw)), nil }
 	return &out
 }

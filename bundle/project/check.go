@@ -74,19 +74,12 @@ func (p *Project) checkImages() error {
 		if nameOf(name) != name {
 			return p.at(at, "image %q has a tag or digest, want the name alone: %q", name, nameOf(name))
 		}
-		switch {
-		case img.From == "" && img.Base == "":
-			return p.at(at, "image %q has neither from nor base", name)
-		case img.From != "" && img.Base != "":
-			return p.at(at, "image %q has both from and base, want one", name)
-		case img.From == Scratch:
-			return p.at(append(at, "from"), "from is %q, which holds nothing; write base: %s and files", img.From, Scratch)
-		case img.From == "oci:" || img.Base == "oci:":
-			return p.at(at, "image %q: oci: needs a directory", name)
+		if err := p.checkSources(name, img); err != nil {
+			return err
 		}
-		if img.From != "" {
+		if !img.From.empty() || img.Dockerfile != "" {
 			if !img.unchanged() {
-				return p.at(at, "image %q is taken as it is; to change it write base in place of from", name)
+				return p.at(at, "image %q is taken as it is; to change it write base in place of %s", name, img.sources()[0])
 			}
 			continue
 		}
@@ -95,6 +88,105 @@ func (p *Project) checkImages() error {
 		}
 	}
 	return nil
+}
+
+// sources are the keys that say where the image comes from.
+func (i Image) sources() []string {
+	var keys []string
+	if !i.From.empty() {
+		keys = append(keys, "from")
+	}
+	if i.Base != "" {
+		keys = append(keys, "base")
+	}
+	if i.Go != nil {
+		keys = append(keys, "go")
+	}
+	if i.Dockerfile != "" {
+		keys = append(keys, "dockerfile")
+	}
+	return keys
+}
+
+// checkSources checks where an image comes from.
+func (p *Project) checkSources(name string, img Image) error {
+	at := func(more ...any) []any { return append([]any{"images", name}, more...) }
+	switch keys := img.sources(); {
+	case len(keys) == 0:
+		return p.at(at(), "image %q has no source, want from, base, go or dockerfile", name)
+	case len(keys) > 1:
+		return p.at(at(), "image %q has both %s and %s, want one", name, keys[0], keys[1])
+	case img.Dockerfile == "" && (img.Context != "" || img.Target != "" || len(img.Args) > 0):
+		return p.at(at(), "image %q has context, target or args, which belong to dockerfile", name)
+	}
+	check := func(source, key string, more ...any) error {
+		where := at(append([]any{key}, more...)...)
+		for _, prefix := range []string{"oci:", "archive:", "docker:"} {
+			if source == prefix {
+				return p.at(where, "image %q: %s needs a name", name, prefix)
+			}
+		}
+		switch source {
+		case "":
+			return p.at(where, "image %q: a source is empty", name)
+		case Scratch:
+			if key == "from" {
+				return p.at(where, "from is %q, which holds nothing; write base: %s and files", source, Scratch)
+			}
+		}
+		if _, err := render(key, source, p.versionVars("0.0.0")); err != nil {
+			return p.at(where, "%v", err)
+		}
+		return nil
+	}
+	for _, platform := range sortedKeys(img.From.Each) {
+		if q, err := bundle.ParsePlatform(string(platform)); err != nil || q != platform {
+			return p.at(at("from", string(platform)), "want platform %s, got %q", orExample(q), platform)
+		}
+		if err := check(img.From.Each[platform], "from", string(platform)); err != nil {
+			return err
+		}
+	}
+	for _, platform := range p.Platforms {
+		if _, ok := img.From.Each[platform]; img.From.Each != nil && !ok {
+			return p.at(at("from"), "image %q has no source for %s", name, platform)
+		}
+	}
+	switch {
+	case img.From.Source != "":
+		return check(img.From.Source, "from")
+	case img.Base != "":
+		return check(img.Base, "base")
+	case img.Go != nil:
+		if img.Go.Package == "" {
+			return p.at(at("go"), "image %q: go needs package, the directory of the program", name)
+		}
+		for _, key := range sortedKeys(img.Go.Env) {
+			if !bundle.ValidEnvKey(key) {
+				return p.at(at("go", "env", key), "%q is not the name of a variable", key)
+			}
+		}
+		if _, err := render("ldflags", img.Go.Ldflags, p.versionVars("0.0.0")); err != nil {
+			return p.at(at("go", "ldflags"), "%v", err)
+		}
+		if img.Go.Base != "" {
+			return check(img.Go.Base, "go", "base")
+		}
+	case img.Dockerfile != "":
+		for _, key := range sortedKeys(img.Args) {
+			if _, err := render("args", img.Args[key], p.versionVars("0.0.0")); err != nil {
+				return p.at(at("args", key), "%v", err)
+			}
+		}
+	}
+	return nil
+}
+
+func orExample(p bundle.Platform) bundle.Platform {
+	if p == "" {
+		return "linux/arm64"
+	}
+	return p
 }
 
 // unchanged reports whether nothing says how to change the image.

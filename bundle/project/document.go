@@ -93,6 +93,9 @@ func (d *document) knownKeys(n *yaml.Node, t reflect.Type) error {
 				names = append(names, name)
 			}
 		}
+		if len(names) == 0 {
+			return nil // a type that reads itself
+		}
 		for i := 0; i+1 < len(n.Content); i += 2 {
 			key := n.Content[i]
 			field, ok := fields[key.Value]

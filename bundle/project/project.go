@@ -14,6 +14,8 @@ import (
 	"text/template"
 	"time"
 
+	"go.yaml.in/yaml/v4"
+
 	"github.com/valise-ota/valise/bundle"
 )
 
@@ -36,6 +38,8 @@ const (
 	Scratch = "scratch"
 	// EnvExample is taken into every bundle when it exists.
 	EnvExample = ".env.example"
+	// envName is the environment file. It belongs to the device.
+	envName = ".env"
 )
 
 // Project is a valise.yaml that passed every check. Paths in it are relative to
@@ -61,11 +65,22 @@ type Project struct {
 	doc *document // for errors with a position
 }
 
-// Image says where an image comes from: From alone takes an existing one, Base
-// makes one by putting Files on it.
+// Image says where an image comes from. Exactly one of From, Base, Go and
+// Dockerfile is set: From takes an existing image, Base makes one by putting Files
+// on it, Go by building a program, and Dockerfile by BuildKit.
+//
+// A source is a registry reference, oci:DIR (an OCI image layout), archive:FILE
+// (docker save) or docker:NAME (the local engine), and a template over
+// VersionVars.
 type Image struct {
-	From string `yaml:"from"` // oci:DIR or a registry reference
-	Base string `yaml:"base"` // oci:DIR, a registry reference, or scratch
+	From From   `yaml:"from"`
+	Base string `yaml:"base"` // a source, or scratch
+	Go   *Go    `yaml:"go"`
+
+	Dockerfile string            `yaml:"dockerfile"`
+	Context    string            `yaml:"context"` // directory; empty means that of Dockerfile
+	Target     string            `yaml:"target"`  // stage; empty means the last one
+	Args       map[string]string `yaml:"args"`    // templates over VersionVars
 
 	Files      []Copy            `yaml:"files"`
 	Entrypoint []string          `yaml:"entrypoint"` // replaces the base's, and its cmd
@@ -76,6 +91,39 @@ type Image struct {
 	Labels     map[string]string `yaml:"labels"` // added to the base's
 	Expose     []string          `yaml:"expose"` // PORT or PORT/PROTOCOL
 	StopSignal string            `yaml:"stop_signal"`
+}
+
+// From is one source for all platforms, or one for each.
+type From struct {
+	Source string
+	Each   map[bundle.Platform]string
+}
+
+// UnmarshalYAML reads "from: SOURCE" and "from: {PLATFORM: SOURCE}".
+func (f *From) UnmarshalYAML(n *yaml.Node) error {
+	if n.Kind == yaml.MappingNode {
+		return n.Decode(&f.Each)
+	}
+	return n.Decode(&f.Source)
+}
+
+func (f From) empty() bool { return f.Source == "" && f.Each == nil }
+
+// Go is a program that ko builds from source.
+type Go struct {
+	Package string            `yaml:"package"` // directory of the main package
+	Ldflags string            `yaml:"ldflags"` // template over VersionVars; empty means -s -w
+	Base    string            `yaml:"base"`    // a source, or scratch, which is the default
+	Env     map[string]string `yaml:"env"`     // of go build
+}
+
+// UnmarshalYAML reads "go: PACKAGE" and "go: {package: PACKAGE, ...}".
+func (g *Go) UnmarshalYAML(n *yaml.Node) error {
+	if n.Kind == yaml.MappingNode {
+		type plain Go
+		return n.Decode((*plain)(g))
+	}
+	return n.Decode(&g.Package)
 }
 
 // Copy puts a file, or a directory with all it holds, into an image.
@@ -92,6 +140,13 @@ type Vars struct {
 	Version           string // without v
 }
 
+// VersionVars are the names that a template may use which is the same for all
+// platforms.
+type VersionVars struct {
+	App, Version string // without v
+	Tag          string // with v
+}
+
 // VarsFor returns the variables of one platform.
 func VarsFor(p bundle.Platform, version string) Vars {
 	return Vars{OS: p.OS(), Arch: p.Arch(), Variant: p.Variant(), Platform: string(p), Version: version}
@@ -102,7 +157,7 @@ func (c Copy) Render(v Vars) (string, error) { return render("from", c.From, v) 
 
 // OutputName returns the file name of the bundle of one version.
 func (p *Project) OutputName(version string) (string, error) {
-	name, err := render("output", p.Output, struct{ App, Version, Tag string }{p.App, version, "v" + version})
+	name, err := render("output", p.Output, p.versionVars(version))
 	if err != nil {
 		return "", err
 	}
@@ -110,6 +165,10 @@ func (p *Project) OutputName(version string) (string, error) {
 		return "", fmt.Errorf("output gives %q, want a file name", name)
 	}
 	return name, nil
+}
+
+func (p *Project) versionVars(version string) VersionVars {
+	return VersionVars{p.App, version, "v" + version}
 }
 
 func render(name, text string, vars any) (string, error) {

@@ -81,42 +81,44 @@ func TestRender(t *testing.T) {
 	}
 }
 
-// TestBadProject has one line of error per mistake.
+// badProjects has one line of error per mistake.
+var badProjects = []struct{ name, text, want string }{
+	{"empty", " \n", "valise.yaml: empty, want at least app, compose, platforms and health"},
+	{"list", "- a\n", "valise.yaml:1:1: want keys and values"},
+	{"syntax", "app: [1\n", "valise.yaml:2:1: did not find expected ',' or ']'"},
+	{"two documents", goodProject + "---\napp: b\n", "valise.yaml: more than one document"},
+	{"duplicate", goodProject + "app: b\n", `valise.yaml:5:1: mapping key "app" already defined at line 1`},
+	{"unknown", goodProject + "file: []\n", `valise.yaml:5:1: unknown key "file", did you mean "files"?`},
+	{"unknown far", goodProject + "watermelon: 1\n", `valise.yaml:5:1: unknown key "watermelon"`},
+	{"unknown inside", goodProject + "images:\n  a:\n    bass: x\n", `valise.yaml:7:5: unknown key "bass", did you mean "base"?`},
+	{"unknown in list", goodProject + "backup: [{postgress: {}}]\n", `valise.yaml:5:11: unknown key "postgress", did you mean "postgres"?`},
+	{"type", goodProject + "keep: {releases: many}\n", "valise.yaml:5:18: cannot construct !!str `many` into int"},
+	{"duration", "app: a\nhealth: {interval: 5}\n", `valise.yaml:2:20: time: missing unit in duration "5"`},
+	{"no app", "compose: c\n", "valise.yaml: app is missing"},
+	{"app", "app: My Shop\n", `valise.yaml:1:6: app is "My Shop", want a lower-case letter, then up to 62 lower-case letters, digits and hyphens`},
+	{"no platforms", "app: a\n", "valise.yaml: platforms is missing, want for example [linux/amd64, linux/arm64]"},
+	{"platform", "app: a\nplatforms: [linux/amd64, arm]\n", `valise.yaml:2:26: platform "arm": want os/architecture or os/architecture/variant`},
+	{"platform twice", "app: a\nplatforms: [linux/arm64, linux/arm64/v8]\n", "valise.yaml:2:26: platform linux/arm64 is listed twice"},
+	{"image tag", goodProject + "images: {\"postgres:17\": {from: x}}\n", `valise.yaml:5:10: image "postgres:17" has a tag or digest, want the name alone: "postgres"`},
+	{"image empty", goodProject + "images: {a: {}}\n", `valise.yaml:5:10: image "a" has no source, want from, base, go or dockerfile`},
+	{"image both", goodProject + "images: {a: {from: b, base: c}}\n", `valise.yaml:5:10: image "a" has both from and base, want one`},
+	{"from changed", goodProject + "images: {a: {from: b, user: c}}\n", `valise.yaml:5:10: image "a" is taken as it is; to change it write base in place of from`},
+	{"scratch", goodProject + "images: {a: {base: scratch}}\n", `valise.yaml:5:20: image "a" has no files on an empty base`},
+	{"template", goodProject + "images: {a: {base: b, files: [{from: \"{{.Os}}\", to: /a}]}}\n", `valise.yaml:5:38: template: from:1:2: executing "from" at <.Os>: can't evaluate field Os in type project.Vars`},
+	{"to", goodProject + "images: {a: {base: b, files: [{from: x, to: a/../b}]}}\n", `valise.yaml:5:45: to is "a/../b", want a clean absolute path below /`},
+	{"mode", goodProject + "images: {a: {base: b, files: [{from: x, to: /a, mode: rwx}]}}\n", `valise.yaml:5:55: mode is "rwx", want octal digits in quotes, for example "0755"`},
+	{"expose", goodProject + "images: {a: {base: b, expose: [http]}}\n", `valise.yaml:5:32: expose is "http", want PORT or PORT/PROTOCOL`},
+	{"no health", "app: a\ncompose: c\nplatforms: [linux/amd64]\n", "valise.yaml: health has no check, want compose (services) or http: what cannot be seen to fail cannot be rolled back"},
+	{"retries", "app: a\nplatforms: [linux/amd64]\nhealth: {compose: [a], retries: 0}\n", "valise.yaml:3:33: retries is 0, want 1 to 1000"},
+	{"backup", goodProject + "backup: [{postgres: {service: db}}]\n", "valise.yaml:5:11: want service, user and database"},
+	{"secret", goodProject + "secrets: {A: {hex: 4}}\n", "valise.yaml:5:20: hex is 4, want 8 to 128 random bytes"},
+	{"keep", goodProject + "keep: {releases: 1}\n", "valise.yaml:5:18: releases is 1, want 2 to 100: the running one and one to go back to"},
+	{"file outside", goodProject + "files: [../x]\n", `valise.yaml:5:9: file "../x" is not a clean path below the directory of valise.yaml`},
+	{"output", goodProject + "output: \"a/{{.Version}}\"\n", `valise.yaml:5:9: output gives "a/0.0.0", want a file name`},
+}
+
 func TestBadProject(t *testing.T) {
-	for _, c := range []struct{ name, text, want string }{
-		{"empty", " \n", "valise.yaml: empty, want at least app, compose, platforms and health"},
-		{"list", "- a\n", "valise.yaml:1:1: want keys and values"},
-		{"syntax", "app: [1\n", "valise.yaml:2:1: did not find expected ',' or ']'"},
-		{"two documents", goodProject + "---\napp: b\n", "valise.yaml: more than one document"},
-		{"duplicate", goodProject + "app: b\n", `valise.yaml:5:1: mapping key "app" already defined at line 1`},
-		{"unknown", goodProject + "file: []\n", `valise.yaml:5:1: unknown key "file", did you mean "files"?`},
-		{"unknown far", goodProject + "watermelon: 1\n", `valise.yaml:5:1: unknown key "watermelon"`},
-		{"unknown inside", goodProject + "images:\n  a:\n    bass: x\n", `valise.yaml:7:5: unknown key "bass", did you mean "base"?`},
-		{"unknown in list", goodProject + "backup: [{postgress: {}}]\n", `valise.yaml:5:11: unknown key "postgress", did you mean "postgres"?`},
-		{"type", goodProject + "keep: {releases: many}\n", "valise.yaml:5:18: cannot construct !!str `many` into int"},
-		{"duration", "app: a\nhealth: {interval: 5}\n", `valise.yaml:2:20: time: missing unit in duration "5"`},
-		{"no app", "compose: c\n", "valise.yaml: app is missing"},
-		{"app", "app: My Shop\n", `valise.yaml:1:6: app is "My Shop", want a lower-case letter, then up to 62 lower-case letters, digits and hyphens`},
-		{"no platforms", "app: a\n", "valise.yaml: platforms is missing, want for example [linux/amd64, linux/arm64]"},
-		{"platform", "app: a\nplatforms: [linux/amd64, arm]\n", `valise.yaml:2:26: platform "arm": want os/architecture or os/architecture/variant`},
-		{"platform twice", "app: a\nplatforms: [linux/arm64, linux/arm64/v8]\n", "valise.yaml:2:26: platform linux/arm64 is listed twice"},
-		{"image tag", goodProject + "images: {\"postgres:17\": {from: x}}\n", `valise.yaml:5:10: image "postgres:17" has a tag or digest, want the name alone: "postgres"`},
-		{"image empty", goodProject + "images: {a: {}}\n", `valise.yaml:5:10: image "a" has neither from nor base`},
-		{"image both", goodProject + "images: {a: {from: b, base: c}}\n", `valise.yaml:5:10: image "a" has both from and base, want one`},
-		{"from changed", goodProject + "images: {a: {from: b, user: c}}\n", `valise.yaml:5:10: image "a" is taken as it is; to change it write base in place of from`},
-		{"scratch", goodProject + "images: {a: {base: scratch}}\n", `valise.yaml:5:20: image "a" has no files on an empty base`},
-		{"template", goodProject + "images: {a: {base: b, files: [{from: \"{{.Os}}\", to: /a}]}}\n", `valise.yaml:5:38: template: from:1:2: executing "from" at <.Os>: can't evaluate field Os in type project.Vars`},
-		{"to", goodProject + "images: {a: {base: b, files: [{from: x, to: a/../b}]}}\n", `valise.yaml:5:45: to is "a/../b", want a clean absolute path below /`},
-		{"mode", goodProject + "images: {a: {base: b, files: [{from: x, to: /a, mode: rwx}]}}\n", `valise.yaml:5:55: mode is "rwx", want octal digits in quotes, for example "0755"`},
-		{"expose", goodProject + "images: {a: {base: b, expose: [http]}}\n", `valise.yaml:5:32: expose is "http", want PORT or PORT/PROTOCOL`},
-		{"no health", "app: a\ncompose: c\nplatforms: [linux/amd64]\n", "valise.yaml: health has no check, want compose (services) or http: what cannot be seen to fail cannot be rolled back"},
-		{"retries", "app: a\nplatforms: [linux/amd64]\nhealth: {compose: [a], retries: 0}\n", "valise.yaml:3:33: retries is 0, want 1 to 1000"},
-		{"backup", goodProject + "backup: [{postgres: {service: db}}]\n", "valise.yaml:5:11: want service, user and database"},
-		{"secret", goodProject + "secrets: {A: {hex: 4}}\n", "valise.yaml:5:20: hex is 4, want 8 to 128 random bytes"},
-		{"keep", goodProject + "keep: {releases: 1}\n", "valise.yaml:5:18: releases is 1, want 2 to 100: the running one and one to go back to"},
-		{"file outside", goodProject + "files: [../x]\n", `valise.yaml:5:9: file "../x" is not a clean path below the directory of valise.yaml`},
-		{"output", goodProject + "output: \"a/{{.Version}}\"\n", `valise.yaml:5:9: output gives "a/0.0.0", want a file name`},
-	} {
+	for _, c := range badProjects {
 		t.Run(c.name, func(t *testing.T) {
 			_, err := parse("valise.yaml", []byte(c.text))
 			if err == nil || err.Error() != c.want {
@@ -134,8 +136,6 @@ func TestBadRelease(t *testing.T) {
 		{"compose key", goodProject, "services: {db: {image: a, imagge: b}}\n", "DIR/compose.yaml: validating: services.db.imagge is not a known key"},
 		{"no services", goodProject, "services: {}\n", `DIR/valise.yaml:4:20: compose.yaml has no service "db"`},
 		{"build only", goodProject, "services: {db: {build: .}}\n", "DIR/compose.yaml: service db has no image: write image: shop/db:${SHOP_VERSION}"},
-		{"build", goodProject, "services: {db: {build: ., image: \"shop/db:${SHOP_VERSION}\"}}\n",
-			"DIR/compose.yaml: service db is built from source, which valise does not do: write in valise.yaml images: {shop/db: {base: ..., files: [...]}}, or from: if something else builds it"},
 		{"variable", goodProject, "services: {db: {image: \"a:${TAG}\"}}\n",
 			`DIR/compose.yaml: service db: image "a:${TAG}" depends on TAG, which only a device knows: use ${SHOP_VERSION} or give a default`},
 		{"required variable", goodProject, "services: {db: {image: \"a:${TAG:?}\"}}\n",

@@ -1,27 +1,21 @@
 package project
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
-	"regexp"
+	"reflect"
 	"slices"
 	"strings"
 
-	"github.com/compose-spec/compose-go/v2/loader"
-	"github.com/compose-spec/compose-go/v2/template"
 	"github.com/compose-spec/compose-go/v2/types"
 
 	"github.com/valise-ota/valise/bundle"
 )
-
-// placeholder stands for variables that only the device can set. It passes as a
-// string, a number and a size.
-const placeholder = "1"
 
 // InstallerName is the program that a bundle carries for every platform.
 const InstallerName = "valise-installer"
@@ -35,6 +29,9 @@ type Release struct {
 	// RequiredEnv are the variables that the compose file cannot do without,
 	// sorted; the version's own key is not one of them.
 	RequiredEnv []string
+	// Notes are advice about the compose file: what works, but not well on a
+	// device.
+	Notes []string
 }
 
 // ReleaseImage is an image that services of the compose file run.
@@ -56,166 +53,68 @@ type ReleaseFile struct {
 // this machine nor the network.
 func (p *Project) Release(ctx context.Context, version string, platforms []bundle.Platform) (*Release, error) {
 	r := &Release{Version: version, Compose: filepath.Base(p.Compose)}
-	services, required, err := p.loadCompose(ctx, version)
+	c, err := p.loadCompose(ctx, version)
 	if err != nil {
 		return nil, err
 	}
-	r.RequiredEnv = required
-	if r.Images, err = p.images(services); err != nil {
+	r.RequiredEnv = c.required(p.VersionEnv)
+	if r.Images, err = p.images(c, version, platforms); err != nil {
 		return nil, err
 	}
-	if err := p.checkServices(services); err != nil {
+	if err := p.checkServices(c.services); err != nil {
 		return nil, err
 	}
 	if r.Files, err = p.files(platforms); err != nil {
 		return nil, err
 	}
+	if err := p.checkMounts(c); err != nil {
+		return nil, err
+	}
+	r.Notes = p.notes(c)
 	return r, nil
 }
 
-// service is what we need to know of a service of the compose file.
-type service struct {
-	image string
-	build bool
-}
-
-// loadCompose returns the services of the compose file by name, and the variables
-// it requires.
-func (p *Project) loadCompose(ctx context.Context, version string) (map[string]service, []string, error) {
-	file := p.Path(p.Compose)
-	data, err := readLimited(file, MaxComposeSize)
-	if err != nil {
-		return nil, nil, p.at([]any{"compose"}, "read compose file: %v", err)
-	}
-	details := types.ConfigDetails{
-		WorkingDir:  filepath.Dir(file),
-		ConfigFiles: []types.ConfigFile{{Filename: file, Content: data}},
-		Environment: types.Mapping{p.VersionEnv: version},
-	}
-	var other error // a file outside the bundle that the compose file takes parts from
-	options := func(o *loader.Options) {
-		o.SetProjectName(p.Project, true)
-		o.Profiles = []string{"*"}
-		o.SkipResolveEnvironment = true // an env_file is the device's
-		o.SkipResolveLabels = true
-		o.Interpolate.Substitute = substitute
-		o.Listeners = append(o.Listeners, func(event string, data map[string]any) {
-			if other == nil {
-				other = p.checkOtherFile(event, data)
-			}
-		})
-	}
-	loaded, err := loader.LoadWithContext(ctx, details, options)
-	if err != nil {
-		return nil, nil, p.composeError("%s", oneLine(err, file))
-	}
-	if other != nil {
-		return nil, nil, p.composeError("%v", other)
-	}
-	// The same once more with variables left alone: what an image name is made of.
-	model, err := loader.LoadModelWithContext(ctx, details, options, func(o *loader.Options) {
-		o.SkipInterpolation, o.SkipValidation, o.Listeners = true, true, nil
-	})
-	if err != nil {
-		return nil, nil, p.composeError("%s", oneLine(err, file))
-	}
-	services := map[string]service{}
-	raw, _ := model["services"].(map[string]any)
-	for name, s := range loaded.Services {
-		services[name] = service{image: s.Image, build: s.Build != nil}
-		attributes, _ := raw[name].(map[string]any)
-		text, _ := attributes["image"].(string)
-		if v := p.deviceVariable(text); v != "" {
-			return nil, nil, p.composeError("service %s: image %q depends on %s, which only a device knows: use ${%s} or give a default", name, text, v, p.VersionEnv)
-		}
-	}
-	var required []string
-	for name, v := range template.ExtractVariables(model, template.DefaultPattern) {
-		if v.Required && name != p.VersionEnv {
-			required = append(required, name)
-		}
-	}
-	slices.Sort(required)
-	return services, required, nil
-}
-
-// substitute replaces the variables of one text as compose does, except that a
-// variable that must be set gets a placeholder: its value is on the device.
-func substitute(text string, values template.Mapping) (string, error) {
-	required := map[string]bool{}
-	for {
-		s, err := template.SubstituteWithOptions(text, func(name string) (string, bool) {
-			if v, ok := values(name); ok {
-				return v, true
-			}
-			return placeholder, required[name]
-		}, template.WithoutLogging)
-		var missing *template.MissingRequiredError
-		if !errors.As(err, &missing) || required[missing.Variable] {
-			return s, err
-		}
-		required[missing.Variable] = true
-	}
-}
-
-// noDefault finds ${NAME}, ${NAME:?why}, ${NAME?why} and $NAME.
-var noDefault = regexp.MustCompile(`\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)(?:\}|:?\?))`)
-
-// deviceVariable returns the first variable of text that has no value before a
-// device sets it, or "".
-func (p *Project) deviceVariable(text string) string {
-	for _, m := range noDefault.FindAllStringSubmatch(strings.ReplaceAll(text, "$$", ""), -1) {
-		if name := m[1] + m[2]; name != p.VersionEnv {
-			return name
-		}
-	}
-	return ""
-}
-
-// checkOtherFile refuses a compose file that takes parts from a file which is
-// not in the bundle: on the device it would be missing. An include is refused
-// altogether, because it also reads the .env file of this machine.
-func (p *Project) checkOtherFile(event string, data map[string]any) error {
-	if event == "include" {
-		return errors.New("include is not supported: write the services here, or use extends")
-	}
-	name, ok := data["file"].(string)
-	if event != "extends" || !ok {
-		return nil
-	}
-	if filepath.Dir(p.Compose) != "." || !slices.Contains(p.Files, filepath.ToSlash(filepath.Clean(name))) {
-		return fmt.Errorf("extends file %s: want it beside %s and listed under files", name, DefaultFile)
-	}
-	return nil
-}
-
-func (p *Project) composeError(format string, args ...any) error {
-	return &Error{File: filepath.Join(filepath.Dir(p.File), p.Compose), Detail: fmt.Sprintf(format, args...)}
-}
-
 // images joins what the compose file and the project say of every image.
-func (p *Project) images(services map[string]service) ([]ReleaseImage, error) {
+func (p *Project) images(c *composeFile, version string, platforms []bundle.Platform) ([]ReleaseImage, error) {
 	byReference := map[string]*ReleaseImage{}
 	used := map[string]bool{}
-	for _, name := range sortedKeys(services) {
-		s := services[name]
-		if s.image == "" {
+	for _, name := range sortedKeys(c.services) {
+		s := c.services[name]
+		if s.Image == "" {
 			return nil, p.composeError("service %s has no image: write image: %s/%s:${%s}", name, p.App, name, p.VersionEnv)
 		}
-		key := nameOf(s.image)
+		if v := p.deviceVariable(c.text(name, "image")); v != "" {
+			return nil, p.composeError("service %s: image %q depends on %s, which only a device knows: use ${%s} or give a default", name, c.text(name, "image"), v, p.VersionEnv)
+		}
+		key := nameOf(s.Image)
 		used[key] = true
 		img, ok := p.Images[key]
-		if !ok && s.build {
-			return nil, p.composeError("service %s is built from source, which valise does not do: "+
-				"write in %s images: {%s: {base: ..., files: [...]}}, or from: if something else builds it", name, DefaultFile, key)
+		switch {
+		case !ok && s.Build != nil:
+			var err error
+			if img, err = p.composeBuild(c, name); err != nil {
+				return nil, err
+			}
+		case !ok:
+			img = Image{From: From{Source: s.Image}}
+		default:
+			var err error
+			if img, err = p.renderImage(key, img, version, platforms); err != nil {
+				return nil, err
+			}
 		}
+		r, ok := byReference[s.Image]
 		if !ok {
-			img = Image{From: s.image}
+			r = &ReleaseImage{Reference: s.Image, Image: img}
+			byReference[s.Image] = r
 		}
-		if byReference[s.image] == nil {
-			byReference[s.image] = &ReleaseImage{Reference: s.image, Image: img}
+		// A service may run what another one builds.
+		if _, given := p.Images[key]; !given && s.Build != nil {
+			if r.Image.Dockerfile != "" && !reflect.DeepEqual(r.Image, img) {
+				return nil, p.composeError("services %s and %s build image %s in different ways", r.Services[0], name, s.Image)
+			}
+			r.Image = img
 		}
-		r := byReference[s.image]
 		r.Services = append(r.Services, name)
 	}
 	for _, name := range sortedKeys(p.Images) {
@@ -230,8 +129,48 @@ func (p *Project) images(services map[string]service) ([]ReleaseImage, error) {
 	return images, nil
 }
 
+// renderImage replaces the templates of img that are the same for all platforms.
+func (p *Project) renderImage(name string, img Image, version string, platforms []bundle.Platform) (Image, error) {
+	var failed error
+	set := func(s string) string {
+		s, err := render(name, s, p.versionVars(version))
+		failed = errors.Join(failed, err)
+		return s
+	}
+	all := func(m map[string]string) map[string]string {
+		m = maps.Clone(m)
+		for key := range m {
+			m[key] = set(m[key])
+		}
+		return m
+	}
+	img.From.Source, img.Base, img.Args = set(img.From.Source), set(img.Base), all(img.Args)
+	if img.Go != nil {
+		g := *img.Go
+		g.Base, g.Ldflags = set(cmp.Or(g.Base, Scratch)), set(g.Ldflags)
+		img.Go = &g
+	}
+	if each := img.From.Each; each != nil {
+		img.From.Each = map[bundle.Platform]string{}
+		for _, platform := range platforms {
+			source, ok := each[platform]
+			if !ok {
+				return img, p.at([]any{"images", name, "from"}, "image %q has no source for %s", name, platform)
+			}
+			img.From.Each[platform] = set(source)
+		}
+	}
+	if img.Dockerfile != "" && img.Context == "" {
+		img.Context = filepath.Dir(img.Dockerfile)
+	}
+	if failed != nil {
+		return img, p.at([]any{"images", name}, "%v", failed)
+	}
+	return img, nil
+}
+
 // checkServices checks the services that valise.yaml names.
-func (p *Project) checkServices(services map[string]service) error {
+func (p *Project) checkServices(services types.Services) error {
 	check := func(name string, at ...any) error {
 		if _, ok := services[name]; !ok {
 			return p.at(at, "%s has no service %q%s", p.Compose, name, didYouMean(name, sortedKeys(services)))
@@ -311,15 +250,4 @@ func nameOf(reference string) string {
 	return name
 }
 
-func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
-
-// oneLine keeps a message of the compose library to its first line, without the
-// file's name, which our error has already.
-func oneLine(err error, file string) string {
-	line, _, _ := strings.Cut(err.Error(), "\n")
-	line = strings.ReplaceAll(line, " "+file+": ", ": ")
-	if key, ok := strings.CutSuffix(line, " false schema"); ok {
-		line = key + " is not a known key"
-	}
-	return line
-}
+func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -38,6 +39,9 @@ func buildCommand(a *app) *cobra.Command {
 		Long: "build reads valise.yaml and the compose file it names, collects every image for every\n" +
 			"platform, and writes one bundle. The same inputs give the same bytes: the creation time\n" +
 			"is SOURCE_DATE_EPOCH, else the time of the last commit, else now.\n\n" +
+			"Images come from registries, OCI image layouts, docker save, the engine of DOCKER_HOST, Go\n" +
+			"packages, files on a base, and Dockerfiles: those are built by the buildkitd of BUILDKIT_HOST\n" +
+			"with buildctl, or by docker buildx.\n\n" +
 			"VERSION is SemVer 2, with or without a leading v. The bundle is not signed yet.",
 		Example: "  valise build 1.2.3\n" +
 			"  valise build v1.2.3 --platform linux/arm64 -o /media/usb/\n" +
@@ -68,6 +72,7 @@ func (a *app) build(ctx context.Context, version string, f buildFlags) error {
 	if err != nil {
 		return err
 	}
+	defer content.Close()
 	name, err := p.OutputName(version)
 	if err != nil {
 		return err
@@ -102,6 +107,9 @@ func (a *app) prepare(ctx context.Context, p *project.Project, version string, o
 	if err != nil {
 		return nil, nil, err
 	}
+	for _, note := range r.Notes {
+		a.Note("%s", note)
+	}
 	git := readGit(ctx, p.Dir, version)
 	created, err := a.createdAt(git)
 	if err != nil {
@@ -135,7 +143,7 @@ func (a *app) prepare(ctx context.Context, p *project.Project, version string, o
 	}
 	m.Components = c.Components
 	if err := m.Finish(); err != nil {
-		return nil, nil, notRefused(err)
+		return nil, nil, errors.Join(notRefused(err), c.Close())
 	}
 	return m, c, nil
 }
@@ -171,6 +179,9 @@ func (a *app) collect(ctx context.Context, p *project.Project, r *project.Releas
 		Dir:       p.Dir,
 		CacheDir:  a.layerCache(),
 		Keychain:  authn.DefaultKeychain,
+
+		DockerHost:   a.Getenv("DOCKER_HOST"),
+		BuildKitHost: a.Getenv("BUILDKIT_HOST"),
 		Progress: func(e image.Event) {
 			detail := e.Reference
 			if e.Platform != "" {
@@ -186,7 +197,16 @@ func (a *app) collect(ctx context.Context, p *project.Project, r *project.Releas
 		}
 		o.Images = append(o.Images, s)
 	}
+	log.SetOutput(io.Discard) // ko tells every step there
 	c, err := image.Collect(ctx, o)
+	var unreachable *image.UnreachableError
+	var noBuildKit *image.BuildKitError
+	switch {
+	case errors.As(err, &unreachable):
+		return nil, cli.WithHint(err, "start Docker, or point DOCKER_HOST to an engine that this user may use")
+	case errors.As(err, &noBuildKit):
+		return nil, cli.WithHint(err, "install docker buildx, or set BUILDKIT_HOST and put buildctl into PATH")
+	}
 	if missing := new(image.PlatformError); errors.As(err, &missing) {
 		return nil, cli.WithHint(err, "provide the image for %s, or leave that platform out with --platform", missing.Want)
 	}
@@ -196,9 +216,18 @@ func (a *app) collect(ctx context.Context, p *project.Project, r *project.Releas
 // spec says to package image what the project says of an image.
 func spec(r project.ReleaseImage, platforms []bundle.Platform, version string) (image.Spec, error) {
 	img := r.Image
-	s := image.Spec{Reference: r.Reference, Services: r.Services, From: img.From, Base: img.Base, Files: map[bundle.Platform][]image.Copy{},
+	s := image.Spec{Reference: r.Reference, Services: r.Services, From: img.From.Source, FromEach: img.From.Each, Base: img.Base, Files: map[bundle.Platform][]image.Copy{},
 		Config: image.Config{Entrypoint: img.Entrypoint, Cmd: img.Cmd, Env: img.Env, User: img.User, Workdir: img.Workdir,
 			Labels: img.Labels, Expose: img.Expose, StopSignal: img.StopSignal}}
+	if g := img.Go; g != nil {
+		s.Base, s.Go = g.Base, &image.Go{Package: g.Package, Env: g.Env}
+		if g.Ldflags != "" {
+			s.Go.Ldflags = []string{g.Ldflags}
+		}
+	}
+	if img.Dockerfile != "" {
+		s.Dockerfile = &image.Dockerfile{Context: img.Context, File: img.Dockerfile, Target: img.Target, Args: img.Args, Labels: img.Labels}
+	}
 	for _, p := range platforms {
 		for _, f := range img.Files {
 			from, err := f.Render(project.VarsFor(p, version))

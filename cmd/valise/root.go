@@ -10,6 +10,7 @@ import (
 
 // commands are the subcommands. Each stands in a file of its own.
 var commands = []func(*app) *cobra.Command{
+	initCommand,
 	buildCommand,
 	keygenCommand,
 	signCommand,
@@ -17,6 +18,7 @@ var commands = []func(*app) *cobra.Command{
 	inspectCommand,
 	diffCommand,
 	thinCommand,
+	schemaCommand,
 	manCommand,
 }
 

@@ -1,0 +1,187 @@
+package image
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Dockerfile is an image that BuildKit builds for all platforms in one go.
+type Dockerfile struct {
+	Context string // directory, relative to Options.Dir
+	File    string // relative to Options.Dir
+	Target  string // stage; empty means the last one
+	Args    map[string]string
+	Labels  map[string]string
+}
+
+// BuildKitError says that there is nothing that builds a Dockerfile.
+type BuildKitError struct{ Err error }
+
+func (e *BuildKitError) Error() string { return "find BuildKit: " + e.Err.Error() }
+func (e *BuildKitError) Unwrap() error { return e.Err }
+
+// buildLogTail is how many bytes of the output of a failed build an error has.
+const buildLogTail = 4 << 10
+
+// killAfter is how long a build may take to end by itself.
+const killAfter = 10 * time.Second
+
+// dockerfile builds the image and returns what BuildKit made, taken verbatim.
+// BuildKit writes an OCI image layout into a directory that lives as long as the
+// collection: a tar would have to be copied.
+func (c *collector) dockerfile(ctx context.Context, s Spec) (*root, error) {
+	dir, err := c.tempDir()
+	if err != nil {
+		return nil, err
+	}
+	cmd, err := c.buildCommand(ctx, s.Dockerfile, dir)
+	if err != nil {
+		return nil, err
+	}
+	c.event(s, "", Build, s.Dockerfile.File)
+	log := &buildLog{line: func(line string) { c.event(s, "", Log, line) }}
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Run(); err != nil {
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		return nil, fmt.Errorf("build %s with %s: %w\n%s", s.Dockerfile.File, filepath.Base(cmd.Path), err, bytes.TrimSpace(log.tail))
+	}
+	r := &root{text: s.Dockerfile.File, source: layoutSource(dir), ctx: c.ctx}
+	if err := r.load(); err != nil {
+		return nil, fmt.Errorf("read what %s made of %s: %w", filepath.Base(cmd.Path), s.Dockerfile.File, err)
+	}
+	return r, nil
+}
+
+// buildCommand is the command that builds d into dir.
+func (c *collector) buildCommand(ctx context.Context, d *Dockerfile, dir string) (*exec.Cmd, error) {
+	context, file := c.path(d.Context), c.path(d.File)
+	if info, err := os.Stat(context); err != nil {
+		return nil, err
+	} else if !info.IsDir() {
+		return nil, fmt.Errorf("context %s is not a directory", context)
+	}
+	if info, err := os.Stat(file); err != nil {
+		return nil, err
+	} else if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("dockerfile %s is not a file", file)
+	}
+	platforms := make([]string, len(c.Platforms))
+	for i, p := range c.Platforms {
+		platforms[i] = string(p)
+	}
+	// One time for all files and for the image itself, whenever it is built: then
+	// an unchanged image is the same image in the next release.
+	args := maps.Clone(d.Args)
+	if args == nil {
+		args = map[string]string{}
+	}
+	if _, ok := args["SOURCE_DATE_EPOCH"]; !ok {
+		args["SOURCE_DATE_EPOCH"] = strconv.FormatInt(fileTime.Unix(), 10)
+	}
+	output := "type=oci,tar=false,rewrite-timestamp=true," + csvField("dest="+dir)
+	platform := strings.Join(platforms, ",")
+
+	if c.BuildKitHost != "" {
+		program, err := exec.LookPath("buildctl")
+		if err != nil {
+			return nil, &BuildKitError{err}
+		}
+		cmd := exec.CommandContext(ctx, program, "--addr", c.BuildKitHost, "build", "--progress", "plain",
+			"--frontend", "dockerfile.v0", "--local", "context="+context, "--local", "dockerfile="+filepath.Dir(file),
+			"--opt", "filename="+filepath.Base(file), "--opt", "platform="+platform, "--output", output)
+		if d.Target != "" {
+			cmd.Args = append(cmd.Args, "--opt", "target="+d.Target)
+		}
+		for _, key := range slices.Sorted(maps.Keys(args)) {
+			cmd.Args = append(cmd.Args, "--opt", "build-arg:"+key+"="+args[key])
+		}
+		for _, key := range slices.Sorted(maps.Keys(d.Labels)) {
+			cmd.Args = append(cmd.Args, "--opt", "label:"+key+"="+d.Labels[key])
+		}
+		return gentle(cmd), nil
+	}
+
+	program, err := exec.LookPath("docker")
+	if err != nil {
+		return nil, &BuildKitError{err}
+	}
+	cmd := exec.CommandContext(ctx, program, "buildx", "version")
+	c.setHost(cmd)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return nil, &BuildKitError{fmt.Errorf("docker buildx: %w: %s", err, firstLine(out))}
+	}
+	cmd = exec.CommandContext(ctx, program, "buildx", "build", "--progress", "plain", "--provenance=false", "--sbom=false",
+		"--platform", platform, "--file", file, "--output", output)
+	c.setHost(cmd)
+	if d.Target != "" {
+		cmd.Args = append(cmd.Args, "--target", d.Target)
+	}
+	for _, key := range slices.Sorted(maps.Keys(args)) {
+		cmd.Args = append(cmd.Args, "--build-arg", key+"="+args[key])
+	}
+	for _, key := range slices.Sorted(maps.Keys(d.Labels)) {
+		cmd.Args = append(cmd.Args, "--label", key+"="+d.Labels[key])
+	}
+	cmd.Args = append(cmd.Args, context)
+	return gentle(cmd), nil
+}
+
+func (c *collector) setHost(cmd *exec.Cmd) {
+	if c.DockerHost != "" {
+		cmd.Env = append(cmd.Environ(), "DOCKER_HOST="+c.DockerHost)
+	}
+}
+
+// gentle lets a build end by itself when it is interrupted: it must tell BuildKit.
+func gentle(cmd *exec.Cmd) *exec.Cmd {
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = killAfter
+	return cmd
+}
+
+// csvField quotes a field of a list whose fields are separated by commas.
+func csvField(s string) string {
+	if !strings.ContainsAny(s, ",\"\n") {
+		return s
+	}
+	return `"` + strings.ReplaceAll(s, `"`, `""`) + `"`
+}
+
+func firstLine(b []byte) string {
+	line, _, _ := strings.Cut(strings.TrimSpace(string(b)), "\n")
+	return line
+}
+
+// buildLog passes lines on and keeps the last bytes.
+type buildLog struct {
+	line func(string)
+	rest []byte // of a line that is not complete
+	tail []byte
+}
+
+func (l *buildLog) Write(p []byte) (int, error) {
+	l.tail = append(l.tail, p...)
+	l.tail = l.tail[max(0, len(l.tail)-buildLogTail):]
+	l.rest = append(l.rest, p...)
+	for {
+		line, rest, found := bytes.Cut(l.rest, []byte("\n"))
+		if !found && len(line) < buildLogTail {
+			return len(p), nil
+		}
+		if line = bytes.TrimSpace(line); len(line) > 0 {
+			l.line(string(line))
+		}
+		l.rest = slices.Clone(rest)
+	}
+}

@@ -1,0 +1,220 @@
+package image
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/valise-ota/valise/bundle"
+)
+
+// needBuildKit returns the address of a real buildkitd. VALISE_TEST_REQUIRE=1
+// turns a skip into a failure.
+func needBuildKit(t *testing.T) string {
+	t.Helper()
+	host := os.Getenv("VALISE_TEST_BUILDKIT_HOST")
+	missing := ""
+	if _, err := exec.LookPath("buildctl"); err != nil {
+		missing = "buildctl in PATH (scripts/buildkit.sh up prints where it is)"
+	}
+	if host == "" {
+		missing = "a buildkitd (VALISE_TEST_BUILDKIT_HOST, printed by scripts/buildkit.sh up)"
+	}
+	if missing != "" {
+		if os.Getenv("VALISE_TEST_REQUIRE") != "" {
+			t.Fatalf("%s is missing", missing)
+		}
+		t.Skipf("%s is missing", missing)
+	}
+	return host
+}
+
+func newContext(t *testing.T, dockerfile string) string {
+	t.Helper()
+	dir := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(dir, "Dockerfile"), []byte(dockerfile), 0o644))
+	must(t, os.WriteFile(filepath.Join(dir, "hello.txt"), []byte("hello"), 0o644))
+	must(t, os.WriteFile(filepath.Join(dir, "linux-amd64"), []byte("for amd64"), 0o644))
+	must(t, os.WriteFile(filepath.Join(dir, "linux-arm64"), []byte("for arm64"), 0o644))
+	return dir
+}
+
+const dockerfile = `FROM scratch AS first
+ARG TARGETOS TARGETARCH GREETING
+COPY hello.txt /etc/hello.txt
+COPY ${TARGETOS}-${TARGETARCH} /etc/platform
+ENV GREETING=$GREETING
+FROM first AS second
+COPY hello.txt /etc/second
+`
+
+func TestDockerfile(t *testing.T) {
+	host := needBuildKit(t)
+	dir := newContext(t, dockerfile)
+	var log strings.Builder
+	o := Options{Platforms: both, Dir: dir, CacheDir: t.TempDir(), BuildKitHost: host, Progress: func(e Event) { fmt.Fprintln(&log, e) }, Images: []Spec{{Reference: "a:1",
+		Dockerfile: &Dockerfile{Context: ".", File: "Dockerfile", Target: "first", Args: map[string]string{"GREETING": "good morning"}, Labels: map[string]string{"k": "v=w"}}}}}
+	c, err := Collect(t.Context(), o)
+	must(t, err)
+	checkBlobs(t, c)
+	checkManifest(t, c)
+	got := c.Components[0]
+	if got.Index == nil || len(got.Images) != 2 || len(got.Images[1].Layers) != 2 {
+		t.Fatalf("got %+v", got)
+	}
+	for i, want := range []string{"for amd64", "for arm64"} {
+		if got := fileIn(t, c, got.Images[i].Layers[1].Digest, "etc/platform"); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	if config := string(readBlob(t, c, got.Images[0].Config.Digest)); !strings.Contains(config, "GREETING=good morning") || !strings.Contains(config, `"k":"v=w"`) {
+		t.Errorf("config %s", config)
+	}
+	if !strings.Contains(log.String(), "COPY hello.txt") {
+		t.Errorf("log %q", log.String())
+	}
+	if got.Images[0].Layers[0].Digest != got.Images[1].Layers[0].Digest {
+		t.Error("equal files gave different layers")
+	}
+
+	// The same files with other times, built again later, are the same image.
+	if out, err := exec.Command("buildctl", "--addr", host, "prune", "--all").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	later := time.Now().Add(time.Hour)
+	for _, f := range []string{"hello.txt", "linux-amd64", "linux-arm64", "Dockerfile"} {
+		must(t, os.Chtimes(filepath.Join(dir, f), later, later))
+	}
+	o.CreatedAt = created
+	again, err := Collect(t.Context(), o)
+	must(t, err)
+	if !reflect.DeepEqual(c.Components, again.Components) {
+		t.Errorf("got  %+v\nthen %+v", c.Components, again.Components)
+	}
+	must(t, again.Close())
+	must(t, c.Close())
+	if left, _ := filepath.Glob(filepath.Join(o.CacheDir, ".build-*")); left != nil {
+		t.Errorf("left %v", left)
+	}
+}
+
+func TestDockerfileOnePlatform(t *testing.T) {
+	host := needBuildKit(t)
+	c, err := Collect(t.Context(), Options{Platforms: both[1:], Dir: newContext(t, dockerfile), CacheDir: t.TempDir(), BuildKitHost: host,
+		Images: []Spec{{Reference: "a:1", Dockerfile: &Dockerfile{Context: ".", File: "Dockerfile"}}}})
+	must(t, err)
+	defer c.Close()
+	checkBlobs(t, c)
+	if n := len(c.Components[0].Images[0].Layers); n != 3 {
+		t.Errorf("%d layers, want 3", n)
+	}
+}
+
+func TestDockerfileFails(t *testing.T) {
+	host := needBuildKit(t)
+	cache := t.TempDir()
+	_, err := Collect(t.Context(), Options{Platforms: both, Dir: newContext(t, "FROM scratch\nCOPY nothing /\n"), CacheDir: cache, BuildKitHost: host,
+		Images: []Spec{{Reference: "a:1", Dockerfile: &Dockerfile{Context: ".", File: "Dockerfile"}}}})
+	if err == nil || !strings.HasPrefix(err.Error(), "collect image a:1: build Dockerfile with buildctl: exit status 1\n") || !strings.Contains(err.Error(), "/nothing") {
+		t.Errorf("got %v", err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(cache, ".build-*")); left != nil {
+		t.Errorf("left %v", left)
+	}
+}
+
+// TestBuildCommand shows the command lines: nothing of a name can become an
+// option or a second part of a list.
+func TestBuildCommand(t *testing.T) {
+	dir := newContext(t, dockerfile)
+	bin := t.TempDir()
+	for _, name := range []string{"docker", "buildctl"} {
+		must(t, os.WriteFile(filepath.Join(bin, name), []byte("#!/bin/sh\nexit 0\n"), 0o755))
+	}
+	t.Setenv("PATH", bin)
+	d := &Dockerfile{Context: ".", File: "Dockerfile", Target: "first", Args: map[string]string{"B": "2", "A": "1 x"}, Labels: map[string]string{"l": "m"}}
+	c := &collector{Options: Options{Dir: dir, Platforms: both, DockerHost: "unix:///d"}}
+	cmd, err := c.buildCommand(t.Context(), d, "/out,a\"b")
+	must(t, err)
+	const output = `type=oci,tar=false,rewrite-timestamp=true,"dest=/out,a""b"`
+	want := []string{bin + "/docker", "buildx", "build", "--progress", "plain", "--provenance=false", "--sbom=false", "--platform", "linux/amd64,linux/arm64",
+		"--file", dir + "/Dockerfile", "--output", output, "--target", "first",
+		"--build-arg", "A=1 x", "--build-arg", "B=2", "--build-arg", "SOURCE_DATE_EPOCH=315532800", "--label", "l=m", dir}
+	if !slices.Equal(cmd.Args, want) || !slices.Contains(cmd.Env, "DOCKER_HOST=unix:///d") {
+		t.Errorf("got  %q\nwant %q", cmd.Args, want)
+	}
+	c.BuildKitHost = "tcp://b:1"
+	cmd, err = c.buildCommand(t.Context(), d, "/out,a\"b")
+	must(t, err)
+	want = []string{bin + "/buildctl", "--addr", "tcp://b:1", "build", "--progress", "plain", "--frontend", "dockerfile.v0",
+		"--local", "context=" + dir, "--local", "dockerfile=" + dir, "--opt", "filename=Dockerfile", "--opt", "platform=linux/amd64,linux/arm64", "--output", output,
+		"--opt", "target=first", "--opt", "build-arg:A=1 x", "--opt", "build-arg:B=2", "--opt", "build-arg:SOURCE_DATE_EPOCH=315532800", "--opt", "label:l=m"}
+	if !slices.Equal(cmd.Args, want) {
+		t.Errorf("got  %q\nwant %q", cmd.Args, want)
+	}
+}
+
+func TestNoBuildKit(t *testing.T) {
+	dir := newContext(t, dockerfile)
+	bin := t.TempDir()
+	t.Setenv("PATH", bin)
+	build := func(host string) error {
+		_, err := Collect(t.Context(), Options{Platforms: both, Dir: dir, CacheDir: t.TempDir(), BuildKitHost: host,
+			Images: []Spec{{Reference: "a:1", Dockerfile: &Dockerfile{Context: ".", File: "Dockerfile"}}}})
+		return err
+	}
+	expect := func(err error, want string) {
+		t.Helper()
+		if !errors.As(err, new(*BuildKitError)) || !strings.Contains(err.Error(), want) {
+			t.Errorf("got %v, want %s", err, want)
+		}
+	}
+	expect(build(""), `find BuildKit: exec: "docker": executable file not found`)
+	expect(build("unix:///b"), `find BuildKit: exec: "buildctl": executable file not found`)
+	must(t, os.WriteFile(filepath.Join(bin, "docker"), []byte("#!/bin/sh\necho \"docker: 'buildx' is not a docker command.\" >&2\nexit 1\n"), 0o755))
+	expect(build(""), "find BuildKit: docker buildx: exit status 1: docker: 'buildx' is not a docker command.")
+}
+
+// TestDockerfileCanceled ends a build that hangs.
+func TestDockerfileCanceled(t *testing.T) {
+	dir := newContext(t, dockerfile)
+	bin := t.TempDir()
+	must(t, os.WriteFile(filepath.Join(bin, "buildctl"), []byte("#!/bin/sh\nexec /bin/sleep 60\n"), 0o755))
+	t.Setenv("PATH", bin)
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	start := time.Now()
+	_, err := Collect(ctx, Options{Platforms: both, Dir: dir, CacheDir: t.TempDir(), BuildKitHost: "unix:///b",
+		Images: []Spec{{Reference: "a:1", Dockerfile: &Dockerfile{Context: ".", File: "Dockerfile"}}}})
+	if !errors.Is(err, context.DeadlineExceeded) || time.Since(start) > 30*time.Second {
+		t.Errorf("got %v after %s", err, time.Since(start))
+	}
+}
+
+// fileIn returns the content of a file of a layer.
+func fileIn(t *testing.T, c *Collection, digest bundle.Digest, name string) string {
+	t.Helper()
+	z, err := gzip.NewReader(bytes.NewReader(readBlob(t, c, digest)))
+	must(t, err)
+	for r := tar.NewReader(z); ; {
+		h, err := r.Next()
+		must(t, err)
+		if h.Name == name {
+			b, err := io.ReadAll(r)
+			must(t, err)
+			return string(b)
+		}
+	}
+}

@@ -1,0 +1,286 @@
+package project
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v4"
+
+	"github.com/valise-ota/valise/bundle"
+)
+
+// Draft is a first valise.yaml for an app that has a compose file.
+type Draft struct {
+	YAML []byte // every line explained, and accepted by Load
+	// Notes are what the app's owner must decide or change.
+	Notes []string
+}
+
+// NewDraft reads a compose file and what lies beside it, and writes what it found
+// as a project file for directory dir. compose is relative to dir.
+func NewDraft(ctx context.Context, dir, compose string) (*Draft, error) {
+	p := &Project{Compose: filepath.ToSlash(compose), Dir: dir, File: filepath.Join(dir, DefaultFile)}
+	data, err := readLimited(p.Path(compose), MaxComposeSize)
+	if err != nil {
+		return nil, fmt.Errorf("read compose file: %w", err)
+	}
+	if p.doc, err = parseDocument(p.File, []byte("compose: "+strconv.Quote(p.Compose))); err != nil {
+		return nil, err
+	}
+	name := draftProject(data)
+	p.App, p.VersionEnv = draftApp(dir, name), draftVersionEnv(data)
+	p.Project = cmp.Or(name, p.App)
+	fromName := strings.ToUpper(strings.ReplaceAll(p.App, "-", "_")) + "_VERSION"
+	defaultEnv := p.VersionEnv == "" || p.VersionEnv == fromName
+	if defaultEnv {
+		p.VersionEnv = fromName
+	}
+	c, err := p.loadCompose(ctx, "0.0.0")
+	if err != nil {
+		return nil, err
+	}
+	d := &drafter{p: p, c: c, once: c.onceOnly()}
+	d.comment("What the releases of this app are made of; valise build VERSION reads it. Check every line.")
+	d.line("\napp: %s", "name of bundles and of the directory on the device, and of the compose project unless project says otherwise", p.App)
+	d.line("compose: %s", "images, build sections and required variables are read from it", quote(p.Compose))
+	d.line("platforms: [linux/amd64, linux/arm64]", "every image is packed for each of them")
+	if p.Project != p.App {
+		d.line("project: %s", "name of the compose project: it decides whose volumes are used", p.Project)
+	}
+	if !defaultEnv {
+		d.line("version_env: %s", "the variable of the compose file that has the version", p.VersionEnv)
+	}
+	for _, part := range []func() error{d.images, d.health, d.backup, d.variables, d.files} {
+		if err := part(); err != nil {
+			return nil, err
+		}
+	}
+	out := []byte(d.text.String())
+	if _, err := parse(p.File, out); err != nil {
+		return nil, fmt.Errorf("write a project for %s: %w", p.Path(compose), err)
+	}
+	return &Draft{out, append(d.notes, p.notes(c)...)}, nil
+}
+
+// drafter writes a project file.
+type drafter struct {
+	p     *Project
+	c     *composeFile
+	once  map[string]bool
+	text  strings.Builder
+	notes []string
+}
+
+func (d *drafter) note(format string, args ...any) {
+	d.notes = append(d.notes, fmt.Sprintf(format, args...))
+}
+
+// comment writes lines that stand alone.
+func (d *drafter) comment(format string, args ...any) {
+	fmt.Fprintf(&d.text, "# "+format+"\n", args...)
+}
+
+// section writes a comment after an empty line.
+func (d *drafter) section(format string, args ...any) {
+	d.text.WriteString("\n")
+	d.comment(format, args...)
+}
+
+// line writes a line with its explanation behind it.
+func (d *drafter) line(format, why string, args ...any) {
+	fmt.Fprintf(&d.text, format+" # "+why+"\n", args...)
+}
+
+// quote writes s as YAML needs it.
+func quote(s string) string {
+	raw, err := yaml.Marshal(s)
+	if text := strings.TrimSuffix(string(raw), "\n"); err == nil && !strings.Contains(text, "\n") && !strings.ContainsAny(s, "#,[]{}&*!|>'\"%@`") {
+		return text
+	}
+	return strconv.Quote(s)
+}
+
+var notInApp = regexp.MustCompile(`[^a-z0-9]+`)
+
+// draftApp is the name of the compose project, or else of the directory.
+func draftApp(dir, project string) string {
+	name := project
+	if name == "" {
+		if abs, err := filepath.Abs(dir); err == nil {
+			name = filepath.Base(abs)
+		}
+	}
+	name = notInApp.ReplaceAllString(strings.ToLower(name), "-")
+	name = strings.Trim(strings.TrimLeft(name, "0123456789-"), "-")
+	if name = name[:min(len(name), 63)]; !bundle.ValidApp(name) {
+		return "app"
+	}
+	return name
+}
+
+// draftProject is the name that the compose file gives its project, or "".
+func draftProject(compose []byte) string {
+	var top struct {
+		Name string `yaml:"name"`
+	}
+	_ = yaml.Unmarshal(compose, &top) // mistakes are found later, with a position
+	if !projectPattern.MatchString(top.Name) {
+		return ""
+	}
+	return top.Name
+}
+
+// versionVariable finds the variable of a tag that is called as if it were the
+// version.
+var versionVariable = regexp.MustCompile(`(?m)^\s*(?:image:|.*[{,]\s*image:)\s*["']?[^\s"']*:\$\{?([A-Z][A-Z0-9_]*(?:VERSION|TAG|RELEASE)|VERSION|TAG)\b`)
+
+// draftVersionEnv is the variable that most images have as their tag, or "".
+func draftVersionEnv(compose []byte) string {
+	count := map[string]int{}
+	best := ""
+	for _, m := range versionVariable.FindAllSubmatch(compose, -1) {
+		name := string(m[1])
+		if count[name]++; best == "" || count[name] > count[best] {
+			best = name
+		}
+	}
+	return best
+}
+
+func (d *drafter) images() error {
+	d.section("Images are pulled from their registry, and those with a build section are built by BuildKit.")
+	var other []string
+	for _, name := range sortedKeys(d.c.services) {
+		s := d.c.services[name]
+		switch {
+		case s.Image == "":
+			d.note("service %s has no image: write in %s image: %s/%s:${%s:?}", name, d.p.Compose, d.p.App, name, d.p.VersionEnv)
+			continue
+		case d.p.deviceVariable(d.c.text(name, "image")) != "":
+			d.note("service %s: image %s depends on %s, which only a device knows: use ${%s} or give a default", name, d.c.text(name, "image"), d.p.deviceVariable(d.c.text(name, "image")), d.p.VersionEnv)
+			continue
+		case s.Build == nil:
+			continue
+		}
+		img, err := d.p.composeBuild(d.c, name)
+		if err != nil {
+			var mistake *Error
+			if errors.As(err, &mistake) {
+				d.note("%s", mistake.Detail)
+				continue
+			}
+			return err
+		}
+		key := nameOf(s.Image)
+		if d.p.exists(img.Dockerfile) {
+			d.comment("  %s: %s with context %s", key, filepath.ToSlash(img.Dockerfile), filepath.ToSlash(img.Context))
+			continue
+		}
+		if !d.p.exists(filepath.Join(img.Context, "go.mod")) {
+			d.note("service %s: %s does not exist: write where image %s comes from under images", name, img.Dockerfile, key)
+			continue
+		}
+		other = append(other, fmt.Sprintf("  %s: {go: %s} # a Go module without a Dockerfile: built with ko on an empty base\n", quote(key), quote(filepath.ToSlash(img.Context))))
+		d.note("image %s: check that %s is the directory of the main package", key, img.Context)
+	}
+	if len(other) > 0 {
+		d.line("images:", "those that come from somewhere else, by name without tag")
+		d.text.WriteString(strings.Join(other, ""))
+	}
+	return nil
+}
+
+func (p *Project) exists(name string) bool {
+	_, err := os.Stat(p.Path(name))
+	return err == nil
+}
+
+func (d *drafter) health() error {
+	var checked, running []string
+	for _, name := range sortedKeys(d.c.services) {
+		s := d.c.services[name]
+		switch h := s.HealthCheck; {
+		case d.once[name] || len(s.Profiles) > 0:
+		case h != nil && !h.Disable:
+			checked = append(checked, name)
+		default:
+			running = append(running, name)
+		}
+	}
+	d.section("When a release counts as running. One that does not is rolled back.")
+	d.text.WriteString("health:\n")
+	names, why := checked, "the services with a health check: they must be healthy"
+	if len(names) == 0 {
+		names, why = running, "no service has a health check, so these must only run: add health checks to "+d.p.Compose
+	}
+	if len(names) == 0 {
+		names = sortedKeys(d.c.services)
+	}
+	d.line("  compose: [%s]", why, strings.Join(quoteAll(names), ", "))
+	if len(checked) > 0 && len(running) > 0 {
+		d.text.WriteString("  # without a health check: " + strings.Join(running, ", ") + "; named above, they must at least run\n")
+	}
+	d.text.WriteString("  # http: " + d.url() + " # a URL that must answer 200, as the user sees it\n")
+	d.text.WriteString("  # version: version # the member of that answer that must equal the version\n")
+	d.line("  retries: %d", "attempts", DefaultRetries)
+	d.line("  interval: %s", "between two attempts", DefaultInterval)
+	return nil
+}
+
+// url is a guess of where the app answers.
+func (d *drafter) url() string {
+	for _, target := range []uint32{80, 8080, 8000, 3000} {
+		for _, name := range sortedKeys(d.c.services) {
+			for _, port := range d.c.services[name].Ports {
+				if port.Published == "80" {
+					return "http://127.0.0.1/health"
+				}
+				if port.Target == target && port.Published != "" && port.Published != placeholder {
+					return "http://127.0.0.1:" + port.Published + "/health"
+				}
+			}
+		}
+	}
+	return "http://127.0.0.1/health"
+}
+
+func quoteAll(list []string) []string {
+	out := make([]string, len(list))
+	for i, s := range list {
+		out[i] = quote(s)
+	}
+	return out
+}
+
+// files lists the files that services mount.
+func (d *drafter) files() error {
+	users := map[string]string{}
+	for _, m := range d.c.mounts() {
+		file := d.p.beside(m.source)
+		info, err := os.Stat(d.p.Path(file))
+		switch {
+		case err != nil || info.IsDir():
+		case !filepath.IsLocal(file) || filepath.Dir(d.p.Compose) != ".":
+			d.note("%s uses file %s: want it and %s in the directory of %s", m.user, m.source, d.p.Compose, DefaultFile)
+		case file != EnvExample:
+			name := filepath.ToSlash(file)
+			users[name] = cmp.Or(users[name], m.user)
+		}
+	}
+	if len(users) == 0 {
+		return nil
+	}
+	d.section("Files that go into the bundle beside the compose file.")
+	d.text.WriteString("files:\n")
+	for _, name := range sortedKeys(users) {
+		d.line("  - %s", "for "+users[name], quote(name))
+	}
+	return nil
+}

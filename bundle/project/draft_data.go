@@ -1,0 +1,171 @@
+package project
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"regexp"
+	"strings"
+
+	"github.com/compose-spec/compose-go/v2/dotenv"
+	"github.com/compose-spec/compose-go/v2/template"
+	"github.com/compose-spec/compose-go/v2/types"
+
+	"github.com/valise-ota/valise/bundle"
+)
+
+// database recognises the image of a database by its name.
+func database(image string) string {
+	switch base := path.Base(nameOf(image)); {
+	case strings.HasPrefix(base, "postgres"), base == "postgis", strings.HasPrefix(base, "timescaledb"), base == "pgvector":
+		return "postgres"
+	case base == "mariadb", base == "mysql", base == "mysql-server", base == "percona":
+		return base
+	case base == "mongo", base == "redis", base == "valkey", base == "influxdb", base == "clickhouse-server", base == "couchdb", base == "elasticsearch":
+		return base
+	}
+	return ""
+}
+
+func (d *drafter) backup() error {
+	var saved, missing []string
+	for _, name := range sortedKeys(d.c.services) {
+		s := d.c.services[name]
+		kind := database(s.Image)
+		if kind == "postgres" {
+			user, database, ok := d.postgres(name)
+			if ok {
+				saved = append(saved, fmt.Sprintf("  - postgres: {service: %s, user: %s, database: %s} # dumped with pg_dump while it still runs", quote(name), quote(user), quote(database)))
+				continue
+			}
+			d.note("service %s: user and database depend on variables that only a device knows: add it under backup by hand", name)
+		}
+		volumes := d.volumes(s)
+		switch {
+		case kind != "" && len(volumes) > 0:
+			missing = append(missing, fmt.Sprintf("service %s (%s), volume %s", name, kind, strings.Join(volumes, ", ")))
+		case kind != "":
+			missing = append(missing, fmt.Sprintf("service %s (%s)", name, kind))
+		case len(volumes) > 0:
+			missing = append(missing, fmt.Sprintf("service %s, volume %s", name, strings.Join(volumes, ", ")))
+		}
+	}
+	if len(saved)+len(missing) > 0 {
+		d.section("Data that is saved before a release is switched, and restored when it is rolled back.")
+	}
+	if len(saved) > 0 {
+		d.text.WriteString("backup:\n" + strings.Join(saved, "\n") + "\n")
+	}
+	for _, m := range missing {
+		d.comment("NOT backed up: %s", m)
+		d.note("not backed up: %s", m)
+	}
+	return nil
+}
+
+// postgres finds user and database as the image's entry point does.
+func (d *drafter) postgres(name string) (user, database string, ok bool) {
+	written, _ := d.c.attributes(name)["environment"].(map[string]any)
+	list, _ := d.c.attributes(name)["environment"].([]any)
+	text := func(key string) string {
+		s, _ := written[key].(string)
+		for _, e := range list {
+			if line, _ := e.(string); strings.HasPrefix(line, key+"=") {
+				s = line
+			}
+		}
+		return s
+	}
+	value := func(key, other string) string {
+		if v := d.c.services[name].Environment[key]; v != nil && *v != "" {
+			return *v
+		}
+		return other
+	}
+	user = value("POSTGRES_USER", "postgres")
+	database = value("POSTGRES_DB", user)
+	return user, database, d.p.deviceVariable(text("POSTGRES_USER")) == "" && d.p.deviceVariable(text("POSTGRES_DB")) == ""
+}
+
+// volumes are the named volumes of a service.
+func (d *drafter) volumes(s types.ServiceConfig) []string {
+	var names []string
+	for _, v := range s.Volumes {
+		if v.Type == types.VolumeTypeVolume && v.Source != "" && !v.ReadOnly {
+			names = append(names, v.Source)
+		}
+	}
+	return names
+}
+
+var (
+	secretName = regexp.MustCompile(`PASSWORD|SECRET|KEY`)
+	// foreignName are secrets of others, which cannot be made up here, and files.
+	foreignName = regexp.MustCompile(`API_?KEY|ACCESS_?KEY|CLIENT_SECRET|PUBLIC|LICEN[CS]E|SMTP|MAIL|AWS|S3_|STRIPE|OAUTH|OIDC|GITHUB|GOOGLE|_FILE$|_PATH$|_ID$`)
+	adminName   = regexp.MustCompile(`(^|_)(ADMIN|ROOT_?USER|INITIAL|SUPERUSER)_?.*PASSWORD`)
+)
+
+// variables proposes secrets for the variables that have no value before a device
+// sets them.
+func (d *drafter) variables() error {
+	missing := map[string]bool{}
+	for name, v := range template.ExtractVariables(d.c.model, template.DefaultPattern) {
+		if name != d.p.VersionEnv && (v.Required || v.DefaultValue == "" && v.PresenceValue == "") {
+			missing[name] = true
+		}
+	}
+	example, err := os.ReadFile(d.p.Path(EnvExample))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if values, err := dotenv.UnmarshalBytesWithLookup(example, func(string) (string, bool) { return "", true }); err == nil {
+		for name, value := range values {
+			if value == "" && name != d.p.VersionEnv && bundle.ValidEnvKey(name) {
+				missing[name] = true
+			}
+		}
+	}
+	data := d.dataVariables()
+	var secrets, others []string
+	for _, name := range sortedKeys(missing) {
+		upper := strings.ToUpper(name)
+		switch {
+		case !secretName.MatchString(upper) || foreignName.MatchString(upper):
+			others = append(others, name)
+		case data[name]:
+			secrets = append(secrets, fmt.Sprintf("  %s: {hex: 16, immutable: true} # the database keeps it: a lost one is an error, never a new one", name))
+		case adminName.MatchString(upper):
+			secrets = append(secrets, fmt.Sprintf("  %s: {hex: 8, show: once} # shown to whoever installs", name))
+		case strings.Contains(upper, "PASSWORD"):
+			secrets = append(secrets, fmt.Sprintf("  %s: {hex: 16}", name)+" # random bytes, written as hex")
+		default:
+			secrets = append(secrets, fmt.Sprintf("  %s: {hex: 32}", name)+" # random bytes, written as hex; immutable: true when data is encrypted with it")
+		}
+	}
+	if len(secrets) > 0 {
+		d.section("Variables that are generated on the device at the first installation.")
+		d.text.WriteString("secrets:\n" + strings.Join(secrets, "\n") + "\n")
+	}
+	if len(others) > 0 {
+		d.section("To be set on the device by whoever installs: %s", strings.Join(others, ", "))
+	}
+	return nil
+}
+
+// dataVariables are the variables that a database stores in its volume when it
+// starts for the first time.
+func (d *drafter) dataVariables() map[string]bool {
+	found := map[string]bool{}
+	for name, s := range d.c.services {
+		if database(s.Image) == "" {
+			continue
+		}
+		section := map[string]any{"environment": d.c.attributes(name)["environment"]}
+		for variable := range template.ExtractVariables(section, template.DefaultPattern) {
+			found[variable] = true
+		}
+	}
+	return found
+}

@@ -1,0 +1,249 @@
+package project
+
+import (
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"slices"
+
+	"github.com/google/jsonschema-go/jsonschema"
+
+	"github.com/valise-ota/valise/bundle"
+)
+
+// SchemaVersion is the JSON Schema that editors know best.
+const SchemaVersion = "http://json-schema.org/draft-07/schema#"
+
+// Schema returns the JSON Schema of valise.yaml, made from the types that Load
+// fills. It refuses what Load refuses, as far as a schema can say it: repeated
+// keys, templates and whether files exist are beyond it.
+func Schema() *jsonschema.Schema {
+	s := schemaOf(reflect.TypeFor[Project](), "")
+	s.Schema, s.Title = SchemaVersion, DefaultFile
+	s.Description = "What an app's repository says about its releases; valise build reads it."
+	return s
+}
+
+// schemaOf follows the types as the decoder does: by their yaml keys. The
+// library's own inference follows json keys, of which these types have others or
+// none.
+func schemaOf(t reflect.Type, path string) *jsonschema.Schema {
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	var s *jsonschema.Schema
+	switch {
+	case t == reflect.TypeFor[bundle.Duration]():
+		s = &jsonschema.Schema{Type: "string", Pattern: `^([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))+$`}
+	case t == reflect.TypeFor[From]():
+		each := object(source(Scratch))
+		each.PropertyNames, each.MinProperties = &jsonschema.Schema{Pattern: platformPattern}, new(1)
+		s = &jsonschema.Schema{AnyOf: []*jsonschema.Schema{source(Scratch), each}}
+	case t == reflect.TypeFor[Go]():
+		long := structSchema(t, path)
+		long.Required = []string{"package"}
+		s = &jsonschema.Schema{AnyOf: []*jsonschema.Schema{{Type: "string", MinLength: new(1)}, long}}
+	case t.Kind() == reflect.Struct:
+		s = structSchema(t, path)
+	case t.Kind() == reflect.Map:
+		s = object(schemaOf(t.Elem(), path+".*"))
+	case t.Kind() == reflect.Slice:
+		s = &jsonschema.Schema{Type: "array", Items: schemaOf(t.Elem(), path+".*")}
+	case t.Kind() == reflect.String:
+		// The decoder takes what looks like a number for the text it is.
+		s = &jsonschema.Schema{Types: []string{"string", "number", "boolean"}}
+	case t.Kind() == reflect.Int:
+		s = &jsonschema.Schema{Type: "integer"}
+	case t.Kind() == reflect.Bool:
+		s = &jsonschema.Schema{Type: "boolean"}
+	default:
+		panic(fmt.Sprintf("no schema for %s at %s", t, path)) // a test builds it
+	}
+	if rule, ok := rules[path]; ok {
+		rule(s)
+	}
+	s.Description = descriptions[path]
+	return s
+}
+
+func structSchema(t reflect.Type, path string) *jsonschema.Schema {
+	s := &jsonschema.Schema{Type: "object", Properties: map[string]*jsonschema.Schema{}, AdditionalProperties: nothing()}
+	for i := range t.NumField() {
+		name := t.Field(i).Tag.Get("yaml")
+		if name == "" || name == "-" {
+			continue
+		}
+		inner := name
+		if path != "" {
+			inner = path + "." + name
+		}
+		s.Properties[name] = schemaOf(t.Field(i).Type, inner)
+		s.PropertyOrder = append(s.PropertyOrder, name)
+	}
+	return s
+}
+
+func object(values *jsonschema.Schema) *jsonschema.Schema {
+	return &jsonschema.Schema{Type: "object", AdditionalProperties: values}
+}
+
+func nothing() *jsonschema.Schema { return &jsonschema.Schema{Not: &jsonschema.Schema{}} }
+
+// Patterns of values. The first three are those of package bundle and check.go,
+// where they are not exported; a test compares what they accept.
+const (
+	appPattern      = `^[a-z][a-z0-9-]{0,62}$`
+	envPattern      = `^[A-Za-z_][A-Za-z0-9_]{0,127}$`
+	platformPattern = `^[a-z0-9]{1,32}/[a-z0-9_]{1,32}(/[a-z0-9.]{1,16})?$`
+	absolutePattern = `^/([^/.][^/]*|\.[^/.][^/]*|\.\.[^/]+)(/([^/.][^/]*|\.[^/.][^/]*|\.\.[^/]+))*$`
+	localPattern    = `^([^/.][^/]*|\.[^/.][^/]*|\.\.[^/]+)(/([^/.][^/]*|\.[^/.][^/]*|\.\.[^/]+))*$`
+)
+
+// source is text that may name a source; except does not.
+func source(except ...any) *jsonschema.Schema {
+	return &jsonschema.Schema{Type: "string", Not: &jsonschema.Schema{Enum: append(except, "", "oci:", "archive:", "docker:")}}
+}
+
+func text(pattern string) func(*jsonschema.Schema) {
+	return func(s *jsonschema.Schema) { s.Types, s.Type, s.Pattern = nil, "string", pattern }
+}
+
+func between(least, most float64) func(*jsonschema.Schema) {
+	return func(s *jsonschema.Schema) { s.Minimum, s.Maximum = &least, &most }
+}
+
+func need(keys ...string) func(*jsonschema.Schema) {
+	return func(s *jsonschema.Schema) { s.Required = keys }
+}
+
+func keys(pattern string) func(*jsonschema.Schema) {
+	return func(s *jsonschema.Schema) { s.PropertyNames = &jsonschema.Schema{Pattern: pattern} }
+}
+
+// rules are what the types do not say, by the path of the value.
+var rules = map[string]func(*jsonschema.Schema){
+	"":                           need("app", "compose", "platforms", "health"),
+	"app":                        text(appPattern),
+	"compose":                    text(`.`),
+	"project":                    text(projectPattern.String()),
+	"version_env":                text(envPattern),
+	"platforms":                  func(s *jsonschema.Schema) { s.MinItems, s.MaxItems = new(1), new(bundle.MaxPlatforms) },
+	"platforms.*":                text(platformPattern),
+	"images":                     keys(`^[^@]*$`),
+	"images.*":                   oneSource,
+	"images.*.base":              func(s *jsonschema.Schema) { *s = *source() },
+	"images.*.go.base":           func(s *jsonschema.Schema) { *s = *source() },
+	"images.*.go.env":            keys(envPattern),
+	"images.*.files.*":           need("from", "to"),
+	"images.*.files.*.from":      text(`.`),
+	"images.*.files.*.to":        text(absolutePattern),
+	"images.*.files.*.mode":      text(`^0*[1-7][0-7]{0,3}$`),
+	"images.*.env":               keys(envPattern),
+	"images.*.workdir":           text(`^/$|` + absolutePattern),
+	"images.*.expose.*":          func(s *jsonschema.Schema) { s.Types, s.Pattern = []string{"string", "integer"}, exposePattern.String() },
+	"images.*.stop_signal":       func(s *jsonschema.Schema) { s.Types, s.Pattern = []string{"string", "integer"}, signalPattern.String() },
+	"health":                     anyCheck,
+	"health.http":                text(`^https?://`),
+	"health.retries":             between(1, 1000),
+	"backup.*":                   need("postgres"),
+	"backup.*.postgres":          need("service", "user", "database"),
+	"backup.*.postgres.service":  text(`.`),
+	"backup.*.postgres.user":     text(`.`),
+	"backup.*.postgres.database": text(`.`),
+	"secrets":                    keys(envPattern),
+	"secrets.*":                  need("hex"),
+	"secrets.*.hex":              between(8, 128),
+	"secrets.*.show":             func(s *jsonschema.Schema) { s.Types, s.Enum = nil, []any{"", "once"} },
+	"keep.releases":              between(2, 100),
+	"keep.backups":               between(1, 1000),
+	"files":                      func(s *jsonschema.Schema) { s.UniqueItems = true },
+	"files.*":                    text(localPattern),
+}
+
+// oneSource says that an image comes from one place, and what may be written
+// beside it.
+func oneSource(s *jsonschema.Schema) {
+	made := []string{"files", "entrypoint", "cmd", "env", "user", "workdir", "labels", "expose", "stop_signal"}
+	built := []string{"context", "target", "args"}
+	all := map[string][]string{"from": nil, "base": made, "go": made, "dockerfile": built}
+	for _, key := range []string{"from", "base", "go", "dockerfile"} {
+		option := &jsonschema.Schema{Required: []string{key}, Properties: map[string]*jsonschema.Schema{}}
+		for _, other := range s.PropertyOrder {
+			if other != key && !slices.Contains(all[key], other) {
+				option.Properties[other] = nothing()
+			}
+		}
+		if key == "base" { // an empty image has no layers
+			option.AnyOf = []*jsonschema.Schema{
+				{Properties: map[string]*jsonschema.Schema{"base": {Not: &jsonschema.Schema{Enum: []any{Scratch}}}}},
+				{Required: []string{"files"}, Properties: map[string]*jsonschema.Schema{"files": {MinItems: new(1)}}},
+			}
+		}
+		s.OneOf = append(s.OneOf, option)
+	}
+}
+
+// anyCheck says that something must be checked, and that only an answer has a
+// version.
+func anyCheck(s *jsonschema.Schema) {
+	s.AnyOf = []*jsonschema.Schema{
+		{Required: []string{"compose"}, Properties: map[string]*jsonschema.Schema{"compose": {MinItems: new(1)}}},
+		{Required: []string{"http"}},
+	}
+	s.DependencyStrings = map[string][]string{"version": {"http"}}
+}
+
+// SchemaJSON is Schema as a file.
+func SchemaJSON() ([]byte, error) {
+	b, err := json.MarshalIndent(Schema(), "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("encode schema: %w", err)
+	}
+	return append(b, '\n'), nil
+}
+
+// descriptions are shown by editors, by the path of the key.
+var descriptions = map[string]string{
+	"app":                   "Name of the app: of its bundles, and of its directory on the device.",
+	"compose":               "Path of the compose file. Images, build sections and required variables are read from it.",
+	"platforms":             "Platforms that a bundle is made for, for example linux/amd64, linux/arm64, linux/arm/v7.",
+	"images":                "Where images come from, by name without tag. An image that is not listed is built as its compose service says, or pulled.",
+	"images.*.from":         "An existing image, taken as it is: a registry reference, oci:DIR (OCI image layout), archive:FILE (docker save) or docker:NAME (local engine). A map has one for each platform. {{.Version}} is replaced.",
+	"images.*.base":         "An image is made by putting files on this one: a source as in from, or scratch.",
+	"images.*.go":           "A Go program is built with ko and put on a base: the directory of its main package.",
+	"images.*.go.package":   "Directory of the main package.",
+	"images.*.go.ldflags":   "Flags of the linker, -s -w when empty. {{.Version}} is replaced.",
+	"images.*.go.base":      "What the program is put on: a source as in from, or scratch, which is the default.",
+	"images.*.go.env":       "Environment of go build.",
+	"images.*.dockerfile":   "Built by BuildKit for all platforms.",
+	"images.*.context":      "Directory that is sent to BuildKit; that of the dockerfile when it is missing.",
+	"images.*.target":       "Stage of the dockerfile; the last one when it is missing.",
+	"images.*.args":         "Build arguments. {{.Version}} is replaced.",
+	"images.*.files":        "Files and directories put on the base, each a layer of its own.",
+	"images.*.files.*.from": "File or directory here; {{.OS}}, {{.Arch}}, {{.Variant}}, {{.Platform}} and {{.Version}} are replaced.",
+	"images.*.files.*.to":   "Absolute path in the image.",
+	"images.*.files.*.mode": "Octal mode of every file, in quotes; when it is missing, 0755 for executable files and 0644 for others.",
+	"images.*.entrypoint":   "Replaces the base's, and empties its cmd.",
+	"images.*.env":          "Added to the base's.",
+	"images.*.labels":       "Added to the base's.",
+	"images.*.expose":       "PORT or PORT/PROTOCOL, added to the base's.",
+	"health":                "When a release counts as running. What fails is rolled back.",
+	"health.compose":        "Services that must run and, where they have a health check, be healthy.",
+	"health.http":           "URL that must answer 200. ${KEY:-default} is read from the environment file of the device.",
+	"health.version":        "Member of the JSON answer that must equal the version of the release.",
+	"health.retries":        "Attempts; 10 when it is missing.",
+	"health.interval":       "Time between two attempts; 5s when it is missing.",
+	"backup":                "Data that is saved before a release is switched.",
+	"backup.*.postgres":     "A database that is dumped with pg_dump in its own service.",
+	"secrets":               "Values that are generated on the device at the first installation, by variable.",
+	"secrets.*.hex":         "Number of random bytes, written as hex.",
+	"secrets.*.prefix":      "Put before the value.",
+	"secrets.*.immutable":   "Data depends on it: a lost one is an error, never a new one.",
+	"secrets.*.show":        "once: printed when it is generated.",
+	"keep":                  "How many of each a device retains.",
+	"project":               "Compose project name; app when it is missing. Another one means new, empty volumes.",
+	"version_env":           "Variable of the compose file that has the version; APP_VERSION when it is missing.",
+	"files":                 "More files of the bundle, under the same path.",
+	"installer":             "Directory with <os>-<arch>/valise-installer, to take into the bundle.",
+	"output":                "File name of the bundle, a template: {{.App}}-{{.Version}}.tar.gz.",
+}

@@ -1,0 +1,34 @@
+package main
+
+import (
+	"io"
+
+	"github.com/spf13/cobra"
+
+	"github.com/valise-ota/valise/bundle/project"
+)
+
+func schemaCommand(a *app) *cobra.Command {
+	return &cobra.Command{
+		Use:   "schema",
+		Short: "Print the JSON Schema of valise.yaml",
+		Long: "schema prints the JSON Schema of valise.yaml, made from the types that valise build reads.\n" +
+			"Editors complete keys and mark mistakes with it. Those that use yaml-language-server (VS Code,\n" +
+			"Neovim, Helix and others) find it through the first line of valise.yaml:\n\n" +
+			"  # yaml-language-server: $schema=valise.schema.json",
+		Example:           "  valise schema > valise.schema.json",
+		Args:              cobra.NoArgs,
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE:              func(*cobra.Command, []string) error { return a.schema() },
+	}
+}
+
+func (a *app) schema() error {
+	raw, err := project.SchemaJSON()
+	if err != nil {
+		return err
+	}
+	// A schema is JSON whatever --output says.
+	_, err = io.WriteString(a.Stdout, string(raw))
+	return err
+}
