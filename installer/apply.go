@@ -168,11 +168,11 @@ func (in *Installer) run(ctx context.Context, st State, r Record, rel *verify.Re
 		return Result{Outcome: Unchanged, Record: r, Err: err}
 	}
 	for _, s := range in.steps(r, rel, st.Kept) {
-		if err := in.do(ctx, r.ID, s); err != nil {
+		if begun, err := in.do(ctx, r.ID, s); err != nil {
 			cause := fmt.Errorf("%s %s: %w", s.name, r.To.Version, err)
 			// A release that fails by itself is marked; one that was
-			// interrupted is not to blame.
-			bad := r.Action == ActionUpdate && ctx.Err() == nil && (s.name == stepActivate || s.name == stepProbe)
+			// interrupted, or never got as far, is not to blame.
+			bad := r.Action == ActionUpdate && ctx.Err() == nil && begun && (s.name == stepActivate || s.name == stepProbe)
 			return in.revert(context.WithoutCancel(ctx), r, cause, bad)
 		}
 	}
@@ -188,27 +188,27 @@ func (in *Installer) run(ctx context.Context, st State, r Record, rel *verify.Re
 	return Result{Outcome: Done, Record: r}
 }
 
-func (in *Installer) do(ctx context.Context, id string, s step) error {
+// do runs one step and reports whether its effect may have begun.
+func (in *Installer) do(ctx context.Context, id string, s step) (begun bool, err error) {
 	if err := ctx.Err(); err != nil {
-		return err
+		return false, err
 	}
 	var undo json.RawMessage
 	if s.prepare != nil {
-		var err error
 		if undo, err = s.prepare(ctx); err != nil {
-			return err
+			return false, err
 		}
 	}
 	if err := in.Journal.StepBegun(ctx, id, s.name, undo, in.Now()); err != nil {
-		return err
+		return false, err
 	}
 	in.report(Event{Step: s.name})
-	err := s.do(ctx)
+	err = s.do(ctx)
 	in.report(Event{Step: s.name, Ended: true, Err: err})
 	if err != nil {
-		return err
+		return true, err
 	}
-	return in.Journal.StepDone(ctx, id, s.name, in.Now())
+	return true, in.Journal.StepDone(ctx, id, s.name, in.Now())
 }
 
 // revert notes the cause and undoes the record as the journal knows it: the same

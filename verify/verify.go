@@ -240,7 +240,7 @@ func (v *Verifier) Release(ctx context.Context, r *bundle.Reader, want Want, pro
 	if err != nil {
 		return nil, err
 	}
-	if err := checkWant(r.Manifest(), bundle.DigestOf(r.ManifestBytes()), want); err != nil {
+	if err := meets(r.Manifest(), bundle.DigestOf(r.ManifestBytes()), want); err != nil {
 		return nil, err
 	}
 	if err := r.Check(ctx, progress); err != nil {
@@ -249,7 +249,8 @@ func (v *Verifier) Release(ctx context.Context, r *bundle.Reader, want Want, pro
 	return &Release{reader: r, digest: bundle.DigestOf(r.ManifestBytes()), signer: signer}, nil
 }
 
-func checkWant(m *bundle.Manifest, digest bundle.Digest, want Want) error {
+// meets compares a release with what is expected of it.
+func meets(m *bundle.Manifest, digest bundle.Digest, want Want) error {
 	if want.App != "" && m.App != want.App {
 		return refuse(CheckApp, nil, "it is a release of %q, this is %q", m.App, want.App)
 	}

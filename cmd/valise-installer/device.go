@@ -127,18 +127,23 @@ func (p *program) openDevice(ctx context.Context, app, what string) (_ *device, 
 		return nil, err
 	}
 	closers = append(closers, func() { store.Close() })
-	report := p.reporter()
-	a := &compose.App{
+	a := p.runtime(app, store, engine, command)
+	return &device{
+		Installer: &installer.Installer{Journal: journal, Runtime: a, Now: p.Now, NewID: rand.Text, Report: a.Report},
+		app:       a, engine: engine, journal: journal, close: closeAll,
+	}, nil
+}
+
+// runtime is the app's runtime. store may be nil where nothing is installed, and
+// command where nothing is run.
+func (p *program) runtime(app string, store *release.Store, engine *docker.Engine, command []string) *compose.App {
+	return &compose.App{
 		Name: app, Dir: p.appDir(app), Releases: store, Engine: engine, Command: command, Env: p.dockerEnv(), Rand: rand.Reader,
-		Report: report,
+		Report: p.reporter(),
 		Show: func(key, value string) {
 			p.Note("%s is %s (shown once; it is kept in %s)", key, value, filepath.Join(p.appDir(app), ".env"))
 		},
 	}
-	return &device{
-		Installer: &installer.Installer{Journal: journal, Runtime: a, Now: p.Now, NewID: rand.Text, Report: report},
-		app:       a, engine: engine, journal: journal, close: closeAll,
-	}, nil
 }
 
 func (p *program) connect(ctx context.Context) (*docker.Engine, error) {

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 
 	"go.yaml.in/yaml/v4"
 
@@ -21,6 +22,9 @@ import (
 type deviceConfig struct {
 	Trust struct {
 		Signers []verify.Signer `yaml:"signers"`
+		// TrustedRoot is a Sigstore trusted_root.json beside this file; empty
+		// for the public instance's, which is built in.
+		TrustedRoot string `yaml:"trusted_root,omitempty"`
 	} `yaml:"trust"`
 }
 
@@ -44,55 +48,65 @@ func (p *program) readPolicy(app string) (verify.Policy, error) {
 	if err := yaml.Load(b, &c, yaml.WithKnownFields(), yaml.WithUniqueKeys()); err != nil {
 		return verify.Policy{}, fmt.Errorf("read trust policy %s: %s", p.configPath(app), goType.ReplaceAllString(err.Error(), " is not a known key"))
 	}
-	return verify.Policy{Signers: c.Trust.Signers}, nil
+	policy := verify.Policy{Signers: c.Trust.Signers}
+	if c.Trust.TrustedRoot != "" {
+		if policy.TrustedRoot, err = os.ReadFile(filepath.Join(filepath.Dir(p.configPath(app)), filepath.Base(c.Trust.TrustedRoot))); err != nil {
+			return policy, fmt.Errorf("read trusted root that %s names: %w", p.configPath(app), err)
+		}
+	}
+	return policy, nil
 }
 
 // writePolicy makes the trust policy of an app durable.
 func (p *program) writePolicy(app string, policy verify.Policy) error {
 	var c deviceConfig
 	c.Trust.Signers = policy.Signers
-	b, err := yaml.Dump(c)
-	if err != nil {
-		return fmt.Errorf("write trust policy: %w", err)
-	}
 	dir, err := openDir(filepath.Dir(p.configPath(app)), 0o755)
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
+	if policy.TrustedRoot != nil {
+		c.Trust.TrustedRoot = app + ".trusted_root.json"
+		if err := release.WriteFile(dir, c.Trust.TrustedRoot, policy.TrustedRoot, 0o644); err != nil {
+			return err
+		}
+	}
+	b, err := yaml.Dump(c)
+	if err != nil {
+		return fmt.Errorf("write trust policy: %w", err)
+	}
 	return release.WriteFile(dir, app+".yaml", append(fmt.Appendf(nil, configHead, app), b...), 0o644)
 }
 
 // policyFor is the policy that decides about a bundle: that of the device; or,
-// at a first installation without one, the key the operator passes, which is to
-// be pinned. Nobody is trusted silently.
+// at a first installation without one, what the operator passes, which is to be
+// pinned. Nobody is trusted silently.
 func (p *program) policyFor(app string, o applyOptions) (policy verify.Policy, pin bool, err error) {
 	have, err := p.readPolicy(app)
 	if !o.first || err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return have, false, err
 	}
-	if o.key == "" {
+	if !o.trust.Given() {
 		if err != nil {
 			return have, false, cli.WithHint(fmt.Errorf("install %s: nobody is trusted to sign it yet", app),
-				"pass the signer's public key with --key FILE; get it from the maker of the app, not from the stick the bundle is on")
+				"pass the signer's public key with --key FILE, or their --identity; get it from the maker of the app, not from the stick the bundle is on")
 		}
 		return have, false, nil
 	}
-	pem, rerr := os.ReadFile(o.key)
-	if rerr != nil {
-		return have, false, fmt.Errorf("read public key: %w", rerr)
+	given, terr := o.trust.Policy()
+	if terr != nil {
+		return have, false, terr
 	}
-	signer := verify.Signer{Key: string(pem)}
-	given := verify.Policy{Signers: []verify.Signer{signer}}
-	if _, err := verify.New(given); err != nil {
-		return have, false, fmt.Errorf("read %s: %w", o.key, err)
+	if _, nerr := verify.New(given); nerr != nil {
+		return have, false, fmt.Errorf("read %s: %w", strings.Join(slices.DeleteFunc([]string{o.trust.Key, o.trust.TrustedRoot}, func(s string) bool { return s == "" }), " or "), nerr)
 	}
 	if err != nil {
 		return given, true, nil
 	}
-	if !slices.ContainsFunc(have.Signers, func(s verify.Signer) bool { return s.String() == signer.String() }) {
+	if signer := given.Signers[0]; !slices.ContainsFunc(have.Signers, func(s verify.Signer) bool { return s.String() == signer.String() }) {
 		return have, false, cli.WithHint(fmt.Errorf("install %s: %s is not trusted here, %s says so", app, signer, p.configPath(app)),
-			"edit that file if the maker of the app has a new key")
+			"edit that file if the maker of the app signs differently now")
 	}
 	return have, false, nil
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"path/filepath"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -29,11 +28,11 @@ type program struct {
 }
 
 func run(ctx context.Context, e cli.Env) int {
-	p := &program{App: cli.App{Env: e}}
+	p := &program{App: cli.App{Env: e}, root: "/"}
 	root := &cobra.Command{
 		Use:   "valise-installer",
 		Short: "Install, update and roll back sealed releases on this device",
-		Long: "valise-installer verifies a bundle offline, saves the data, loads only what is missing,\n" +
+		Long: "valise-installer verifies a bundle offline, loads only what is missing, saves the data,\n" +
 			"switches, checks health, and goes back by itself when anything is wrong.\n\n" +
 			"It keeps what belongs to the device in /etc/valise/APP.yaml (whose releases are accepted),\n" +
 			"/opt/APP (releases, environment file, backups) and /var/lib/valise/APP (records, lock).\n\n" +
@@ -45,40 +44,23 @@ func run(ctx context.Context, e cli.Env) int {
 			"  valise-installer rollback\n" +
 			"  valise-installer status --output json",
 	}
-	root.PersistentFlags().StringVar(&p.root, "root", "/", "directory that stands for the root of the device's file system")
+	root.PersistentFlags().Var((*absolutePath)(&p.root), "root", "directory that stands for the root of the device's file system")
 	root.PersistentFlags().StringVar(&p.name, "app", "", "app, when more than one is installed")
 	for _, c := range commands {
-		cmd := c(p)
-		do := cmd.RunE
-		cmd.RunE = func(cmd *cobra.Command, args []string) error {
-			var err error
-			// docker compose runs elsewhere and gets paths from here.
-			if p.root, err = filepath.Abs(p.root); err == nil {
-				err = do(cmd, args)
-			}
-			if err != nil {
-				err = &lineError{err}
-			}
-			return err
-		}
-		root.AddCommand(cmd)
+		root.AddCommand(c(p))
 	}
 	return p.Run(ctx, root)
 }
 
-// lineError is an error in one line: engines and docker compose explain
-// themselves in several.
-type lineError struct{ err error }
+// absolutePath is a flag whose value is made absolute: docker compose runs
+// elsewhere and gets paths below it.
+type absolutePath string
 
-func (e *lineError) Error() string { return oneLine(e.err.Error()) }
-func (e *lineError) Unwrap() error { return e.err }
+func (a *absolutePath) String() string { return string(*a) }
+func (a *absolutePath) Type() string   { return "directory" }
 
-func oneLine(s string) string {
-	var parts []string
-	for line := range strings.Lines(s) {
-		if line = strings.TrimSpace(line); line != "" {
-			parts = append(parts, line)
-		}
-	}
-	return strings.Join(parts, "; ")
+func (a *absolutePath) Set(s string) error {
+	abs, err := filepath.Abs(s)
+	*a = absolutePath(abs)
+	return err
 }

@@ -101,7 +101,7 @@ func (p *program) history(ctx context.Context, limit int) error {
 			if !r.Ended.IsZero() {
 				took = r.Ended.Sub(r.Created).Round(100 * time.Millisecond).String()
 			}
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", stamp(r.Created), r.Action, from, r.To.Version, r.Status, took, oneLine(r.Error))
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", stamp(r.Created), r.Action, from, r.To.Version, r.Status, took, cli.OneLine(r.Error))
 		}
 		t.Flush()
 	})

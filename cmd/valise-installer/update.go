@@ -16,26 +16,26 @@ import (
 	"github.com/valise-ota/valise/cmd/internal/cli"
 	"github.com/valise-ota/valise/cmd/internal/ui"
 	"github.com/valise-ota/valise/installer"
-	"github.com/valise-ota/valise/installer/compose"
 	"github.com/valise-ota/valise/installer/docker"
+	"github.com/valise-ota/valise/installer/release"
 	"github.com/valise-ota/valise/verify"
 )
 
 func installCommand(p *program) *cobra.Command {
-	var key string
+	o := applyOptions{first: true}
 	c := &cobra.Command{
 		Use:   "install BUNDLE",
 		Short: "Install an app for the first time",
 		Long: "install verifies BUNDLE, remembers whose releases this device accepts, generates the\n" +
-			"app's secrets, starts it and checks its health. When that fails everything but the\n" +
-			"environment file and the data volumes is removed again; repeat it when the cause is gone.",
-		Example: "  valise-installer install /media/usb/shop-1.0.0.tar.gz --key cosign.pub",
-		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return p.apply(cmd.Context(), args[0], applyOptions{key: key, first: true})
-		},
+			"app's secrets, starts it and checks its health. When that fails its containers, images and\n" +
+			"files are removed again; what stays is the environment file, the data volumes, the records\n" +
+			"and the trust policy. Repeat it when the cause is gone.",
+		Example: "  valise-installer install /media/usb/shop-1.0.0.tar.gz --key cosign.pub\n" +
+			"  valise-installer install shop-1.0.0.tar.gz --identity-regexp 'https://github.com/acme/shop/\\.github/workflows/release\\.yml@refs/tags/v.*'",
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return p.apply(cmd.Context(), args[0], o) },
 	}
-	c.Flags().StringVar(&key, "key", "", "public key (PEM) of who signs this app's releases")
+	o.trust.Register(c.Flags())
 	return c
 }
 
@@ -44,13 +44,13 @@ func updateCommand(p *program) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "update BUNDLE",
 		Short: "Update an installed app, or go back by itself",
-		Long: "update verifies BUNDLE, saves the data, loads the layers that are missing, switches and\n" +
+		Long: "update verifies BUNDLE, loads the layers that are missing, saves the data, switches and\n" +
 			"checks health. When anything fails the release that ran before runs again (exit code 3).",
 		Example: "  valise-installer update /media/usb/shop-1.1.0.tar.gz\n  valise-installer update shop-1.1.0.tar.gz --dry-run",
 		Args:    cobra.ExactArgs(1),
 		RunE:    func(cmd *cobra.Command, args []string) error { return p.apply(cmd.Context(), args[0], o) },
 	}
-	c.Flags().BoolVar(&o.forced, "force", false, "accept an older version, or one that failed here before")
+	c.Flags().BoolVar(&o.forced, "force", false, "accept an older version, one that failed here before, or another release of a version that is here")
 	c.Flags().BoolVar(&o.dryRun, "dry-run", false, "print the plan and stop")
 	return c
 }
@@ -64,51 +64,35 @@ func planCommand(p *program) *cobra.Command {
 		Args:    cobra.ExactArgs(1),
 		RunE:    func(cmd *cobra.Command, args []string) error { return p.apply(cmd.Context(), args[0], o) },
 	}
-	c.Flags().BoolVar(&o.forced, "force", false, "accept an older version, or one that failed here before")
+	c.Flags().BoolVar(&o.forced, "force", false, "accept an older version, one that failed here before, or another release of a version that is here")
 	return c
 }
 
 type applyOptions struct {
-	key    string
+	trust  cli.Trust
 	first  bool // install
 	forced bool
 	dryRun bool
 }
 
 // apply carries a bundle through open, verify, inspect, plan and the
-// transaction.
+// transaction. Until the plan stands nothing on the device changes, and a bundle
+// that is refused leaves no trace.
 func (p *program) apply(ctx context.Context, path string, o applyOptions) error {
-	// A pipe would make a plain open wait for somebody who writes to it.
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return fmt.Errorf("open bundle: %w", err)
-	}
-	defer f.Close()
-	fi, err := f.Stat()
-	if err != nil {
-		return fmt.Errorf("open bundle: %w", err)
-	}
-	if !fi.Mode().IsRegular() {
-		return fmt.Errorf("open bundle: %s is not a file", path)
-	}
-	r, err := bundle.Open(f, fi.Size())
+	f, r, err := openBundle(path)
 	if err != nil {
 		return err
 	}
+	defer f.Close()
 	// The name is only the bundle's claim until it is verified; it decides
 	// which policy that happens against.
 	app := r.Manifest().App
 	if p.name != "" && p.name != app {
 		return &verify.Error{Check: verify.CheckApp, Reason: fmt.Sprintf("it says it is a release of %q, not of %q", app, p.name)}
 	}
-	notInstalled := cli.WithHint(fmt.Errorf("app %s is not installed here", app), "install it first: %q", "valise-installer install "+path+" --key FILE")
-	known := p.hasRecords(app)
-	if !known && !o.first {
-		return notInstalled
-	}
 	policy, pin, err := p.policyFor(app, o)
-	if !o.first && errors.Is(err, fs.ErrNotExist) {
-		return notInstalled
+	if !o.first && (errors.Is(err, fs.ErrNotExist) || !p.hasRecords(app)) {
+		return p.notInstalled(app, path)
 	}
 	if err != nil {
 		return err
@@ -117,46 +101,23 @@ func (p *program) apply(ctx context.Context, path string, o applyOptions) error 
 	if err != nil {
 		return fmt.Errorf("read %s: %w", p.configPath(app), err)
 	}
-	check := func(engine *docker.Engine, st installer.State) (*verify.Release, error) {
-		info, err := engine.Info(ctx)
-		if err != nil {
-			return nil, err
-		}
-		want := verify.Want{App: p.name, Platform: info.Platform, Floor: st.Floor, Bad: st.Bad, Known: map[string]bundle.Digest{}, Forced: o.forced}
-		for _, k := range st.Kept {
-			want.Known[k.Version] = k.Manifest
-		}
-		update, finish := p.UI.Track("verify " + app + " " + r.Manifest().Version)
-		rel, err := verifier.Release(ctx, r, want, update)
-		finish(err)
-		return rel, err
+	update, finish := p.UI.Track("verify " + app + " " + r.Manifest().Version)
+	rel, err := verifier.Release(ctx, r, verify.Want{App: app}, update)
+	finish(err)
+	if err != nil {
+		return err
 	}
-	planFor := func(rt installer.Runtime, rel *verify.Release, st installer.State) (*installer.Plan, error) {
-		facts, err := rt.Inspect(ctx, rel, st)
-		if err != nil {
-			return nil, err
-		}
-		return installer.NewPlan(st, rel, facts)
+	plan, err := p.preview(ctx, rel, path, o)
+	if err != nil {
+		return err
 	}
-	var rel *verify.Release
-	if !known {
-		// A bundle that is refused, or cannot be installed, leaves no trace:
-		// not even its name is trusted before that.
-		engine, err := p.connect(ctx)
-		if err != nil {
+	if o.dryRun {
+		if err := p.Result(plan, func(w io.Writer) { printPlan(w, plan) }); err != nil {
 			return err
 		}
-		defer engine.Close()
-		if rel, err = check(engine, installer.State{}); err != nil {
-			return err
-		}
-		plan, err := planFor(&compose.App{Name: app, Dir: p.appDir(app), Engine: engine}, rel, installer.State{})
-		if err != nil {
-			return err
-		}
-		if err := p.planError(plan); err != nil {
-			return err
-		}
+	}
+	if err := p.planError(plan); err != nil || o.dryRun {
+		return err
 	}
 	d, err := p.openDevice(ctx, app, "apply "+path)
 	if err != nil {
@@ -170,26 +131,9 @@ func (p *program) apply(ctx context.Context, path string, o applyOptions) error 
 	if err != nil {
 		return err
 	}
-	switch {
-	case !o.first && st.Current == nil:
-		return notInstalled // it was tried once
-	case o.first && st.Current != nil && st.Current.Version != r.Manifest().Version:
-		return cli.WithHint(fmt.Errorf("app %s is installed already, version %s runs", app, st.Current.Version), "use %q", "valise-installer update "+path)
-	}
-	if rel == nil || st.Floor != "" { // somebody else installed it since
-		if rel, err = check(d.engine, st); err != nil {
-			return err
-		}
-	}
-	plan, err := planFor(d.Runtime, rel, st)
-	if err != nil {
+	// Somebody else may have been here since the preview.
+	if plan, err = p.plan(ctx, d.app, d.engine, rel, st, path, o); err != nil {
 		return err
-	}
-	if o.dryRun {
-		if err := p.Result(plan, func(w io.Writer) { printPlan(w, plan) }); err != nil {
-			return err
-		}
-		return p.planError(plan)
 	}
 	if err := p.planError(plan); err != nil {
 		return err
@@ -200,8 +144,92 @@ func (p *program) apply(ctx context.Context, path string, o applyOptions) error 
 		}
 	}
 	p.UI.Step("plan", planLine(plan))
-	res := d.Update(ctx, rel, rel.Manifest().Device.Keep.Releases)
-	return p.end(res, plan)
+	return p.end(d.Update(ctx, rel, rel.Manifest().Device.Keep.Releases), plan)
+}
+
+// openBundle opens a bundle; the caller closes the file.
+func openBundle(path string) (*os.File, *bundle.Reader, error) {
+	// A pipe would make a plain open wait for somebody who writes to it.
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("open bundle: %w", err)
+	}
+	fi, err := f.Stat()
+	if err == nil && !fi.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a file", path)
+	}
+	if err != nil {
+		f.Close()
+		return nil, nil, fmt.Errorf("open bundle: %w", err)
+	}
+	r, err := bundle.Open(f, fi.Size())
+	if err != nil {
+		f.Close()
+		return nil, nil, err
+	}
+	return f, r, nil
+}
+
+func (p *program) notInstalled(app, path string) error {
+	return cli.WithHint(fmt.Errorf("app %s is not installed here", app), "install it first: %q", "valise-installer install "+path+" --key FILE")
+}
+
+// preview plans without the app's lock and without changing anything: records
+// and releases are only read.
+func (p *program) preview(ctx context.Context, rel *verify.Release, path string, o applyOptions) (*installer.Plan, error) {
+	app := rel.Manifest().App
+	engine, err := p.connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer engine.Close()
+	var st installer.State
+	var store *release.Store
+	if p.hasRecords(app) {
+		j, read, err := p.readState(ctx, app)
+		if err != nil {
+			return nil, err
+		}
+		st = read
+		if err := j.Close(); err != nil {
+			return nil, err
+		}
+		if store, err = release.Open(p.appDir(app)); err != nil {
+			return nil, err
+		}
+		defer store.Close()
+	}
+	if o.dryRun && st.Unfinished != nil {
+		p.Note("an earlier %s to %s did not finish; an update undoes it first", st.Unfinished.Action, st.Unfinished.To.Version)
+	}
+	return p.plan(ctx, p.runtime(app, store, engine, nil), engine, rel, st, path, o)
+}
+
+// plan checks what this device expects of a verified release and plans it.
+func (p *program) plan(ctx context.Context, rt installer.Runtime, engine *docker.Engine, rel *verify.Release, st installer.State, path string, o applyOptions) (*installer.Plan, error) {
+	m := rel.Manifest()
+	switch {
+	case !o.first && st.Current == nil:
+		return nil, p.notInstalled(m.App, path) // it was tried once
+	case o.first && st.Current != nil && st.Current.Version != m.Version:
+		return nil, cli.WithHint(fmt.Errorf("app %s is installed already, version %s runs", m.App, st.Current.Version), "use %q", "valise-installer update "+path)
+	}
+	info, err := engine.Info(ctx)
+	if err != nil {
+		return nil, err
+	}
+	want := verify.Want{Platform: info.Platform, Floor: st.Floor, Bad: st.Bad, Known: map[string]bundle.Digest{}, Forced: o.forced}
+	for _, k := range st.Kept {
+		want.Known[k.Version] = k.Manifest
+	}
+	if err := rel.Meets(want); err != nil {
+		return nil, err
+	}
+	facts, err := rt.Inspect(ctx, rel, st)
+	if err != nil {
+		return nil, err
+	}
+	return installer.NewPlan(st, rel, facts)
 }
 
 // planError says what speaks against a plan.
@@ -249,9 +277,12 @@ func (p *program) end(res installer.Result, plan *installer.Plan) error {
 		return nil
 	case installer.Reverted:
 		return cli.WithCode(cli.WithHint(fmt.Errorf("%s was not accepted by this device: %w", s.To, res.Err),
-			"%s runs again; the data saved before is in updates/backups", s.From), cli.ExitReverted)
+			"%s runs again; \"valise-installer history\" keeps the reason", s.From), cli.ExitReverted)
 	case installer.NeedsAttention:
 		return attentionError(res)
+	}
+	if s.From == "" && res.Record.ID != "" {
+		return fmt.Errorf("%w; what it had started is removed again", res.Err)
 	}
 	return fmt.Errorf("%w; this device is unchanged", res.Err)
 }

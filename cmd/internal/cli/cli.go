@@ -100,11 +100,23 @@ func (a *App) Run(ctx context.Context, root *cobra.Command) int {
 			}
 		}
 	}
-	fmt.Fprintf(a.Stderr, "%s: %v\n", root.Name(), err)
+	fmt.Fprintf(a.Stderr, "%s: %s\n", root.Name(), OneLine(err.Error()))
 	if hint := new(hintError); errors.As(err, &hint) {
 		fmt.Fprintf(a.Stderr, "hint: %s\n", hint.hint)
 	}
 	return exitCode(err)
+}
+
+// OneLine joins the lines of a text: engines and docker compose explain
+// themselves in several.
+func OneLine(s string) string {
+	var parts []string
+	for line := range strings.Lines(s) {
+		if line = strings.TrimSpace(line); line != "" {
+			parts = append(parts, line)
+		}
+	}
+	return strings.Join(parts, "; ")
 }
 
 func exitCode(err error) int {
