@@ -415,6 +415,26 @@ func TestCancelledUpdateGoesBack(t *testing.T) {
 	}
 }
 
+type brokenSnapshot struct{ installer.Runtime }
+
+func (brokenSnapshot) Snapshot(context.Context, installer.Release) (json.RawMessage, error) {
+	return nil, errors.New("no space left on device")
+}
+
+// TestNotItsFault: a release that never began to run is not marked as failing.
+func TestNotItsFault(t *testing.T) {
+	s := verifytest.NewSigner(t)
+	d := newDevice(nil)
+	d.boot().Update(context.Background(), s.Release(t, bundletest.Spec{Version: "1.0.0"}), 2)
+	d.mutant = func(j installer.Journal, r installer.Runtime) (installer.Journal, installer.Runtime) {
+		return j, brokenSnapshot{r}
+	}
+	res := d.boot().Update(context.Background(), s.Release(t, bundletest.Spec{Version: "1.1.0"}), 2)
+	if res.Outcome != installer.Unchanged || len(d.journal.State.Bad) != 0 {
+		t.Errorf("%s, bad versions %v", res.Outcome, d.journal.State.Bad)
+	}
+}
+
 func TestNeedsAttention(t *testing.T) {
 	s := verifytest.NewSigner(t)
 	d := newDevice(nil)

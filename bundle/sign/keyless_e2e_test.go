@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/sign"
 	"github.com/valise-ota/valise/verify"
 )
@@ -140,6 +141,17 @@ func TestFixtures(t *testing.T) {
 			write("good-rekor1.sigstore.json", s.sign(t, rekor1, parameters, text).Sigstore)
 		}
 	}
+	// A whole bundle: the unsigned vector, signed.
+	_, vector, _ := bytes.Cut(read(t, "../../testdata/vectors/good-unsigned.bundle"), []byte("\n\n"))
+	r, err := bundle.Open(bytes.NewReader(vector), int64(len(vector)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sealed bytes.Buffer
+	if err := bundle.Seal(t.Context(), &sealed, r, s.sign(t, rekor2, "", string(r.ManifestBytes())).Sigstore); err != nil {
+		t.Fatal(err)
+	}
+	write("shop-1.2.3.tar.gz", sealed.Bytes())
 	noSCT := bytes.ReplaceAll(rekor2, []byte(s.Fulcio), []byte(s.FulcioNoSCT))
 	write("no-sct.sigstore.json", s.sign(t, noSCT, "", text).Sigstore)
 	write("of-another-file.sigstore.json", s.sign(t, rekor2, "", "another").Sigstore)
