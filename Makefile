@@ -38,7 +38,7 @@ sigstore-up: ## start a private Sigstore below build/sigstore and print how to u
 sigstore-down: ## stop it
 	scripts/sigstore.sh down build/sigstore
 
-e2e: ## what needs the private Sigstore: keyless signing, cosign both ways
+e2e: ## real Sigstore servers, cosign both ways, BuildKit; the first run takes a while
 	scripts/e2e.sh
 
 lint: ## vet, staticcheck, gofmt, shellcheck, actionlint

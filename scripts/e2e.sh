@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Tests against a private Sigstore of real servers, and against the real cosign, both ways.
-# By hand:  scripts/e2e.sh      The first run builds the servers and cosign, which takes about ten minutes.
+# Tests against a private Sigstore of real servers, the real cosign, both ways, and a real buildkitd.
+# By hand, as root:  scripts/e2e.sh    The first run builds all of them, which takes about fifteen minutes.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 dir=$(mktemp -d /tmp/valise-e2e.XXXXXX)
-trap 'scripts/sigstore.sh down "$dir/sigstore" >&2 || true; rm -rf "$dir"' EXIT
+trap 'scripts/sigstore.sh down "$dir/sigstore" >&2 || true; scripts/buildkit.sh down "$dir/buildkit" >&2 || true; rm -rf "$dir"' EXIT
 fail() { echo "e2e: $*" >&2; exit 1; }
 
 scripts/sigstore.sh up "$dir/sigstore" >"$dir/env"
@@ -15,6 +15,12 @@ cosign=$(scripts/sigstore.sh cosign)
 
 echo "== keyless signing against Fulcio, Rekor 1 and 2, the timestamp authority"
 go test -count=1 -tags e2e ./bundle/sign
+
+echo "== Dockerfiles through BuildKit, two platforms at once"
+scripts/buildkit.sh up "$dir/buildkit" >"$dir/env"
+# shellcheck source=/dev/null
+. "$dir/env"
+VALISE_TEST_BUILDKIT_HOST=$BUILDKIT_HOST go test -count=1 -tags e2e -run Dockerfile ./bundle/image
 
 echo "== our commands and cosign check each other's signatures"
 go build -o "$dir/valise" ./cmd/valise

@@ -18,13 +18,13 @@ import (
 	"github.com/moby/moby/client"
 )
 
-// needEngine returns the address of a real Docker engine. VALISE_TEST_REQUIRE=1
+// needEngine returns the address of a real Docker engine. CI=true
 // turns a skip into a failure.
 func needEngine(t *testing.T) string {
 	t.Helper()
 	host := os.Getenv("VALISE_TEST_DOCKER_HOST")
 	if host == "" {
-		if os.Getenv("VALISE_TEST_REQUIRE") != "" {
+		if os.Getenv("CI") != "" {
 			t.Fatal("an engine (VALISE_TEST_DOCKER_HOST) is missing")
 		}
 		t.Skip("an engine (VALISE_TEST_DOCKER_HOST) is missing")

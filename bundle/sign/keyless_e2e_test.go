@@ -141,6 +141,11 @@ func TestFixtures(t *testing.T) {
 			write("good-rekor1.sigstore.json", s.sign(t, rekor1, parameters, text).Sigstore)
 		}
 	}
+	write("blob", []byte(text))
+	blob := s.sign(t, rekor2, "", text)
+	write("blob.sigstore.json", blob.Sigstore)
+	write("blob.sig", blob.Legacy)
+	write("blob.cert", blob.Certificate)
 	// A whole bundle: the unsigned vector, signed.
 	_, vector, _ := bytes.Cut(read(t, "../../testdata/vectors/good-unsigned.bundle"), []byte("\n\n"))
 	r, err := bundle.Open(bytes.NewReader(vector), int64(len(vector)))

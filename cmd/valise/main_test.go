@@ -32,7 +32,9 @@ func TestScript(t *testing.T) {
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("XDG_CACHE_HOME", e.WorkDir+"/.cache")
 			e.Setenv("GIT_CONFIG_NOSYSTEM", "1")
-			return nil
+			fixtures, err := filepath.Abs("../../verify/testdata/keyless")
+			e.Setenv("FIXTURES", fixtures)
+			return err
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits},
 	})

@@ -1,0 +1,102 @@
+//go:build e2e
+
+package image
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+)
+
+// needBuildKit returns the address of the buildkitd that make e2e runs.
+func needBuildKit(t *testing.T) string {
+	t.Helper()
+	host := os.Getenv("VALISE_TEST_BUILDKIT_HOST")
+	if host == "" {
+		t.Fatal("VALISE_TEST_BUILDKIT_HOST is not set: eval \"$(scripts/buildkit.sh up DIR)\"")
+	}
+	if _, err := exec.LookPath("buildctl"); err != nil {
+		t.Fatal("buildctl is not in PATH: scripts/buildkit.sh up prints where it is")
+	}
+	return host
+}
+
+func TestDockerfile(t *testing.T) {
+	host := needBuildKit(t)
+	dir := newContext(t, dockerfile)
+	var log strings.Builder
+	o := Options{Platforms: both, Dir: dir, CacheDir: t.TempDir(), BuildKitHost: host, Progress: func(e Event) { fmt.Fprintln(&log, e) }, Images: []Spec{{Reference: "a:1",
+		Dockerfile: &Dockerfile{Context: ".", File: "Dockerfile", Target: "first", Args: map[string]string{"GREETING": "good morning"}, Labels: map[string]string{"k": "v=w"}}}}}
+	c, err := Collect(t.Context(), o)
+	must(t, err)
+	checkBlobs(t, c)
+	checkManifest(t, c)
+	got := c.Components[0]
+	if got.Index == nil || len(got.Images) != 2 || len(got.Images[1].Layers) != 2 {
+		t.Fatalf("got %+v", got)
+	}
+	for i, want := range []string{"for amd64", "for arm64"} {
+		if got := fileIn(t, c, got.Images[i].Layers[1].Digest, "etc/platform"); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	if config := string(readBlob(t, c, got.Images[0].Config.Digest)); !strings.Contains(config, "GREETING=good morning") || !strings.Contains(config, `"k":"v=w"`) {
+		t.Errorf("config %s", config)
+	}
+	if !strings.Contains(log.String(), "COPY hello.txt") {
+		t.Errorf("log %q", log.String())
+	}
+	if got.Images[0].Layers[0].Digest != got.Images[1].Layers[0].Digest {
+		t.Error("equal files gave different layers")
+	}
+
+	// The same files with other times, built again later, are the same image.
+	if out, err := exec.Command("buildctl", "--addr", host, "prune", "--all").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	later := time.Now().Add(time.Hour)
+	for _, f := range []string{"hello.txt", "linux-amd64", "linux-arm64", "Dockerfile"} {
+		must(t, os.Chtimes(filepath.Join(dir, f), later, later))
+	}
+	o.CreatedAt = created
+	again, err := Collect(t.Context(), o)
+	must(t, err)
+	if !reflect.DeepEqual(c.Components, again.Components) {
+		t.Errorf("got  %+v\nthen %+v", c.Components, again.Components)
+	}
+	must(t, again.Close())
+	must(t, c.Close())
+	if left, _ := filepath.Glob(filepath.Join(o.CacheDir, ".build-*")); left != nil {
+		t.Errorf("left %v", left)
+	}
+}
+
+func TestDockerfileOnePlatform(t *testing.T) {
+	host := needBuildKit(t)
+	c, err := Collect(t.Context(), Options{Platforms: both[1:], Dir: newContext(t, dockerfile), CacheDir: t.TempDir(), BuildKitHost: host,
+		Images: []Spec{{Reference: "a:1", Dockerfile: &Dockerfile{Context: ".", File: "Dockerfile"}}}})
+	must(t, err)
+	defer c.Close()
+	checkBlobs(t, c)
+	if n := len(c.Components[0].Images[0].Layers); n != 3 {
+		t.Errorf("%d layers, want 3", n)
+	}
+}
+
+func TestDockerfileFails(t *testing.T) {
+	host := needBuildKit(t)
+	cache := t.TempDir()
+	_, err := Collect(t.Context(), Options{Platforms: both, Dir: newContext(t, "FROM scratch\nCOPY nothing /\n"), CacheDir: cache, BuildKitHost: host,
+		Images: []Spec{{Reference: "a:1", Dockerfile: &Dockerfile{Context: ".", File: "Dockerfile"}}}})
+	if err == nil || !strings.HasPrefix(err.Error(), "collect image a:1: build Dockerfile with buildctl: exit status 1\n") || !strings.Contains(err.Error(), "/nothing") {
+		t.Errorf("got %v", err)
+	}
+	if left, _ := filepath.Glob(filepath.Join(cache, ".build-*")); left != nil {
+		t.Errorf("left %v", left)
+	}
+}
