@@ -7,7 +7,7 @@ LDFLAGS := -s -w -buildid=
 # Device platforms of the installer.
 PLATFORMS := linux-amd64 linux-arm64 linux-arm-v7
 
-.PHONY: help build installers demo test e2e lint setup sigstore-up sigstore-down verify-tarball clean
+.PHONY: help build installers demo test e2e bench lint setup sigstore-up sigstore-down verify-tarball clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -40,6 +40,9 @@ sigstore-down: ## stop it
 
 e2e: ## real Sigstore servers, cosign both ways, BuildKit; the first run takes a while
 	scripts/e2e.sh
+
+bench: ## pack, verify, thin and memory beside their peers; writes docs/benchmarks.md
+	scripts/bench.sh -doc docs/benchmarks.md
 
 lint: ## vet, staticcheck, gofmt, shellcheck, actionlint
 	scripts/lint.sh

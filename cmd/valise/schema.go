@@ -1,8 +1,6 @@
 package main
 
 import (
-	"io"
-
 	"github.com/spf13/cobra"
 
 	"github.com/valise-ota/valise/bundle/project"
@@ -29,6 +27,6 @@ func (a *app) schema() error {
 		return err
 	}
 	// A schema is JSON whatever --output says.
-	_, err = io.WriteString(a.Stdout, string(raw))
+	_, err = a.Stdout.Write(raw)
 	return err
 }

@@ -8,14 +8,19 @@
 // needs neither root nor qemu, and the same packages always give the same bytes.
 //
 // By hand: go run ./scripts/debimage -out DIR  (scripts/sample-images.sh does it once, into the cache)
+//
+// With -images FILE it makes other images, for scripts/bench.sh: see list.go.
 package main
 
 import (
 	"debug/elf"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync"
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
@@ -41,32 +46,59 @@ var platforms = []platform{
 
 func main() {
 	out := flag.String("out", "", "directory to write the layouts base/ and postgres/ to")
+	list := flag.String("images", "", "file that lists other images; -out becomes one layout of them all")
 	sources := flag.String("sources", "", "apt sources (.list or .sources file) to use in place of the machine's own")
 	flag.Parse()
 	if *out == "" || flag.NArg() != 0 {
 		flag.Usage()
 		os.Exit(64)
 	}
-	if err := run(*out, *sources); err != nil {
+	if err := run(*out, *list, *sources); err != nil {
 		fmt.Fprintln(os.Stderr, "debimage:", err)
 		os.Exit(1)
 	}
 }
 
-func run(out, sources string) error {
-	indexes := map[string][]mutate.IndexAddendum{}
-	for _, p := range platforms {
-		fmt.Fprintf(os.Stderr, "debimage: linux/%s\n", p.arch)
-		images, err := buildImages(p, sources)
-		if err != nil {
-			return fmt.Errorf("linux/%s: %w", p.arch, err)
+// recipe says how to make images for one platform.
+type recipe struct {
+	packages []string
+	make     func(p platform, debs *debs) (map[string]v1.Image, error)
+}
+
+func run(out, list, sources string) error {
+	r := recipe{slices.Concat(basePackages, postgresPackages), sampleImages}
+	if list != "" {
+		var err error
+		if r, err = readList(list); err != nil {
+			return err
 		}
-		for name, image := range images {
+	}
+	images := make([]map[string]v1.Image, len(platforms))
+	errs := make([]error, len(platforms))
+	var all sync.WaitGroup
+	for i, p := range platforms {
+		all.Go(func() {
+			fmt.Fprintf(os.Stderr, "debimage: linux/%s\n", p.arch)
+			if images[i], errs[i] = r.buildImages(p, sources); errs[i] != nil {
+				errs[i] = fmt.Errorf("linux/%s: %w", p.arch, errs[i])
+			}
+		})
+	}
+	all.Wait()
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	indexes := map[string][]mutate.IndexAddendum{}
+	for i, p := range platforms {
+		for name, image := range images[i] {
 			indexes[name] = append(indexes[name], mutate.IndexAddendum{
 				Add:        image,
 				Descriptor: v1.Descriptor{Platform: &v1.Platform{OS: "linux", Architecture: p.arch}},
 			})
 		}
+	}
+	if list != "" {
+		return writeOne(out, indexes)
 	}
 	for name, addenda := range indexes {
 		path, err := layout.Write(filepath.Join(out, name), empty.Index)
@@ -80,13 +112,16 @@ func run(out, sources string) error {
 	return nil
 }
 
-func buildImages(p platform, sources string) (map[string]v1.Image, error) {
-	debs, err := download(p.arch, sources, append(append([]string{}, basePackages...), postgresPackages...))
+func (r recipe) buildImages(p platform, sources string) (map[string]v1.Image, error) {
+	debs, err := download(p.arch, sources, r.packages)
 	if err != nil {
 		return nil, err
 	}
 	defer debs.remove()
+	return r.make(p, debs)
+}
 
+func sampleImages(p platform, debs *debs) (map[string]v1.Image, error) {
 	baseTree, err := makeBase(debs)
 	if err != nil {
 		return nil, fmt.Errorf("base: %w", err)
@@ -101,11 +136,11 @@ func buildImages(p platform, sources string) (map[string]v1.Image, error) {
 		}
 	}
 
-	base, err := addLayer(empty.Image, baseTree, "Debian: shell, C library")
+	base, err := addTree(empty.Image, baseTree, "Debian: shell, C library")
 	if err != nil {
 		return nil, err
 	}
-	postgres, err := addLayer(base, postgresTree, "Debian: PostgreSQL 15")
+	postgres, err := addTree(base, postgresTree, "Debian: PostgreSQL 15")
 	if err != nil {
 		return nil, err
 	}
@@ -131,11 +166,15 @@ func buildImages(p platform, sources string) (map[string]v1.Image, error) {
 	return map[string]v1.Image{"base": base, "postgres": postgres}, err
 }
 
-func addLayer(image v1.Image, t tree, comment string) (v1.Image, error) {
+func addTree(image v1.Image, t tree, comment string) (v1.Image, error) {
 	layer, err := t.layer()
 	if err != nil {
 		return nil, err
 	}
+	return addLayer(image, layer, comment)
+}
+
+func addLayer(image v1.Image, layer v1.Layer, comment string) (v1.Image, error) {
 	return mutate.Append(image, mutate.Addendum{
 		Layer:     layer,
 		MediaType: types.OCILayer,

@@ -1,0 +1,202 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+)
+
+func median(values []float64) float64 {
+	s := slices.Sorted(slices.Values(values))
+	if len(s) == 0 {
+		return 0
+	}
+	return (s[(len(s)-1)/2] + s[len(s)/2]) / 2
+}
+
+// of returns one figure of all samples of a contestant.
+func (g *group) of(name string, figure func(sample) float64) []float64 {
+	var all []float64
+	for _, s := range g.samples[name] {
+		all = append(all, figure(s))
+	}
+	return all
+}
+
+// ratio is the median of the ratios within each round: what slows a round slows both.
+func (g *group) ratio(name, to string, figure func(sample) float64) float64 {
+	a, b := g.of(name, figure), g.of(to, figure)
+	var all []float64
+	for i := range min(len(a), len(b)) {
+		all = append(all, a[i]/b[i])
+	}
+	return median(all)
+}
+
+func wall(s sample) float64    { return s.Wall }
+func cpu(s sample) float64     { return s.CPU }
+func rss(s sample) float64     { return float64(s.RSS) / (1 << 20) }
+func written(s sample) float64 { return float64(s.Written) / 1e6 }
+func size(s sample) float64    { return float64(s.Size) }
+
+func (b *bench) report() string {
+	var w strings.Builder
+	b.writeGoals(&w)
+	fmt.Fprintf(&w, "\n### Machine and versions\n\n| | |\n|---|---|\n")
+	for _, row := range b.about {
+		fmt.Fprintf(&w, "| %s | %s |\n", row[0], row[1])
+	}
+	for _, g := range b.groups {
+		fmt.Fprintf(&w, "\n### %s\n\n", g.title)
+		if g.far != nil {
+			fmt.Fprintf(&w, "%s.\n\n", g.far)
+		}
+		withSize := slices.Max(g.of(g.contestants[0].name, size)) > 0
+		head, rule := "| | wall s | fastest | CPU s |", "|---|---:|---:|---:|"
+		if g.baseline != "" {
+			head, rule = head+" wall ratio | CPU ratio |", rule+"---:|---:|"
+		}
+		head, rule = head+" peak MiB | written MB |", rule+"---:|---:|"
+		if withSize {
+			head, rule = head+" result bytes |", rule+"---:|"
+		}
+		fmt.Fprintf(&w, "%s\n%s\n", head, rule)
+		for _, c := range g.contestants {
+			fmt.Fprintf(&w, "| %s | %.2f | %.2f | %.2f |", c.name, median(g.of(c.name, wall)), slices.Min(g.of(c.name, wall)), median(g.of(c.name, cpu)))
+			if g.baseline != "" {
+				fmt.Fprintf(&w, " %.2f | %.2f |", g.ratio(c.name, g.baseline, wall), g.ratio(c.name, g.baseline, cpu))
+			}
+			fmt.Fprintf(&w, " %.0f | %.0f |", median(g.of(c.name, rss)), median(g.of(c.name, written)))
+			if withSize {
+				fmt.Fprintf(&w, " %.0f |", median(g.of(c.name, size)))
+			}
+			fmt.Fprintln(&w)
+		}
+		if g.baseline != "" {
+			fmt.Fprintf(&w, "\nRatios are relative to %s.\n", g.baseline)
+		}
+		if g.name == "thin" {
+			fmt.Fprintf(&w, "\nThe second version changes the top layer of one image: %d bytes compressed. Its full bundle has %d bytes, the thin one\n%d: %+d.\n",
+				b.changedSize, b.files["next"], b.files["thin"], b.files["thin"]-b.changedSize)
+		}
+	}
+	return w.String()
+}
+
+// writeGoals compares what was measured with what was wanted.
+func (b *bench) writeGoals(w *strings.Builder) {
+	fmt.Fprintf(w, "### Goals\n\n| goal | measured | met |\n|---|---|---|\n")
+	row := func(goal string, met bool, format string, args ...any) {
+		answer := "no"
+		if met {
+			answer = "yes"
+		}
+		fmt.Fprintf(w, "| %s | %s | %s |\n", goal, fmt.Sprintf(format, args...), answer)
+	}
+	const build, pull, save = "valise build", "crane pull --format=oci", "docker save, gzip, sha256sum"
+	for _, g := range b.groups {
+		has := func(name string) bool { return len(g.samples[name]) > 0 }
+		switch g.name {
+		case "pack", "pack-one", "far":
+			where := map[string]string{"pack": "two platforms", "pack-one": "linux/amd64", "far": "linux/amd64, far away"}[g.name]
+			time, work := g.ratio(build, pull, wall), g.ratio(build, pull, cpu)
+			row("pack no slower than crane pull: "+where, time <= 1, "%.2f of its time, %.2f of its CPU", time, work)
+			row("pack in half the time of crane pull: "+where, time <= 0.5, "%.2f", time)
+			if has(save) {
+				time, work := g.ratio(save, build, wall), g.ratio(save, build, cpu)
+				row("pack 10 times faster than docker save, gzip", time >= 10, "%.1f times faster, %.1f times less CPU", time, work)
+			}
+			if g.name == "far" {
+				continue
+			}
+			peak := slices.Max(g.of(build, rss))
+			row("pack in less than 64 MiB: "+where, peak < 64, "%.0f MiB at most", peak)
+			smallest, name := 0.0, ""
+			for _, c := range g.contestants {
+				if n := median(g.of(c.name, size)); c.name != build && !strings.HasPrefix(c.name, "cp ") && (name == "" || n < smallest) {
+					smallest, name = n, c.name
+				}
+			}
+			mine := median(g.of(build, size))
+			row("bundle no larger than the smallest of the others: "+where, mine <= smallest, "%+.3f %% to %s", 100*(mine/smallest-1), name)
+		case "verify":
+			const hash = "openssl dgst, one core"
+			time, work := g.ratio("valise verify, one core", hash, wall), g.ratio("valise verify, one core", hash, cpu)
+			row("verify within 1.1 times openssl dgst, one core", work <= 1.1, "%.2f of its CPU, %.2f of its time", work, time)
+			time = g.ratio("valise verify, two cores", "openssl dgst, two cores", wall)
+			row("verify faster than openssl dgst with two cores", time < 1, "%.2f of its time", time)
+		case "thin":
+			over := b.files["thin"] - b.changedSize
+			row("thin bundle within 2 % + 64 KiB of the changed layers", over <= b.changedSize/50+64<<10, "%d bytes over %d", over, b.changedSize)
+		case "memory":
+			for _, step := range []string{"build", "sign", "verify"} {
+				small, large := median(g.of(step+", small", rss)), median(g.of(step+", large", rss))
+				row("memory of "+step+" independent of the size", large < small+16, "%.0f MiB for %.0f MB, %.0f MiB for %.0f MB",
+					small, median(g.of(step+", small", size))/1e6, large, median(g.of(step+", large", size))/1e6)
+			}
+		}
+	}
+}
+
+// machine says on what and with what this runs.
+func (b *bench) machine(ctx context.Context) [][2]string {
+	first := func(args ...string) string {
+		cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+		cmd.Env = b.env
+		out, err := cmd.Output()
+		if err != nil {
+			return "unknown"
+		}
+		line, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+		return line
+	}
+	inFile := func(file, pattern string) string {
+		data, err := os.ReadFile(file)
+		if m := regexp.MustCompile(pattern).FindSubmatch(data); err == nil && m != nil {
+			return string(m[1])
+		}
+		return "unknown"
+	}
+	engine := "not measured"
+	if b.engine != 0 {
+		engine = first("docker", "version", "-f", "{{.Server.Version}}") + ", " + first("docker", "info", "-f", "{{.Driver}}")
+	}
+	return [][2]string{
+		{"measured", time.Now().UTC().Format("2006-01-02 15:04 UTC")},
+		{"processor", fmt.Sprintf("%s, %d cores", inFile("/proc/cpuinfo", `model name\s*: (.*)`), runtime.NumCPU())},
+		{"memory", strings.TrimSpace(inFile("/proc/meminfo", `MemTotal:\s*(\d+)`)) + " KiB"},
+		{"load when it began (1, 5, 15 min)", inFile("/proc/loadavg", `^(\S+ \S+ \S+)`)},
+		{"system", inFile("/etc/os-release", `PRETTY_NAME="(.*)"`) + ", kernel " + first("uname", "-r")},
+		{"file system", first("stat", "-f", "-c", "%T", b.work)},
+		{"valise", b.source + ", " + runtime.Version()},
+		{"crane", first(b.crane, "version")},
+		{"skopeo", first("skopeo", "--version")},
+		{"Docker engine", engine},
+		{"OpenSSL", first("openssl", "version")},
+		{"gzip", first("gzip", "--version")},
+		{"rounds", fmt.Sprint(b.rounds)},
+	}
+}
+
+// writeInto puts the report between the marks of a file.
+func (b *bench) writeInto(file string) error {
+	const begin, end = "<!-- bench: begin -->\n", "<!-- bench: end -->"
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	head, rest, ok := bytes.Cut(data, []byte(begin))
+	_, tail, found := bytes.Cut(rest, []byte(end))
+	if !ok || !found {
+		return fmt.Errorf("%s has no lines %q and %q", file, strings.TrimSpace(begin), end)
+	}
+	return os.WriteFile(filepath.Clean(file), slices.Concat(head, []byte(begin+"\n"+b.report()+"\n"+end), tail), 0o644)
+}
