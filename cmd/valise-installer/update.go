@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -79,7 +77,7 @@ type applyOptions struct {
 // transaction. Until the plan stands nothing on the device changes, and a bundle
 // that is refused leaves no trace.
 func (p *program) apply(ctx context.Context, path string, o applyOptions) error {
-	f, r, err := openBundle(path)
+	r, f, err := cli.OpenBundle(path)
 	if err != nil {
 		return err
 	}
@@ -145,29 +143,6 @@ func (p *program) apply(ctx context.Context, path string, o applyOptions) error 
 	}
 	p.UI.Step("plan", planLine(plan))
 	return p.end(d.Update(ctx, rel, rel.Manifest().Device.Keep.Releases), plan)
-}
-
-// openBundle opens a bundle; the caller closes the file.
-func openBundle(path string) (*os.File, *bundle.Reader, error) {
-	// A pipe would make a plain open wait for somebody who writes to it.
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-	if err != nil {
-		return nil, nil, fmt.Errorf("open bundle: %w", err)
-	}
-	fi, err := f.Stat()
-	if err == nil && !fi.Mode().IsRegular() {
-		err = fmt.Errorf("%s is not a file", path)
-	}
-	if err != nil {
-		f.Close()
-		return nil, nil, fmt.Errorf("open bundle: %w", err)
-	}
-	r, err := bundle.Open(f, fi.Size())
-	if err != nil {
-		f.Close()
-		return nil, nil, err
-	}
-	return f, r, nil
 }
 
 func (p *program) notInstalled(app, path string) error {

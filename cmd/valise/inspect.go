@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/valise-ota/valise/cmd/internal/cli"
 	"github.com/valise-ota/valise/cmd/internal/ui"
 )
 
@@ -28,7 +29,7 @@ func (a *app) inspect(ctx context.Context, path string) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	r, f, err := openBundle(path)
+	r, f, err := cli.OpenBundle(path)
 	if err != nil {
 		return err
 	}

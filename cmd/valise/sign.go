@@ -166,7 +166,7 @@ func (a *app) token(ctx context.Context, file string) (string, error) {
 }
 
 func (a *app) sign(ctx context.Context, path string, flags signFlags) (err error) {
-	r, f, err := openBundle(path)
+	r, f, err := cli.OpenBundle(path)
 	if err != nil {
 		return err
 	}
@@ -235,26 +235,4 @@ func (m *meter) Write(p []byte) (int, error) {
 	m.done += int64(len(p))
 	m.update(m.done, m.total)
 	return len(p), nil
-}
-
-// openBundle opens a bundle; the caller closes the file.
-func openBundle(path string) (*bundle.Reader, *os.File, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, nil, fmt.Errorf("open bundle: %w", err)
-	}
-	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s is not a file", path)
-	}
-	if err != nil {
-		f.Close()
-		return nil, nil, fmt.Errorf("open bundle: %w", err)
-	}
-	r, err := bundle.Open(f, info.Size())
-	if err != nil {
-		f.Close()
-		return nil, nil, fmt.Errorf("open %s: %w", path, err)
-	}
-	return r, f, nil
 }

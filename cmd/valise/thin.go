@@ -49,7 +49,7 @@ func (a *app) thin(ctx context.Context, path, from, file string) error {
 	if err != nil {
 		return err
 	}
-	r, f, err := openBundle(path)
+	r, f, err := cli.OpenBundle(path)
 	if err != nil {
 		return err
 	}
@@ -110,7 +110,7 @@ func readManifest(path string) (*bundle.Manifest, error) {
 		}
 		return m, nil
 	}
-	r, f, err := openBundle(path)
+	r, f, err := cli.OpenBundle(path)
 	if err != nil {
 		return nil, err
 	}

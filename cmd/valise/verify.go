@@ -99,7 +99,7 @@ func (a *app) verify(ctx context.Context, path string, flags verifyFlags) error 
 			return a.reportWhole(path, signer)
 		}
 	}
-	r, b, err := openBundle(path)
+	r, b, err := cli.OpenBundle(path)
 	if err != nil {
 		return err
 	}

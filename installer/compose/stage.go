@@ -1,0 +1,209 @@
+package compose
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/docker"
+	"github.com/valise-ota/valise/installer/release"
+	"github.com/valise-ota/valise/verify"
+)
+
+// Stage writes the release directory and loads the layers the engine lacks. The
+// directory gets its name last, when everything in it is durable and every image
+// was found in the engine as the manifest says.
+func (a *App) Stage(ctx context.Context, rel *verify.Release, to installer.Release, kept []installer.Release) error {
+	m := rel.Manifest()
+	if err := a.Releases.Clean(); err != nil {
+		return err
+	}
+	if slices.ContainsFunc(kept, func(k installer.Release) bool { return k.Dir == to.Dir }) {
+		return a.stageKept(ctx, rel, to, kept)
+	}
+	// A directory nobody committed proves nothing about its content.
+	if err := a.Releases.Remove(to.Dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	dir, err := a.Releases.Stage(to.Dir)
+	if err != nil {
+		return err
+	}
+	defer dir.Abort()
+	if err := a.writeFiles(dir, rel); err != nil {
+		return err
+	}
+	if err := a.checkCompose(ctx, m, a.files(m, filepath.Join(a.Dir, dir.Path()))); err != nil {
+		return err
+	}
+	pins, err := a.load(ctx, rel, kept)
+	if err != nil {
+		return err
+	}
+	if err := dir.WriteFile(pinsName, 0o644, bytes.NewReader(pins)); err != nil {
+		return err
+	}
+	return dir.Commit()
+}
+
+// stageKept makes sure that a release that is still on disk can run.
+func (a *App) stageKept(ctx context.Context, rel *verify.Release, to installer.Release, kept []installer.Release) error {
+	m, err := a.manifest(to)
+	if err != nil {
+		return err
+	}
+	if err := a.checkCompose(ctx, m, a.running(m, to).Files); err != nil {
+		return err
+	}
+	_, err = a.load(ctx, rel, kept)
+	return err
+}
+
+func (a *App) writeFiles(dir *release.Staged, rel *verify.Release) error {
+	write := func(name string, mode fs.FileMode, r io.Reader) error { return dir.WriteFile(name, mode, r) }
+	if err := write(bundle.ManifestName, 0o644, bytes.NewReader(rel.ManifestBytes())); err != nil {
+		return err
+	}
+	if err := write(bundle.SignatureName, 0o644, bytes.NewReader(rel.Signature())); err != nil {
+		return err
+	}
+	for _, f := range rel.Manifest().Files {
+		if strings.HasPrefix(f.Path, "installer/") || f.Path == pinsName {
+			continue
+		}
+		rc, err := rel.OpenFile(f.Path)
+		if err != nil {
+			return err
+		}
+		err = write(f.Path, fs.FileMode(f.Mode), rc)
+		rc.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkCompose lets docker compose read files with the environment that the
+// release would get: what it cannot read is found before anything is touched.
+func (a *App) checkCompose(ctx context.Context, m *bundle.Manifest, files []string) error {
+	env, _, err := a.nextEnv(m)
+	if err != nil {
+		return err
+	}
+	root := a.Releases.Root()
+	if err := release.WriteFile(root, nextEnvName, env.Bytes(), 0o600); err != nil {
+		return err
+	}
+	c := a.compose(m, files...)
+	c.EnvFile = filepath.Join(a.Dir, nextEnvName)
+	err = c.Config(ctx)
+	if rerr := release.RemoveAll(root, nextEnvName); err == nil {
+		err = rerr
+	}
+	return err
+}
+
+// load brings every image of the release into the engine, checks and keeps it,
+// and returns the compose override that pins them.
+func (a *App) load(ctx context.Context, rel *verify.Release, kept []installer.Release) ([]byte, error) {
+	m := rel.Manifest()
+	info, err := a.Engine.Info(ctx)
+	if err != nil {
+		return nil, err
+	}
+	images, err := a.images(m, info.Platform)
+	if err != nil {
+		return nil, err
+	}
+	known, err := a.known(kept, info.Platform)
+	if err != nil {
+		return nil, err
+	}
+	// An image of ours that no committed release needs may be torn; the engine
+	// would say it is there.
+	if err := a.removeImages(ctx, known); err != nil {
+		return nil, err
+	}
+	ids, err := a.Engine.Check(ctx, images)
+	if err != nil {
+		if ids, err = a.loadMissing(ctx, rel, images, known); err != nil {
+			return nil, err
+		}
+	}
+	for _, img := range images {
+		if err := a.Engine.Keep(ctx, a.Name, img.Tag); err != nil {
+			return nil, err
+		}
+	}
+	if err := a.Engine.Sync(ctx); err != nil {
+		return nil, err
+	}
+	if err := release.RemoveAll(a.Releases.Root(), loadMarker); err != nil {
+		return nil, err
+	}
+	return pins(m, images, ids)
+}
+
+func (a *App) loadMissing(ctx context.Context, rel *verify.Release, images, known []docker.TaggedImage) (map[string]string, error) {
+	root := a.Releases.Root()
+	_, err := root.Lstat(loadMarker)
+	torn := err == nil
+	if err := release.WriteFile(root, loadMarker, nil, 0o600); err != nil {
+		return nil, err
+	}
+	open := func(d bundle.Descriptor) (io.ReadCloser, error) { return rel.OpenBlob(d.Digest) }
+	load := func() (map[string]string, error) {
+		skip, err := a.present(ctx, images, known)
+		if err != nil {
+			return nil, err
+		}
+		err = a.Engine.Load(ctx, images, skip, open, a.progress("stage"))
+		if err != nil && ctx.Err() == nil {
+			// Somebody may have removed the image that a skipped layer was in.
+			if now, perr := a.present(ctx, images, known); perr == nil && !maps.Equal(now, skip) {
+				err = a.Engine.Load(ctx, images, now, open, a.progress("stage"))
+			}
+		}
+		if err != nil {
+			return nil, err
+		}
+		return a.Engine.Check(ctx, images)
+	}
+	if torn {
+		// A crash in an earlier load may have left layers without content,
+		// which the engine keeps using: it drops them with their images.
+		if _, err := load(); err != nil {
+			return nil, err
+		}
+		if err := a.removeImages(ctx, known); err != nil {
+			return nil, err
+		}
+	}
+	return load()
+}
+
+// present returns the layers of images that the engine has.
+func (a *App) present(ctx context.Context, images, known []docker.TaggedImage) (map[bundle.Digest]bool, error) {
+	missing, err := a.Engine.Missing(ctx, plain(images), plain(known))
+	if err != nil {
+		return nil, err
+	}
+	have := map[bundle.Digest]bool{}
+	for _, img := range images {
+		for _, l := range img.Image.Layers {
+			if !missing[l.Digest] {
+				have[l.Digest] = true
+			}
+		}
+	}
+	return have, nil
+}
