@@ -162,12 +162,24 @@ func (v *Verifier) addIdentity(s Signer) error {
 }
 
 // Digest checks a Sigstore bundle over a file of which sum is the SHA-256, and
-// returns who signed.
+// returns who signed it, or who attested something about it.
 func (v *Verifier) Digest(sum [sha256.Size]byte, sigstore []byte) (Signer, error) {
+	sig, err := parseSignature(sigstore)
+	if err != nil {
+		return Signer{}, err
+	}
+	return v.signature(sum, sig)
+}
+
+func parseSignature(sigstore []byte) (*sgbundle.Bundle, error) {
 	sig := new(sgbundle.Bundle)
 	if err := sig.UnmarshalJSON(sigstore); err != nil {
-		return Signer{}, refuse(CheckSignature, err, "the signature is not a Sigstore bundle (%v); the file is damaged or was not made by a signer", err)
+		return nil, refuse(CheckSignature, err, "the signature is not a Sigstore bundle (%v); the file is damaged or was not made by a signer", err)
 	}
+	return sig, nil
+}
+
+func (v *Verifier) signature(sum [sha256.Size]byte, sig *sgbundle.Bundle) (Signer, error) {
 	content, err := sig.VerificationContent()
 	if err != nil {
 		return Signer{}, refuse(CheckSignature, err, "the signature is not a usable Sigstore bundle (%v)", err)
@@ -235,8 +247,16 @@ func (v *Verifier) Release(ctx context.Context, r *bundle.Reader, want Want, pro
 	if r.Signature() == nil {
 		return nil, refuse(CheckUnsigned, nil, "it carries no signature; sign it with \"valise sign\" before it goes to a device")
 	}
-	sum := sha256.Sum256(r.ManifestBytes())
-	signer, err := v.Digest(sum, r.Signature())
+	sig, err := parseSignature(r.Signature())
+	if err != nil {
+		return nil, err
+	}
+	// Whoever attests something about a release, a finding for example, does
+	// not say that devices shall run it.
+	if sig.GetMessageSignature() == nil {
+		return nil, refuse(CheckSignature, nil, "it carries a statement about the release, not a signature of it")
+	}
+	signer, err := v.signature(sha256.Sum256(r.ManifestBytes()), sig)
 	if err != nil {
 		return nil, err
 	}

@@ -3,6 +3,7 @@ package verify_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"strings"
 	"testing"
@@ -91,6 +92,7 @@ func TestRefused(t *testing.T) {
 		{"another signer", other.Bundle(t, m, c), verify.Want{}, verify.CheckSignature},
 		{"signature of another bundle", reseal(unsigned, signatureOf(newer)), verify.Want{}, verify.CheckSignature},
 		{"signature is not one", reseal(unsigned, []byte(`{}`)), verify.Want{}, verify.CheckSignature},
+		{"attested, not signed", reseal(unsigned, s.Attest(t, encoded(t, m))), verify.Want{}, verify.CheckSignature},
 		{"another app", good, verify.Want{App: "till"}, verify.CheckApp},
 		{"renamed version", good, verify.Want{Version: "2.0.0"}, verify.CheckVersion},
 		{"another platform", good, verify.Want{Platform: "linux/arm/v7"}, verify.CheckPlatform},
@@ -111,6 +113,31 @@ func TestRefused(t *testing.T) {
 				t.Error("a release came back with the refusal")
 			}
 		})
+	}
+}
+
+func encoded(t *testing.T, m *bundle.Manifest) []byte {
+	t.Helper()
+	b, err := m.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// TestAttestation: of a file that is no release, a statement of the signer is
+// accepted as what cosign accepts it as.
+func TestAttestation(t *testing.T) {
+	s := verifytest.NewSigner(t)
+	v, err := verify.New(s.Policy())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.Digest(sha256.Sum256([]byte("file")), s.Attest(t, []byte("file"))); err != nil {
+		t.Error(err)
+	}
+	if _, err := v.Digest(sha256.Sum256([]byte("other")), s.Attest(t, []byte("file"))); err == nil {
+		t.Error("a statement about another file was accepted")
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"fmt"
 	"testing"
 
 	"github.com/valise-ota/valise/bundle"
@@ -59,6 +60,29 @@ func (s *Signer) Sign(t testing.TB, b []byte) []byte {
 		"mediaType":            "application/vnd.dev.sigstore.bundle.v0.3+json",
 		"verificationMaterial": map[string]any{"publicKey": map[string]any{"hint": "test"}},
 		"messageSignature":     map[string]any{"messageDigest": map[string]any{"algorithm": "SHA2_256", "digest": sum[:]}, "signature": sig},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// Attest returns a Sigstore bundle with an in-toto statement about b: s says
+// something of b and does not sign it.
+func (s *Signer) Attest(t testing.TB, b []byte) []byte {
+	t.Helper()
+	sum := sha256.Sum256(b)
+	const kind = "application/vnd.in-toto+json"
+	statement := fmt.Appendf(nil, `{"_type":"https://in-toto.io/Statement/v1","subject":[{"name":"b","digest":{"sha256":"%x"}}],"predicateType":"https://example.com/scan","predicate":{"result":"bad"}}`, sum)
+	pae := sha256.Sum256(fmt.Appendf(nil, "DSSEv1 %d %s %d %s", len(kind), kind, len(statement), statement))
+	sig, err := ecdsa.SignASN1(rand.Reader, s.key, pae[:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := json.Marshal(map[string]any{
+		"mediaType":            "application/vnd.dev.sigstore.bundle.v0.3+json",
+		"verificationMaterial": map[string]any{"publicKey": map[string]any{"hint": "test"}},
+		"dsseEnvelope":         map[string]any{"payload": statement, "payloadType": kind, "signatures": []any{map[string]any{"sig": sig}}},
 	})
 	if err != nil {
 		t.Fatal(err)
