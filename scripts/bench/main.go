@@ -366,11 +366,11 @@ func (b *bench) plan() []*group {
 		{name: "far", baseline: "crane pull --format=oci", title: "Pack for linux/amd64, from a registry far away",
 			far:         &line{delay: 20e6, connection: 40e6, total: 110e6},
 			contestants: []contestant{valise("one"), pullOne, skopeo("skopeo copy", "--override-os linux --override-arch amd64", "")}},
-		{name: "verify", baseline: "openssl dgst, one core", title: "Verify the signed bundle for two platforms", contestants: []contestant{
+		{name: "verify", times: 3, baseline: "openssl dgst, one core", title: "Verify the signed bundle for two platforms", contestants: []contestant{
 			verify("valise verify, one core", "0", b.file("full.tar.gz")), hash("openssl dgst, one core", "0"),
 			verify("valise verify, two cores", "0,1", b.file("full.tar.gz")), hash("openssl dgst, two cores", "0,1"),
 		}},
-		{name: "thin", baseline: "valise verify, full", title: "A thin bundle of the next version", contestants: []contestant{
+		{name: "thin", times: 3, baseline: "valise verify, full", title: "A thin bundle of the next version", contestants: []contestant{
 			{name: "valise thin", args: []string{b.valise, "thin", b.file("next.tar.gz"), "--from", b.file("full.tar.gz"), "-o", "OUT/thin.tar.gz", "--progress", "none"}},
 			{name: "valise inspect, thin", args: []string{b.valise, "inspect", b.file("thin.tar.gz")}},
 			verify("valise verify, thin", "", b.file("thin.tar.gz")),

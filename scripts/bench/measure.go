@@ -44,6 +44,7 @@ type group struct {
 	name        string
 	title       string
 	baseline    string // contestant that the ratios are relative to
+	times       int    // how many rounds for one of the others; 0 means one: short runs need more
 	contestants []contestant
 	far         *line
 	samples     map[string][]sample
@@ -64,7 +65,8 @@ func (b *bench) run(ctx context.Context, g *group) error {
 		}
 	}
 	order := rand.New(rand.NewPCG(1, 1)) // the same in every run of this program
-	for round := range b.rounds {
+	rounds := b.rounds * max(1, g.times)
+	for round := range rounds {
 		order.Shuffle(len(chains), func(i, j int) { chains[i], chains[j] = chains[j], chains[i] })
 		for _, chain := range chains {
 			if err := b.empty(); err != nil {
@@ -78,7 +80,7 @@ func (b *bench) run(ctx context.Context, g *group) error {
 				if err != nil {
 					return fmt.Errorf("%s: %s: %w", g.name, c.name, err)
 				}
-				note("%-9s %d/%d  %-42s %7.2f s  %7.2f s CPU  %7.1f MiB", g.name, round+1, b.rounds, c.name, s.Wall, s.CPU, mib(s.RSS))
+				note("%-8s %2d/%d  %-42s %7.2f s  %7.2f s CPU  %7.1f MiB", g.name, round+1, rounds, c.name, s.Wall, s.CPU, mib(s.RSS))
 				g.samples[c.name] = append(g.samples[c.name], s)
 			}
 		}

@@ -84,7 +84,7 @@ func (b *bench) report() string {
 			fmt.Fprintf(&w, "\nRatios are relative to %s.\n", g.baseline)
 		}
 		if g.name == "thin" {
-			fmt.Fprintf(&w, "\nThe second version changes the top layer of one image: %d bytes compressed. Its full bundle has %d bytes, the thin one\n%d: %+d.\n",
+			fmt.Fprintf(&w, "\nThe second version changes the top layer of one image: %d bytes compressed. Its full bundle has\n%d bytes, the thin one %d: %+d.\n",
 				b.changedSize, b.files["next"], b.files["thin"], b.files["thin"]-b.changedSize)
 		}
 	}
