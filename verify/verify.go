@@ -260,13 +260,14 @@ func (v *Verifier) Release(ctx context.Context, r *bundle.Reader, want Want, pro
 	if err != nil {
 		return nil, err
 	}
-	if err := meets(r.Manifest(), bundle.DigestOf(r.ManifestBytes()), want); err != nil {
+	rel := &Release{reader: r, digest: bundle.DigestOf(r.ManifestBytes()), signer: signer}
+	if err := rel.Meets(want); err != nil {
 		return nil, err
 	}
 	if err := r.Check(ctx, progress); err != nil {
 		return nil, err
 	}
-	return &Release{reader: r, digest: bundle.DigestOf(r.ManifestBytes()), signer: signer}, nil
+	return rel, nil
 }
 
 // meets compares a release with what is expected of it.

@@ -78,8 +78,8 @@ func (p *program) theApp() (string, error) {
 	return apps[0], nil
 }
 
-// openDevice locks an app for what, opens its journal and connects the engine.
-// What did not finish is undone first, unless the caller is recover itself.
+// openDevice locks an app for what, opens its journal and connects the engine. It
+// changes nothing that runs: see recoverFirst.
 func (p *program) openDevice(ctx context.Context, app, what string) (_ *device, err error) {
 	var closers []func()
 	closeAll := func() {
