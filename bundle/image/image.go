@@ -134,9 +134,20 @@ type Config struct {
 // Collection is the images of a release and where their blobs are.
 type Collection struct {
 	Components []bundle.Component // sorted by reference
+	Sources    []Source           // what the images are or were made from, sorted by name
 
 	blobs map[bundle.Digest]opener
 	temp  []string // directories
+}
+
+// Source is where images of a collection came from. What a Dockerfile names is not
+// among them: only BuildKit knows.
+type Source struct {
+	Name string // as Spec has it
+	URI  string // package URL, for what comes from a registry
+	// Digest is that of the image index or image manifest; for an image that has
+	// none (docker:, archive:) the image ID, which is the digest of its config.
+	Digest bundle.Digest
 }
 
 type opener func() (io.ReadCloser, error)
@@ -193,6 +204,7 @@ func Collect(ctx context.Context, o Options) (*Collection, error) {
 		c.out.Components = append(c.out.Components, *component)
 	}
 	slices.SortFunc(c.out.Components, func(a, b bundle.Component) int { return strings.Compare(a.Reference, b.Reference) })
+	c.out.Sources = c.sources()
 	return c.out, nil
 }
 

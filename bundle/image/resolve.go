@@ -2,12 +2,16 @@ package image
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
+	"net/url"
+	"path"
 	"slices"
 	"strings"
 	"sync"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
@@ -32,6 +36,7 @@ func (e *PlatformError) Error() string {
 // root is what a source has: one image, or one for each of several platforms.
 type root struct {
 	text   string
+	digest v1.Hash        // of what the source stands for; empty where images are made here of what it has
 	index  *v1.Descriptor // nil for a single image, and where no index was found
 	raw    []byte         // of index
 	images []candidate
@@ -104,6 +109,7 @@ func (r *root) load() error {
 	if err != nil {
 		return err
 	}
+	r.digest = d.Digest
 	if d.MediaType.IsImage() {
 		img, err := r.read(d, raw)
 		if err != nil {
@@ -177,6 +183,42 @@ func (r *root) find(p bundle.Platform) (*found, error) {
 		return nil, fmt.Errorf("%s: the image for %s is for %s according to its config", r.text, p, got)
 	}
 	return match.found, nil
+}
+
+// sources lists what was resolved.
+func (c *collector) sources() []Source {
+	var list []Source
+	for _, r := range c.roots {
+		s := Source{Name: r.text}
+		if r.digest.Hex == "" {
+			for _, candidate := range r.images {
+				if candidate.found != nil {
+					s.Digest = bundle.Digest(candidate.found.manifest.Config.Digest.String())
+					list = append(list, s)
+				}
+			}
+			continue
+		}
+		s.Digest = bundle.Digest(r.digest.String())
+		if remote, ok := r.source.(*registrySource); ok {
+			s.URI = packageURL(remote.reference, s.Digest)
+		}
+		list = append(list, s)
+	}
+	slices.SortFunc(list, func(a, b Source) int {
+		return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(string(a.Digest), string(b.Digest)))
+	})
+	return slices.Compact(list)
+}
+
+// packageURL names an image in a registry as the purl specification does.
+func packageURL(reference name.Reference, d bundle.Digest) string {
+	repository := reference.Context()
+	u := "pkg:oci/" + path.Base(repository.RepositoryStr()) + "@" + url.QueryEscape(string(d)) + "?repository_url=" + repository.Name()
+	if tag, ok := reference.(name.Tag); ok {
+		u += "&tag=" + tag.TagStr()
+	}
+	return u
 }
 
 // read reads the image manifest d, unless raw has it, and the config.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -11,6 +12,7 @@ import (
 	"log"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -129,7 +131,7 @@ func (a *app) prepare(ctx context.Context, p *project.Project, version string, o
 	} else if git != nil {
 		m.Source = &git.source
 	}
-	c := &content{files: map[string]string{}}
+	c := &content{files: map[string]string{}, made: map[string][]byte{}}
 	for _, f := range r.Files {
 		file, err := hashFile(ctx, f)
 		if err != nil {
@@ -142,7 +144,11 @@ func (a *app) prepare(ctx context.Context, p *project.Project, version string, o
 		return nil, nil, err
 	}
 	m.Components = c.Components
-	if err := m.Finish(); err != nil {
+	err = a.addProvenance(m, c, p, git)
+	if err == nil {
+		err = m.Finish()
+	}
+	if err != nil {
 		return nil, nil, errors.Join(notRefused(err), c.Close())
 	}
 	return m, c, nil
@@ -257,9 +263,26 @@ func (a *app) layerCache() string {
 type content struct {
 	*image.Collection
 	files map[string]string // path in the bundle -> path here
+	made  map[string][]byte // path in the bundle -> what this program wrote
 }
 
-func (c *content) OpenFile(path string) (io.ReadCloser, error) { return os.Open(c.files[path]) }
+func (c *content) OpenFile(path string) (io.ReadCloser, error) {
+	if b, ok := c.made[path]; ok {
+		return io.NopCloser(bytes.NewReader(b)), nil
+	}
+	return os.Open(c.files[path])
+}
+
+// add puts a file that this program wrote into the release.
+func (c *content) add(m *bundle.Manifest, path string, b []byte) error {
+	at, found := slices.BinarySearchFunc(m.Files, path, func(f bundle.File, p string) int { return strings.Compare(f.Path, p) })
+	if found {
+		return fmt.Errorf("%s is written by valise: leave it out of files", path)
+	}
+	m.Files = slices.Insert(m.Files, at, bundle.File{Path: path, Size: int64(len(b)), Mode: 0o644, Digest: bundle.DigestOf(b)})
+	c.made[path] = b
+	return nil
+}
 
 func hashFile(ctx context.Context, f project.ReleaseFile) (bundle.File, error) {
 	if err := ctx.Err(); err != nil {

@@ -16,7 +16,8 @@ import (
 type gitInfo struct {
 	time   time.Time // of the commit
 	source bundle.Source
-	dirty  bool // tracked files differ from the commit
+	dirty  bool   // tracked files differ from the commit
+	prefix string // of dir below the top of the repository: empty, or ends in /
 }
 
 // readGit asks git about the working tree that dir is in. It returns nil when
@@ -38,6 +39,7 @@ func readGit(ctx context.Context, dir, version string) *gitInfo {
 	info := &gitInfo{time: time.Unix(n, 0).UTC(), source: bundle.Source{Commit: commit}}
 	status, ok := git("status", "--porcelain", "--untracked-files=no")
 	info.dirty = !ok || status != ""
+	info.prefix, _ = git("rev-parse", "--show-prefix")
 	if remote, ok := git("remote", "get-url", "origin"); ok {
 		info.source.Repository = publicURL(remote)
 	}
