@@ -7,9 +7,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strings"
 	"testing"
@@ -55,6 +57,7 @@ type Spec struct {
 	Layer     int               // bytes of the base layer all images share: 100
 	Compose   string            // compose file
 	Installer int               // bytes of a file that deflates well: 900
+	Files     map[string]string // more files
 }
 
 // Release makes a release whose layers are random bytes: no engine takes them.
@@ -99,13 +102,15 @@ func Release(t testing.TB, s Spec) (*bundle.Manifest, *Content) {
 		m.Components = append(m.Components, comp)
 	}
 	sort.Slice(m.Components, func(i, j int) bool { return m.Components[i].Reference < m.Components[j].Reference })
-	for _, f := range []struct{ path, text string }{
-		{".env.example", ""},
-		{"compose.yaml", s.Compose},
-		{"installer/linux-amd64/valise-installer", strings.Repeat("ELF", s.Installer/3)},
-	} {
-		c.Files[f.path] = []byte(f.text)
-		m.Files = append(m.Files, bundle.File{Path: f.path, Size: int64(len(f.text)), Mode: 0o644, Digest: bundle.DigestOf([]byte(f.text))})
+	files := map[string]string{
+		".env.example": "", "compose.yaml": s.Compose,
+		"installer/linux-amd64/valise-installer": strings.Repeat("ELF", s.Installer/3),
+	}
+	maps.Copy(files, s.Files)
+	for _, path := range slices.Sorted(maps.Keys(files)) {
+		b := []byte(files[path])
+		c.Files[path] = b
+		m.Files = append(m.Files, bundle.File{Path: path, Size: int64(len(b)), Mode: 0o644, Digest: bundle.DigestOf(b)})
 	}
 	if err := m.Finish(); err != nil {
 		t.Fatal(err)

@@ -57,6 +57,7 @@ type Project struct {
 	VersionEnv string                   `yaml:"version_env"` // key of the environment file that carries the version
 	Files      []string                 `yaml:"files"`       // more files of the bundle, under the same path
 	Installer  string                   `yaml:"installer"`   // directory with <os>-<arch>[-<variant>]/valise-installer
+	Engine     string                   `yaml:"engine"`      // directory with <os>-<arch>[-<variant>]/{*.deb,docker-*.tgz,docker-compose}
 	Output     string                   `yaml:"output"`      // template of the bundle's file name
 
 	Dir  string `yaml:"-"` // directory of valise.yaml

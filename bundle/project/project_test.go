@@ -205,6 +205,37 @@ func TestInstaller(t *testing.T) {
 	}
 }
 
+func TestEngine(t *testing.T) {
+	for _, c := range []struct {
+		name, want string // want is the error, or the last file
+		files      []string
+	}{
+		{"packages", "engine/linux-amd64/docker.io_20_amd64.deb", []string{"linux-amd64/docker.io_20_amd64.deb", "linux-amd64/docker-compose"}},
+		{"archive", "engine/linux-amd64/docker-29.1.2.tgz", []string{"linux-amd64/docker-29.1.2.tgz"}},
+		{"both", "1 *.deb and 1 docker-*.tgz", []string{"linux-amd64/a.deb", "linux-amd64/docker-29.1.2.tgz"}},
+		{"neither", "0 *.deb and 0 docker-*.tgz", []string{"linux-amd64/docker-compose"}},
+		{"stranger", "notes.txt is neither", []string{"linux-amd64/notes.txt"}},
+		{"platform", "linux-amd64: no such file", []string{"linux-arm64/a.deb"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			files := map[string]string{"valise.yaml": goodProject + "engine: stuff\n", "compose.yaml": goodCompose}
+			for _, f := range c.files {
+				files["stuff/"+f] = "x"
+			}
+			r, _, err := release(t, files)
+			if err != nil {
+				if !strings.Contains(err.Error(), c.want) {
+					t.Errorf("got %v, want %s", err, c.want)
+				}
+				return
+			}
+			if got := r.Files[len(r.Files)-1].Path; got != c.want {
+				t.Errorf("got %s, want %s", got, c.want)
+			}
+		})
+	}
+}
+
 func write(t *testing.T, path, text string) {
 	t.Helper()
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {

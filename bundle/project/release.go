@@ -234,11 +234,46 @@ func (p *Project) files(platforms []bundle.Platform) ([]ReleaseFile, error) {
 			files["installer/"+name] = f
 		}
 	}
+	if p.Engine != "" {
+		for _, platform := range platforms {
+			if err := p.engineFiles(platform, add); err != nil {
+				return nil, err
+			}
+		}
+	}
 	var list []ReleaseFile
 	for _, path := range sortedKeys(files) {
 		list = append(list, files[path])
 	}
 	return list, nil
+}
+
+// engineFiles adds what a machine of one platform gets its engine from.
+func (p *Project) engineFiles(platform bundle.Platform, add func(path, source string, at ...any) error) error {
+	dir := filepath.Join(p.Path(p.Engine), platform.Dashed())
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return p.at([]any{"engine"}, "%v", err)
+	}
+	var packages, archives int
+	for _, e := range entries {
+		name := e.Name()
+		switch {
+		case strings.HasSuffix(name, ".deb"):
+			packages++
+		case strings.HasPrefix(name, "docker-") && strings.HasSuffix(name, ".tgz"):
+			archives++
+		case name != "docker-compose":
+			return p.at([]any{"engine"}, "%s is neither *.deb, docker-*.tgz nor docker-compose", filepath.Join(dir, name))
+		}
+		if err := add("engine/"+platform.Dashed()+"/"+name, filepath.Join(dir, name), "engine"); err != nil {
+			return err
+		}
+	}
+	if (packages > 0) == (archives > 0) || archives > 1 {
+		return p.at([]any{"engine"}, "%s has %d *.deb and %d docker-*.tgz, want packages or one archive", dir, packages, archives)
+	}
+	return nil
 }
 
 // nameOf is an image reference without tag and digest.

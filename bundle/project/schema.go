@@ -244,6 +244,7 @@ var descriptions = map[string]string{
 	"project":               "Compose project name; app when it is missing. Another one means new, empty volumes.",
 	"version_env":           "Variable of the compose file that has the version; APP_VERSION when it is missing.",
 	"files":                 "More files of the bundle, under the same path.",
+	"engine":                "Directory with <os>-<arch>/ holding *.deb or docker-*.tgz, and docker-compose: what a machine without Docker gets one from.",
 	"installer":             "Directory with <os>-<arch>/valise-installer, to take into the bundle.",
 	"output":                "File name of the bundle, a template: {{.App}}-{{.Version}}.tar.gz.",
 }

@@ -105,6 +105,11 @@ func (p *program) apply(ctx context.Context, path string, o applyOptions) error 
 	if err != nil {
 		return err
 	}
+	if o.first {
+		if err := p.ensureEngine(ctx, rel); err != nil {
+			return err
+		}
+	}
 	plan, err := p.preview(ctx, rel, path, o)
 	if err != nil {
 		return err

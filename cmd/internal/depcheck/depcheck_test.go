@@ -68,7 +68,7 @@ var onlyImportedBy = []struct {
 	{"modernc.org/sqlite", own("installer/record"), "the journal is the only database"},
 	{"github.com/spf13/cobra", own("cmd"), "flags belong to the programs"},
 	{"github.com/vbauerster/mpb", own("cmd/internal/ui"), "libraries do not print"},
-	{"os/exec", own("installer/docker", "bundle/image", "cmd", "scripts"), "commands are run in few places"},
+	{"os/exec", own("installer/docker", "installer/host", "bundle/image", "cmd", "scripts"), "commands are run in few places"},
 	{"go.yaml.in/yaml", own("bundle/project", "cmd"), "the format and the device's records are JSON"},
 }
 

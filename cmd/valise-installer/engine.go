@@ -1,0 +1,76 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/valise-ota/valise/cmd/internal/cli"
+	"github.com/valise-ota/valise/installer/docker"
+	"github.com/valise-ota/valise/installer/host"
+	"github.com/valise-ota/valise/verify"
+)
+
+// engineStart is how long a container engine may take to answer after it was
+// started: a small device that starts one for the first time takes its time.
+const engineStart = 90 * time.Second
+
+// ensureEngine gives this machine a running engine and docker compose when it
+// lacks them: from the verified release, else from the distribution. An engine
+// that somebody named with DOCKER_HOST is theirs.
+func (p *program) ensureEngine(ctx context.Context, rel *verify.Release) error {
+	m := &host.Machine{Root: "/", Path: p.Getenv("PATH"), Spool: filepath.Join(p.root, "var/lib/valise"), Report: p.UI.Step}
+	unreachable := new(docker.UnreachableError)
+	engine, err := p.connect(ctx)
+	if errors.As(err, &unreachable) && p.Getenv("DOCKER_HOST") == "" && p.root == "/" && os.Geteuid() == 0 {
+		engine, err = p.installEngine(ctx, m, rel, err)
+	}
+	if err != nil {
+		return engineHint(err)
+	}
+	defer engine.Close()
+	_, _, err = docker.FindCompose(ctx, p.dockerEnv())
+	if err == nil || p.root != "/" {
+		return err
+	}
+	if ierr := m.InstallCompose(ctx, rel); ierr != nil {
+		return engineHint(ierr)
+	}
+	_, _, err = docker.FindCompose(ctx, p.dockerEnv())
+	return err
+}
+
+func (p *program) installEngine(ctx context.Context, m *host.Machine, rel *verify.Release, cause error) (*docker.Engine, error) {
+	if !m.HasEngine() {
+		if err := m.InstallEngine(ctx, rel); err != nil {
+			return nil, err
+		}
+	}
+	if err := m.StartEngine(ctx); err != nil {
+		return nil, fmt.Errorf("%w; %w", cause, err)
+	}
+	for deadline := p.Now().Add(engineStart); ; {
+		engine, err := p.connect(ctx)
+		if err == nil || p.Now().After(deadline) || ctx.Err() != nil {
+			return engine, err
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// engineHint says how an engine can be brought to a machine without a network.
+func engineHint(err error) error {
+	if none := new(host.NoEngineError); errors.As(err, &none) {
+		return cli.WithHint(err, "build the bundle with \"engine:\" in valise.yaml, which packs one; or carry the packages here and install them with dpkg -i; nothing was changed")
+	}
+	if errors.As(err, new(*docker.UnreachableError)) {
+		return cli.WithHint(err, "see why with %q; nothing was changed", "journalctl -u docker.service")
+	}
+	return err
+}

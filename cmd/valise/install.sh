@@ -1,0 +1,69 @@
+#!/bin/sh
+# Installs @APP@ @VERSION@ on this machine:
+#
+#   sudo sh install.sh [BUNDLE] [ARGUMENTS OF valise-installer install]
+#
+# It takes the installer for this machine out of BUNDLE, compares it with the
+# SHA-256 below, and lets it do the rest: the installer verifies the whole bundle
+# before anything of it is used. BUNDLE is @BUNDLE@ beside this script when it is
+# not given. It needs sh, tar, gzip and sha256sum.
+#
+# This script is the first thing you run, so it is what you have to trust. Check
+# it on a computer of yours, with the release's signature:
+#   valise verify @BUNDLE@ ...     and compare: tar -xzOf @BUNDLE@ install.sh | cmp - install.sh
+set -eu
+
+installers='@INSTALLERS@'
+
+fail() {
+  echo "install.sh: $1" >&2
+  [ -z "${2-}" ] || echo "hint: $2" >&2
+  exit 1
+}
+
+bundle=$(dirname "$0")/@BUNDLE@
+case ${1-} in
+'' | -*) ;;
+*)
+  bundle=$1
+  shift
+  ;;
+esac
+[ "$(id -u)" = 0 ] || fail "it must run as root" "sudo sh $0 $bundle"
+
+machine=$(uname -m)
+# A 64-bit kernel may run a 32-bit system: what its programs are counts.
+if command -v dpkg >/dev/null 2>&1; then
+  case $(dpkg --print-architecture) in
+  armhf) machine=armv7l ;;
+  esac
+fi
+case $machine in
+x86_64 | amd64) platform=linux-amd64 ;;
+aarch64 | arm64) platform=linux-arm64 ;;
+armv7* | armv8l) platform=linux-arm-v7 ;;
+*) fail "there is no installer for a machine of type $machine" ;;
+esac
+digest=$(echo "$installers" | sed -n "s/^$platform //p")
+[ -n "$digest" ] || fail "this release has no installer for $platform" "it has: $(echo "$installers" | cut -d' ' -f1 | tr '\n' ' ')"
+
+if [ -f "$bundle" ]; then
+  read_bundle() { cat "$bundle"; }
+  set -- "$bundle" "$@"
+elif [ -f "$bundle.001" ]; then # one bundle in several files
+  read_bundle() { for part in "$bundle".[0-9][0-9][0-9]; do cat "$part"; done; }
+  set -- "$bundle.001" "$@"
+else
+  fail "there is no $bundle" "name the bundle: sudo sh $0 /path/to/BUNDLE"
+fi
+
+# Not /tmp and /run: programs may not be allowed to run there.
+dir=$(mktemp -d /var/tmp/valise.XXXXXX)
+trap 'rm -rf "$dir"' EXIT
+trap 'exit 1' HUP INT TERM
+read_bundle | tar -xzO "@PREFIX@installer/$platform/valise-installer" >"$dir/valise-installer" ||
+  fail "the installer cannot be read from $bundle" "is it complete, with all its parts? copy it again"
+echo "$digest  $dir/valise-installer" | sha256sum -c - >/dev/null 2>&1 ||
+  fail "the installer in $bundle is not the one this script belongs to" "take bundle and script from the same release"
+chmod 0755 "$dir/valise-installer"
+"$dir/valise-installer" install "$@"
