@@ -144,7 +144,13 @@ func (a *app) prepare(ctx context.Context, p *project.Project, version string, o
 		return nil, nil, err
 	}
 	m.Components = c.Components
-	err = a.addProvenance(m, c, p, git)
+	name, err := p.OutputName(version)
+	if err == nil {
+		err = addInstallScript(m, c, name)
+	}
+	if err == nil {
+		err = a.addProvenance(m, c, p, git)
+	}
 	if err == nil {
 		err = m.Finish()
 	}
