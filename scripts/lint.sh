@@ -10,7 +10,7 @@ unformatted=$(git ls-files -z '*.go' | xargs -0 gofmt -l)
 [ -z "$unformatted" ] || { echo "lint: not formatted: $unformatted; run gofmt -w" >&2; exit 1; }
 go vet ./...
 go run "$staticcheck" ./...
-mapfile -t shell < <(git grep -lE '^#!(/bin/sh|/usr/bin/env bash)')
+mapfile -t shell < <(git grep -lE '^#!(/bin/sh|/usr/bin/env bash)' -- ':!*.txtar' ':!*.go')
 shellcheck "${shell[@]}"
 if [ -d .github/workflows ]; then
   go run "$actionlint"
