@@ -368,7 +368,7 @@ func (p *part) content(name string, size int64, want Digest, keep *bytes.Buffer)
 			return formatErr("member", name, "shares its last gzip member")
 		}
 	}
-	p.index[name] = placed{at, size, want}
+	p.index[name] = placed{at, p.r.size, size, want}
 	return expectZeros(p.s, padding(size), name)
 }
 

@@ -1,5 +1,7 @@
 package bundle
 
+import "encoding/json"
+
 // For the forger of vectors in package bundle_test.
 var (
 	TarHeader   = tarHeader
@@ -11,3 +13,26 @@ var (
 )
 
 func (m *Manifest) Blobs() []Descriptor { return m.blobs() }
+
+// RawTOC is the table of contents of a good bundle, and PlaceTOC what Locate makes
+// of another one.
+func RawTOC(r *Reader) ([]byte, error) {
+	toc, _, err := r.readTOC()
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(toc)
+}
+
+func PlaceTOC(r *Reader, text []byte) error {
+	var toc TOC
+	if err := json.Unmarshal(text, &toc); err != nil {
+		return err
+	}
+	_, at, err := r.readTOC()
+	if err != nil {
+		return err
+	}
+	_, err = r.place(&toc, at)
+	return err
+}

@@ -244,8 +244,19 @@ func (c *countReader) ReadByte() (byte, error) {
 	return b, err
 }
 
+// Bytes that are read at once: of the head and the table of contents, which are
+// small and may have to come over a network, and of everything else.
+const (
+	headBuffer    = 32 << 10
+	contentBuffer = 256 << 10
+)
+
 func newStream(r io.ReaderAt, from, to int64) *stream {
-	return &stream{src: &countReader{r: bufio.NewReaderSize(markStorage{io.NewSectionReader(r, from, to-from)}, int(min(256<<10, max(to-from, 16)))), n: from}}
+	return newStreamSize(r, from, to, contentBuffer)
+}
+
+func newStreamSize(r io.ReaderAt, from, to, buffer int64) *stream {
+	return &stream{src: &countReader{r: bufio.NewReaderSize(markStorage{io.NewSectionReader(r, from, to-from)}, int(min(buffer, max(to-from, 16)))), n: from}}
 }
 
 func (s *stream) Read(p []byte) (int, error) {

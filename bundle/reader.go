@@ -19,12 +19,14 @@ type Reader struct {
 	signature []byte
 	body      int64             // file offset of the member behind the head
 	plain     int64             // offset of it in the tar
-	index     map[string]placed // filled by Check
+	index     map[string]placed // filled by Check or Locate
 }
 
-// placed is where Check found the content of an entry to begin.
+// placed is where the content of an entry lies in the file: Check found it
+// there, or the table of contents says so.
 type placed struct {
-	member int64
+	member int64 // where it begins
+	end    int64 // nothing behind this is part of it
 	size   int64
 	digest Digest
 }
@@ -44,7 +46,7 @@ func Open(file io.ReaderAt, size int64) (*Reader, error) {
 	if !bytes.Equal(magic, gzipHeader[:2]) {
 		return nil, formatErr("gzip", "", "the file is not gzip")
 	}
-	s := newStream(file, 0, size)
+	s := newStreamSize(file, 0, size, headBuffer)
 	raw, head, err := r.readHead(s, ManifestName, MaxManifestSize)
 	if err != nil {
 		return nil, err
@@ -121,13 +123,24 @@ func (r *Reader) Signature() []byte { return r.signature }
 // Size returns the bytes of the whole file.
 func (r *Reader) Size() int64 { return r.size }
 
-// OpenFile returns the content of a file of the manifest. Reading fails when the
-// storage no longer gives what Check saw.
+// OpenFile returns the content of a file of the manifest. What is read is the
+// manifest's only when reading ends with io.EOF: the storage may give something
+// else than Check saw, and after Locate nobody has looked yet.
 func (r *Reader) OpenFile(path string) (io.ReadCloser, error) { return r.open(path) }
 
 // OpenBlob returns the content of a blob, see OpenFile. HasBlob says which ones
 // a thin bundle has.
-func (r *Reader) OpenBlob(d Digest) (io.ReadCloser, error) { return r.open(blobEntry(d)) }
+func (r *Reader) OpenBlob(d Digest) (io.ReadCloser, error) {
+	rc, err := r.open(blobEntry(d))
+	if err != nil || !r.manifest.isImageMetadata(d) {
+		return rc, err
+	}
+	b, err := io.ReadAll(rc)
+	if err != nil {
+		return nil, err
+	}
+	return io.NopCloser(bytes.NewReader(b)), r.manifest.checkImageBlob(d, b)
+}
 
 // HasBlob reports whether the bundle holds the blob.
 func (r *Reader) HasBlob(d Digest) bool {
@@ -139,14 +152,30 @@ func blobEntry(d Digest) string { return ImagesName + "/" + blobPath(d) }
 
 func (r *Reader) open(name string) (io.ReadCloser, error) {
 	if r.index == nil {
-		return nil, errors.New("read bundle: it has not been checked")
+		return nil, errors.New("read bundle: it was neither checked nor located")
 	}
 	p, ok := r.index[name]
 	if !ok {
 		return nil, fmt.Errorf("read bundle: it does not hold %s", name)
 	}
-	return io.NopCloser(newDigestReader(newStream(r.file, p.member, r.size), p.size, p.digest, name)), nil
+	return &content{newDigestReader(newStream(r.file, p.member, p.end), p.size, p.digest, name), name}, nil
 }
+
+// content is what open returns.
+type content struct {
+	r    *digestReader
+	name string
+}
+
+func (c *content) Read(p []byte) (int, error) {
+	n, err := c.r.Read(p)
+	if err != nil && err != io.EOF {
+		err = badStream(c.name, err)
+	}
+	return n, err
+}
+
+func (c *content) Close() error { return nil }
 
 // readTOC returns the table of contents and the offset of its member.
 func (r *Reader) readTOC() (*TOC, int64, error) {

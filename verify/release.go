@@ -7,8 +7,9 @@ import (
 )
 
 // Release is a bundle that passed every check of a Verifier. Only a Verifier
-// makes one; the zero value is refused wherever one is taken. What it opens is
-// read from the file that was checked, and checked again.
+// makes one; the zero value is refused wherever one is taken. What it opens comes
+// from the file that was checked, and is compared with the signed manifest as it
+// is read: it is the release's when reading ends with io.EOF, and not before.
 type Release struct {
 	reader *bundle.Reader
 	digest bundle.Digest

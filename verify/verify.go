@@ -244,6 +244,35 @@ func (v *Verifier) expected() string {
 // then the content of the whole file. progress, which may be nil, gets the bytes
 // of the file read.
 func (v *Verifier) Release(ctx context.Context, r *bundle.Reader, want Want, progress func(done, total int64)) (*Release, error) {
+	rel, err := v.trusted(r, want)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.Check(ctx, progress); err != nil {
+		return nil, err
+	}
+	return rel, nil
+}
+
+// Remote is Release for a file of which only parts will be read, because the rest
+// would have to come over a network. Who signed the manifest and what is wanted of
+// it is decided here and in full; content is compared with the manifest whenever
+// it is opened, and what is never opened is neither known nor used. An error that
+// is no refusal means that the file cannot be read in parts: its table of contents
+// is not usable, and Release, over the whole of it, gives the verdict.
+func (v *Verifier) Remote(r *bundle.Reader, want Want) (*Release, error) {
+	rel, err := v.trusted(r, want)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.Locate(); err != nil {
+		return nil, err
+	}
+	return rel, nil
+}
+
+// trusted makes the decision about the manifest of r, which pins everything else.
+func (v *Verifier) trusted(r *bundle.Reader, want Want) (*Release, error) {
 	if r.Signature() == nil {
 		return nil, refuse(CheckUnsigned, nil, "it carries no signature; sign it with \"valise sign\" before it goes to a device")
 	}
@@ -262,9 +291,6 @@ func (v *Verifier) Release(ctx context.Context, r *bundle.Reader, want Want, pro
 	}
 	rel := &Release{reader: r, digest: bundle.DigestOf(r.ManifestBytes()), signer: signer}
 	if err := rel.Meets(want); err != nil {
-		return nil, err
-	}
-	if err := r.Check(ctx, progress); err != nil {
 		return nil, err
 	}
 	return rel, nil

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"io"
 	"strings"
 	"testing"
 
@@ -112,7 +113,65 @@ func TestRefused(t *testing.T) {
 			if rel != nil {
 				t.Error("a release came back with the refusal")
 			}
+			rel, err = checkRemote(t, s.Policy(), tc.b, tc.want)
+			if !errors.As(err, &v) || v.Check != tc.check || rel != nil {
+				t.Errorf("remote: got %v, want check %s", err, tc.check)
+			}
 		})
+	}
+}
+
+func checkRemote(t *testing.T, p verify.Policy, b []byte, want verify.Want) (*verify.Release, error) {
+	t.Helper()
+	v, err := verify.New(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := bundle.Open(bytes.NewReader(b), int64(len(b)))
+	if err != nil {
+		return nil, err
+	}
+	return v.Remote(r, want)
+}
+
+// TestRemote: a release whose file was not read as a whole gives what the signer
+// signed, or an error that names what is something else.
+func TestRemote(t *testing.T) {
+	s := verifytest.NewSigner(t)
+	m, c := bundletest.Release(t, bundletest.Spec{})
+	good := s.Bundle(t, m, c)
+	api, web := m.Components[0].Images[0].Layers[1].Digest, m.Components[1].Images[0].Layers[1].Digest
+	damaged := bytes.Clone(good)
+	at := bytes.Index(damaged, c.Blobs[web][:32])
+	if at < 0 {
+		t.Fatal("the layer is not in the file as it is")
+	}
+	damaged[at] ^= 1
+	rel, err := checkRemote(t, s.Policy(), damaged, verify.Want{App: "shop"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !rel.Valid() || rel.Signer() != s.Policy().Signers[0] || rel.Digest() != bundle.DigestOf(encoded(t, m)) {
+		t.Errorf("release is %v", rel)
+	}
+	read := func(d bundle.Digest) ([]byte, error) {
+		rc, err := rel.OpenBlob(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer rc.Close()
+		return io.ReadAll(rc)
+	}
+	if got, err := read(api); err != nil || !bytes.Equal(got, c.Blobs[api]) {
+		t.Errorf("a good layer: %v", err)
+	}
+	if _, err := read(web); !errors.As(err, new(*bundle.FormatError)) || !strings.Contains(err.Error(), web.Hex()) {
+		t.Errorf("a damaged layer: %v", err)
+	}
+	// Without its end there is no table of contents. That is no refusal.
+	rel, err = checkRemote(t, s.Policy(), good[:len(good)-1], verify.Want{})
+	if err == nil || errors.As(err, new(*verify.Error)) || rel != nil {
+		t.Errorf("cut off: %v", err)
 	}
 }
 
