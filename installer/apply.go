@@ -164,6 +164,7 @@ func (in *Installer) run(ctx context.Context, st State, r Record, rel *verify.Re
 		return Result{Outcome: Unchanged, Record: *st.Unfinished, Err: ErrUnfinished}
 	}
 	r.ID, r.Status, r.Created = in.NewID(), Applying, in.Now()
+	r.Started = r.Created
 	if err := in.Journal.Begin(ctx, r); err != nil {
 		return Result{Outcome: Unchanged, Record: r, Err: err}
 	}

@@ -80,9 +80,21 @@ type Record struct {
 	Status    Status    `json:"status"`
 	Error     string    `json:"error,omitempty"`     // why it failed or was rolled back
 	Attention string    `json:"attention,omitempty"` // why the undo failed too: a person has to look
+	Changelog string    `json:"changelog,omitempty"`
+	Bundle    *Bundle   `json:"bundle,omitempty"` // the file it is about, where somebody handed one over
+	By        string    `json:"by,omitempty"`     // who asked for it, where that is known
 	Created   time.Time `json:"created_at"`
+	Started   time.Time `json:"started_at,omitzero"` // when verifying or applying began
 	Ended     time.Time `json:"ended_at,omitzero"`
 	Steps     []Step    `json:"steps,omitempty"`
+}
+
+// Bundle is a file that was handed over for a record. It is not trusted: every
+// use verifies it anew.
+type Bundle struct {
+	File   string `json:"file,omitempty"` // name in the app's inbox; empty when it is not kept
+	Size   int64  `json:"size"`           // bytes
+	Digest string `json:"sha256"`         // hex, of the whole file
 }
 
 // StepState is how far a step got.
@@ -120,8 +132,9 @@ type State struct {
 // durable when it returns.
 type Journal interface {
 	Load(ctx context.Context) (State, error)
-	// Begin adds an unfinished record in status Applying. It fails when there
-	// is an unfinished one already.
+	// Begin adds an unfinished record in status Applying, or makes the one of
+	// that ID, which was Verifying, the unfinished one. It fails when there is
+	// an unfinished one already.
 	Begin(ctx context.Context, r Record) error
 	// StepBegun, StepDone and StepUndone record one step of the record id.
 	StepBegun(ctx context.Context, id, step string, undo json.RawMessage, at time.Time) error

@@ -129,9 +129,17 @@ func (p *program) openDevice(ctx context.Context, app, what string) (_ *device, 
 	closers = append(closers, func() { store.Close() })
 	a := p.runtime(app, store, engine, command)
 	return &device{
-		Installer: &installer.Installer{Journal: journal, Runtime: a, Now: p.Now, NewID: rand.Text, Report: a.Report},
+		Installer: &installer.Installer{Journal: journal, Runtime: a, Now: p.Now, NewID: p.newID, Report: a.Report},
 		app:       a, engine: engine, journal: journal, close: closeAll,
 	}, nil
+}
+
+// newID is the ID of the next record.
+func (p *program) newID() string {
+	if p.record != "" {
+		return p.record
+	}
+	return rand.Text()
 }
 
 // runtime is the app's runtime. store may be nil where nothing is installed, and
@@ -141,6 +149,10 @@ func (p *program) runtime(app string, store *release.Store, engine *docker.Engin
 		Name: app, Dir: p.appDir(app), Releases: store, Engine: engine, Command: command, Env: p.dockerEnv(), Rand: rand.Reader,
 		Report: p.reporter(),
 		Show: func(key, value string) {
+			if p.observe != nil { // stderr is a log then
+				p.Note("%s was generated; it is kept in %s", key, filepath.Join(p.appDir(app), ".env"))
+				return
+			}
 			p.Note("%s is %s (shown once; it is kept in %s)", key, value, filepath.Join(p.appDir(app), ".env"))
 		},
 	}
@@ -173,6 +185,13 @@ func (p *program) recoverFirst(ctx context.Context, d *device) error {
 // readState reads the records of an app without locking it.
 func (p *program) readState(ctx context.Context, app string) (*record.Store, installer.State, error) {
 	j, err := record.OpenReadOnly(ctx, p.journalPath(app), app)
+	if errors.Is(err, record.ErrOlder) {
+		var migrated *record.Store
+		if migrated, err = record.Open(ctx, p.journalPath(app), app); err == nil {
+			migrated.Close()
+			j, err = record.OpenReadOnly(ctx, p.journalPath(app), app)
+		}
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, installer.State{}, fmt.Errorf("app %s is not installed here", app)
 	}
@@ -187,8 +206,21 @@ func (p *program) readState(ctx context.Context, app string) (*record.Store, ins
 	return j, st, nil
 }
 
+// track shows the progress of one step that the transaction does not report.
+func (p *program) track(step, label string) (update func(done, total int64), finish func(error)) {
+	if p.observe == nil {
+		return p.UI.Track(label)
+	}
+	p.observe(installer.Event{Step: step})
+	return func(done, total int64) { p.observe(installer.Event{Step: step, Done: done, Total: total}) },
+		func(err error) { p.observe(installer.Event{Step: step, Ended: true, Err: err}) }
+}
+
 // reporter turns events into progress lines and bars.
 func (p *program) reporter() func(installer.Event) {
+	if p.observe != nil {
+		return p.observe
+	}
 	var update func(done, total int64)
 	var finish func(error)
 	end := func(err error) {

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/valise-ota/valise/cmd/internal/cli"
+	"github.com/valise-ota/valise/installer"
 )
 
 // commands are the subcommands. Each stands in a file of its own.
@@ -25,6 +26,10 @@ type program struct {
 	cli.App
 	root string // directory that stands for /
 	name string // --app
+
+	// The daemon calls the commands' code without a terminal.
+	observe func(installer.Event) // gets the progress, instead of stderr
+	record  string                // ID of the record that the next transaction continues
 }
 
 func run(ctx context.Context, e cli.Env) int {

@@ -98,8 +98,8 @@ func (p *program) history(ctx context.Context, limit int) error {
 			if r.From != nil {
 				from = r.From.Version
 			}
-			if !r.Ended.IsZero() {
-				took = r.Ended.Sub(r.Created).Round(100 * time.Millisecond).String()
+			if !r.Ended.IsZero() && !r.Started.IsZero() {
+				took = r.Ended.Sub(r.Started).Round(100 * time.Millisecond).String()
 			}
 			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", stamp(r.Created), r.Action, from, r.To.Version, r.Status, took, cli.OneLine(r.Error))
 		}

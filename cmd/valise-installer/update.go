@@ -73,81 +73,116 @@ type applyOptions struct {
 	dryRun bool
 }
 
-// apply carries a bundle through open, verify, inspect, plan and the
-// transaction. Until the plan stands nothing on the device changes, and a bundle
-// that is refused leaves no trace.
+// apply is install, update and plan as commands.
 func (p *program) apply(ctx context.Context, path string, o applyOptions) error {
-	r, f, err := cli.OpenBundle(path)
+	c, err := p.consider(ctx, path, o)
 	if err != nil {
 		return err
 	}
-	defer f.Close()
+	defer c.close()
+	if o.dryRun {
+		if err := p.Result(c.plan, func(w io.Writer) { printPlan(w, c.plan) }); err != nil {
+			return err
+		}
+		return p.planError(c.plan)
+	}
+	res, err := p.carryOut(ctx, c, o)
+	if err != nil {
+		return err
+	}
+	return p.end(res, c.plan)
+}
+
+// candidate is a verified release and what it would do here.
+type candidate struct {
+	app    string
+	path   string
+	rel    *verify.Release
+	plan   *installer.Plan
+	policy verify.Policy
+	pin    bool // write the policy when the release is installed
+	close  func() error
+}
+
+// consider carries a bundle through open, verify, inspect and plan. Nothing on
+// the device changes, and a bundle that is refused leaves no trace.
+func (p *program) consider(ctx context.Context, path string, o applyOptions) (_ *candidate, err error) {
+	r, f, err := cli.OpenBundle(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+		}
+	}()
 	// The name is only the bundle's claim until it is verified; it decides
 	// which policy that happens against.
 	app := r.Manifest().App
 	if p.name != "" && p.name != app {
-		return &verify.Error{Check: verify.CheckApp, Reason: fmt.Sprintf("it says it is a release of %q, not of %q", app, p.name)}
+		return nil, &verify.Error{Check: verify.CheckApp, Reason: fmt.Sprintf("it says it is a release of %q, not of %q", app, p.name)}
 	}
 	policy, pin, err := p.policyFor(app, o)
 	if !o.first && (errors.Is(err, fs.ErrNotExist) || !p.hasRecords(app)) {
-		return p.notInstalled(app, path)
+		return nil, p.notInstalled(app, path)
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	verifier, err := verify.New(policy)
 	if err != nil {
-		return fmt.Errorf("read %s: %w", p.configPath(app), err)
+		return nil, fmt.Errorf("read %s: %w", p.configPath(app), err)
 	}
-	update, finish := p.UI.Track("verify " + app + " " + r.Manifest().Version)
+	update, finish := p.track("verify", "verify "+app+" "+r.Manifest().Version)
 	rel, err := verifier.Release(ctx, r, verify.Want{App: app}, update)
 	finish(err)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if o.first {
 		if err := p.ensureEngine(ctx, rel); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	plan, err := p.preview(ctx, rel, path, o)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if o.dryRun {
-		if err := p.Result(plan, func(w io.Writer) { printPlan(w, plan) }); err != nil {
-			return err
-		}
+	return &candidate{app, path, rel, plan, policy, pin, f.Close}, nil
+}
+
+// carryOut runs the transaction. The error is why it never began.
+func (p *program) carryOut(ctx context.Context, c *candidate, o applyOptions) (installer.Result, error) {
+	var none installer.Result
+	if err := p.planError(c.plan); err != nil {
+		return none, err
 	}
-	if err := p.planError(plan); err != nil || o.dryRun {
-		return err
-	}
-	d, err := p.openDevice(ctx, app, "apply "+path)
+	d, err := p.openDevice(ctx, c.app, "apply "+c.path)
 	if err != nil {
-		return err
+		return none, err
 	}
 	defer d.close()
 	if err := p.recoverFirst(ctx, d); err != nil {
-		return err
+		return none, err
 	}
 	st, err := d.journal.Load(ctx)
 	if err != nil {
-		return err
+		return none, err
 	}
 	// Somebody else may have been here since the preview.
-	if plan, err = p.plan(ctx, d.app, d.engine, rel, st, path, o); err != nil {
-		return err
+	if c.plan, err = p.plan(ctx, d.app, d.engine, c.rel, st, c.path, o); err != nil {
+		return none, err
 	}
-	if err := p.planError(plan); err != nil {
-		return err
+	if err := p.planError(c.plan); err != nil {
+		return none, err
 	}
-	if pin {
-		if err := p.writePolicy(app, policy); err != nil {
-			return err
+	if c.pin {
+		if err := p.writePolicy(c.app, c.policy); err != nil {
+			return none, err
 		}
 	}
-	p.UI.Step("plan", planLine(plan))
-	return p.end(d.Update(ctx, rel, rel.Manifest().Device.Keep.Releases), plan)
+	p.UI.Step("plan", planLine(c.plan))
+	return d.Update(ctx, c.rel, c.rel.Manifest().Device.Keep.Releases), nil
 }
 
 func (p *program) notInstalled(app, path string) error {

@@ -14,7 +14,8 @@ import (
 
 // Begin implements installer.Journal. From must be the current release: a plan
 // made before another update is refused. Only ID, Action, From, To and Created
-// are taken from r.
+// are taken from r, of one that was Add-ed before only Action, From, To and, as
+// the time it started, Created.
 func (s *Store) Begin(ctx context.Context, r installer.Record) error {
 	s.reserve()
 	err := s.change(ctx, func(tx *sql.Tx) error {
@@ -52,8 +53,20 @@ func (s *Store) Begin(ctx context.Context, r installer.Record) error {
 		if err != nil {
 			return err
 		}
-		_, err = tx.ExecContext(ctx, `INSERT INTO record (id, action, from_release, to_release, status, created) VALUES (?, ?, ?, ?, ?, ?)`,
-			r.ID, r.Action, fromJSON, toJSON, installer.Applying, encodeTime(r.Created))
+		turn, added, err := find(ctx, tx, r.ID)
+		if errors.Is(err, ErrNoRecord) {
+			_, err = tx.ExecContext(ctx, `INSERT INTO record (id, action, from_release, to_release, status, created, started) VALUES (?, ?, ?, ?, ?, ?, ?)`,
+				r.ID, r.Action, fromJSON, toJSON, installer.Applying, encodeTime(r.Created), encodeTime(r.Created))
+			return err
+		}
+		if err != nil {
+			return err
+		}
+		if err := checkStatus(added.Status, installer.Applying); err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, `UPDATE record SET action = ?, from_release = ?, to_release = ?, status = ?, started = ? WHERE turn = ?`,
+			r.Action, fromJSON, toJSON, installer.Applying, encodeTime(r.Created), turn)
 		return err
 	})
 	return wrap("begin", r.ID, err)
@@ -284,7 +297,7 @@ func checkStatus(old, next installer.Status) error {
 func find(ctx context.Context, tx *sql.Tx, id string) (turn int64, r installer.Record, err error) {
 	turn, r, err = scanRecord(tx.QueryRowContext(ctx, selectRecord+" WHERE id = ?", id))
 	if errors.Is(err, sql.ErrNoRows) {
-		err = errors.New("there is no such record")
+		err = ErrNoRecord
 	}
 	return turn, r, err
 }

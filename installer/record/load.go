@@ -63,7 +63,7 @@ func loadApp(ctx context.Context, tx *sql.Tx) (current, previous sql.NullString,
 	return current, previous, floor, err
 }
 
-const selectRecord = `SELECT turn, id, action, from_release, to_release, status, error, attention, created, ended FROM record`
+const selectRecord = `SELECT turn, id, action, from_release, to_release, status, error, attention, changelog, bundle, actor, created, started, ended FROM record`
 
 // loadRecords returns records with their steps.
 func loadRecords(ctx context.Context, tx *sql.Tx, where string, args ...any) ([]installer.Record, error) {
@@ -124,10 +124,15 @@ func scanRelease(row scanner) (r installer.Release, err error) {
 }
 
 func scanRecord(row scanner) (turn int64, r installer.Record, err error) {
-	var from, ended sql.NullString
+	var from, file, started, ended sql.NullString
 	var to, created string
-	if err := row.Scan(&turn, &r.ID, &r.Action, &from, &to, &r.Status, &r.Error, &r.Attention, &created, &ended); err != nil {
+	if err := row.Scan(&turn, &r.ID, &r.Action, &from, &to, &r.Status, &r.Error, &r.Attention, &r.Changelog, &file, &r.By, &created, &started, &ended); err != nil {
 		return 0, r, err
+	}
+	if file.Valid {
+		if err := json.Unmarshal([]byte(file.String), &r.Bundle); err != nil {
+			return 0, r, err
+		}
 	}
 	if from.Valid {
 		if err := json.Unmarshal([]byte(from.String), &r.From); err != nil {
@@ -138,6 +143,9 @@ func scanRecord(row scanner) (turn int64, r installer.Record, err error) {
 		return 0, r, err
 	}
 	if r.Created, err = decodeTime(sql.NullString{String: created, Valid: true}); err != nil {
+		return 0, r, err
+	}
+	if r.Started, err = decodeTime(started); err != nil {
 		return 0, r, err
 	}
 	r.Ended, err = decodeTime(ended)

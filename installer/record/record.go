@@ -38,6 +38,10 @@ var (
 	ErrDamaged = errors.New("the record is damaged")
 	// ErrNewer says that a newer valise-installer wrote the file.
 	ErrNewer = errors.New("the record was written by a newer valise-installer")
+	// ErrOlder says that the file has to be migrated before it is only read.
+	ErrOlder = errors.New("the record was written by an older valise-installer")
+	// ErrNoRecord says that no record has that ID.
+	ErrNoRecord = errors.New("there is no such record")
 )
 
 // busyTimeout is for the moments in which SQLite locks even in WAL mode, such as
@@ -83,7 +87,7 @@ func openWritable(ctx context.Context, path, app string) (*Store, error) {
 
 // OpenReadOnly opens an existing record for Load and History, also while
 // another process updates. A record that does not exist yet is an error that is
-// fs.ErrNotExist. The caller must be allowed to write to the directory, because
+// fs.ErrNotExist, one of an older program is ErrOlder. The caller must be allowed to write to the directory, because
 // SQLite keeps its locks there.
 func OpenReadOnly(ctx context.Context, path, app string) (*Store, error) {
 	if _, err := os.Stat(path); err != nil {
@@ -98,7 +102,7 @@ func OpenReadOnly(ctx context.Context, path, app string) (*Store, error) {
 			case version == 0:
 				return fmt.Errorf("it is empty: %w", fs.ErrNotExist)
 			case version < len(migrations):
-				return fmt.Errorf("it has schema %d, which the next update brings to %d", version, len(migrations))
+				return fmt.Errorf("%w: it has schema %d, Open brings it to %d", ErrOlder, version, len(migrations))
 			}
 			return checkApp(ctx, tx, app)
 		})

@@ -209,7 +209,7 @@ func TestSteps(t *testing.T) {
 	s = openAt(t, path)
 	r1 := release("1.0.0")
 	r1.CommittedAt = at(0)
-	want := &installer.Record{ID: "r2", Action: installer.ActionUpdate, From: &r1, To: release("2.0.0"), Status: installer.Applying, Created: at(0), Steps: []installer.Step{
+	want := &installer.Record{ID: "r2", Action: installer.ActionUpdate, From: &r1, To: release("2.0.0"), Status: installer.Applying, Created: at(0), Started: at(0), Steps: []installer.Step{
 		{Name: "stage", State: installer.StepDone, Begun: at(1), Ended: at(2)},
 		{Name: "activate", State: installer.StepBegun, Undo: undo, Begun: at(4)},
 	}}
@@ -311,7 +311,7 @@ func TestRefusals(t *testing.T) {
 		{"begin without directory", "no release directory", func(s *Store) error {
 			return s.Begin(ctx, record("r2", func(r *installer.Record) { r.To.Dir = "" }))
 		}},
-		{"begin with used id", "UNIQUE", func(s *Store) error { return s.Begin(ctx, record("r1", nil)) }},
+		{"begin with used id", "completed and cannot become applying", func(s *Store) error { return s.Begin(ctx, record("r1", nil)) }},
 		{"begin with unknown action", "CHECK", func(s *Store) error {
 			return s.Begin(ctx, record("r2", func(r *installer.Record) { r.Action = "erase" }))
 		}},
@@ -416,7 +416,7 @@ func TestOpen(t *testing.T) {
 			valid(t, path)
 			ok(t, os.Truncate(path, 3*4096))
 		}},
-		{"newer", "has schema 99, this program knows up to 1", ErrNewer, func(t *testing.T, path string) {
+		{"newer", "has schema 99, this program knows up to 2", ErrNewer, func(t *testing.T, path string) {
 			valid(t, path)
 			exec(t, path, "PRAGMA user_version = 99")
 		}},
@@ -477,10 +477,10 @@ func TestMigrate(t *testing.T) {
 	s := openAt(t, path)
 	commit(t, s, "r1", installer.ActionInstall, "1.0.0", 0)
 	// One that fails leaves the old schema and all of its data.
-	wantErr(t, s.migrate(t.Context(), append(migrations[:1:1], "CREATE TABLE extra (x); DROP TABLE nothing")), "migrate to schema 2")
+	wantErr(t, s.migrate(t.Context(), append(migrations[:len(migrations):len(migrations)], "CREATE TABLE extra (x); DROP TABLE nothing")), fmt.Sprintf("migrate to schema %d", len(migrations)+1))
 	ok(t, s.Close())
 	s = openAt(t, path)
-	ok(t, s.migrate(t.Context(), append(migrations[:1:1], "ALTER TABLE app ADD COLUMN note TEXT", "CREATE TABLE extra (x)")))
+	ok(t, s.migrate(t.Context(), append(migrations[:len(migrations):len(migrations)], "ALTER TABLE app ADD COLUMN note TEXT", "CREATE TABLE extra (x)")))
 	if got := version(load(t, s).Current); got != "1.0.0" {
 		t.Fatalf("current %q", got)
 	}

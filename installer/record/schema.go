@@ -64,6 +64,46 @@ CREATE TABLE step (
 	UNIQUE (record, name),
 	CHECK ((state = 'begun') = (ended IS NULL))
 ) STRICT;
+`, `
+-- Records begin before their transaction does: when somebody hands over a
+-- bundle, or announces one. SQLite cannot change a CHECK, so both tables are
+-- made anew; step goes first because it refers to record.
+CREATE TABLE record2 (
+	turn         INTEGER PRIMARY KEY,
+	id           TEXT NOT NULL UNIQUE,
+	action       TEXT NOT NULL CHECK (action IN ('install', 'update', 'rollback')),
+	from_release TEXT CHECK (json_valid(from_release)),
+	to_release   TEXT NOT NULL CHECK (json_valid(to_release)),
+	status       TEXT NOT NULL CHECK (status IN ('pending', 'downloading', 'verifying', 'applying', 'completed', 'failed', 'rolled_back')),
+	error        TEXT NOT NULL DEFAULT '',
+	attention    TEXT NOT NULL DEFAULT '',
+	changelog    TEXT NOT NULL DEFAULT '',
+	bundle       TEXT CHECK (json_valid(bundle)),
+	actor        TEXT NOT NULL DEFAULT '',
+	created      TEXT NOT NULL,
+	started      TEXT,
+	ended        TEXT,
+	CHECK ((status IN ('completed', 'failed', 'rolled_back')) = (ended IS NOT NULL))
+) STRICT;
+INSERT INTO record2 (turn, id, action, from_release, to_release, status, error, attention, created, started, ended)
+	SELECT turn, id, action, from_release, to_release, status, error, attention, created, created, ended FROM record;
+CREATE TABLE step2 (
+	turn   INTEGER PRIMARY KEY,
+	record INTEGER NOT NULL REFERENCES record2 (turn),
+	name   TEXT NOT NULL,
+	state  TEXT NOT NULL CHECK (state IN ('begun', 'done', 'undone')),
+	undo   TEXT CHECK (json_valid(undo)),
+	begun  TEXT NOT NULL,
+	ended  TEXT,
+	UNIQUE (record, name),
+	CHECK ((state = 'begun') = (ended IS NULL))
+) STRICT;
+INSERT INTO step2 SELECT turn, record, name, state, undo, begun, ended FROM step;
+DROP TABLE step;
+DROP TABLE record;
+ALTER TABLE record2 RENAME TO record;
+ALTER TABLE step2 RENAME TO step;
+CREATE UNIQUE INDEX record_unfinished ON record (status) WHERE status = 'applying';
 `}
 
 // schemaVersion returns 0 for a file that has no schema yet, and an error for

@@ -1,0 +1,90 @@
+package record
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"reflect"
+	"testing"
+
+	"github.com/valise-ota/valise/installer"
+)
+
+// The file was written by a program that knew schema 1: two updates, one taken
+// back by hand, one that failed, and one that a power cut left half-way.
+func TestMigrateSchema1(t *testing.T) {
+	old, err := os.ReadFile("testdata/schema1.db")
+	ok(t, err)
+	path := filepath.Join(t.TempDir(), "record.db")
+	ok(t, os.WriteFile(path, old, 0o600))
+	if _, err := OpenReadOnly(t.Context(), path, "shop"); !errors.Is(err, ErrOlder) {
+		t.Fatalf("read only: got %v", err)
+	}
+	s := openAt(t, path)
+	if got, want := statuses(t, s), "r5=applying r4=completed r3=rolled_back r2=rolled_back r1=completed"; got != want {
+		t.Fatalf("got  %s\nwant %s", got, want)
+	}
+	st := load(t, s)
+	if version(st.Current) != "1.0.0" || version(st.Previous) != "1.1.0" || st.Floor != "1.1.0" || !reflect.DeepEqual(st.Bad, []string{"1.2.0"}) {
+		t.Fatalf("%+v", st)
+	}
+	u := st.Unfinished
+	if u == nil || len(u.Steps) != 2 || u.Steps[1].State != installer.StepBegun || string(u.Steps[1].Undo) != `{"env":"A=2"}` {
+		t.Fatalf("what recovery needs is gone: %+v", u)
+	}
+	// It goes on as if it had always been of this schema.
+	ok(t, s.StepUndone(t.Context(), "r5", "activate", at(9)))
+	ok(t, s.End(t.Context(), "r5", installer.RolledBack, at(9)))
+	commit(t, s, "r6", installer.ActionUpdate, "1.4.0", 10)
+}
+
+func TestOffer(t *testing.T) {
+	ctx := t.Context()
+	path := filepath.Join(t.TempDir(), "record.db")
+	s := openAt(t, path)
+	commit(t, s, "r1", installer.ActionInstall, "1.0.0", 0)
+	b := &installer.Bundle{File: "r2.tar.gz", Size: 7, Digest: "aa"}
+	ok(t, s.Add(ctx, installer.Record{ID: "r2", To: installer.Release{Version: "2.0.0"}, Status: installer.Pending, Created: at(1), By: "ann"}))
+	ok(t, s.SetBundle(ctx, "r2", b, "news"))
+	ok(t, s.Become(ctx, "r2", installer.Verifying, "", at(2)))
+	ok(t, s.Become(ctx, "r2", installer.Failed, "no space", at(3)))
+	ok(t, s.Become(ctx, "r2", installer.Pending, "", at(4)))
+	ok(t, s.SetBundle(ctx, "r2", b, "")) // the old text stays
+	ok(t, s.Become(ctx, "r2", installer.Verifying, "", at(5)))
+	begin(t, s, "r2", installer.ActionUpdate, "2.0.0")
+	wantErr(t, s.Delete(ctx, "r2"), "it is applying")
+	wantErr(t, s.Become(ctx, "r2", installer.Failed, "x", at(6)), "only a transaction")
+	ok(t, s.StepBegun(ctx, "r2", "activate", nil, at(6)))
+	ok(t, s.Fail(ctx, "r2", "probe: sick", true))
+	ok(t, s.End(ctx, "r2", installer.RolledBack, at(7)))
+	got, err := s.Get(ctx, "r2")
+	ok(t, err)
+	r1 := release("1.0.0")
+	r1.CommittedAt = at(0)
+	want := installer.Record{
+		ID: "r2", Action: installer.ActionUpdate, From: &r1, To: release("2.0.0"), Status: installer.RolledBack, Error: "probe: sick",
+		Changelog: "news", Bundle: b, By: "ann", Created: at(1), Started: at(0), Ended: at(7),
+		Steps: []installer.Step{{Name: "activate", State: installer.StepBegun, Begun: at(6)}},
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Fatalf("got  %+v\nwant %+v", got, want)
+	}
+	// A second try begins with nothing of the first.
+	ok(t, s.Become(ctx, "r2", installer.Pending, "", at(8)))
+	if got, err = s.Get(ctx, "r2"); err != nil || got.Error != "" || got.Steps != nil || !got.Ended.IsZero() || !got.Started.IsZero() {
+		t.Fatalf("%+v %v", got, err)
+	}
+
+	ok(t, s.Add(ctx, installer.Record{ID: "r3", Status: installer.Failed, Error: "refused", Created: at(9)}))
+	found, total, err := s.Find(ctx, []installer.Status{installer.Pending, installer.Failed}, 1, 1)
+	if err != nil || total != 2 || len(found) != 1 || found[0].ID != "r2" {
+		t.Fatalf("%v of %d, %v", found, total, err)
+	}
+	ok(t, s.Delete(ctx, "r3"))
+	if _, err := s.Get(ctx, "r3"); !errors.Is(err, ErrNoRecord) {
+		t.Fatalf("got %v", err)
+	}
+	wantErr(t, s.Add(ctx, installer.Record{ID: "r4", Status: installer.Completed, To: release("2.0.0")}), "want pending")
+	wantErr(t, s.Add(ctx, installer.Record{ID: "r4", Status: installer.Pending, To: release("two")}), "two")
+	wantErr(t, s.Become(ctx, "r1", installer.Failed, "x", at(9)), "completed and cannot become failed")
+}
