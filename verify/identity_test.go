@@ -66,9 +66,9 @@ func TestIdentityRefused(t *testing.T) {
 		{"no-sct", verify.CheckSignature, "certificate timestamp"},
 		{"of-another-file", verify.CheckSignature, "does not match digest"},
 		{"no-entry", verify.CheckSignature, "log"},
-		{"no-timestamp", verify.CheckSignature, "timestamp"},
+		{"no-timestamp", verify.CheckTime, "timestamp"},
 		{"entry-of-another", verify.CheckSignature, "log"},
-		{"timestamp-of-another", verify.CheckSignature, "timestamp"},
+		{"timestamp-of-another", verify.CheckTime, "timestamp"},
 		{"certificate-of-another", verify.CheckSignature, ""},
 		{"no-proof", verify.CheckSignature, "inclusion proof"},
 	} {

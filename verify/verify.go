@@ -12,26 +12,19 @@ package verify
 import (
 	"context"
 	"crypto"
-	"crypto/ecdsa"
 	"crypto/sha256"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
-	"time"
 
-	sgbundle "github.com/sigstore/sigstore-go/pkg/bundle"
-	"github.com/sigstore/sigstore-go/pkg/fulcio/certificate"
-	"github.com/sigstore/sigstore-go/pkg/root"
 	sgverify "github.com/sigstore/sigstore-go/pkg/verify"
-	"github.com/sigstore/sigstore/pkg/signature"
 
 	"github.com/valise-ota/valise/bundle"
 )
 
 // Names of the checks, as Error.Check and exit messages show them.
 const (
+	CheckPolicy    = "policy"
 	CheckUnsigned  = "unsigned"
 	CheckSignature = "signature"
 	CheckSigner    = "signer"
@@ -42,6 +35,7 @@ const (
 	CheckDowngrade = "downgrade"
 	CheckBad       = "failed-before"
 	CheckContent   = "content"
+	CheckChecksums = "checksums"
 )
 
 // Error is a refusal.
@@ -92,152 +86,23 @@ type keyVerifier struct {
 // it could not accept anything.
 func New(p Policy) (*Verifier, error) {
 	v := &Verifier{policy: p}
+	if len(p.Signers) == 0 {
+		return nil, errors.New("trust policy: it names no signer")
+	}
 	for _, s := range p.Signers {
-		if err := s.check(); err != nil {
-			return nil, fmt.Errorf("trust policy: %w", err)
-		}
-		var err error
-		if s.Key != "" {
+		err := s.check()
+		switch {
+		case err != nil:
+		case s.Key != "":
 			err = v.addKey(s)
-		} else {
+		default:
 			err = v.addIdentity(s)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("trust policy: %w", err)
 		}
 	}
-	if len(p.Signers) == 0 {
-		return nil, fmt.Errorf("trust policy: it names no signer")
-	}
 	return v, nil
-}
-
-func (v *Verifier) addKey(s Signer) error {
-	key, err := s.publicKey()
-	if err != nil {
-		return err
-	}
-	ecdsaVerifier, err := signature.LoadECDSAVerifier(key, crypto.SHA256)
-	if err != nil {
-		return err
-	}
-	// The policy names the key itself, so there is no certificate whose
-	// validity a timestamp would have to prove.
-	material := root.NewTrustedPublicKeyMaterial(func(string) (root.TimeConstrainedVerifier, error) {
-		return root.NewExpiringKey(ecdsaVerifier, time.Time{}, time.Time{}), nil
-	})
-	entity, err := sgverify.NewVerifier(material, sgverify.WithNoObserverTimestamps())
-	if err != nil {
-		return err
-	}
-	v.keys = append(v.keys, keyVerifier{s, entity})
-	return nil
-}
-
-func (v *Verifier) addIdentity(s Signer) error {
-	identity, err := sgverify.NewShortCertificateIdentity(s.Issuer, "", s.Identity, s.anchored())
-	if err != nil {
-		return err
-	}
-	v.identities = append(v.identities, sgverify.WithCertificateIdentity(identity))
-	if v.keyless != nil {
-		return nil
-	}
-	raw := v.policy.TrustedRoot
-	if raw == nil {
-		raw = PublicGood
-	}
-	trusted, err := root.NewTrustedRootFromJSON(raw)
-	if err != nil {
-		return fmt.Errorf("trusted root: %w", err)
-	}
-	// A certificate lives for minutes: that the signature was made in them is
-	// shown by a log entry with its time or by a timestamp, never by a clock.
-	options := []sgverify.VerifierOption{sgverify.WithTransparencyLog(1), sgverify.WithObserverTimestamps(1)}
-	if len(trusted.CTLogs()) > 0 {
-		options = append(options, sgverify.WithSignedCertificateTimestamps(1))
-	}
-	v.keyless, err = sgverify.NewVerifier(trusted, options...)
-	return err
-}
-
-// Digest checks a Sigstore bundle over a file of which sum is the SHA-256, and
-// returns who signed it, or who attested something about it.
-func (v *Verifier) Digest(sum [sha256.Size]byte, sigstore []byte) (Signer, error) {
-	sig, err := parseSignature(sigstore)
-	if err != nil {
-		return Signer{}, err
-	}
-	return v.signature(sum, sig)
-}
-
-func parseSignature(sigstore []byte) (*sgbundle.Bundle, error) {
-	sig := new(sgbundle.Bundle)
-	if err := sig.UnmarshalJSON(sigstore); err != nil {
-		return nil, refuse(CheckSignature, err, "the signature is not a Sigstore bundle (%v); the file is damaged or was not made by a signer", err)
-	}
-	return sig, nil
-}
-
-func (v *Verifier) signature(sum [sha256.Size]byte, sig *sgbundle.Bundle) (Signer, error) {
-	content, err := sig.VerificationContent()
-	if err != nil {
-		return Signer{}, refuse(CheckSignature, err, "the signature is not a usable Sigstore bundle (%v)", err)
-	}
-	artifact := sgverify.WithArtifactDigest("sha256", sum[:])
-	if cert := content.Certificate(); cert != nil {
-		return v.byIdentity(sig, cert, artifact)
-	}
-	var last error
-	for _, k := range v.keys {
-		_, err := k.entity.Verify(sig, sgverify.NewPolicy(artifact, sgverify.WithKey()))
-		if err == nil {
-			return k.signer, nil
-		}
-		last = err
-	}
-	if last == nil {
-		return Signer{}, refuse(CheckSignature, nil, "it was signed with a key; this policy trusts %s", v.expected())
-	}
-	return Signer{}, refuse(CheckSignature, last, "it was not signed by %s, the only signer this policy trusts, or it was changed after signing (%v)", v.expected(), last)
-}
-
-// byIdentity checks a signature with a certificate.
-func (v *Verifier) byIdentity(sig *sgbundle.Bundle, cert *x509.Certificate, artifact sgverify.ArtifactPolicyOption) (Signer, error) {
-	claimed := Signer{Identity: "somebody without a name", Issuer: "unknown"}
-	if s, err := certificate.SummarizeCertificate(cert); err == nil {
-		claimed = Signer{Identity: s.SubjectAlternativeName, Issuer: s.Issuer}
-	}
-	if v.keyless == nil {
-		return Signer{}, refuse(CheckSigner, nil, "its certificate says it was signed by %s; this policy trusts %s", claimed, v.expected())
-	}
-	_, err := v.keyless.Verify(sig, sgverify.NewPolicy(artifact, v.identities...))
-	if err == nil {
-		return claimed, nil
-	}
-	if errors.As(err, new(*sgverify.ErrNoMatchingCertificateIdentity)) {
-		return Signer{}, refuse(CheckSigner, err, "it was signed by %s; this policy trusts %s", claimed, v.expected())
-	}
-	return Signer{}, refuse(CheckSignature, err, "its certificate names %s, but that does not hold: %v", claimed, err)
-}
-
-// Bare checks a signature without a Sigstore bundle around it, as cosign's .sig
-// files hold it. Only a key can vouch for one: it proves no time and no identity.
-func (v *Verifier) Bare(sum [sha256.Size]byte, sig []byte) (Signer, error) {
-	for _, k := range v.keys {
-		if key, err := k.signer.publicKey(); err == nil && ecdsa.VerifyASN1(key, sum[:], sig) {
-			return k.signer, nil
-		}
-	}
-	return Signer{}, refuse(CheckSignature, nil, "it was not signed by %s, the only signer this policy trusts, or it was changed after signing", v.expected())
-}
-
-func (v *Verifier) expected() string {
-	var names []string
-	for _, s := range v.policy.Signers {
-		names = append(names, s.String())
-	}
-	return strings.Join(names, " or ")
 }
 
 // Release runs every check: signature, app, version, platform, downgrade, and
@@ -285,11 +150,12 @@ func (v *Verifier) trusted(r *bundle.Reader, want Want) (*Release, error) {
 	if sig.GetMessageSignature() == nil {
 		return nil, refuse(CheckSignature, nil, "it carries a statement about the release, not a signature of it")
 	}
-	signer, err := v.signature(sha256.Sum256(r.ManifestBytes()), sig)
+	sum := sha256.Sum256(r.ManifestBytes())
+	by, err := v.signature(crypto.SHA256, sum[:], sig)
 	if err != nil {
 		return nil, err
 	}
-	rel := &Release{reader: r, digest: bundle.DigestOf(r.ManifestBytes()), signer: signer}
+	rel := &Release{reader: r, digest: bundle.DigestOf(r.ManifestBytes()), signer: by.signer}
 	if err := rel.Meets(want); err != nil {
 		return nil, err
 	}

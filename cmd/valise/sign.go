@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -10,108 +11,42 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/google/renameio/v2"
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/sign"
 	"github.com/valise-ota/valise/cmd/internal/cli"
 )
 
-const passwordEnv = "COSIGN_PASSWORD"
-
-func keygenCommand(a *app) *cobra.Command {
-	return &cobra.Command{
-		Use:   "keygen [PREFIX]",
-		Short: "Make a key pair for signing",
-		Long: "keygen writes PREFIX.key, encrypted with a password, and PREFIX.pub: the files cosign\n" +
-			"generate-key-pair writes. PREFIX is cosign unless it is given. The password is taken from\n" +
-			passwordEnv + " or asked for. Existing files stay.",
-		Example: "  valise keygen\n  " + passwordEnv + "=... valise keygen keys/shop",
-		Args:    cobra.MaximumNArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			return a.keygen(append(args, "cosign")[0])
-		},
-	}
-}
-
-func (a *app) keygen(prefix string) error {
-	password, err := a.password("password for the new private key: ")
-	if err != nil {
-		return err
-	}
-	private, public, err := sign.GenerateKey(password)
-	if err != nil {
-		return err
-	}
-	for _, f := range []struct {
-		path string
-		data []byte
-		mode os.FileMode
-	}{{prefix + ".key", private, 0o600}, {prefix + ".pub", public, 0o644}} {
-		if err := writeNew(f.path, f.data, f.mode); err != nil {
-			return err
-		}
-	}
-	result := map[string]string{"private": prefix + ".key", "public": prefix + ".pub"}
-	return a.Result(result, func(w io.Writer) {
-		fmt.Fprintf(w, "%s.key  keep it secret; it signs releases\n%s.pub  goes to every device and auditor\n", prefix, prefix)
-	})
-}
-
-func writeNew(path string, data []byte, mode os.FileMode) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
-	if err != nil {
-		return fmt.Errorf("write key: %w", err)
-	}
-	_, err = f.Write(data)
-	return errors.Join(err, f.Close())
-}
-
-// password is COSIGN_PASSWORD, else what is typed on the terminal.
-func (a *app) password(prompt string) ([]byte, error) {
-	if p := a.Getenv(passwordEnv); p != "" {
-		return []byte(p), nil
-	}
-	f, ok := a.Stdin.(*os.File)
-	if !ok || !term.IsTerminal(int(f.Fd())) {
-		return nil, cli.WithHint(errors.New("no password for the private key"), "set %s", passwordEnv)
-	}
-	fmt.Fprint(a.Stderr, prompt)
-	p, err := term.ReadPassword(int(f.Fd()))
-	fmt.Fprintln(a.Stderr)
-	if err != nil {
-		return nil, fmt.Errorf("read password: %w", err)
-	}
-	return p, nil
-}
-
 type signFlags struct {
-	key, token, config string
+	key, token, config, checksums string
 }
 
 func signCommand(a *app) *cobra.Command {
 	var f signFlags
 	c := &cobra.Command{
-		Use:   "sign BUNDLE",
-		Short: "Sign a bundle",
-		Long: "sign puts a signature over the manifest into BUNDLE, which is replaced in one step, and\n" +
-			"writes signatures over the whole file beside it: BUNDLE.sigstore.json (cosign\n" +
-			"verify-blob --bundle), BUNDLE.sig with BUNDLE.cert (cosign verify-blob --signature) and\n" +
-			"BUNDLE.sha256.\n\n" +
+		Use:   "sign FILE...",
+		Short: "Sign bundles, and any other files of a release",
+		Long: "sign puts a signature over the manifest into a bundle, which is replaced in one step, and\n" +
+			"writes signatures over the whole of each FILE beside it: FILE.sigstore.json (cosign\n" +
+			"verify-blob --bundle), FILE.sig with FILE.cert (cosign verify-blob --signature) and\n" +
+			"FILE.sha256. --checksums writes a list of the SHA-256 of all FILEs, and signs that too.\n\n" +
 			"Without --key it signs keylessly, as the identity of an OIDC token: that of the GitHub\n" +
 			"Actions job it runs in (permission id-token: write), or --identity-token.",
 		Example: "  valise sign dist/shop-1.2.3.tar.gz\n" +
-			"  " + passwordEnv + "=... valise sign dist/shop-1.2.3.tar.gz --key cosign.key",
-		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return a.sign(cmd.Context(), args[0], f) },
+			"  " + passwordEnv + "=... valise sign dist/shop-1.2.3.tar.gz --key cosign.key\n" +
+			"  valise sign --checksums dist/CHECKSUMS.txt dist/*.tar.gz dist/valise-linux-amd64",
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.sign(cmd.Context(), args, f) },
 	}
 	c.Flags().StringVar(&f.key, "key", "", "private key in cosign's form; its password is "+passwordEnv+" or asked for")
 	c.Flags().StringVar(&f.token, "identity-token", "", "file with an OIDC token, - for standard input")
 	c.Flags().StringVar(&f.config, "signing-config", "", "Sigstore signing_config.json (default: the public instance's, built in)")
+	c.Flags().StringVar(&f.checksums, "checksums", "", "list of the SHA-256 of all FILEs to write and sign")
 	c.MarkFlagsMutuallyExclusive("key", "identity-token")
 	c.MarkFlagsMutuallyExclusive("key", "signing-config")
 	return c
@@ -165,23 +100,99 @@ func (a *app) token(ctx context.Context, file string) (string, error) {
 	return strings.TrimSpace(string(b)), nil
 }
 
-func (a *app) sign(ctx context.Context, path string, flags signFlags) (err error) {
-	r, f, err := cli.OpenBundle(path)
-	if err != nil {
-		return err
+// signedFile is what sign did to one file. Manifest is that of a bundle.
+type signedFile struct {
+	File     string        `json:"file"`
+	SHA256   string        `json:"sha256"`
+	Manifest bundle.Digest `json:"manifest,omitempty"`
+	Beside   []string      `json:"beside"` // suffixes of the files beside it
+}
+
+func (a *app) sign(ctx context.Context, paths []string, flags signFlags) error {
+	if flags.checksums != "" {
+		names := map[string]bool{}
+		for _, path := range paths {
+			if name := filepath.Base(path); names[name] || strings.ContainsAny(name, "\\\n") {
+				return cli.Usagef("%q twice: a list of checksums names files without their directories", name)
+			}
+			names[filepath.Base(path)] = true
+		}
 	}
-	defer f.Close()
+	// A file that is not there should not be found after others were signed.
+	for _, path := range paths {
+		if info, err := os.Stat(path); err != nil {
+			return err
+		} else if !info.Mode().IsRegular() {
+			return fmt.Errorf("sign %s: not a file", path)
+		}
+	}
 	signer, err := a.signer(ctx, flags)
 	if err != nil {
 		return err
 	}
+	var all []signedFile
+	for _, path := range paths {
+		s, err := a.signOne(ctx, signer, path)
+		if err != nil {
+			return err
+		}
+		all = append(all, s)
+	}
+	if flags.checksums != "" {
+		slices.SortFunc(all, func(x, y signedFile) int { return strings.Compare(filepath.Base(x.File), filepath.Base(y.File)) })
+		var list strings.Builder
+		for _, s := range all {
+			list.WriteString(checksumLine(s.SHA256, s.File))
+		}
+		if err := renameio.WriteFile(flags.checksums, []byte(list.String()), 0o644); err != nil {
+			return fmt.Errorf("write checksums: %w", err)
+		}
+		s, err := a.signOne(ctx, signer, flags.checksums)
+		if err != nil {
+			return err
+		}
+		all = append(all, s)
+	}
+	var result any = all
+	if len(all) == 1 {
+		result = all[0]
+	}
+	return a.Result(result, func(w io.Writer) {
+		for _, s := range all {
+			fmt.Fprintf(w, "signed %s\n  sha256    %s\n  beside it %s\n", s.File, s.SHA256, strings.Join(s.Beside, " "))
+		}
+	})
+}
+
+// signOne signs the inside of a bundle, and any file as a whole.
+func (a *app) signOne(ctx context.Context, signer sign.Signer, path string) (s signedFile, err error) {
+	s.File = path
+	f, err := os.Open(path)
+	if err != nil {
+		return s, fmt.Errorf("open file: %w", err)
+	}
+	defer f.Close()
+	r, err := bundleIn(f)
+	if err != nil {
+		return s, fmt.Errorf("open %s: %w", path, err)
+	}
+	if r == nil {
+		sum, err := a.hash(f, crypto.SHA256)
+		if err != nil {
+			return s, err
+		}
+		s.SHA256 = hex.EncodeToString(sum)
+		s.Beside, err = writeBeside(ctx, signer, path, [sha256.Size]byte(sum))
+		return s, err
+	}
+	s.Manifest = bundle.DigestOf(r.ManifestBytes())
 	embedded, err := signer.Sign(ctx, sha256.Sum256(r.ManifestBytes()))
 	if err != nil {
-		return err
+		return s, err
 	}
 	out, err := renameio.NewPendingFile(path, renameio.WithPermissions(0o644))
 	if err != nil {
-		return fmt.Errorf("write bundle: %w", err)
+		return s, fmt.Errorf("write bundle: %w", err)
 	}
 	defer out.Cleanup()
 	digest := sha256.New()
@@ -189,40 +200,45 @@ func (a *app) sign(ctx context.Context, path string, flags signFlags) (err error
 	err = bundle.Seal(ctx, io.MultiWriter(out, digest, &meter{total: r.Size(), update: update}), r, embedded.Sigstore)
 	finish(err)
 	if err != nil {
-		return fmt.Errorf("sign %s: %w", path, err)
+		return s, fmt.Errorf("sign %s: %w", path, err)
 	}
-	var sum [sha256.Size]byte
-	digest.Sum(sum[:0])
+	// The signatures first: a bundle under its final name never lacks them.
+	sum := digest.Sum(nil)
+	s.SHA256 = hex.EncodeToString(sum)
+	if s.Beside, err = writeBeside(ctx, signer, path, [sha256.Size]byte(sum)); err != nil {
+		return s, err
+	}
+	if err := out.CloseAtomicallyReplace(); err != nil {
+		return s, fmt.Errorf("write bundle: %w", err)
+	}
+	return s, nil
+}
+
+func checksumLine(hexSum, path string) string { return hexSum + "  " + filepath.Base(path) + "\n" }
+
+// writeBeside writes the signatures over a whole file and returns the suffixes of
+// their names.
+func writeBeside(ctx context.Context, signer sign.Signer, path string, sum [sha256.Size]byte) (written []string, err error) {
 	whole, err := signer.Sign(ctx, sum)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	hexSum := hex.EncodeToString(sum[:])
-	beside := []struct {
+	for _, s := range []struct {
 		suffix string
 		data   []byte
-	}{{".sigstore.json", whole.Sigstore}, {".sig", whole.Legacy}, {".cert", whole.Certificate}, {".sha256", []byte(hexSum + "  " + filepath.Base(path) + "\n")}}
-	// The signatures first: a bundle under its final name never lacks them.
-	var written []string
-	for _, s := range beside {
+	}{{sigstoreSuffix, whole.Sigstore}, {".sig", whole.Legacy}, {".cert", whole.Certificate}, {".sha256", []byte(checksumLine(hex.EncodeToString(sum[:]), path))}} {
 		if s.data == nil { // one of an earlier signature would mislead
 			if err := os.Remove(path + s.suffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return fmt.Errorf("remove old signature: %w", err)
+				return nil, fmt.Errorf("remove old signature: %w", err)
 			}
 			continue
 		}
 		if err := renameio.WriteFile(path+s.suffix, s.data, 0o644); err != nil {
-			return fmt.Errorf("write signature: %w", err)
+			return nil, fmt.Errorf("write signature: %w", err)
 		}
 		written = append(written, s.suffix)
 	}
-	if err := out.CloseAtomicallyReplace(); err != nil {
-		return fmt.Errorf("write bundle: %w", err)
-	}
-	result := map[string]string{"bundle": path, "sha256": hexSum, "manifest": string(bundle.DigestOf(r.ManifestBytes()))}
-	return a.Result(result, func(w io.Writer) {
-		fmt.Fprintf(w, "signed %s\n  sha256    %s\n  beside it %s\n", path, hexSum, strings.Join(written, " "))
-	})
+	return written, nil
 }
 
 // meter counts what is written for a progress display.

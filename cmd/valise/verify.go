@@ -3,16 +3,14 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
+	"crypto"
 	"crypto/sha256"
-	"crypto/x509"
-	"encoding/base64"
 	"encoding/hex"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -23,10 +21,14 @@ import (
 	"github.com/valise-ota/valise/verify"
 )
 
+// sigstoreSuffix is what the signature of a file has after the file's name.
+const sigstoreSuffix = ".sigstore.json"
+
 type verifyFlags struct {
 	trust       cli.Trust
 	signature   string
 	certificate string
+	checksums   string
 	app         string
 	version     string
 }
@@ -34,28 +36,47 @@ type verifyFlags struct {
 func verifyCommand(a *app) *cobra.Command {
 	var f verifyFlags
 	c := &cobra.Command{
-		Use:   "verify FILE|sha256:DIGEST",
-		Short: "Check a bundle the way a device does, or a signature over any file",
+		Use:   "verify FILE|sha256:DIGEST...",
+		Short: "Check bundles the way a device does, or signatures over any files",
 		Long: "verify checks the signature inside a bundle and then every byte of it, offline: exit code\n" +
-			"0 means that a device which trusts the same signer accepts the bundle.\n\n" +
-			"With --bundle it checks a signature over the whole FILE, which may be any file, and then\n" +
-			"a bundle's inside as well. A .sigstore.json proves who signed and when; a bare .sig needs\n" +
-			"--key, because nothing in it proves when it was made.",
+			"0 means that a device which trusts the same signer accepts the bundle, 4 that it does not.\n\n" +
+			"Any other FILE needs a signature over the whole of it: FILE.sigstore.json beside it, the one\n" +
+			"that --bundle names, or a line in a signed list of --checksums. A bundle's inside is checked\n" +
+			"as well then. A .sigstore.json proves who signed and when; a bare .sig needs --key, because\n" +
+			"nothing in it proves when it was made. In place of FILE, --bundle takes sha256:DIGEST (or\n" +
+			"sha384, sha512: the hash by which the signature names its file).",
 		Example: "  valise verify shop-1.2.3.tar.gz --identity https://github.com/acme/shop/.github/workflows/release.yml@refs/tags/v1.2.3\n" +
 			"  valise verify dist/shop-1.2.3.tar.gz --key cosign.pub\n" +
-			"  valise verify --bundle README.md.sigstore.json --key cosign.pub README.md",
-		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return a.verify(cmd.Context(), args[0], f) },
+			"  valise verify --bundle README.md.sigstore.json --key cosign.pub README.md\n" +
+			"  valise verify --checksums CHECKSUMS.txt --key cosign.pub shop-1.2.3.tar.gz valise-linux-amd64",
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.verify(cmd.Context(), args, f) },
 	}
 	f.trust.Register(c.Flags())
-	c.Flags().StringVar(&f.signature, "bundle", "", "signature over the whole file: .sigstore.json, or .sig with --key")
+	c.Flags().StringVar(&f.signature, "bundle", "", "signature over the whole file: .sigstore.json, or .sig with --key; with --checksums that of the list")
 	c.Flags().StringVar(&f.certificate, "certificate", "", "certificate that belongs to a .sig")
+	c.Flags().StringVar(&f.checksums, "checksums", "", "signed list of SHA-256 in which every FILE must stand")
 	c.Flags().StringVar(&f.app, "app", "", "app it must be a release of")
 	c.Flags().StringVar(&f.version, "version", "", "version it must be")
 	return c
 }
 
-func (a *app) verify(ctx context.Context, path string, flags verifyFlags) error {
+// verified is what verify found out about one file. App and what follows it are
+// those of a bundle.
+type verified struct {
+	File      string            `json:"file"`
+	Signer    verify.Signer     `json:"signer"`
+	App       string            `json:"app,omitempty"`
+	Version   string            `json:"version,omitempty"`
+	Manifest  bundle.Digest     `json:"manifest,omitempty"`
+	Platforms []bundle.Platform `json:"platforms,omitempty"`
+	Size      int64             `json:"size,omitempty"`
+}
+
+func (a *app) verify(ctx context.Context, paths []string, flags verifyFlags) error {
+	if len(paths) > 1 && flags.signature != "" && flags.checksums == "" {
+		return cli.Usagef("--bundle is the signature over one file, %d are named", len(paths))
+	}
 	// make verify-tarball passes whatever was published as CERT.
 	if key, err := os.ReadFile(flags.certificate); err == nil && bytes.Contains(key, []byte("PUBLIC KEY")) {
 		flags.trust.Key, flags.certificate = flags.certificate, ""
@@ -66,71 +87,116 @@ func (a *app) verify(ctx context.Context, path string, flags verifyFlags) error 
 	}
 	verifier, err := verify.New(policy)
 	if err != nil {
-		return err
+		return &verify.Error{Check: verify.CheckPolicy, Reason: fmt.Sprintf("nothing can be trusted by what was given (%v); get the key or trusted root again from its owner", err), Err: err}
 	}
-	if digest, ok := strings.CutPrefix(path, "sha256:"); ok {
-		sum, err := hex.DecodeString(digest)
-		if err != nil || len(sum) != sha256.Size || flags.signature == "" {
-			return cli.Usagef("sha256:DIGEST takes 64 hex digits and --bundle")
-		}
-		signer, err := a.verifyWhole(verifier, [sha256.Size]byte(sum), flags)
-		if err != nil {
+	var list *verify.Checksums
+	if flags.checksums != "" {
+		if list, err = readChecksums(verifier, flags); err != nil {
 			return err
 		}
-		return a.reportWhole(path, signer)
+	}
+	var all []verified
+	for _, path := range paths {
+		v, err := a.verifyOne(ctx, verifier, list, path, flags)
+		if err != nil {
+			if len(paths) > 1 {
+				err = fmt.Errorf("%s: %w", path, err)
+			}
+			return err
+		}
+		all = append(all, v)
+	}
+	var result any = all
+	if len(all) == 1 {
+		result = all[0]
+	}
+	return a.Result(result, func(w io.Writer) {
+		for _, v := range all {
+			if v.App == "" {
+				fmt.Fprintf(w, "ok: %s is signed by %s\n", v.File, v.Signer)
+				continue
+			}
+			fmt.Fprintf(w, "ok: %s %s, signed by %s\n  manifest  %s\n  platforms %s\n  size      %s, every byte checked\n",
+				v.App, v.Version, v.Signer, v.Manifest, joinPlatforms(v.Platforms), ui.Bytes(v.Size))
+		}
+	})
+}
+
+func (a *app) verifyOne(ctx context.Context, verifier *verify.Verifier, list *verify.Checksums, path string, flags verifyFlags) (v verified, err error) {
+	v.File = path
+	if hash, sum, ok := parseDigest(path); ok {
+		if flags.signature == "" || list != nil {
+			return v, cli.Usagef("a digest has no signature in it: name one with --bundle")
+		}
+		v.Signer, err = whole(verifier, flags, func(want crypto.Hash) ([]byte, error) {
+			if want != hash {
+				return nil, &verify.Error{Check: verify.CheckSignature, Reason: fmt.Sprintf("the signature names its file by %s, which cannot be compared with a %s; give the file, or its %s", want, hash, want)}
+			}
+			return sum, nil
+		})
+		return v, err
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		return fmt.Errorf("open file: %w", err)
+		return v, fmt.Errorf("open file: %w", err)
 	}
 	defer f.Close()
-	if flags.signature != "" {
-		sum, err := a.hash(f)
-		if err != nil {
-			return err
-		}
-		signer, err := a.verifyWhole(verifier, sum, flags)
-		if err != nil {
-			return err
-		}
-		if r, err := bundleIn(f); err != nil {
-			return err
-		} else if r == nil { // another kind of file: there is no inside
-			return a.reportWhole(path, signer)
-		}
-	}
-	r, b, err := cli.OpenBundle(path)
+	r, err := bundleIn(f)
 	if err != nil {
-		return err
+		return v, err
 	}
-	defer b.Close()
+	switch beside := path + sigstoreSuffix; {
+	case list != nil:
+		sum, err := a.hash(f, crypto.SHA256)
+		if err == nil {
+			err = list.Check(filepath.Base(path), [sha256.Size]byte(sum))
+		}
+		if err != nil {
+			return v, err
+		}
+		v.Signer = list.Signer
+	case flags.signature == "" && r == nil && isFile(beside):
+		flags.signature = beside
+		fallthrough
+	case flags.signature != "":
+		if v.Signer, err = whole(verifier, flags, func(h crypto.Hash) ([]byte, error) { return a.hash(f, h) }); err != nil {
+			return v, err
+		}
+	}
+	if r == nil && v.Signer != (verify.Signer{}) { // there is no inside
+		return v, nil
+	}
+	return a.verifyBundle(ctx, verifier, path, flags)
+}
+
+// verifyBundle checks a bundle as a device does.
+func (a *app) verifyBundle(ctx context.Context, verifier *verify.Verifier, path string, flags verifyFlags) (v verified, err error) {
+	r, f, err := cli.OpenBundle(path)
+	if err != nil {
+		return v, err
+	}
+	defer f.Close()
 	want := verify.Want{App: flags.app, Version: strings.TrimPrefix(flags.version, "v")}
 	update, finish := a.UI.Track("verify " + path)
 	rel, err := verifier.Release(ctx, r, want, update)
 	finish(err)
 	if err != nil {
-		return err
+		return v, err
 	}
 	m := rel.Manifest()
-	result := struct {
-		App       string            `json:"app"`
-		Version   string            `json:"version"`
-		Signer    verify.Signer     `json:"signer"`
-		Manifest  bundle.Digest     `json:"manifest"`
-		Platforms []bundle.Platform `json:"platforms"`
-		Size      int64             `json:"size"`
-	}{m.App, m.Version, rel.Signer(), rel.Digest(), m.Platforms, rel.Size()}
-	return a.Result(result, func(w io.Writer) {
-		fmt.Fprintf(w, "ok: %s %s, signed by %s\n  manifest  %s\n  platforms %s\n  size      %s, every byte checked\n",
-			m.App, m.Version, rel.Signer(), result.Manifest, joinPlatforms(m.Platforms), ui.Bytes(result.Size))
-	})
+	return verified{path, rel.Signer(), m.App, m.Version, rel.Digest(), m.Platforms, rel.Size()}, nil
+}
+
+func isFile(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.Mode().IsRegular()
 }
 
 // bundleIn returns the bundle in f, or nil when f is some other kind of file. A
 // file that says it is a bundle and breaks the format is an error.
 func bundleIn(f *os.File) (*bundle.Reader, error) {
 	info, err := f.Stat()
-	if err != nil {
+	if err != nil || !info.Mode().IsRegular() {
 		return nil, err
 	}
 	r, err := bundle.Open(f, info.Size())
@@ -140,69 +206,27 @@ func bundleIn(f *os.File) (*bundle.Reader, error) {
 	return r, err
 }
 
-// hash returns the SHA-256 of a file.
-func (a *app) hash(f *os.File) (sum [sha256.Size]byte, err error) {
+// hash returns the digest of a file.
+func (a *app) hash(f *os.File, hash crypto.Hash) ([]byte, error) {
 	info, err := f.Stat()
 	if err != nil {
-		return sum, fmt.Errorf("read %s: %w", f.Name(), err)
+		return nil, fmt.Errorf("read %s: %w", f.Name(), err)
 	}
 	update, finish := a.UI.Track("hash " + f.Name())
-	digest := sha256.New()
+	digest := hash.New()
 	_, err = io.Copy(io.MultiWriter(digest, &meter{total: info.Size(), update: update}), io.NewSectionReader(f, 0, info.Size()))
 	finish(err)
 	if err != nil {
-		return sum, fmt.Errorf("read %s: %w", f.Name(), err)
+		return nil, fmt.Errorf("read %s: %w", f.Name(), err)
 	}
-	digest.Sum(sum[:0])
-	return sum, nil
+	return digest.Sum(nil), nil
 }
 
-// verifyWhole checks a signature over a whole file of which sum is the digest.
-func (a *app) verifyWhole(v *verify.Verifier, sum [sha256.Size]byte, flags verifyFlags) (verify.Signer, error) {
-	sig, err := os.ReadFile(flags.signature)
-	if err != nil {
-		return verify.Signer{}, fmt.Errorf("read signature: %w", err)
-	}
-	if bare, err := base64.StdEncoding.DecodeString(strings.TrimSpace(string(sig))); err == nil {
-		if flags.certificate != "" {
-			return verify.Signer{}, bareCertificate(flags.certificate, sum, bare)
-		}
-		return v.Bare(sum, bare)
-	}
-	return v.Digest(sum, sig)
-}
-
-func (a *app) reportWhole(name string, signer verify.Signer) error {
-	result := struct {
-		File   string        `json:"file"`
-		Signer verify.Signer `json:"signer"`
-	}{name, signer}
-	return a.Result(result, func(w io.Writer) { fmt.Fprintf(w, "ok: %s is signed by %s\n", name, signer) })
-}
-
-// bareCertificate says what a .sig and a .cert prove by themselves, which is not
-// enough: a certificate is valid for minutes, and nothing in the two shows that
-// the signature was made in them.
-func bareCertificate(file string, sum [sha256.Size]byte, sig []byte) error {
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return fmt.Errorf("read certificate: %w", err)
-	}
-	if inner, err := base64.StdEncoding.DecodeString(strings.TrimSpace(string(b))); err == nil {
-		b = inner // cosign writes base64 of PEM
-	}
-	block, _ := pem.Decode(b)
-	if block == nil || block.Type != "CERTIFICATE" {
-		return fmt.Errorf("read certificate: %s holds no certificate", file)
-	}
-	cert, err := x509.ParseCertificate(block.Bytes)
-	if err != nil {
-		return fmt.Errorf("read certificate: %w", err)
-	}
-	key, ok := cert.PublicKey.(*ecdsa.PublicKey)
-	if !ok || !ecdsa.VerifyASN1(key, sum[:], sig) {
-		return &verify.Error{Check: verify.CheckSignature, Reason: "the signature was not made with the key of the certificate, or the file was changed after signing"}
-	}
-	return cli.WithHint(&verify.Error{Check: verify.CheckTime, Reason: fmt.Sprintf("the signature belongs to the certificate, but the certificate was valid until %s only, and a bare .sig and .cert hold no log entry or timestamp that proves the signature was made before",
-		cert.NotAfter.UTC().Format("2006-01-02 15:04:05Z"))}, "use the .sigstore.json that was published with the file, or a trusted public key")
+// parseDigest reads sha256:DIGEST and the like. What has not exactly that form
+// is the name of a file.
+func parseDigest(s string) (crypto.Hash, []byte, bool) {
+	name, digits, _ := strings.Cut(s, ":")
+	hash, ok := map[string]crypto.Hash{"sha256": crypto.SHA256, "sha384": crypto.SHA384, "sha512": crypto.SHA512}[name]
+	sum, err := hex.DecodeString(digits)
+	return hash, sum, ok && err == nil && len(sum) == hash.Size()
 }
