@@ -14,8 +14,8 @@ import (
 )
 
 // Check reads the whole file and compares every byte with the manifest: framing,
-// names, order, digests, the end. Blobs may be missing (a thin bundle), nothing
-// may be added. progress, which may be nil, gets bytes of the file read.
+// names, order, digests, the end. Layers, installers and engines may be missing
+// (a thin bundle), nothing may be added. progress, which may be nil, gets bytes of the file read.
 //
 // Where the table of contents offers places to start, several parts are checked
 // at once. Each part must end exactly where the next one began, so together they
@@ -235,17 +235,23 @@ func (p *part) run() error {
 
 // head checks the files and the header of images.tar.
 func (p *part) head() error {
+	head, err := p.block(ImagesName)
+	if err != nil {
+		return err
+	}
 	for _, f := range p.r.manifest.Files {
-		if err := p.header(f.Path, f.Size, f.Mode); err != nil {
+		if err := p.r.expect(head, f.Path, f.Size, f.Mode); err != nil {
+			if f.mayBeMissing() {
+				continue // what is here instead must be what comes next
+			}
 			return err
 		}
 		if err := p.content(f.Path, f.Size, f.Digest, nil); err != nil {
 			return err
 		}
-	}
-	head, err := p.block(ImagesName)
-	if err != nil {
-		return err
+		if head, err = p.block(ImagesName); err != nil {
+			return err
+		}
 	}
 	size, ok := headerSize(head)
 	if !ok {

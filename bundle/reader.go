@@ -142,6 +142,12 @@ func (r *Reader) OpenBlob(d Digest) (io.ReadCloser, error) {
 	return io.NopCloser(bytes.NewReader(b)), r.manifest.checkImageBlob(d, b)
 }
 
+// HasFile reports whether the bundle holds the file.
+func (r *Reader) HasFile(path string) bool {
+	_, ok := r.index[path]
+	return ok
+}
+
 // HasBlob reports whether the bundle holds the blob.
 func (r *Reader) HasBlob(d Digest) bool {
 	_, ok := r.index[blobEntry(d)]

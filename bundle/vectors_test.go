@@ -262,6 +262,17 @@ func vectors(t *testing.T, signer *verifytest.Signer) []vector {
 			return e.name == bundle.BlobPath(m.Components[0].Images[0].Layers[0].Digest)
 		})
 	})
+	with("thin-installer", "success", "the installer is left out", func(f *forged) {
+		f.entries = slices.DeleteFunc(f.entries, func(e forgedEntry) bool { return strings.HasPrefix(e.name, bundle.InstallerDir) })
+	})
+	with("installer-size", "entry", "the installer has another size than the manifest says", func(f *forged) {
+		e := f.find(t, "installer/linux-amd64/valise-installer")
+		e.data = append(e.data, 'x')
+	})
+	with("installer-swapped", "digest", "the installer has other content of the same length", func(f *forged) {
+		e := f.find(t, "installer/linux-amd64/valise-installer")
+		e.data = bytes.ToLower(e.data)
+	})
 	with("toc-lies", "success", "the table of contents points to nowhere: it is only a hint", func(f *forged) {
 		f.toc = []byte(`{"format":"valise-toc/1","entries":[{"name":"compose.yaml","members":[5,-1,99999999],"end":-3}]}`)
 	})
@@ -554,6 +565,9 @@ func FuzzOpen(f *testing.F) {
 			return
 		}
 		for _, file := range r.Manifest().Files {
+			if !r.HasFile(file.Path) {
+				continue
+			}
 			rc, err := r.OpenFile(file.Path)
 			if err != nil {
 				t.Fatalf("%s: %v", file.Path, err)

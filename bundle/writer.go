@@ -64,7 +64,14 @@ func (m *Manifest) Finish() error {
 // which may be nil, gets the bytes of content done and their total. Memory use
 // does not depend on the size of the bundle.
 func Write(ctx context.Context, dst WriteFile, m *Manifest, src Content, progress func(done, total int64)) error {
-	w := &writer{ctx: ctx, members: newMemberWriter(dst, 0), mtime: m.CreatedAt.Unix(), images: sha256.New(), progress: progress}
+	return WriteThin(ctx, dst, m, src, func(Digest) bool { return false }, progress)
+}
+
+// WriteThin is Write without the layers and files for which omit says so, as far as
+// they may be left out. They are read all the same: the manifest is that of the
+// complete bundle, which has the digest of its images.tar.
+func WriteThin(ctx context.Context, dst WriteFile, m *Manifest, src Content, omit func(Digest) bool, progress func(done, total int64)) error {
+	w := &writer{ctx: ctx, members: newMemberWriter(dst, 0), mtime: m.CreatedAt.Unix(), images: sha256.New(), omit: omit, progress: progress}
 	generated, err := m.ArchiveEntries()
 	if err != nil {
 		return err
@@ -76,7 +83,8 @@ func Write(ctx context.Context, dst WriteFile, m *Manifest, src Content, progres
 		}
 		return io.NopCloser(bytes.NewReader(generated[i].Data)), nil
 	}
-	if err := w.bundle(m, nil, m.blobs(), src, archive); err != nil {
+	files := slices.DeleteFunc(slices.Clone(m.Files), func(f File) bool { return f.mayBeMissing() && omit(f.Digest) })
+	if err := w.bundle(m, nil, files, m.blobs(), src, archive); err != nil {
 		return err
 	}
 	m.ImagesSHA256 = hex.EncodeToString(w.images.Sum(nil))
@@ -89,14 +97,18 @@ func Write(ctx context.Context, dst WriteFile, m *Manifest, src Content, progres
 	return head.members.w.Flush()
 }
 
-// Thin writes the bundle in r, which has been checked, without the blobs for
-// which omit says so. Manifest and signature stay what they are, so what is left
+// Thin writes the bundle in r, which has been checked, without the layers and
+// files for which omit says so, as far as they may be left out. Manifest and signature stay what they are, so what is left
 // out can come from elsewhere and be checked just the same.
 func Thin(ctx context.Context, dst io.Writer, r *Reader, omit func(Digest) bool, progress func(done, total int64)) error {
 	w := &writer{ctx: ctx, members: newMemberWriter(dst, 0), mtime: r.manifest.CreatedAt.Unix(), progress: progress}
-	blobs := slices.DeleteFunc(r.manifest.blobs(), func(d Descriptor) bool { return !r.HasBlob(d.Digest) || omit(d.Digest) })
+	small, layers := r.manifest.blobsByKind()
+	blobs := append(small, slices.DeleteFunc(layers, func(d Descriptor) bool { return !r.HasBlob(d.Digest) || omit(d.Digest) })...)
 	archive := func(path string) (io.ReadCloser, error) { return r.open(ImagesName + "/" + path) }
-	return w.bundle(r.manifest, r.signature, blobs, r, archive)
+	files := slices.DeleteFunc(slices.Clone(r.manifest.Files), func(f File) bool {
+		return f.mayBeMissing() && (!r.HasFile(f.Path) || omit(f.Digest))
+	})
+	return w.bundle(r.manifest, r.signature, files, blobs, r, archive)
 }
 
 // Seal writes the bundle in r to dst with signature as its signature. Everything
@@ -137,6 +149,7 @@ type writer struct {
 	members  *memberWriter
 	images   hash.Hash // of images.tar, when it is wanted
 	inImages bool
+	omit     func(Digest) bool // layers that only images sees; nil means none
 	mtime    int64
 	toc      TOC
 	done     int64
@@ -167,8 +180,8 @@ func (w *writer) header(name string, size int64, mode uint32) error {
 
 // bundle writes everything. archive opens the entries of images.tar that are not
 // blobs.
-func (w *writer) bundle(m *Manifest, signature []byte, blobs []Descriptor, src Content, archive func(path string) (io.ReadCloser, error)) error {
-	for _, f := range m.Files {
+func (w *writer) bundle(m *Manifest, signature []byte, files []File, blobs []Descriptor, src Content, archive func(path string) (io.ReadCloser, error)) error {
+	for _, f := range files {
 		w.total += f.Size
 	}
 	for _, b := range blobs {
@@ -177,12 +190,14 @@ func (w *writer) bundle(m *Manifest, signature []byte, blobs []Descriptor, src C
 	if err := w.head(m, signature); err != nil {
 		return err
 	}
-	for _, f := range m.Files {
+	for _, f := range files {
 		if err := w.entry(f.Path, f.Path, f, false, func() (io.ReadCloser, error) { return src.OpenFile(f.Path) }); err != nil {
 			return err
 		}
 	}
-	size := imagesSize(m.Archive, blobs)
+	small, _ := m.blobsByKind()
+	omitted := func(b Descriptor) bool { return w.omit != nil && !slices.Contains(small, b) && w.omit(b.Digest) }
+	size := imagesSize(m.Archive, slices.DeleteFunc(slices.Clone(blobs), omitted))
 	if err := w.header(ImagesName, size, 0o644); err != nil {
 		return err
 	}
@@ -194,6 +209,12 @@ func (w *writer) bundle(m *Manifest, signature []byte, blobs []Descriptor, src C
 	}
 	for _, b := range blobs {
 		f := File{Size: b.Size, Mode: 0o644, Digest: b.Digest}
+		if omitted(b) {
+			if err := w.hashOnly(f, src); err != nil {
+				return err
+			}
+			continue
+		}
 		if err := w.entry(blobEntry(b.Digest), blobPath(b.Digest), f, true, func() (io.ReadCloser, error) { return src.OpenBlob(b.Digest) }); err != nil {
 			return err
 		}
@@ -299,6 +320,40 @@ func (w *writer) entry(name, path string, f File, stored bool, open func() (io.R
 	e.End = w.members.at
 	w.toc.Entries = append(w.toc.Entries, e)
 	return w.zeros(padding(f.Size))
+}
+
+// hashOnly does to the hash of images.tar what entry would do, and writes nothing.
+func (w *writer) hashOnly(f File, src Content) error {
+	h, err := tarHeader(blobPath(f.Digest), f.Size, f.Mode, w.mtime)
+	if err != nil {
+		return err
+	}
+	rc, err := src.OpenBlob(f.Digest)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", blobEntry(f.Digest), err)
+	}
+	defer rc.Close()
+	w.images.Write(h[:])
+	chunk := make([]byte, 256<<10)
+	for r := newDigestReader(rc, f.Size, f.Digest, blobEntry(f.Digest)); ; {
+		n, err := r.Read(chunk)
+		w.images.Write(chunk[:n])
+		w.done += int64(n)
+		if w.progress != nil && n > 0 {
+			w.progress(w.done, w.total)
+		}
+		if err == io.EOF {
+			break
+		}
+		if err == nil {
+			err = w.ctx.Err()
+		}
+		if err != nil {
+			return err
+		}
+	}
+	w.images.Write(make([]byte, padding(f.Size)))
+	return nil
 }
 
 // tail writes the table of contents, the end of the tar and the footer.

@@ -31,6 +31,7 @@ type buildFlags struct {
 	project   string
 	platforms []string
 	file      string
+	from      string
 }
 
 func buildCommand(a *app) *cobra.Command {
@@ -46,6 +47,7 @@ func buildCommand(a *app) *cobra.Command {
 			"with buildctl, or by docker buildx.\n\n" +
 			"VERSION is SemVer 2, with or without a leading v. The bundle is not signed yet.",
 		Example: "  valise build 1.2.3\n" +
+			"  valise build 1.2.3 --from dist/shop-1.2.2.tar.gz\n" +
 			"  valise build v1.2.3 --platform linux/arm64 -o /media/usb/\n" +
 			"  SOURCE_DATE_EPOCH=1767225600 valise build 1.2.3 --output json",
 		Args:              cobra.ExactArgs(1),
@@ -54,6 +56,7 @@ func buildCommand(a *app) *cobra.Command {
 	}
 	c.Flags().StringVar(&f.project, "project", project.DefaultFile, "project file")
 	c.Flags().StringSliceVar(&f.platforms, "platform", nil, "build for these platforms instead of the project's (repeatable)")
+	c.Flags().StringVar(&f.from, "from", "", "leave out what this bundle, manifest.json or directory of an older release has (see valise thin)")
 	c.Flags().StringVarP(&f.file, "file", "o", "", "bundle to write, or an existing directory for it (default dist/NAME)")
 	return c
 }
@@ -79,13 +82,21 @@ func (a *app) build(ctx context.Context, version string, f buildFlags) error {
 	if err != nil {
 		return err
 	}
+	omit := func(bundle.Digest) bool { return false }
+	if f.from != "" {
+		var base string
+		if omit, base, err = (thinFlags{from: f.from}).omit(m); err != nil {
+			return err
+		}
+		name = thinName(name, base)
+	}
 	path := f.file
 	if path == "" {
 		path = filepath.Join("dist", name)
 	} else if info, err := os.Stat(path); err == nil && info.IsDir() {
 		path = filepath.Join(path, name)
 	}
-	if err := a.writeBundle(ctx, path, m, content); err != nil {
+	if err := a.writeBundle(ctx, path, m, content, omit); err != nil {
 		return err
 	}
 	return a.reportBuild(path, m)
@@ -313,7 +324,7 @@ func hashFile(ctx context.Context, f project.ReleaseFile) (bundle.File, error) {
 
 // writeBundle writes the file under another name, syncs it and renames it, so
 // that path never is half a bundle.
-func (a *app) writeBundle(ctx context.Context, path string, m *bundle.Manifest, c *content) (err error) {
+func (a *app) writeBundle(ctx context.Context, path string, m *bundle.Manifest, c *content, omit func(bundle.Digest) bool) (err error) {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("write bundle: %w", err)
@@ -324,7 +335,7 @@ func (a *app) writeBundle(ctx context.Context, path string, m *bundle.Manifest, 
 	}
 	defer f.Cleanup()
 	progress, finish := a.UI.Track("write " + path)
-	err = bundle.Write(ctx, f.File, m, c, progress)
+	err = bundle.WriteThin(ctx, f.File, m, c, omit, progress)
 	finish(err)
 	if err != nil {
 		return fmt.Errorf("write bundle: %w", notRefused(err))
