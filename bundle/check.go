@@ -14,8 +14,8 @@ import (
 )
 
 // Check reads the whole file and compares every byte with the manifest: framing,
-// names, order, digests, the end. Layers, installers and engines may be missing
-// (a thin bundle), nothing may be added. progress, which may be nil, gets bytes of the file read.
+// names, order, digests, the end. Blobs may be missing (a thin bundle), nothing
+// may be added. progress, which may be nil, gets bytes of the file read.
 //
 // Where the table of contents offers places to start, several parts are checked
 // at once. Each part must end exactly where the next one began, so together they
@@ -165,7 +165,13 @@ func (p *part) run() error {
 	blobs := p.blobs
 	from := int64(0)
 	if p.start == nil {
-		if err := p.head(); err != nil {
+		if err := p.files(); err != nil {
+			return err
+		}
+		if p.r.manifest.Kind == KindTree {
+			return p.tail()
+		}
+		if err := p.imagesHeader(); err != nil {
 			return err
 		}
 		from = p.s.plain
@@ -233,25 +239,23 @@ func (p *part) run() error {
 	return p.tail()
 }
 
-// head checks the files and the header of images.tar.
-func (p *part) head() error {
-	head, err := p.block(ImagesName)
-	if err != nil {
-		return err
-	}
+func (p *part) files() error {
 	for _, f := range p.r.manifest.Files {
-		if err := p.r.expect(head, f.Path, f.Size, f.Mode); err != nil {
-			if f.mayBeMissing() {
-				continue // what is here instead must be what comes next
-			}
+		if err := p.header(f.Path, f.Size, f.Mode); err != nil {
 			return err
 		}
 		if err := p.content(f.Path, f.Size, f.Digest, nil); err != nil {
 			return err
 		}
-		if head, err = p.block(ImagesName); err != nil {
-			return err
-		}
+	}
+	return nil
+}
+
+// imagesHeader checks the header of images.tar.
+func (p *part) imagesHeader() error {
+	head, err := p.block(ImagesName)
+	if err != nil {
+		return err
 	}
 	size, ok := headerSize(head)
 	if !ok {
@@ -288,7 +292,7 @@ func (p *part) tail() error {
 	if err != nil {
 		return err
 	}
-	if headerName(head) != TOCName {
+	if headerName(head) != p.r.manifest.entryName(TOCName) {
 		return formatErr("unlisted", "", "holds %s, which the manifest does not list", describe(head))
 	}
 	size, ok := headerSize(head)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"hash/crc32"
+	"path"
 	"strings"
 	"testing"
 
@@ -17,6 +18,7 @@ import (
 type forged struct {
 	entries  []forgedEntry // of the outer tar, without the table of contents
 	images   []forgedEntry // of images.tar
+	prefix   string        // directory of the entries of the outer tar
 	mtime    int64
 	toc      []byte // instead of the right one
 	tail     []byte // behind the end
@@ -41,13 +43,16 @@ func forge(t testing.TB, m *bundle.Manifest, c *bundletest.Content, signature []
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &forged{mtime: m.CreatedAt.Unix()}
+	f := &forged{mtime: m.CreatedAt.Unix(), prefix: m.Prefix}
 	f.entries = append(f.entries, forgedEntry{name: bundle.ManifestName, data: raw})
 	if signature != nil {
 		f.entries = append(f.entries, forgedEntry{name: bundle.SignatureName, data: signature})
 	}
 	for _, file := range m.Files {
 		f.entries = append(f.entries, forgedEntry{name: file.Path, data: c.Files[file.Path], mode: file.Mode})
+	}
+	if m.Kind == bundle.KindTree {
+		return f
 	}
 	f.entries = append(f.entries, forgedEntry{name: bundle.ImagesName, isImage: true})
 	generated, err := m.ArchiveEntries()
@@ -80,7 +85,7 @@ func (f *forged) find(t testing.TB, name string) *forgedEntry {
 	return nil
 }
 
-func (e *forgedEntry) head(t testing.TB, mtime, size int64) []byte {
+func (e *forgedEntry) head(t testing.TB, prefix string, mtime, size int64) []byte {
 	t.Helper()
 	if e.size != 0 {
 		size = e.size
@@ -88,7 +93,7 @@ func (e *forgedEntry) head(t testing.TB, mtime, size int64) []byte {
 	if e.mode == 0 {
 		e.mode = 0o644
 	}
-	h, err := bundle.TarHeader(e.name, size, e.mode, mtime)
+	h, err := bundle.TarHeader(path.Join(prefix, e.name), size, e.mode, mtime)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +126,7 @@ func (f *forged) bytes(t testing.TB) []byte {
 		}
 	}
 	entry := func(e *forgedEntry) {
-		head := e.head(t, f.mtime, int64(len(e.data)))
+		head := e.head(t, f.prefix, f.mtime, int64(len(e.data)))
 		if e.joined {
 			write(append(head, e.data...), pad(len(e.data)))
 			return
@@ -138,7 +143,7 @@ func (f *forged) bytes(t testing.TB) []byte {
 		for _, b := range f.images {
 			size += 512 + len(b.data) + len(pad(len(b.data)))
 		}
-		write(e.head(t, f.mtime, int64(size)))
+		write(e.head(t, "", f.mtime, int64(size)))
 		for i := range f.images {
 			entry(&f.images[i])
 		}
@@ -150,7 +155,7 @@ func (f *forged) bytes(t testing.TB) []byte {
 	}
 	at := int64(out.Len())
 	tocEntry := forgedEntry{name: bundle.TOCName, data: toc}
-	write(append(append(append(tocEntry.head(t, f.mtime, int64(len(toc))), toc...), pad(len(toc))...), make([]byte, 1024)...))
+	write(append(append(append(tocEntry.head(t, f.prefix, f.mtime, int64(len(toc))), toc...), pad(len(toc))...), make([]byte, 1024)...))
 	if !f.noFooter {
 		out.Write(bundle.Footer(at))
 	}

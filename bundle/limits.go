@@ -15,6 +15,9 @@ const (
 	MaxStringLength  = 4096      // one text field, except the changelog
 	MaxChangelog     = 256 << 10 // the changelog
 	MaxImageManifest = 4 << 20   // one image manifest, image index or image config
+	MaxUnits         = 32        // units, and templates, of one release
+	MaxRequired      = 1000      // required paths
+	MaxConfigFile    = 1 << 20   // one unit or template
 
 	// MemberSize is the most input one gzip member of a large entry holds: a
 	// reader can start at every multiple of it.

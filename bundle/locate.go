@@ -29,11 +29,10 @@ func (r *Reader) Locate() error {
 // place compares a table of contents, which ends the content at at, with what the
 // manifest lets a file have.
 func (r *Reader) place(toc *TOC, at int64) (map[string]placed, error) {
-	want, optional := map[string]placed{}, map[string]bool{}
+	want, needed := map[string]placed{}, 0
 	add := func(name string, size int64, d Digest) { want[name] = placed{size: size, digest: d} }
 	for _, f := range r.manifest.Files {
 		add(f.Path, f.Size, f.Digest)
-		optional[f.Path] = f.mayBeMissing()
 	}
 	for _, f := range r.manifest.Archive {
 		add(ImagesName+"/"+f.Path, f.Size, f.Digest)
@@ -42,15 +41,11 @@ func (r *Reader) place(toc *TOC, at int64) (map[string]placed, error) {
 	for _, b := range small {
 		add(blobEntry(b.Digest), b.Size, b.Digest)
 	}
+	needed = len(want)
+	optional := map[string]bool{}
 	for _, l := range layers {
 		add(blobEntry(l.Digest), l.Size, l.Digest)
 		optional[blobEntry(l.Digest)] = true
-	}
-	needed := 0
-	for name := range want {
-		if !optional[name] {
-			needed++
-		}
 	}
 	index := map[string]placed{}
 	behind := r.body

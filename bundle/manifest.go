@@ -17,11 +17,6 @@ const (
 	SignatureName = "manifest.json.sigstore.json"
 	ImagesName    = "images.tar"
 	TOCName       = "toc.json"
-
-	// InstallerDir holds PLATFORM/valise-installer, the platform with dashes.
-	InstallerDir = "installer/"
-	// EngineDir holds what a machine without an engine gets.
-	EngineDir = "engine/"
 )
 
 // Manifest is what a signer signs: it pins every byte of the release.
@@ -30,22 +25,27 @@ const (
 type Manifest struct {
 	Format       string      `json:"format"`
 	App          string      `json:"app"`
-	Kind         string      `json:"kind"` // KindCompose
+	Kind         string      `json:"kind"` // KindCompose or KindTree
 	Version      string      `json:"version"`
 	CreatedAt    time.Time   `json:"created_at"` // whole seconds, UTC
 	Changelog    string      `json:"changelog"`
-	Images       []string    `json:"images"`        // references of Components, in their order
-	ImagesSHA256 string      `json:"images_sha256"` // hex SHA-256 of the complete images.tar
+	Images       []string    `json:"images,omitempty"`        // references of Components, in their order
+	ImagesSHA256 string      `json:"images_sha256,omitempty"` // hex SHA-256 of the complete images.tar
 	Platforms    []Platform  `json:"platforms"`
 	Source       *Source     `json:"source,omitempty"`
-	Files        []File      `json:"files"`      // every entry that is neither the manifest nor its signature nor images.tar
-	Archive      []File      `json:"archive"`    // the entries of images.tar that are not blobs
-	Components   []Component `json:"components"` // the images
+	Prefix       string      `json:"prefix,omitempty"`     // the one directory that every entry is in; kind tree
+	Files        []File      `json:"files"`                // every entry that is neither the manifest nor its signature nor images.tar
+	Archive      []File      `json:"archive,omitempty"`    // the entries of images.tar that are not blobs
+	Components   []Component `json:"components,omitempty"` // the images
 	Device       Device      `json:"device"`
 }
 
-// KindCompose is the kind of an app that is a set of images and a compose file.
-const KindCompose = "compose"
+// Kinds of apps. Images, ImagesSHA256, Archive and Components belong to the
+// first, Prefix to the second.
+const (
+	KindCompose = "compose" // a set of images and a compose file
+	KindTree    = "tree"    // a file tree that systemd units run
+)
 
 // Source says which commit a release was built from.
 type Source struct {
@@ -95,11 +95,13 @@ type Layer struct {
 
 // Device is the part of the project's configuration that acts on the device.
 type Device struct {
-	Compose    string `json:"compose"`     // path in Files of the compose file
-	Project    string `json:"project"`     // compose project name; another one means new, empty volumes
-	VersionEnv string `json:"version_env"` // key of the environment file that carries the version
-	// RequiredEnv are the keys the compose file cannot do without.
+	Compose    string `json:"compose,omitempty"`     // path in Files of the compose file
+	Project    string `json:"project,omitempty"`     // compose project name; another one means new, empty volumes
+	Tree       *Tree  `json:"tree,omitempty"`        // of kind tree
+	VersionEnv string `json:"version_env,omitempty"` // key of the environment file that carries the version
+	// RequiredEnv are the keys the release cannot do without.
 	RequiredEnv []string          `json:"required_env,omitempty"`
+	Env         map[string]EnvKey `json:"env,omitempty"` // what else is known of keys
 	Health      Health            `json:"health"`
 	Backup      []Backup          `json:"backup,omitempty"`
 	Secrets     map[string]Secret `json:"secrets,omitempty"`
@@ -114,6 +116,13 @@ type Health struct {
 	Version  string   `json:"version,omitempty" yaml:"version"` // member of the JSON answer that must equal the release's version
 	Retries  int      `json:"retries" yaml:"retries"`           // attempts
 	Interval Duration `json:"interval" yaml:"interval"`         // between two attempts
+}
+
+// EnvKey is what a release says of one key of the environment file.
+type EnvKey struct {
+	Help    string `json:"help,omitempty"`    // shown when a value is asked for
+	Default string `json:"default,omitempty"` // written when the key has no value, at every update
+	Initial string `json:"initial,omitempty"` // written at the first installation only
 }
 
 // Backup is one data backup made before a switch; exactly one member is set.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"path"
 )
 
 // Reader reads one bundle. Until Check has returned nil everything but the form
@@ -47,7 +48,8 @@ func Open(file io.ReaderAt, size int64) (*Reader, error) {
 		return nil, formatErr("gzip", "", "the file is not gzip")
 	}
 	s := newStreamSize(file, 0, size, headBuffer)
-	raw, head, err := r.readHead(s, ManifestName, MaxManifestSize)
+	// Whether the directory it is in is the right one is known afterwards.
+	raw, head, err := r.readHead(s, func(name string) bool { return path.Base(name) == ManifestName }, MaxManifestSize)
 	if err != nil {
 		return nil, err
 	}
@@ -64,7 +66,7 @@ func Open(file io.ReaderAt, size int64) (*Reader, error) {
 	if err := r.endHead(s); err != nil {
 		return nil, err
 	}
-	signature, head, err := r.readHead(s, SignatureName, MaxSignatureSize)
+	signature, head, err := r.readHead(s, r.named(SignatureName), MaxSignatureSize)
 	if err != nil {
 		return nil, err
 	}
@@ -78,14 +80,20 @@ func Open(file io.ReaderAt, size int64) (*Reader, error) {
 	return r, r.endHead(s)
 }
 
-// readHead reads one small entry and its padding when the next one is called
-// name, else nothing but the header it returns.
-func (r *Reader) readHead(s *stream, name string, limit int64) (data, head []byte, err error) {
+// named tells the one name in the tar of an entry.
+func (r *Reader) named(name string) func(string) bool {
+	return func(got string) bool { return got == r.manifest.entryName(name) }
+}
+
+// readHead reads one small entry and its padding when named says that it is the
+// next one, else nothing but the header it returns.
+func (r *Reader) readHead(s *stream, named func(string) bool, limit int64) (data, head []byte, err error) {
 	head = make([]byte, blockSize)
 	if _, err := io.ReadFull(s, head); err != nil {
-		return nil, nil, badStream(name, err)
+		return nil, nil, badStream("head", err)
 	}
-	if headerName(head) != name {
+	name := headerName(head)
+	if !named(name) {
 		return nil, head, nil
 	}
 	size, ok := headerSize(head)
@@ -142,12 +150,6 @@ func (r *Reader) OpenBlob(d Digest) (io.ReadCloser, error) {
 	return io.NopCloser(bytes.NewReader(b)), r.manifest.checkImageBlob(d, b)
 }
 
-// HasFile reports whether the bundle holds the file.
-func (r *Reader) HasFile(path string) bool {
-	_, ok := r.index[path]
-	return ok
-}
-
 // HasBlob reports whether the bundle holds the blob.
 func (r *Reader) HasBlob(d Digest) bool {
 	_, ok := r.index[blobEntry(d)]
@@ -196,7 +198,7 @@ func (r *Reader) readTOC() (*TOC, int64, error) {
 	if !ok || at < r.body || at > r.size-footerSize {
 		return nil, 0, formatErr("footer", "", "the file does not end in a footer: it is cut off or something was added")
 	}
-	data, _, err := r.readHead(newStream(r.file, at, r.size), TOCName, MaxTOCSize)
+	data, _, err := r.readHead(newStream(r.file, at, r.size), r.named(TOCName), MaxTOCSize)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -209,7 +211,7 @@ func (r *Reader) readTOC() (*TOC, int64, error) {
 
 // expect compares a header with the only one the manifest allows there.
 func (r *Reader) expect(got []byte, name string, size int64, mode uint32) error {
-	want, err := tarHeader(name, size, mode, r.manifest.CreatedAt.Unix())
+	want, err := tarHeader(r.manifest.entryName(name), size, mode, r.manifest.CreatedAt.Unix())
 	if err != nil {
 		return formatErr("path", name, "%v", err)
 	}

@@ -36,7 +36,11 @@ func ParseVersion(s string) (*semver.Version, error) {
 
 // Validate checks every rule that concerns the manifest alone.
 func (m *Manifest) Validate() error {
-	for _, check := range []func() error{m.checkHead, m.checkFiles, m.checkComponents, m.checkArchive, m.checkDevice} {
+	checks := []func() error{m.checkHead, m.checkFiles, m.checkComponents, m.checkArchive, m.checkDevice, m.checkCompose}
+	if m.Kind == KindTree {
+		checks = []func() error{m.checkHead, m.checkFiles, m.checkTree, m.checkDevice, m.checkTreeDevice}
+	}
+	for _, check := range checks {
 		if err := check(); err != nil {
 			return err
 		}
@@ -54,8 +58,8 @@ func (m *Manifest) checkHead() error {
 	if !ValidApp(m.App) {
 		return bad("app", "app is %q, want %s", m.App, appPattern)
 	}
-	if m.Kind != KindCompose {
-		return bad("kind", "kind is %q, this program installs %q", m.Kind, KindCompose)
+	if m.Kind != KindCompose && m.Kind != KindTree {
+		return bad("kind", "kind is %q, this program installs %q and %q", m.Kind, KindCompose, KindTree)
 	}
 	if _, err := ParseVersion(m.Version); err != nil {
 		return bad("version", "%v", err)
@@ -66,7 +70,7 @@ func (m *Manifest) checkHead() error {
 	if len(m.Changelog) > MaxChangelog || !plainText(m.Changelog) {
 		return bad("changelog", "the changelog has %d bytes or control characters, limit %d bytes of text", len(m.Changelog), MaxChangelog)
 	}
-	if !hexPattern.MatchString(m.ImagesSHA256) {
+	if m.Kind == KindCompose && !hexPattern.MatchString(m.ImagesSHA256) {
 		return bad("images-sha256", "images_sha256 is %q, want 64 hex digits", m.ImagesSHA256)
 	}
 	if len(m.Platforms) == 0 || len(m.Platforms) > MaxPlatforms {
@@ -246,6 +250,43 @@ func (m *Manifest) checkDevice() error {
 		return formatErr("device", ManifestName, "device.%s: %s", field, fmt.Sprintf(format, args...))
 	}
 	d := &m.Device
+	for i, key := range d.RequiredEnv {
+		if !ValidEnvKey(key) || i > 0 && d.RequiredEnv[i-1] >= key {
+			return bad("required_env", "%.80q is malformed, repeated or out of order", key)
+		}
+	}
+	if h := d.Health; h.Retries < 1 || h.Retries > 1000 || h.Interval <= 0 || time.Duration(h.Interval) > time.Hour {
+		return bad("health", "retries %d, interval %s: want 1 to 1000 and up to 1h", h.Retries, time.Duration(h.Interval))
+	} else if m.Kind == KindCompose && len(h.Compose) == 0 && h.HTTP == "" {
+		return bad("health", "no check: a release nothing can prove healthy cannot be rolled back by itself")
+	} else if h.HTTP != "" && !strings.HasPrefix(h.HTTP, "http://") && !strings.HasPrefix(h.HTTP, "https://") {
+		return bad("health", "http is %.80q, want a URL", h.HTTP)
+	}
+	for key, e := range d.Env {
+		if !ValidEnvKey(key) || !plainText(e.Help) || !plainText(e.Default) || !plainText(e.Initial) || max(len(e.Help), len(e.Default), len(e.Initial)) > MaxStringLength {
+			return bad("env", "%.80q: want an environment key with texts of at most %d bytes", key, MaxStringLength)
+		}
+	}
+	for key, s := range d.Secrets {
+		if !ValidEnvKey(key) || s.Hex < 8 || s.Hex > 128 || !nameArgument("x"+s.Prefix) || (s.Show != "" && s.Show != "once") {
+			return bad("secrets", "%.80q: want an environment key with 8 to 128 random bytes", key)
+		}
+	}
+	if d.Keep.Releases < 2 || d.Keep.Releases > 100 || d.Keep.Backups < 1 || d.Keep.Backups > 1000 {
+		return bad("keep", "releases %d, backups %d: want 2 to 100 and 1 to 1000", d.Keep.Releases, d.Keep.Backups)
+	}
+	return nil
+}
+
+// checkCompose checks what a device does with images and a compose file.
+func (m *Manifest) checkCompose() error {
+	bad := func(field, format string, args ...any) error {
+		return formatErr("device", ManifestName, "device.%s: %s", field, fmt.Sprintf(format, args...))
+	}
+	d := &m.Device
+	if m.Prefix != "" || d.Tree != nil {
+		return formatErr("kind", ManifestName, "prefix or device.tree in a release of kind %q", m.Kind)
+	}
 	if i, ok := slices.BinarySearchFunc(m.Files, d.Compose, func(f File, p string) int { return strings.Compare(f.Path, p) }); !ok || m.Files[i].Size > MaxManifestSize || strings.Contains(d.Compose, "/") {
 		return bad("compose", "%.80q is not a small file at the root of the bundle", d.Compose)
 	}
@@ -254,18 +295,6 @@ func (m *Manifest) checkDevice() error {
 	}
 	if !ValidEnvKey(d.VersionEnv) {
 		return bad("version_env", "%.80q is not an environment key", d.VersionEnv)
-	}
-	for i, key := range d.RequiredEnv {
-		if !ValidEnvKey(key) || i > 0 && d.RequiredEnv[i-1] >= key {
-			return bad("required_env", "%.80q is malformed, repeated or out of order", key)
-		}
-	}
-	if h := d.Health; h.Retries < 1 || h.Retries > 1000 || h.Interval <= 0 || time.Duration(h.Interval) > time.Hour {
-		return bad("health", "retries %d, interval %s: want 1 to 1000 and up to 1h", h.Retries, time.Duration(h.Interval))
-	} else if len(h.Compose) == 0 && h.HTTP == "" {
-		return bad("health", "no check: a release nothing can prove healthy cannot be rolled back by itself")
-	} else if h.HTTP != "" && !strings.HasPrefix(h.HTTP, "http://") && !strings.HasPrefix(h.HTTP, "https://") {
-		return bad("health", "http is %.80q, want a URL", h.HTTP)
 	}
 	for _, s := range d.Health.Compose {
 		if !m.hasService(s) {
@@ -282,14 +311,6 @@ func (m *Manifest) checkDevice() error {
 			return bad("backup", "want postgres with a service of this release, user and database")
 		}
 		saved[p.Service] = true
-	}
-	for key, s := range d.Secrets {
-		if !ValidEnvKey(key) || s.Hex < 8 || s.Hex > 128 || !nameArgument("x"+s.Prefix) || (s.Show != "" && s.Show != "once") {
-			return bad("secrets", "%.80q: want an environment key with 8 to 128 random bytes", key)
-		}
-	}
-	if d.Keep.Releases < 2 || d.Keep.Releases > 100 || d.Keep.Backups < 1 || d.Keep.Backups > 1000 {
-		return bad("keep", "releases %d, backups %d: want 2 to 100 and 1 to 1000", d.Keep.Releases, d.Keep.Backups)
 	}
 	return nil
 }

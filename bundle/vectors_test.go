@@ -106,7 +106,7 @@ func TestEveryRuleHasAVector(t *testing.T) {
 			inCode[m[1]] = true
 		}
 	}
-	for _, field := range []string{"compose", "project", "version_env", "required_env", "health", "backup", "secrets", "keep"} {
+	for _, field := range []string{"compose", "project", "version_env", "required_env", "health", "backup", "secrets", "keep", "tree", "env"} {
 		delete(inCode, field) // parts of the rule device
 	}
 	format, err := os.ReadFile("FORMAT.md")
@@ -261,17 +261,6 @@ func vectors(t *testing.T, signer *verifytest.Signer) []vector {
 		f.images = slices.DeleteFunc(f.images, func(e forgedEntry) bool {
 			return e.name == bundle.BlobPath(m.Components[0].Images[0].Layers[0].Digest)
 		})
-	})
-	with("thin-installer", "success", "the installer is left out", func(f *forged) {
-		f.entries = slices.DeleteFunc(f.entries, func(e forgedEntry) bool { return strings.HasPrefix(e.name, bundle.InstallerDir) })
-	})
-	with("installer-size", "entry", "the installer has another size than the manifest says", func(f *forged) {
-		e := f.find(t, "installer/linux-amd64/valise-installer")
-		e.data = append(e.data, 'x')
-	})
-	with("installer-swapped", "digest", "the installer has other content of the same length", func(f *forged) {
-		e := f.find(t, "installer/linux-amd64/valise-installer")
-		e.data = bytes.ToLower(e.data)
 	})
 	with("toc-lies", "success", "the table of contents points to nowhere: it is only a hint", func(f *forged) {
 		f.toc = []byte(`{"format":"valise-toc/1","entries":[{"name":"compose.yaml","members":[5,-1,99999999],"end":-3}]}`)
@@ -479,7 +468,95 @@ func vectors(t *testing.T, signer *verifytest.Signer) []vector {
 	valid("device-backup-option", "device", "a database whose name is an option", func(m *bundle.Manifest) {
 		m.Device.Backup = []bundle.Backup{{Postgres: &bundle.Postgres{Service: "api", User: "-c", Database: "x"}}}
 	})
+	valid("device-env-escape", "device", "an escape code in the text of an environment key", func(m *bundle.Manifest) {
+		m.Device.Env = map[string]bundle.EnvKey{"A": {Help: "\x1b[2J"}}
+	})
+	valid("kind-mixed", "kind", "a compose app with a prefix", func(m *bundle.Manifest) { m.Prefix = "shop" })
 	valid("device-compose-missing", "device", "a compose file that is not in the bundle", func(m *bundle.Manifest) { m.Device.Compose = "other.yaml" })
+	return append(list, treeVectors(t, signer)...)
+}
+
+// treeVectors are releases that are file trees.
+func treeVectors(t *testing.T, signer *verifytest.Signer) []vector {
+	files := bundletest.TreeFiles("cloud", "1.2.3")
+	m, c := bundletest.Tree(t, bundletest.Spec{}, files)
+	var list []vector
+	add := func(name, expect, comment string, data []byte) {
+		list = append(list, vector{name: "tree-" + name, expect: expect, comment: comment, data: data})
+	}
+	with := func(name, expect, comment string, change func(*forged)) {
+		f := forge(t, m, c, signer.Sign(t, encode(t, m)))
+		change(f)
+		add(name, expect, comment, f.bytes(t))
+	}
+	valid := func(name, expect, comment string, change func(*bundle.Manifest)) {
+		other := clone(t, m)
+		change(other)
+		f := forge(t, m, c, signer.Sign(t, encode(t, other)))
+		f.find(t, bundle.ManifestName).data = encode(t, other)
+		add(name, expect, comment, f.bytes(t))
+	}
+	add("good", "success", "a file tree for one platform", signer.Bundle(t, m, c))
+	both := map[string]string{"linux-arm64/bin/cloud": "\x7fELF arm64", "installer/linux-amd64/valise-installer": "\x7fELF"}
+	for p, text := range files {
+		if p == "bin/cloud" {
+			both["linux-amd64/"+p] = text
+			continue
+		}
+		both["all/"+p] = text
+	}
+	several, content := bundletest.Tree(t, bundletest.Spec{Platforms: []bundle.Platform{"linux/amd64", "linux/arm64"}}, both)
+	add("good-platforms", "success", "a file tree for two platforms", signer.Bundle(t, several, content))
+	with("good-stored", "success", "everything stored, an empty table of contents", func(*forged) {})
+	with("prefix-other", "entry", "the entries are in another directory than the manifest says", func(f *forged) { f.prefix = "cloud-v9" })
+	with("prefix-nested", "entry", "the manifest is in a directory of the directory", func(f *forged) { f.entries[0].name = "x/manifest.json" })
+	with("file-outside", "entry", "a file beside the directory", func(f *forged) { f.find(t, "bin/cloud").name = "../bin/cloud" })
+	with("file-added", "unlisted", "a file that is not listed", func(f *forged) {
+		f.entries = append(f.entries, forgedEntry{name: "web/x.html", data: []byte("x")})
+	})
+	with("file-missing", "entry", "a listed file is missing", func(f *forged) { f.entries = slices.Delete(f.entries, 3, 4) })
+	with("file-swapped", "digest", "the program has other content of the same length", func(f *forged) {
+		e := f.find(t, "bin/cloud")
+		e.data = bytes.ToUpper(e.data)
+	})
+	with("symlink", "entry", "a symbolic link in place of a file", func(f *forged) {
+		f.find(t, "bin/cloud").header = func(h []byte) { h[156] = '2'; copy(h[157:], "/bin/sh") }
+	})
+	valid("images", "kind", "a tree with a list of images", func(m *bundle.Manifest) { m.Images = []string{"a"} })
+	valid("null", "manifest-canonical", "an empty list where the key must not be", func(m *bundle.Manifest) {})
+	f := forge(t, m, c, nil)
+	e := f.find(t, bundle.ManifestName)
+	e.data = bytes.Replace(e.data, []byte(`"prefix"`), []byte(`"images": [], "prefix"`), 1)
+	list[len(list)-1].data = f.bytes(t)
+	valid("prefix", "prefix", "a prefix that is a path", func(m *bundle.Manifest) { m.Prefix = "../.." })
+	valid("directory", "device", "a bundle of two platforms in which no tree has the unit", func(m *bundle.Manifest) { m.Platforms = append(m.Platforms, "linux/arm64") })
+	valid("reserved", "path-collision", "a file for all platforms with the name of the manifest", func(m *bundle.Manifest) {
+		*m = *clone(t, several)
+		m.Files[0].Path = "all/Manifest.json"
+	})
+	valid("collision", "path-collision", "a file of one platform that is a directory for all", func(m *bundle.Manifest) {
+		*m = *clone(t, several)
+		m.Files[len(m.Files)-1].Path = "linux-arm64/web"
+	})
+	valid("twice", "file-order", "a file both for all platforms and for one", func(m *bundle.Manifest) {
+		*m = *clone(t, several)
+		m.Files[len(m.Files)-1].Path = "linux-arm64/web/index.html"
+	})
+	valid("version", "tree-version", "VERSION is that of another release", func(m *bundle.Manifest) { m.Version = "1.2.4" })
+	valid("required", "tree-required", "a required path is missing", func(m *bundle.Manifest) { m.Device.Tree.Required = []string{"scripts/run"} })
+	valid("unit-missing", "device", "the unit is not in the tree", func(m *bundle.Manifest) { m.Device.Tree.Units = []string{"cloud.service"} })
+	valid("unit-name", "device", "a unit whose name is that of something else", func(m *bundle.Manifest) { m.Device.Tree.Units = []string{"web/index.html"} })
+	for _, p := range []struct{ name, path string }{
+		{"shadow", "/etc/shadow"}, {"trust", "/etc/valise/cloud.yaml"}, {"systemd", "/etc/systemd/system/x.service"}, {"traversal", "/etc/cloud/../shadow"}, {"releases", "/opt/cloud/releases/x"}, {"relative", "etc/cloud/cloud.env"}, {"root", "/root/.ssh/authorized_keys"},
+	} {
+		valid("env-file-"+p.name, "device", "the environment file is "+p.path, func(m *bundle.Manifest) { m.Device.Tree.EnvFile = p.path })
+	}
+	valid("template-to-env", "device", "a template that replaces the environment file", func(m *bundle.Manifest) {
+		m.Device.Tree.Templates = []bundle.Template{{From: "web/index.html", To: m.Device.Tree.EnvFile, Mode: 0o644}}
+	})
+	valid("template-mode", "device", "a template with a setuid mode", func(m *bundle.Manifest) {
+		m.Device.Tree.Templates = []bundle.Template{{From: "web/index.html", To: "/etc/cloud/x", Mode: 0o4755}}
+	})
 	return list
 }
 
@@ -565,9 +642,6 @@ func FuzzOpen(f *testing.F) {
 			return
 		}
 		for _, file := range r.Manifest().Files {
-			if !r.HasFile(file.Path) {
-				continue
-			}
 			rc, err := r.OpenFile(file.Path)
 			if err != nil {
 				t.Fatalf("%s: %v", file.Path, err)

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"path"
 	"slices"
 	"strings"
 )
@@ -47,6 +48,9 @@ const tocFormat = "valise-toc/1"
 // the archive entries. ImagesSHA256 stays a placeholder until Write.
 func (m *Manifest) Finish() error {
 	m.Format = Format
+	if m.Kind == KindTree {
+		return m.Validate()
+	}
 	m.ImagesSHA256 = strings.Repeat("0", 64)
 	m.Images = nil
 	for _, c := range m.Components {
@@ -64,14 +68,10 @@ func (m *Manifest) Finish() error {
 // which may be nil, gets the bytes of content done and their total. Memory use
 // does not depend on the size of the bundle.
 func Write(ctx context.Context, dst WriteFile, m *Manifest, src Content, progress func(done, total int64)) error {
-	return WriteThin(ctx, dst, m, src, func(Digest) bool { return false }, progress)
-}
-
-// WriteThin is Write without the layers and files for which omit says so, as far as
-// they may be left out. They are read all the same: the manifest is that of the
-// complete bundle, which has the digest of its images.tar.
-func WriteThin(ctx context.Context, dst WriteFile, m *Manifest, src Content, omit func(Digest) bool, progress func(done, total int64)) error {
-	w := &writer{ctx: ctx, members: newMemberWriter(dst, 0), mtime: m.CreatedAt.Unix(), images: sha256.New(), omit: omit, progress: progress}
+	w := &writer{ctx: ctx, members: newMemberWriter(dst, 0), prefix: m.Prefix, mtime: m.CreatedAt.Unix(), images: sha256.New(), progress: progress}
+	if m.Kind == KindTree {
+		return w.bundle(m, nil, nil, src, nil)
+	}
 	generated, err := m.ArchiveEntries()
 	if err != nil {
 		return err
@@ -83,8 +83,7 @@ func WriteThin(ctx context.Context, dst WriteFile, m *Manifest, src Content, omi
 		}
 		return io.NopCloser(bytes.NewReader(generated[i].Data)), nil
 	}
-	files := slices.DeleteFunc(slices.Clone(m.Files), func(f File) bool { return f.mayBeMissing() && omit(f.Digest) })
-	if err := w.bundle(m, nil, files, m.blobs(), src, archive); err != nil {
+	if err := w.bundle(m, nil, m.blobs(), src, archive); err != nil {
 		return err
 	}
 	m.ImagesSHA256 = hex.EncodeToString(w.images.Sum(nil))
@@ -97,18 +96,14 @@ func WriteThin(ctx context.Context, dst WriteFile, m *Manifest, src Content, omi
 	return head.members.w.Flush()
 }
 
-// Thin writes the bundle in r, which has been checked, without the layers and
-// files for which omit says so, as far as they may be left out. Manifest and signature stay what they are, so what is left
+// Thin writes the bundle in r, which has been checked, without the blobs for
+// which omit says so. Manifest and signature stay what they are, so what is left
 // out can come from elsewhere and be checked just the same.
 func Thin(ctx context.Context, dst io.Writer, r *Reader, omit func(Digest) bool, progress func(done, total int64)) error {
-	w := &writer{ctx: ctx, members: newMemberWriter(dst, 0), mtime: r.manifest.CreatedAt.Unix(), progress: progress}
-	small, layers := r.manifest.blobsByKind()
-	blobs := append(small, slices.DeleteFunc(layers, func(d Descriptor) bool { return !r.HasBlob(d.Digest) || omit(d.Digest) })...)
+	w := &writer{ctx: ctx, members: newMemberWriter(dst, 0), prefix: r.manifest.Prefix, mtime: r.manifest.CreatedAt.Unix(), progress: progress}
+	blobs := slices.DeleteFunc(r.manifest.blobs(), func(d Descriptor) bool { return !r.HasBlob(d.Digest) || omit(d.Digest) })
 	archive := func(path string) (io.ReadCloser, error) { return r.open(ImagesName + "/" + path) }
-	files := slices.DeleteFunc(slices.Clone(r.manifest.Files), func(f File) bool {
-		return f.mayBeMissing() && (!r.HasFile(f.Path) || omit(f.Digest))
-	})
-	return w.bundle(r.manifest, r.signature, files, blobs, r, archive)
+	return w.bundle(r.manifest, r.signature, blobs, r, archive)
 }
 
 // Seal writes the bundle in r to dst with signature as its signature. Everything
@@ -121,7 +116,7 @@ func Seal(ctx context.Context, dst io.Writer, r *Reader, signature []byte) error
 	if err != nil {
 		return fmt.Errorf("seal: read table of contents: %w", err)
 	}
-	w := &writer{ctx: ctx, members: newMemberWriter(dst, 0), mtime: r.manifest.CreatedAt.Unix()}
+	w := &writer{ctx: ctx, members: newMemberWriter(dst, 0), prefix: r.manifest.Prefix, mtime: r.manifest.CreatedAt.Unix()}
 	if err := w.head(r.manifest, signature); err != nil {
 		return err
 	}
@@ -149,7 +144,7 @@ type writer struct {
 	members  *memberWriter
 	images   hash.Hash // of images.tar, when it is wanted
 	inImages bool
-	omit     func(Digest) bool // layers that only images sees; nil means none
+	prefix   string
 	mtime    int64
 	toc      TOC
 	done     int64
@@ -170,7 +165,7 @@ func (w *writer) zeros(n int64) error {
 }
 
 func (w *writer) header(name string, size int64, mode uint32) error {
-	h, err := tarHeader(name, size, mode, w.mtime)
+	h, err := tarHeader(path.Join(w.prefix, name), size, mode, w.mtime)
 	if err != nil {
 		return err
 	}
@@ -180,8 +175,8 @@ func (w *writer) header(name string, size int64, mode uint32) error {
 
 // bundle writes everything. archive opens the entries of images.tar that are not
 // blobs.
-func (w *writer) bundle(m *Manifest, signature []byte, files []File, blobs []Descriptor, src Content, archive func(path string) (io.ReadCloser, error)) error {
-	for _, f := range files {
+func (w *writer) bundle(m *Manifest, signature []byte, blobs []Descriptor, src Content, archive func(path string) (io.ReadCloser, error)) error {
+	for _, f := range m.Files {
 		w.total += f.Size
 	}
 	for _, b := range blobs {
@@ -190,14 +185,15 @@ func (w *writer) bundle(m *Manifest, signature []byte, files []File, blobs []Des
 	if err := w.head(m, signature); err != nil {
 		return err
 	}
-	for _, f := range files {
+	for _, f := range m.Files {
 		if err := w.entry(f.Path, f.Path, f, false, func() (io.ReadCloser, error) { return src.OpenFile(f.Path) }); err != nil {
 			return err
 		}
 	}
-	small, _ := m.blobsByKind()
-	omitted := func(b Descriptor) bool { return w.omit != nil && !slices.Contains(small, b) && w.omit(b.Digest) }
-	size := imagesSize(m.Archive, slices.DeleteFunc(slices.Clone(blobs), omitted))
+	if m.Kind == KindTree {
+		return w.tail()
+	}
+	size := imagesSize(m.Archive, blobs)
 	if err := w.header(ImagesName, size, 0o644); err != nil {
 		return err
 	}
@@ -209,12 +205,6 @@ func (w *writer) bundle(m *Manifest, signature []byte, files []File, blobs []Des
 	}
 	for _, b := range blobs {
 		f := File{Size: b.Size, Mode: 0o644, Digest: b.Digest}
-		if omitted(b) {
-			if err := w.hashOnly(f, src); err != nil {
-				return err
-			}
-			continue
-		}
 		if err := w.entry(blobEntry(b.Digest), blobPath(b.Digest), f, true, func() (io.ReadCloser, error) { return src.OpenBlob(b.Digest) }); err != nil {
 			return err
 		}
@@ -268,11 +258,11 @@ func (w *writer) head(m *Manifest, signature []byte) error {
 }
 
 // entry writes a header, the content in members of its own, and the padding.
-func (w *writer) entry(name, path string, f File, stored bool, open func() (io.ReadCloser, error)) error {
+func (w *writer) entry(name, inTar string, f File, stored bool, open func() (io.ReadCloser, error)) error {
 	if err := w.ctx.Err(); err != nil {
 		return err
 	}
-	if err := w.header(path, f.Size, f.Mode); err != nil {
+	if err := w.header(inTar, f.Size, f.Mode); err != nil {
 		return err
 	}
 	if err := w.members.boundary(); err != nil {
@@ -320,40 +310,6 @@ func (w *writer) entry(name, path string, f File, stored bool, open func() (io.R
 	e.End = w.members.at
 	w.toc.Entries = append(w.toc.Entries, e)
 	return w.zeros(padding(f.Size))
-}
-
-// hashOnly does to the hash of images.tar what entry would do, and writes nothing.
-func (w *writer) hashOnly(f File, src Content) error {
-	h, err := tarHeader(blobPath(f.Digest), f.Size, f.Mode, w.mtime)
-	if err != nil {
-		return err
-	}
-	rc, err := src.OpenBlob(f.Digest)
-	if err != nil {
-		return fmt.Errorf("open %s: %w", blobEntry(f.Digest), err)
-	}
-	defer rc.Close()
-	w.images.Write(h[:])
-	chunk := make([]byte, 256<<10)
-	for r := newDigestReader(rc, f.Size, f.Digest, blobEntry(f.Digest)); ; {
-		n, err := r.Read(chunk)
-		w.images.Write(chunk[:n])
-		w.done += int64(n)
-		if w.progress != nil && n > 0 {
-			w.progress(w.done, w.total)
-		}
-		if err == io.EOF {
-			break
-		}
-		if err == nil {
-			err = w.ctx.Err()
-		}
-		if err != nil {
-			return err
-		}
-	}
-	w.images.Write(make([]byte, padding(f.Size)))
-	return nil
 }
 
 // tail writes the table of contents, the end of the tar and the footer.

@@ -118,6 +118,46 @@ func Release(t testing.TB, s Spec) (*bundle.Manifest, *Content) {
 	return m, c
 }
 
+// Tree makes a release that is a file tree: what its files are, by path in the
+// bundle, is up to the caller. An empty field of s has the default of Release.
+func Tree(t testing.TB, s Spec, files map[string]string) (*bundle.Manifest, *Content) {
+	t.Helper()
+	def(&s.App, "cloud")
+	def(&s.Version, "1.2.3")
+	if s.Platforms == nil {
+		s.Platforms = []bundle.Platform{"linux/amd64"}
+	}
+	c := &Content{map[string][]byte{}, map[bundle.Digest][]byte{}}
+	m := &bundle.Manifest{
+		App: s.App, Kind: bundle.KindTree, Version: s.Version, CreatedAt: time.Unix(1700000000, 0).UTC(), Changelog: "first\n", Platforms: s.Platforms,
+		Prefix: s.App + "-v" + s.Version,
+		Device: bundle.Device{
+			Tree: &bundle.Tree{Units: []string{"packaging/" + s.App + ".service"}, EnvFile: "/etc/" + s.App + "/" + s.App + ".env"},
+			Keep: bundle.Keep{Releases: 3, Backups: 5}, Health: bundle.Health{HTTP: "http://127.0.0.1:8080/health", Retries: 3, Interval: bundle.Duration(time.Second)},
+		},
+	}
+	for _, p := range slices.Sorted(maps.Keys(files)) {
+		c.Files[p] = []byte(files[p])
+		f := bundle.File{Path: p, Size: int64(len(files[p])), Mode: 0o644, Digest: bundle.DigestOf(c.Files[p])}
+		if strings.HasPrefix(files[p], "#!") || strings.HasPrefix(files[p], "\x7fELF") {
+			f.Mode = 0o755
+		}
+		m.Files = append(m.Files, f)
+	}
+	if err := m.Finish(); err != nil {
+		t.Fatal(err)
+	}
+	return m, c
+}
+
+// TreeFiles are the files of a small release, for Tree.
+func TreeFiles(app, version string) map[string]string {
+	return map[string]string{
+		".env.example": "# Where it listens\nPORT=8080\n", "VERSION": "v" + version + "\n", "bin/" + app: "#!/bin/sh\necho " + version + "\n",
+		"packaging/" + app + ".service": "[Service]\nExecStart=/opt/" + app + "/current/bin/" + app + "\n", "web/index.html": "<h1>" + app + "</h1>\n",
+	}
+}
+
 // Write returns the unsigned bundle of a release.
 func Write(t testing.TB, m *bundle.Manifest, c bundle.Content) []byte {
 	t.Helper()

@@ -22,7 +22,7 @@ var (
 // check checks everything that can be known without another file. It repeats
 // some rules of bundle.Manifest.Validate, because here the answer has a line.
 func (p *Project) check() error {
-	for _, f := range []func() error{p.checkApp, p.checkImages, p.checkHealth, p.checkData, p.checkFiles} {
+	for _, f := range []func() error{p.checkApp, p.checkImages, p.checkHealth, p.checkData, p.checkEnv, p.checkFiles, p.checkTree} {
 		if err := f(); err != nil {
 			return err
 		}
@@ -45,7 +45,7 @@ func (p *Project) checkApp() error {
 	if !projectPattern.MatchString(p.Project) {
 		return p.at([]any{"project"}, "project is %q, want lower-case letters, digits, hyphens and underscores", p.Project)
 	}
-	if !bundle.ValidEnvKey(p.VersionEnv) {
+	if p.VersionEnv != "" && !bundle.ValidEnvKey(p.VersionEnv) {
 		return p.at([]any{"version_env"}, "version_env is %q, want the name of a variable", p.VersionEnv)
 	}
 	if len(p.Platforms) == 0 {
@@ -63,6 +63,11 @@ func (p *Project) checkApp() error {
 			return p.at([]any{"platforms", i}, "platform %s is listed twice", q)
 		}
 		p.Platforms[i] = q
+	}
+	for _, s := range sortedKeys(p.Arch) {
+		if q, err := bundle.ParsePlatform(s); err != nil || string(q) != s || strings.ContainsAny(p.Arch[s], "/\\ ") || p.Arch[s] == "" {
+			return p.at([]any{"arch", s}, "want a platform and its name in your files, for example linux/amd64: x86_64-linux")
+		}
 	}
 	return nil
 }
@@ -204,7 +209,7 @@ func (p *Project) checkMade(name string, img Image) error {
 		if c.From == "" || c.To == "" {
 			return p.at(at("files", i), "want from and to")
 		}
-		if _, err := c.Render(VarsFor("linux/amd64", "0.0.0")); err != nil {
+		if _, err := c.Render(p.Vars("linux/amd64", "0.0.0")); err != nil {
 			return p.at(at("files", i, "from"), "%v", err)
 		}
 		if !path.IsAbs(c.To) || path.Clean(c.To) != c.To || c.To == "/" {
@@ -298,8 +303,8 @@ func (p *Project) checkData() error {
 }
 
 func (p *Project) checkFiles() error {
-	if p.Compose == "" {
-		return p.at(nil, "compose is missing, want the path of the compose file")
+	if p.Compose == "" && p.Tree == nil {
+		return p.at(nil, "compose is missing, want the path of the compose file, or tree, the files of an app that systemd runs")
 	}
 	for i, f := range p.Files {
 		// The path is the same in the bundle, so it must not lead out of it.
@@ -313,7 +318,7 @@ func (p *Project) checkFiles() error {
 	if _, err := template.New("output").Parse(p.Output); err != nil {
 		return p.at([]any{"output"}, "%v", err)
 	}
-	if _, err := p.OutputName("0.0.0"); err != nil {
+	if _, err := p.OutputName("0.0.0", ""); err != nil {
 		return p.at([]any{"output"}, "%v", err)
 	}
 	return nil

@@ -6,6 +6,7 @@ package project
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -27,12 +28,14 @@ const (
 
 // Defaults of valise.yaml.
 const (
-	DefaultFile     = "valise.yaml"
-	DefaultOutput   = "{{.App}}-{{.Version}}.tar.gz"
-	DefaultRetries  = 10
-	DefaultInterval = 5 * time.Second
-	DefaultReleases = 3
-	DefaultBackups  = 5
+	DefaultFile   = "valise.yaml"
+	DefaultOutput = "{{.App}}-{{.Version}}.tar.gz"
+	// defaultOutputSplit is DefaultOutput of one bundle for each platform.
+	defaultOutputSplit = "{{.App}}-{{.Version}}-{{.OS}}-{{.Arch}}{{with .Variant}}-{{.}}{{end}}.tar.gz"
+	DefaultRetries     = 10
+	DefaultInterval    = 5 * time.Second
+	DefaultReleases    = 3
+	DefaultBackups     = 5
 
 	// Scratch is the base of an image that holds only its own files.
 	Scratch = "scratch"
@@ -47,10 +50,12 @@ const (
 type Project struct {
 	App        string                   `yaml:"app"`
 	Compose    string                   `yaml:"compose"`
+	Tree       *Tree                    `yaml:"tree"` // instead of Compose
 	Platforms  []bundle.Platform        `yaml:"platforms"`
 	Images     map[string]Image         `yaml:"images"` // by image name without tag, as the compose file writes it
 	Health     bundle.Health            `yaml:"health"`
 	Backup     []bundle.Backup          `yaml:"backup"`
+	Env        map[string]EnvKey        `yaml:"env"`
 	Secrets    map[string]bundle.Secret `yaml:"secrets"`
 	Keep       bundle.Keep              `yaml:"keep"`
 	Project    string                   `yaml:"project"`     // compose project name
@@ -59,6 +64,7 @@ type Project struct {
 	Installer  string                   `yaml:"installer"`   // directory with <os>-<arch>[-<variant>]/valise-installer
 	Engine     string                   `yaml:"engine"`      // directory with <os>-<arch>[-<variant>]/{*.deb,docker-*.tgz,docker-compose}
 	Output     string                   `yaml:"output"`      // template of the bundle's file name
+	Arch       map[string]string        `yaml:"arch"`        // what {{.Arch}} is, by platform
 
 	Dir  string `yaml:"-"` // directory of valise.yaml
 	File string `yaml:"-"` // valise.yaml as it was named to Load
@@ -148,17 +154,30 @@ type VersionVars struct {
 	Tag          string // with v
 }
 
-// VarsFor returns the variables of one platform.
-func VarsFor(p bundle.Platform, version string) Vars {
-	return Vars{OS: p.OS(), Arch: p.Arch(), Variant: p.Variant(), Platform: string(p), Version: version}
+// Vars returns the variables of one platform.
+func (p *Project) Vars(platform bundle.Platform, version string) Vars {
+	return Vars{OS: platform.OS(), Arch: cmp.Or(p.Arch[string(platform)], platform.Arch()), Variant: platform.Variant(), Platform: string(platform), Version: version}
 }
 
 // Render returns c.From for one platform, relative to the project's directory.
 func (c Copy) Render(v Vars) (string, error) { return render("from", c.From, v) }
 
-// OutputName returns the file name of the bundle of one version.
-func (p *Project) OutputName(version string) (string, error) {
-	name, err := render("output", p.Output, p.versionVars(version))
+// OutputVars are the names that the template of the file name may use. Those of
+// a platform are empty in a bundle of several.
+type OutputVars struct {
+	VersionVars
+	OS, Arch, Variant string
+}
+
+// OutputName returns the file name of the bundle of one version, of one platform
+// or, when platform is empty, of several.
+func (p *Project) OutputName(version string, platform bundle.Platform) (string, error) {
+	text := p.Output
+	if platform != "" && text == DefaultOutput {
+		text = defaultOutputSplit
+	}
+	v := p.Vars(platform, version)
+	name, err := render("output", text, OutputVars{p.versionVars(version), v.OS, v.Arch, v.Variant})
 	if err != nil {
 		return "", err
 	}
@@ -166,6 +185,22 @@ func (p *Project) OutputName(version string) (string, error) {
 		return "", fmt.Errorf("output gives %q, want a file name", name)
 	}
 	return name, nil
+}
+
+// NamesPlatform reports whether the file name says for which platform a bundle
+// is: then there is one bundle for each.
+func (p *Project) NamesPlatform() bool {
+	a, errA := p.OutputName("0.0.0", "linux/a")
+	b, errB := p.OutputName("0.0.0", "linux/b")
+	return p.Output != DefaultOutput && errA == nil && errB == nil && a != b
+}
+
+// Prefix is the directory that the tree of a bundle called name is in.
+func Prefix(name string) string {
+	for _, suffix := range []string{".gz", ".tgz", ".zst", ".tar"} {
+		name = strings.TrimSuffix(name, suffix)
+	}
+	return name
 }
 
 func (p *Project) versionVars(version string) VersionVars {
@@ -220,10 +255,13 @@ func parse(path string, data []byte) (*Project, error) {
 	if err := doc.decode(p); err != nil {
 		return nil, err
 	}
+	if p.Tree != nil {
+		p.Tree.EnvFile = cmp.Or(p.Tree.EnvFile, "/etc/"+p.App+"/"+p.App+".env")
+	}
 	if p.Project == "" {
 		p.Project = p.App
 	}
-	if p.VersionEnv == "" {
+	if p.VersionEnv == "" && p.Tree == nil {
 		p.VersionEnv = strings.ToUpper(strings.ReplaceAll(p.App, "-", "_")) + "_VERSION"
 	}
 	if err := p.check(); err != nil {

@@ -20,18 +20,24 @@ import (
 // InstallerName is the program that a bundle carries for every platform.
 const InstallerName = "valise-installer"
 
-// Release is a project at one version.
+// Release is a project at one version. Close it.
 type Release struct {
 	Version string
 	Images  []ReleaseImage // sorted by reference
 	Files   []ReleaseFile  // sorted by path; the compose file is one of them
 	Compose string         // path in Files of the compose file
-	// RequiredEnv are the variables that the compose file cannot do without,
-	// sorted; the version's own key is not one of them.
+	// Trees are the files of an app that is a file tree, by platform, sorted by
+	// their path in the tree.
+	Trees map[bundle.Platform][]ReleaseFile
+	// RequiredEnv are the variables that the release cannot do without, sorted;
+	// the version's own key is not one of them.
 	RequiredEnv []string
+	Env         map[string]bundle.EnvKey // what else is known of variables
 	// Notes are advice about the compose file: what works, but not well on a
 	// device.
 	Notes []string
+
+	temp []string // directories of unpacked archives
 }
 
 // ReleaseImage is an image that services of the compose file run.
@@ -52,6 +58,9 @@ type ReleaseFile struct {
 // of this version for these platforms needs. It neither reads the environment of
 // this machine nor the network.
 func (p *Project) Release(ctx context.Context, version string, platforms []bundle.Platform) (*Release, error) {
+	if p.Tree != nil {
+		return p.treeRelease(ctx, version, platforms)
+	}
 	r := &Release{Version: version, Compose: filepath.Base(p.Compose)}
 	c, err := p.loadCompose(ctx, version)
 	if err != nil {
@@ -71,6 +80,22 @@ func (p *Project) Release(ctx context.Context, version string, platforms []bundl
 		return nil, err
 	}
 	r.Notes = p.notes(c)
+	return r, p.addEnv(r, r.Files)
+}
+
+// treeRelease is Release of a file tree.
+func (p *Project) treeRelease(ctx context.Context, version string, platforms []bundle.Platform) (*Release, error) {
+	r := &Release{Version: version}
+	err := p.trees(ctx, r, platforms)
+	if err == nil {
+		r.Files, err = p.files(platforms)
+	}
+	if err == nil {
+		err = p.addEnv(r, r.Trees[platforms[0]])
+	}
+	if err != nil {
+		return nil, errors.Join(err, r.Close())
+	}
 	return r, nil
 }
 
@@ -209,29 +234,31 @@ func (p *Project) files(platforms []bundle.Platform) ([]ReleaseFile, error) {
 		files[path] = ReleaseFile{Path: path, Source: source, Executable: info.Mode()&0o100 != 0}
 		return nil
 	}
-	if err := add(filepath.Base(p.Compose), p.Path(p.Compose), "compose"); err != nil {
-		return nil, err
-	}
-	for i, f := range p.Files {
-		if err := add(f, p.Path(f), "files", i); err != nil {
+	if p.Tree == nil { // else they are part of the tree
+		if err := add(filepath.Base(p.Compose), p.Path(p.Compose), "compose"); err != nil {
 			return nil, err
 		}
-	}
-	if _, err := os.Stat(p.Path(EnvExample)); err == nil {
-		if err := add(EnvExample, p.Path(EnvExample)); err != nil {
-			return nil, err
+		for i, f := range p.Files {
+			if err := add(f, p.Path(f), "files", i); err != nil {
+				return nil, err
+			}
+		}
+		if _, err := os.Stat(p.Path(EnvExample)); err == nil {
+			if err := add(EnvExample, p.Path(EnvExample)); err != nil {
+				return nil, err
+			}
 		}
 	}
 	if p.Installer != "" {
 		for _, platform := range platforms {
 			name := platform.Dashed() + "/" + InstallerName
-			if err := add(bundle.InstallerDir+name, filepath.Join(p.Path(p.Installer), filepath.FromSlash(name)), "installer"); err != nil {
+			if err := add("installer/"+name, filepath.Join(p.Path(p.Installer), filepath.FromSlash(name)), "installer"); err != nil {
 				return nil, err
 			}
 			// It is a program whatever the mode it was unpacked with.
-			f := files[bundle.InstallerDir+name]
+			f := files["installer/"+name]
 			f.Executable = true
-			files[bundle.InstallerDir+name] = f
+			files["installer/"+name] = f
 		}
 	}
 	if p.Engine != "" {
@@ -266,7 +293,7 @@ func (p *Project) engineFiles(platform bundle.Platform, add func(path, source st
 		case name != "docker-compose":
 			return p.at([]any{"engine"}, "%s is neither *.deb, docker-*.tgz nor docker-compose", filepath.Join(dir, name))
 		}
-		if err := add(bundle.EngineDir+platform.Dashed()+"/"+name, filepath.Join(dir, name), "engine"); err != nil {
+		if err := add("engine/"+platform.Dashed()+"/"+name, filepath.Join(dir, name), "engine"); err != nil {
 			return err
 		}
 	}

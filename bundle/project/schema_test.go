@@ -21,6 +21,8 @@ var beyondSchema = map[string]string{
 	"template":                 "templates",
 	"template of a platform":   "templates",
 	"output":                   "templates",
+	"template of a tree":       "templates",
+	"default of a secret":      "two keys of the top level",
 	"no platform":              "depends on platforms",
 	"other name of a platform": "a platform has two names",
 }
@@ -68,6 +70,17 @@ func TestSchemaAgrees(t *testing.T) {
 		"secrets: {A: {hex: 8}, B: {hex: 128, prefix: x-, immutable: true, show: once}}\n", "secrets: {A: {}}\n", "secrets: {A: {hex: 8, show: twice}}\n", "secrets: {\"A B\": {hex: 8}}\n", "secrets: {A: {hex: 8.5}}\n",
 	} {
 		check(more, goodProject+more)
+	}
+	check("tree", goodTree)
+	for _, more := range []string{
+		"backup: []\n", "project: cloud\n", "version_env: V\n", "arch: {linux/amd64: \"\"}\n", "arch: {linux/amd64: a/b}\n", "arch: {linux/amd64: x86_64-linux}\n", "env: {A: {required: true, default: 8080, help: x}}\n",
+	} {
+		check("tree "+more, goodTree+more)
+	}
+	for _, more := range []string{
+		"required: [bin/x]\n", "required: [bin/x, bin/x]\n", "required: [bin/../x]\n", "templates: [{from: a}]\n", "templates: [{from: a, to: /etc/a/b, mode: \"\", validate: [x, \"{}\"]}]\n", "env_file: /etc/x/y\n", "keep_env: WC_KEEP\nsigner_env: S\n",
+	} {
+		check("in tree "+more, strings.Replace(goodTree, "health", "  "+strings.ReplaceAll(more, "\n", "\n  ")[:len(strings.ReplaceAll(more, "\n", "\n  "))-2]+"health", 1))
 	}
 	for _, image := range []string{
 		"{from: postgres:17}", "{from: \"oci:x\"}", "{from: \"archive:x.tar\"}", "{from: \"docker:x\"}", "{from: localhost:5000/a/b@sha256:" + digest + "}", "{from: s}", "{from: scr}", "{from: scratchy}", "{from: scratch}", "{from: \"\"}",

@@ -116,6 +116,9 @@ func (p *program) consider(ctx context.Context, path string, o applyOptions) (_ 
 			f.Close()
 		}
 	}()
+	if kind := r.Manifest().Kind; kind != bundle.KindCompose {
+		return nil, fmt.Errorf("open %s: this program does not install releases of kind %q yet", path, kind)
+	}
 	// The name is only the bundle's claim until it is verified; it decides
 	// which policy that happens against.
 	app := r.Manifest().App

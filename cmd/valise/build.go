@@ -30,8 +30,8 @@ import (
 type buildFlags struct {
 	project   string
 	platforms []string
+	split     bool
 	file      string
-	from      string
 }
 
 func buildCommand(a *app) *cobra.Command {
@@ -47,7 +47,6 @@ func buildCommand(a *app) *cobra.Command {
 			"with buildctl, or by docker buildx.\n\n" +
 			"VERSION is SemVer 2, with or without a leading v. The bundle is not signed yet.",
 		Example: "  valise build 1.2.3\n" +
-			"  valise build 1.2.3 --from dist/shop-1.2.2.tar.gz\n" +
 			"  valise build v1.2.3 --platform linux/arm64 -o /media/usb/\n" +
 			"  SOURCE_DATE_EPOCH=1767225600 valise build 1.2.3 --output json",
 		Args:              cobra.ExactArgs(1),
@@ -56,7 +55,7 @@ func buildCommand(a *app) *cobra.Command {
 	}
 	c.Flags().StringVar(&f.project, "project", project.DefaultFile, "project file")
 	c.Flags().StringSliceVar(&f.platforms, "platform", nil, "build for these platforms instead of the project's (repeatable)")
-	c.Flags().StringVar(&f.from, "from", "", "leave out what this bundle, manifest.json or directory of an older release has (see valise thin)")
+	c.Flags().BoolVar(&f.split, "split-platforms", false, "write one bundle for each platform; so it is anyway when output names the platform")
 	c.Flags().StringVarP(&f.file, "file", "o", "", "bundle to write, or an existing directory for it (default dist/NAME)")
 	return c
 }
@@ -73,89 +72,153 @@ func (a *app) build(ctx context.Context, version string, f buildFlags) error {
 	if err != nil {
 		return err
 	}
-	m, content, err := a.prepare(ctx, p, version, f.platforms)
+	groups, err := platformGroups(p, f)
 	if err != nil {
 		return err
 	}
-	defer content.Close()
-	name, err := p.OutputName(version)
-	if err != nil {
-		return err
+	if info, err := os.Stat(f.file); len(groups) > 1 && f.file != "" && (err != nil || !info.IsDir()) {
+		return cli.Usagef("--file is %s, want an existing directory for %d bundles", f.file, len(groups))
 	}
-	omit := func(bundle.Digest) bool { return false }
-	if f.from != "" {
-		var base string
-		if omit, base, err = (thinFlags{from: f.from}).omit(m); err != nil {
+	var built []*summary
+	for i, platforms := range groups {
+		s, err := a.buildOne(ctx, p, version, platforms, f, i == 0)
+		if err != nil {
 			return err
 		}
-		name = thinName(name, base)
+		built = append(built, s)
 	}
+	text := func(w io.Writer) {
+		for i, s := range built {
+			if i > 0 {
+				fmt.Fprintln(w)
+			}
+			s.writeHead(w)
+			fmt.Fprintf(w, "\nnext: %s\n", s.Next)
+		}
+	}
+	if len(built) == 1 {
+		return a.Result(built[0], text)
+	}
+	return a.Result(built, text)
+}
+
+// platformGroups says for which platforms bundles are made: one for all, or one
+// for each.
+func platformGroups(p *project.Project, f buildFlags) ([][]bundle.Platform, error) {
+	platforms := p.Platforms
+	if len(f.platforms) > 0 {
+		platforms = nil
+	}
+	for _, s := range f.platforms {
+		platform, err := bundle.ParsePlatform(s)
+		if err != nil {
+			return nil, cli.Usagef("%w", err)
+		}
+		platforms = append(platforms, platform)
+	}
+	if !f.split && !p.NamesPlatform() {
+		return [][]bundle.Platform{platforms}, nil
+	}
+	if !p.NamesPlatform() && p.Output != project.DefaultOutput {
+		return nil, cli.WithHint(fmt.Errorf("output %q names every platform's bundle the same", p.Output), "add {{.Arch}} to output in %s", p.File)
+	}
+	var groups [][]bundle.Platform
+	for _, platform := range platforms {
+		groups = append(groups, []bundle.Platform{platform})
+	}
+	return groups, nil
+}
+
+// buildOne builds one bundle. What there is to note is the same for all, so it
+// is said with the first one.
+func (a *app) buildOne(ctx context.Context, p *project.Project, version string, platforms []bundle.Platform, f buildFlags, first bool) (*summary, error) {
+	one := bundle.Platform("")
+	if f.split || p.NamesPlatform() {
+		one = platforms[0]
+	}
+	name, err := p.OutputName(version, one)
+	if err != nil {
+		return nil, err
+	}
+	m, content, err := a.prepare(ctx, p, version, platforms, name, first)
+	if err != nil {
+		return nil, err
+	}
+	defer content.Close()
 	path := f.file
 	if path == "" {
 		path = filepath.Join("dist", name)
 	} else if info, err := os.Stat(path); err == nil && info.IsDir() {
 		path = filepath.Join(path, name)
 	}
-	if err := a.writeBundle(ctx, path, m, content, omit); err != nil {
-		return err
+	if err := a.writeBundle(ctx, path, m, content); err != nil {
+		return nil, err
 	}
-	return a.reportBuild(path, m)
+	return summarizeFile(path, m)
 }
 
-// prepare makes the manifest of a release, complete but for the digest of
-// images.tar, and says where its content is.
-func (a *app) prepare(ctx context.Context, p *project.Project, version string, only []string) (*bundle.Manifest, *content, error) {
-	platforms := p.Platforms
-	if len(only) > 0 {
-		platforms = nil
-	}
-	for _, s := range only {
-		platform, err := bundle.ParsePlatform(s)
-		if err != nil {
-			return nil, nil, cli.Usagef("%w", err)
-		}
-		platforms = append(platforms, platform)
-	}
+// prepare makes the manifest of the release that the bundle called name holds,
+// complete but for the digest of images.tar, and says where its content is.
+func (a *app) prepare(ctx context.Context, p *project.Project, version string, platforms []bundle.Platform, name string, first bool) (*bundle.Manifest, *content, error) {
 	r, err := p.Release(ctx, version, platforms)
 	if err != nil {
 		return nil, nil, err
 	}
-	for _, note := range r.Notes {
-		a.Note("%s", note)
+	c := &content{Collection: new(image.Collection), release: r, files: map[string]string{}, made: map[string][]byte{}}
+	m, err := a.manifest(ctx, p, r, c, platforms, name, first)
+	if err != nil {
+		return nil, nil, errors.Join(notRefused(err), c.Close())
 	}
-	git := readGit(ctx, p.Dir, version)
+	return m, c, nil
+}
+
+func (a *app) manifest(ctx context.Context, p *project.Project, r *project.Release, c *content, platforms []bundle.Platform, name string, first bool) (*bundle.Manifest, error) {
+	note := func(format string, args ...any) {
+		if first {
+			a.Note(format, args...)
+		}
+	}
+	for _, n := range r.Notes {
+		note("%s", n)
+	}
+	git := readGit(ctx, p.Dir, r.Version)
 	created, err := a.createdAt(git)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	changelog, err := a.changelog(p.Dir, version)
+	changelog, err := a.changelog(p.Dir, r.Version)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	m := &bundle.Manifest{
-		App: p.App, Kind: bundle.KindCompose, Version: version, CreatedAt: created, Changelog: changelog, Platforms: platforms,
-		Device: bundle.Device{Compose: r.Compose, Project: p.Project, VersionEnv: p.VersionEnv, RequiredEnv: r.RequiredEnv,
+		App: p.App, Kind: bundle.KindCompose, Version: r.Version, CreatedAt: created, Changelog: changelog, Platforms: platforms,
+		Device: bundle.Device{VersionEnv: p.VersionEnv, RequiredEnv: r.RequiredEnv, Env: r.Env,
 			Health: p.Health, Backup: p.Backup, Secrets: p.Secrets, Keep: p.Keep},
 	}
 	if git != nil && git.dirty {
-		a.Note("files differ from commit %.12s: the bundle does not name a commit", git.source.Commit)
+		note("files differ from commit %.12s: the bundle does not name a commit", git.source.Commit)
 	} else if git != nil {
 		m.Source = &git.source
 	}
-	c := &content{files: map[string]string{}, made: map[string][]byte{}}
 	for _, f := range r.Files {
 		file, err := hashFile(ctx, f)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		m.Files = append(m.Files, file)
 		c.files[f.Path] = f.Source
 	}
-	if c.Collection, err = a.collect(ctx, p, r, platforms, created); err != nil {
-		return nil, nil, err
+	if p.Tree != nil {
+		m.Kind, m.Prefix, m.Device.Tree = bundle.KindTree, project.Prefix(name), p.Tree.Bundle()
+		err = c.addTree(ctx, m, r)
+	} else {
+		m.Device.Compose, m.Device.Project = r.Compose, p.Project
+		collected, err := a.collect(ctx, p, r, platforms, created)
+		if err != nil {
+			return nil, err
+		}
+		c.Collection, m.Components = collected, collected.Components
 	}
-	m.Components = c.Components
-	name, err := p.OutputName(version)
 	if err == nil {
 		err = addInstallScript(m, c, name)
 	}
@@ -165,10 +228,7 @@ func (a *app) prepare(ctx context.Context, p *project.Project, version string, o
 	if err == nil {
 		err = m.Finish()
 	}
-	if err != nil {
-		return nil, nil, errors.Join(notRefused(err), c.Close())
-	}
-	return m, c, nil
+	return m, err
 }
 
 // notRefused keeps a mistake in what we pack from looking like a bundle that
@@ -214,7 +274,7 @@ func (a *app) collect(ctx context.Context, p *project.Project, r *project.Releas
 		},
 	}
 	for _, img := range r.Images {
-		s, err := spec(img, platforms, r.Version)
+		s, err := spec(p, img, platforms, r.Version)
 		if err != nil {
 			return nil, err
 		}
@@ -237,7 +297,7 @@ func (a *app) collect(ctx context.Context, p *project.Project, r *project.Releas
 }
 
 // spec says to package image what the project says of an image.
-func spec(r project.ReleaseImage, platforms []bundle.Platform, version string) (image.Spec, error) {
+func spec(p *project.Project, r project.ReleaseImage, platforms []bundle.Platform, version string) (image.Spec, error) {
 	img := r.Image
 	s := image.Spec{Reference: r.Reference, Services: r.Services, From: img.From.Source, FromEach: img.From.Each, Base: img.Base, Files: map[bundle.Platform][]image.Copy{},
 		Config: image.Config{Entrypoint: img.Entrypoint, Cmd: img.Cmd, Env: img.Env, User: img.User, Workdir: img.Workdir,
@@ -251,9 +311,9 @@ func spec(r project.ReleaseImage, platforms []bundle.Platform, version string) (
 	if img.Dockerfile != "" {
 		s.Dockerfile = &image.Dockerfile{Context: img.Context, File: img.Dockerfile, Target: img.Target, Args: img.Args, Labels: img.Labels}
 	}
-	for _, p := range platforms {
+	for _, platform := range platforms {
 		for _, f := range img.Files {
-			from, err := f.Render(project.VarsFor(p, version))
+			from, err := f.Render(p.Vars(platform, version))
 			if err != nil {
 				return s, fmt.Errorf("image %s: %w", r.Reference, err)
 			}
@@ -261,7 +321,7 @@ func spec(r project.ReleaseImage, platforms []bundle.Platform, version string) (
 			if err != nil {
 				return s, fmt.Errorf("image %s: mode %q: %w", r.Reference, f.Mode, err)
 			}
-			s.Files[p] = append(s.Files[p], image.Copy{From: from, To: f.To, Mode: mode})
+			s.Files[platform] = append(s.Files[platform], image.Copy{From: from, To: f.To, Mode: mode})
 		}
 	}
 	return s, nil
@@ -279,9 +339,12 @@ func (a *app) layerCache() string {
 // content is where bundle.Write finds what the manifest lists.
 type content struct {
 	*image.Collection
-	files map[string]string // path in the bundle -> path here
-	made  map[string][]byte // path in the bundle -> what this program wrote
+	release *project.Release
+	files   map[string]string // path in the bundle -> path here
+	made    map[string][]byte // path in the bundle -> what this program wrote
 }
+
+func (c *content) Close() error { return errors.Join(c.Collection.Close(), c.release.Close()) }
 
 func (c *content) OpenFile(path string) (io.ReadCloser, error) {
 	if b, ok := c.made[path]; ok {
@@ -324,7 +387,7 @@ func hashFile(ctx context.Context, f project.ReleaseFile) (bundle.File, error) {
 
 // writeBundle writes the file under another name, syncs it and renames it, so
 // that path never is half a bundle.
-func (a *app) writeBundle(ctx context.Context, path string, m *bundle.Manifest, c *content, omit func(bundle.Digest) bool) (err error) {
+func (a *app) writeBundle(ctx context.Context, path string, m *bundle.Manifest, c *content) (err error) {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("write bundle: %w", err)
@@ -335,7 +398,7 @@ func (a *app) writeBundle(ctx context.Context, path string, m *bundle.Manifest, 
 	}
 	defer f.Cleanup()
 	progress, finish := a.UI.Track("write " + path)
-	err = bundle.WriteThin(ctx, f.File, m, c, omit, progress)
+	err = bundle.Write(ctx, f.File, m, c, progress)
 	finish(err)
 	if err != nil {
 		return fmt.Errorf("write bundle: %w", notRefused(err))
@@ -356,20 +419,17 @@ func syncDir(dir string) error {
 	return d.Sync()
 }
 
-// reportBuild prints what was written.
-func (a *app) reportBuild(path string, m *bundle.Manifest) error {
+// summarizeFile says what was written.
+func summarizeFile(path string, m *bundle.Manifest) (*summary, error) {
 	info, err := os.Stat(path)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	raw, err := m.Encode()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	s := summarize(path, info.Size(), m, raw, false)
 	s.Next = "valise sign " + path
-	return a.Result(s, func(w io.Writer) {
-		s.writeHead(w)
-		fmt.Fprintf(w, "\nnext: %s\n", s.Next)
-	})
+	return s, nil
 }

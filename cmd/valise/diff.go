@@ -40,8 +40,8 @@ type difference struct {
 	From    string   `json:"from"`
 	To      string   `json:"to"`
 	Changes []change `json:"changes"`
-	// NeedBytes are the compressed layers, by platform, that a device on From
-	// has to load for To.
+	// NeedBytes are the compressed layers, or the files of the tree, by platform,
+	// that a device on From has to load for To.
 	NeedBytes map[bundle.Platform]int64 `json:"need_bytes"`
 }
 
@@ -67,22 +67,32 @@ func (a *app) diff(pathA, pathB string) error {
 			d.Changes = append(d.Changes, change{kind, name, old[key], now[key]})
 		}
 	}
-	have := layersOf(from)
 	for i, p := range to.Platforms {
-		need := map[bundle.Digest]int64{}
-		for _, c := range to.Components {
-			for _, l := range c.Images[i].Layers {
-				if _, ok := have[l.Digest]; !ok {
-					need[l.Digest] = l.Size
-				}
-			}
-		}
-		d.NeedBytes[p] = 0
-		for _, n := range need {
-			d.NeedBytes[p] += n
-		}
+		d.NeedBytes[p] = needBytes(from, to, i)
 	}
 	return a.Result(d, func(w io.Writer) { printDifference(w, d, to.Platforms) })
+}
+
+// needBytes is what a device that runs from has to load for platform i of to:
+// layers it lacks, or the whole tree.
+func needBytes(from, to *bundle.Manifest, i int) int64 {
+	var n int64
+	if to.Kind == bundle.KindTree {
+		for _, f := range to.TreeFiles(to.Platforms[i]) {
+			n += f.Size
+		}
+		return n
+	}
+	seen := layersOf(from)
+	for _, c := range to.Components {
+		for _, l := range c.Images[i].Layers {
+			if _, ok := seen[l.Digest]; !ok {
+				seen[l.Digest] = l
+				n += l.Size
+			}
+		}
+	}
+	return n
 }
 
 // facts maps what a release consists of, each thing called by kind and name, to
@@ -129,6 +139,6 @@ func printDifference(w io.Writer, d difference, platforms []bundle.Platform) {
 		fmt.Fprintln(w, "  nothing changes")
 	}
 	for _, p := range platforms {
-		fmt.Fprintf(w, "a device on %s needs %s of layers for %s\n", d.From, ui.Bytes(d.NeedBytes[p]), p)
+		fmt.Fprintf(w, "a device on %s needs %s for %s\n", d.From, ui.Bytes(d.NeedBytes[p]), p)
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/cmd/internal/cli"
 	"github.com/valise-ota/valise/cmd/internal/ui"
 )
@@ -37,7 +38,15 @@ func (a *app) inspect(ctx context.Context, path string) error {
 	s := summarize(path, r.Size(), r.Manifest(), r.ManifestBytes(), r.Signature() != nil)
 	return a.Result(s, func(w io.Writer) {
 		s.writeHead(w)
-		s.writeImages(w)
+		if s.Kind == bundle.KindCompose {
+			s.writeImages(w)
+		}
+		for i, key := range s.Environment {
+			if i == 0 {
+				fmt.Fprintln(w)
+			}
+			fmt.Fprintf(w, "environment  %s must have a value on the device\n", key)
+		}
 		s.writeFiles(w)
 		if s.Changelog != "" {
 			fmt.Fprintf(w, "\nchangelog\n  %s\n", strings.ReplaceAll(s.Changelog, "\n", "\n  "))

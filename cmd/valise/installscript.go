@@ -35,7 +35,11 @@ func addInstallScript(m *bundle.Manifest, c *content, bundleName string) error {
 	if strings.ContainsAny(bundleName, "'\"$`\\\n ") {
 		return fmt.Errorf("output gives %q: a name for %s without quotes, spaces, $ and \\ is needed", bundleName, installScriptName)
 	}
+	prefix := ""
+	if m.Prefix != "" {
+		prefix = m.Prefix + "/"
+	}
 	text := strings.NewReplacer("@APP@", m.App, "@VERSION@", m.Version, "@BUNDLE@", bundleName,
-		"@INSTALLERS@", strings.Join(installers, "\n"), "@PREFIX@", "").Replace(installScript)
+		"@INSTALLERS@", strings.Join(installers, "\n"), "@PREFIX@", prefix).Replace(installScript)
 	return c.add(m, installScriptName, []byte(text))
 }

@@ -16,14 +16,17 @@ type summary struct {
 	Path           string            `json:"path"`
 	Size           int64             `json:"size"`
 	App            string            `json:"app"`
+	Kind           string            `json:"kind"`
 	Version        string            `json:"version"`
 	CreatedAt      time.Time         `json:"created_at"`
 	ManifestDigest bundle.Digest     `json:"manifest_digest"`
 	Signed         bool              `json:"signed"` // carries a signature; not whether it is good
 	Source         *bundle.Source    `json:"source,omitempty"`
 	Platforms      []bundle.Platform `json:"platforms"`
-	Images         []imageSummary    `json:"images"`
-	Layers         layerSummary      `json:"layers"`
+	Images         []imageSummary    `json:"images,omitempty"`
+	Layers         *layerSummary     `json:"layers,omitempty"`
+	Trees          []treeSummary     `json:"trees,omitempty"` // in the order of platforms
+	Environment    []string          `json:"environment,omitempty"`
 	Files          []bundle.File     `json:"files"`
 	Changelog      string            `json:"changelog,omitempty"`
 	Next           string            `json:"next,omitempty"`
@@ -36,6 +39,13 @@ type imageSummary struct {
 	Sizes     []int64       `json:"sizes"`  // of the layers, in the order of platforms
 }
 
+// treeSummary is the file tree of one platform.
+type treeSummary struct {
+	Platform bundle.Platform `json:"platform"`
+	Files    int             `json:"files"`
+	Size     int64           `json:"size"`
+}
+
 // layerSummary counts each layer once; Saved is what it would cost to hold the
 // shared ones once for every image that has them.
 type layerSummary struct {
@@ -46,8 +56,20 @@ type layerSummary struct {
 }
 
 func summarize(path string, size int64, m *bundle.Manifest, raw []byte, signed bool) *summary {
-	s := &summary{Path: path, Size: size, App: m.App, Version: m.Version, CreatedAt: m.CreatedAt, ManifestDigest: bundle.DigestOf(raw),
-		Signed: signed, Source: m.Source, Platforms: m.Platforms, Files: m.Files, Changelog: m.Changelog}
+	s := &summary{Path: path, Size: size, App: m.App, Kind: m.Kind, Version: m.Version, CreatedAt: m.CreatedAt, ManifestDigest: bundle.DigestOf(raw),
+		Signed: signed, Source: m.Source, Platforms: m.Platforms, Files: m.Files, Changelog: m.Changelog, Environment: m.Device.RequiredEnv}
+	if m.Kind == bundle.KindTree {
+		for _, p := range m.Platforms {
+			t := treeSummary{Platform: p}
+			for _, f := range m.TreeFiles(p) {
+				t.Files++
+				t.Size += f.Size
+			}
+			s.Trees = append(s.Trees, t)
+		}
+		return s
+	}
+	s.Layers = new(layerSummary)
 	uses := map[bundle.Digest]int{}
 	for _, c := range m.Components {
 		i := imageSummary{Reference: c.Reference, Services: c.Services, Digest: c.Images[0].Manifest.Digest}
@@ -93,6 +115,13 @@ func (s *summary) writeHead(w io.Writer) {
 	row("signed", "%s", signed)
 	row("manifest", "%s", s.ManifestDigest)
 	row("platforms", "%s", joinPlatforms(s.Platforms))
+	if s.Kind == bundle.KindTree {
+		for _, tree := range s.Trees {
+			row("tree", "%d files, %s for %s", tree.Files, ui.Bytes(tree.Size), tree.Platform)
+		}
+		t.Flush()
+		return
+	}
 	row("images", "%d", len(s.Images))
 	row("layers", "%d, %s; %d of them shared, which saves %s", s.Layers.Count, ui.Bytes(s.Layers.Size), s.Layers.Shared, ui.Bytes(s.Layers.Saved))
 	t.Flush()

@@ -76,7 +76,7 @@ func (a *App) writeFiles(dir *release.Staged, rel *verify.Release) error {
 		return err
 	}
 	for _, f := range rel.Manifest().Files {
-		if strings.HasPrefix(f.Path, bundle.InstallerDir) || strings.HasPrefix(f.Path, bundle.EngineDir) || f.Path == pinsName {
+		if strings.HasPrefix(f.Path, "installer/") || strings.HasPrefix(f.Path, "engine/") || f.Path == pinsName {
 			continue
 		}
 		rc, err := rel.OpenFile(f.Path)

@@ -109,3 +109,26 @@ func skipBlanks(src string, pos int) int {
 	})
 	return len(src) - len(rest)
 }
+
+// Comments returns the comment right above each key that has one, without its
+// number signs: in an example file it says what the key is for.
+func (f *File) Comments() map[string]string {
+	comments := map[string]string{}
+	for _, st := range scan(f.data) {
+		var lines []string
+		above := f.data[:bytes.LastIndexByte(f.data[:st.start], '\n')+1]
+		for len(above) > 0 {
+			start := bytes.LastIndexByte(above[:len(above)-1], '\n') + 1
+			text, ok := strings.CutPrefix(strings.TrimSpace(string(above[start:])), "#")
+			if !ok {
+				break
+			}
+			lines = append([]string{strings.TrimSpace(strings.TrimLeft(text, "#"))}, lines...)
+			above = above[:start]
+		}
+		if help := strings.TrimSpace(strings.Join(lines, "\n")); help != "" {
+			comments[st.key] = help
+		}
+	}
+	return comments
+}
