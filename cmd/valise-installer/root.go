@@ -19,6 +19,7 @@ var commands = []func(*program) *cobra.Command{
 	recoverCommand,
 	statusCommand,
 	historyCommand,
+	doctorCommand,
 }
 
 // program is what the subcommands share.

@@ -18,6 +18,8 @@ var commands = []func(*app) *cobra.Command{
 	inspectCommand,
 	diffCommand,
 	thinCommand,
+	receiptsCommand,
+	receiptsCommand,
 	schemaCommand,
 	manCommand,
 }

@@ -9,7 +9,6 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/installer"
@@ -76,7 +75,7 @@ func (a *App) writeFiles(dir *release.Staged, rel *verify.Release) error {
 		return err
 	}
 	for _, f := range rel.Manifest().Files {
-		if strings.HasPrefix(f.Path, "installer/") || strings.HasPrefix(f.Path, "engine/") || f.Path == pinsName {
+		if !staged(f.Path) {
 			continue
 		}
 		rc, err := rel.OpenFile(f.Path)

@@ -1,0 +1,259 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/Masterminds/semver/v3"
+	"github.com/spf13/cobra"
+
+	"github.com/valise-ota/valise/cmd/internal/cli"
+	"github.com/valise-ota/valise/cmd/internal/ui"
+	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/compose"
+	"github.com/valise-ota/valise/installer/docker"
+	"github.com/valise-ota/valise/installer/environ"
+	"github.com/valise-ota/valise/installer/release"
+	"github.com/valise-ota/valise/verify"
+)
+
+// lowSpace is how little free space is worth a warning, in bytes.
+const lowSpace = 512 << 20
+
+// oldestEngine is the oldest engine that is tested.
+var oldestEngine = semver.MustParse("20.10.0")
+
+func doctorCommand(p *program) *cobra.Command {
+	return &cobra.Command{
+		Use:   "doctor",
+		Short: "Check everything that an update and a way back depend on",
+		Long: "doctor looks at the engine, docker compose, free space, the clock, and for every app (or --app)\n" +
+			"at the trust policy, the records, the environment file, and whether the files and images of the\n" +
+			"current and the previous release are whole. It changes nothing. The exit code is 1 when a check\n" +
+			"failed; warnings do not change it.",
+		Example: "  valise-installer doctor\n  valise-installer doctor --output json",
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return p.doctor(cmd.Context()) },
+	}
+}
+
+// finding is the result of one check.
+type finding struct {
+	App    string `json:"app,omitempty"`
+	Check  string `json:"check"`
+	Status string `json:"status"` // ok, warning, failed
+	Detail string `json:"detail"`
+	Remedy string `json:"remedy,omitempty"`
+}
+
+// findings are collected by examine; each check adds one or more.
+type findings []finding
+
+func (f *findings) add(app, check, status, remedy, format string, args ...any) {
+	if status == findingOK {
+		remedy = ""
+	}
+	*f = append(*f, finding{app, check, status, cli.OneLine(fmt.Sprintf(format, args...)), remedy})
+}
+
+const (
+	findingOK      = "ok"
+	findingWarning = "warning"
+	findingFailed  = "failed"
+)
+
+// examine checks this machine and apps; the page shows the same.
+func (p *program) examine(ctx context.Context, apps []string) findings {
+	var f findings
+	engine := p.examineEngine(ctx, &f)
+	if engine != nil {
+		defer engine.Close()
+	}
+	p.examineSpace(&f, "state", filepath.Join(p.root, "var/lib"))
+	for _, app := range apps {
+		p.examineApp(ctx, &f, app, engine)
+	}
+	return f
+}
+
+func (p *program) examineEngine(ctx context.Context, f *findings) *docker.Engine {
+	const start = "systemctl enable --now docker.service; see journalctl -u docker.service"
+	engine, err := p.connect(ctx)
+	if err != nil {
+		f.add("", "engine", findingFailed, start, "%v", err)
+		return nil
+	}
+	info, err := engine.Info(ctx)
+	if err != nil {
+		engine.Close()
+		f.add("", "engine", findingFailed, start, "%v", err)
+		return nil
+	}
+	status := findingOK
+	if v, err := semver.NewVersion(engineVersion(info.Version)); err != nil || v.LessThan(oldestEngine) {
+		status = findingWarning
+	}
+	f.add("", "engine", status, "install Docker Engine 20.10 or newer", "Docker %s, %s, %s, images below %s", info.Version, info.Platform, info.Driver, info.Root)
+	p.examineSpace(f, "images", info.Root)
+	if _, version, err := docker.FindCompose(ctx, p.dockerEnv()); err != nil {
+		f.add("", "compose", findingFailed, "install the docker-compose-plugin package, or a bundle that carries docker-compose", "%v", err)
+	} else {
+		f.add("", "compose", findingOK, "", "Docker Compose %s", version)
+	}
+	return engine
+}
+
+// engineVersion is the version without what distributions add: 20.10.24+dfsg1.
+func engineVersion(s string) string {
+	s, _, _ = strings.Cut(s, "+")
+	return s
+}
+
+func (p *program) examineSpace(f *findings, check, path string) {
+	free, err := docker.FreeBytes(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		f.add("", "space for "+check, findingFailed, "look at the disk: df, dmesg", "%v", err)
+	case free < lowSpace:
+		f.add("", "space for "+check, findingWarning, "make room: an update says what it needs with plan", "%s free below %s", ui.Bytes(free), path)
+	default:
+		f.add("", "space for "+check, findingOK, "", "%s free below %s", ui.Bytes(free), path)
+	}
+}
+
+// examineClock warns about a clock that is certainly wrong. Nothing depends on
+// it: signatures carry their own time.
+func (p *program) examineClock(f *findings, app string, st installer.State) {
+	now := p.Now()
+	if c := st.Current; c != nil && now.Before(c.CommittedAt) {
+		f.add(app, "clock", findingWarning, "set it (timedatectl); updates work all the same, but times in the history are wrong",
+			"it says %s, and %s was committed later, at %s", stamp(now), c.Version, stamp(c.CommittedAt))
+	}
+}
+
+func (p *program) examineApp(ctx context.Context, f *findings, app string, engine *docker.Engine) {
+	if policy, err := p.readPolicy(app); err != nil {
+		f.add(app, "trust", findingFailed, "restore "+p.configPath(app)+" from a backup; without it no bundle is accepted", "%v", err)
+	} else if _, err := verify.New(policy); err != nil {
+		f.add(app, "trust", findingFailed, "mend "+p.configPath(app), "%v", err)
+	} else {
+		var signers []string
+		for _, s := range policy.Signers {
+			signers = append(signers, s.String())
+		}
+		f.add(app, "trust", findingOK, "", "releases signed by %s", strings.Join(signers, ", or "))
+	}
+	j, st, err := p.readState(ctx, app)
+	if err != nil {
+		f.add(app, "records", findingFailed, "keep a copy of "+p.journalPath(app)+" and ask for help", "%v", err)
+		return
+	}
+	j.Close()
+	switch u := st.Unfinished; {
+	case u != nil && u.Attention != "":
+		f.add(app, "records", findingFailed, "mend the cause, then run valise-installer recover", "%s to %s could not be undone: %s", u.Action, u.To.Version, u.Attention)
+	case u != nil:
+		f.add(app, "records", findingWarning, "wait when it runs right now, else run valise-installer recover", "%s to %s is unfinished since %s", u.Action, u.To.Version, stamp(u.Created))
+	default:
+		f.add(app, "records", findingOK, "", "nothing is unfinished")
+	}
+	p.examineClock(f, app, st)
+	p.examineEnvironment(f, app)
+	store, err := release.Open(p.appDir(app))
+	if err != nil {
+		f.add(app, "releases", findingFailed, "install the app again: valise-installer install BUNDLE", "%v", err)
+		return
+	}
+	defer store.Close()
+	if engine == nil {
+		return
+	}
+	a := p.runtime(app, store, engine, nil)
+	p.examineRelease(ctx, f, a, "current", st.Current)
+	p.examineRelease(ctx, f, a, "previous", st.Previous)
+}
+
+func (p *program) examineRelease(ctx context.Context, f *findings, a *compose.App, which string, r *installer.Release) {
+	if r == nil {
+		if which == "current" {
+			f.add(a.Name, which, findingFailed, "valise-installer install BUNDLE", "no release is installed")
+		}
+		return
+	}
+	if err := a.Whole(ctx, *r); err != nil {
+		status, remedy := findingFailed, "update to another release, or take what is wrong out of the bundle of "+r.Version+" again: tar -xzf BUNDLE FILE, docker load"
+		if which == "previous" {
+			status, remedy = findingWarning, "a rollback will not work; after the next update there is a new release to go back to"
+		}
+		f.add(a.Name, which, status, remedy, "%s is not whole: %v", r.Version, err)
+		return
+	}
+	f.add(a.Name, which, findingOK, "", "%s, files and images are what was verified", r.Version)
+}
+
+func (p *program) examineEnvironment(f *findings, app string) {
+	path := filepath.Join(p.appDir(app), ".env")
+	info, err := os.Stat(path)
+	if err == nil {
+		_, err = environ.Load(path)
+	}
+	switch {
+	case err != nil:
+		f.add(app, "environment", findingFailed, "restore "+path+" from a backup: databases depend on the passwords in it", "%v", err)
+	case info.Mode().Perm()&0o077 != 0:
+		f.add(app, "environment", findingWarning, "chmod 600 "+path, "%s has mode %04o: others can read its passwords", path, info.Mode().Perm())
+	default:
+		f.add(app, "environment", findingOK, "", "%s", path)
+	}
+}
+
+func (p *program) doctor(ctx context.Context) error {
+	apps, err := p.installed()
+	if err != nil {
+		return err
+	}
+	if p.name != "" {
+		app, err := p.theApp()
+		if err != nil {
+			return err
+		}
+		apps = []string{app}
+	}
+	all := p.examine(ctx, apps)
+	bad := 0
+	for _, f := range all {
+		if f.Status == findingFailed {
+			bad++
+		}
+	}
+	if err := p.Result(all, func(w io.Writer) { printFindings(w, all) }); err != nil {
+		return err
+	}
+	if bad > 0 {
+		return fmt.Errorf("%d of %d checks failed", bad, len(all))
+	}
+	return nil
+}
+
+func printFindings(w io.Writer, all findings) {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, f := range all {
+		name := f.Check
+		if f.App != "" {
+			name = f.App + ": " + name
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\n", f.Status, name, f.Detail)
+		if f.Remedy != "" {
+			fmt.Fprintf(t, "\t\t-> %s\n", f.Remedy)
+		}
+	}
+	t.Flush()
+}
