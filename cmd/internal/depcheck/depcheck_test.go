@@ -65,6 +65,7 @@ var onlyImportedBy = []struct {
 	{"github.com/sigstore/cosign", own("bundle/sign"), "cosign's Go API has no stability promise"},
 	{"github.com/google/go-containerregistry", own("bundle/image", "cmd/valise", "scripts"), "images are made and read on the release side"},
 	{"github.com/mholt/archives", own("bundle/unpack"), "a dozen decoders, for what people hand to a build"},
+	{"github.com/google/go-github", own("installer/source", "bundle/publish"), "one place reads GitHub releases, one makes them"},
 	{"github.com/moby/moby", own("installer/docker", "bundle/image"), "one place talks to the engine of a device, one to that of a laptop"},
 	{"modernc.org/sqlite", own("installer/record"), "the journal is the only database"},
 	{"github.com/spf13/cobra", own("cmd"), "flags belong to the programs"},
@@ -81,6 +82,7 @@ var reachNothing = []struct {
 }{
 	{module + "bundle", []string{"net/http", "os/exec", "github.com/sigstore", module + "verify"}, "third parties read the format with the standard library, the compressor and SemVer"},
 	{module + "verify", []string{"github.com/sigstore/cosign", module + "installer", module + "bundle/image", module + "bundle/sign"}, "the device verifies with what it links anyway"},
+	{module + "installer/source", own("verify", "installer"), "what it finds is a stranger's"},
 	{module + "installer", own("installer/docker", "installer/record", "installer/release", "cmd"), "the transaction knows interfaces only"},
 	{module + "cmd/valise-installer", append(own("bundle/image", "bundle/unpack", "bundle/sign", "bundle/project"), "github.com/sigstore/cosign", "github.com/google/go-containerregistry/pkg/v1/remote", "github.com/compose-spec/compose-go/v2/loader", "k8s.io/api", "k8s.io/client-go"), "every megabyte counts on a device"},
 }

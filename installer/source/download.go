@@ -1,0 +1,79 @@
+package source
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+
+	"github.com/cenkalti/backoff/v5"
+
+	"github.com/valise-ota/valise/bundle"
+)
+
+// Download fetches a whole bundle into dst, for servers that do not give parts of
+// files. progress, which may be nil, gets bytes; total is -1 while it is unknown.
+func (s *Source) Download(ctx context.Context, b Bundle, dst *os.File, progress func(done, total int64)) error {
+	var base int64
+	for _, p := range b.parts {
+		n, err := p.download(ctx, dst, base, b.Size, progress)
+		if err != nil {
+			return fmt.Errorf("download %s: %w", b.Name, err)
+		}
+		base += n
+	}
+	return dst.Truncate(base)
+}
+
+// download writes a part to dst from base on. An attempt that ends early is of no
+// use to the next one.
+func (p part) download(ctx context.Context, dst *os.File, base, total int64, progress func(done, total int64)) (int64, error) {
+	wait := &backoff.ExponentialBackOff{InitialInterval: p.client.first, RandomizationFactor: 0.2, Multiplier: 2, MaxInterval: p.client.maxWait}
+	wait.Reset()
+	for failed := 1; ; failed++ {
+		n, err := p.downloadOnce(ctx, io.NewOffsetWriter(dst, base), base, total, progress)
+		if err == nil || !temporary(err) {
+			return n, err
+		}
+		if failed >= p.client.attempts {
+			return n, fmt.Errorf("%w (given up after %d attempts)", err, failed)
+		}
+		if err := p.client.pause(ctx, wait.NextBackOff(), err); err != nil {
+			return n, err
+		}
+	}
+}
+
+func (p part) downloadOnce(ctx context.Context, dst io.Writer, base, total int64, progress func(done, total int64)) (int64, error) {
+	ctx, watch := watchStall(ctx, p.client.stall)
+	defer watch.stop()
+	res, err := p.get(ctx, p.url, http.Header{})
+	if err != nil {
+		return 0, err
+	}
+	defer res.Body.Close()
+	size := res.ContentLength
+	switch {
+	case res.StatusCode != http.StatusOK:
+		return 0, statusError(res)
+	case size < 0:
+		return 0, fmt.Errorf("%s does not say how long the file is", res.Request.URL.Host)
+	case p.size >= 0 && size != p.size:
+		return 0, fmt.Errorf("%w: it has %d bytes, not %d", ErrChanged, size, p.size)
+	case size > bundle.MaxFileSize-base:
+		return 0, fmt.Errorf("it has %d bytes, limit %d", size, int64(bundle.MaxFileSize))
+	}
+	if total < 0 && p.size < 0 {
+		total = base + size
+	}
+	done := base
+	return watch.copy(ctx, res, size, func(b []byte) error {
+		done += int64(len(b))
+		if progress != nil {
+			progress(done, total)
+		}
+		_, err := dst.Write(b)
+		return err
+	})
+}

@@ -1,0 +1,156 @@
+package source
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/google/go-github/v60/github"
+
+	"github.com/valise-ota/valise/bundle"
+)
+
+// maxPages bounds how many releases are looked at: 100 on a page.
+const maxPages = 10
+
+// gitHub is a repository whose releases carry bundles.
+type gitHub struct {
+	app         string
+	owner, repo string
+	releases    releaseLister
+	private     bool    // a token is there: assets come through the API
+	assets      *client // with the token
+}
+
+// releaseLister is what is used of the GitHub API.
+type releaseLister interface {
+	ListReleases(ctx context.Context, owner, repo string, opts *github.ListOptions) ([]*github.RepositoryRelease, *github.Response, error)
+	GetReleaseByTag(ctx context.Context, owner, repo, tag string) (*github.RepositoryRelease, *github.Response, error)
+}
+
+func newGitHub(app string, c Config, token string, o Options, plainClient *client) (*gitHub, error) {
+	base := c.API
+	if base == "" {
+		base = "https://api.github.com/"
+	}
+	u, err := url.Parse(strings.TrimSuffix(base, "/") + "/")
+	if err != nil {
+		return nil, fmt.Errorf("source: %w", err)
+	}
+	g := &gitHub{app: app, private: token != "", assets: plainClient.withToken(u, token)}
+	g.owner, g.repo, _ = strings.Cut(c.GitHub, "/")
+	h := *g.assets.http
+	h.Timeout = 2 * headerTimeout
+	if o.Cache != "" {
+		h.Transport = &cached{h.Transport, o.Cache}
+	}
+	api := github.NewClient(&h)
+	api.BaseURL, api.UserAgent = u, o.Agent
+	g.releases = api.Repositories
+	return g, nil
+}
+
+func (g *gitHub) list(ctx context.Context) ([]Release, error) {
+	var all []Release
+	opts := &github.ListOptions{PerPage: 100}
+	for range maxPages {
+		page, res, err := g.releases.ListReleases(ctx, g.owner, g.repo, opts)
+		if err != nil {
+			return nil, g.explain(err)
+		}
+		for _, r := range page {
+			if rel, ok := g.release(r); ok {
+				all = append(all, rel)
+			}
+		}
+		if opts.Page = res.NextPage; opts.Page == 0 {
+			break
+		}
+	}
+	return all, nil
+}
+
+func (g *gitHub) find(ctx context.Context, version string) (Release, error) {
+	for _, tag := range []string{"v" + version, version, g.app + "-v" + version} {
+		r, _, err := g.releases.GetReleaseByTag(ctx, g.owner, g.repo, tag)
+		if e := new(github.ErrorResponse); errors.As(err, &e) && e.Response.StatusCode == http.StatusNotFound {
+			continue
+		}
+		if err != nil {
+			return Release{}, g.explain(err)
+		}
+		if rel, ok := g.release(r); ok {
+			return rel, nil
+		}
+	}
+	return Release{}, fs.ErrNotExist
+}
+
+var yanked = regexp.MustCompile(`(?i)\[yanked\]`)
+
+// release is what a GitHub release says. A draft is none. One whose title has
+// [yanked] was withdrawn, and one that is called a pre-release although its
+// version is none is meant as one: both are only for those who ask for them.
+func (g *gitHub) release(r *github.RepositoryRelease) (Release, bool) {
+	version := strings.TrimPrefix(strings.TrimPrefix(r.GetTagName(), g.app+"-"), "v")
+	v, err := bundle.ParseVersion(version)
+	if err != nil || r.GetDraft() {
+		return Release{}, false
+	}
+	var files []found
+	for _, a := range r.Assets {
+		if a.GetState() != "uploaded" {
+			continue
+		}
+		p := part{url: a.GetBrowserDownloadURL(), client: g.assets}
+		if g.private {
+			p.url, p.accept = a.GetURL(), "application/octet-stream"
+		}
+		files = append(files, found{a.GetName(), int64(a.GetSize()), p})
+	}
+	rel := Release{Version: version, Bundles: []Bundle{}}
+	for _, x := range group(g.app, files) {
+		if x.Version == version {
+			rel = x
+		}
+	}
+	rel.hidden = yanked.MatchString(r.GetName()) || r.GetPrerelease() && v.Prerelease() == ""
+	rel.Tag, rel.Page, rel.Notes, rel.Date = r.GetTagName(), r.GetHTMLURL(), r.GetBody(), r.GetPublishedAt().Time
+	return rel, true
+}
+
+// explain says what an error of the API means.
+func (g *gitHub) explain(err error) error {
+	where := g.owner + "/" + g.repo
+	limit, abuse, answer := new(github.RateLimitError), new(github.AbuseRateLimitError), new(github.ErrorResponse)
+	switch {
+	case errors.As(err, &limit):
+		more := ""
+		if !g.private {
+			more = "; a token in token_file raises the limit"
+		}
+		return fmt.Errorf("ask GitHub for releases of %s: its limit of %d requests an hour is used up until %s%s", where, limit.Rate.Limit, limit.Rate.Reset.UTC().Format("15:04 UTC"), more)
+	case errors.As(err, &abuse):
+		wait := time.Minute
+		if abuse.RetryAfter != nil {
+			wait = *abuse.RetryAfter
+		}
+		return fmt.Errorf("ask GitHub for releases of %s: it wants us to wait %s", where, wait.Round(time.Second))
+	case errors.As(err, &answer) && answer.Response.StatusCode == http.StatusNotFound:
+		if g.private {
+			return fmt.Errorf("ask GitHub for releases of %s: there is no such repository, or the token may not read it", where)
+		}
+		return fmt.Errorf("ask GitHub for releases of %s: there is no such repository, or it is private and needs a token in token_file", where)
+	case errors.As(err, &answer) && answer.Response.StatusCode == http.StatusUnauthorized:
+		return fmt.Errorf("ask GitHub for releases of %s: it does not accept the token", where)
+	case errors.As(err, &answer):
+		return fmt.Errorf("ask GitHub for releases of %s: it answered %d: %s", where, answer.Response.StatusCode, answer.Message)
+	}
+	return fmt.Errorf("ask GitHub for releases of %s: %w", where, plain(err))
+}

@@ -1,0 +1,296 @@
+// Package source finds the releases of an app and reads their bundles: on GitHub,
+// in a directory on a web server, or on this device.
+//
+// Nothing it finds is trusted. A list of releases says what to ask for, and what
+// is fetched is a stranger's file until package verify has decided: so a server,
+// a proxy or a mirror can withhold a release, and that is all. Bundles on servers
+// are read in parts (File), so that a device fetches only what it lacks.
+package source
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/valise-ota/valise/bundle"
+)
+
+// Config says where the releases of one app come from. One of GitHub, URL and
+// Path is set.
+type Config struct {
+	GitHub string `yaml:"github,omitempty"` // OWNER/REPOSITORY
+	API    string `yaml:"api,omitempty"`    // of a GitHub Enterprise Server: https://HOST/api/v3
+	URL    string `yaml:"url,omitempty"`    // directory on a web server
+	Path   string `yaml:"path,omitempty"`   // directory on this device, absolute
+	// Channel admits pre-releases of that name too: with "beta", 1.2.0-beta.1.
+	Channel string `yaml:"channel,omitempty"`
+	// TokenFile holds a token for GitHub, or a bearer token for URL.
+	TokenFile string `yaml:"token_file,omitempty"`
+}
+
+// Parse reads a source from one word: github:OWNER/REPOSITORY, an address, or an
+// absolute path.
+func Parse(s string) (Config, error) {
+	var c Config
+	switch {
+	case strings.HasPrefix(s, "github:"):
+		c.GitHub = strings.TrimPrefix(s, "github:")
+	case strings.HasPrefix(s, "https://"), strings.HasPrefix(s, "http://"):
+		c.URL = s
+	case filepath.IsAbs(s):
+		c.Path = s
+	default:
+		return c, fmt.Errorf("source %q: want github:OWNER/REPOSITORY, an address that begins with https://, or an absolute path", s)
+	}
+	return c, c.check()
+}
+
+// FromRepository is the source that a release of that repository most likely
+// has. It is zero when the repository is not on GitHub.
+func FromRepository(repository string) Config {
+	repo, ok := strings.CutPrefix(repository, "https://github.com/")
+	c := Config{GitHub: strings.TrimSuffix(repo, ".git")}
+	if !ok || c.check() != nil {
+		return Config{}
+	}
+	return c
+}
+
+func (c Config) check() error {
+	set := 0
+	for _, s := range []string{c.GitHub, c.URL, c.Path} {
+		if s != "" {
+			set++
+		}
+	}
+	switch {
+	case set != 1:
+		return errors.New("source: set one of github, url and path")
+	case c.GitHub != "":
+		owner, repo, _ := strings.Cut(c.GitHub, "/")
+		if !validRepo(owner) || !validRepo(repo) {
+			return fmt.Errorf("source: github is %q, want OWNER/REPOSITORY", c.GitHub)
+		}
+	case c.Path != "" && !filepath.IsAbs(c.Path):
+		return fmt.Errorf("source: path %q is not absolute", c.Path)
+	}
+	if c.API != "" && c.GitHub == "" {
+		return errors.New("source: api goes with github")
+	}
+	for _, s := range []string{c.URL, c.API} {
+		if s == "" {
+			continue
+		}
+		u, err := url.Parse(s)
+		if err != nil || u.Host == "" || u.User != nil || u.Scheme != "https" && u.Scheme != "http" {
+			return fmt.Errorf("source: %q is not an address like https://HOST/PATH", s)
+		}
+		// What is fetched is verified however it comes; a secret is not sent
+		// in the open.
+		if u.Scheme == "http" && c.TokenFile != "" {
+			return fmt.Errorf("source: a token would go to %s unencrypted: use https", u.Host)
+		}
+	}
+	return nil
+}
+
+func validRepo(s string) bool {
+	return s != "" && s != "." && s != ".." && len(s) <= 100 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.") == ""
+}
+
+// String names the source as messages do.
+func (c Config) String() string {
+	switch {
+	case c.GitHub != "":
+		return "GitHub releases of " + c.GitHub
+	case c.URL != "":
+		return c.URL
+	}
+	return c.Path
+}
+
+// Options is what a source needs of the world.
+type Options struct {
+	Proxy func(*http.Request) (*url.URL, error) // may be nil
+	// Cache is a directory for answers of the GitHub API, so that asking again
+	// costs nothing; none when it is empty.
+	Cache string
+	// Retry is told why a transfer stopped that is tried again. It may be nil,
+	// and is called from several goroutines.
+	Retry func(error)
+	// Token is used where Config has no TokenFile.
+	Token string
+	// Agent is the User-Agent.
+	Agent string
+}
+
+// Source is where the releases of one app come from. Its methods may be called
+// by several goroutines.
+type Source struct {
+	app    string
+	config Config
+	client *client
+	lister
+}
+
+// lister is one kind of source.
+type lister interface {
+	// list returns the releases in any order.
+	list(ctx context.Context) ([]Release, error)
+	// find returns the release of a version.
+	find(ctx context.Context, version string) (Release, error)
+}
+
+// New returns the source of app.
+func New(app string, c Config, o Options) (*Source, error) {
+	if err := c.check(); err != nil {
+		return nil, err
+	}
+	token := o.Token
+	if c.TokenFile != "" {
+		b, err := os.ReadFile(c.TokenFile)
+		if err != nil {
+			return nil, fmt.Errorf("read token: %w", err)
+		}
+		token = strings.TrimSpace(string(b))
+	}
+	s := &Source{app: app, config: c, client: newClient(o)}
+	var err error
+	switch {
+	case c.GitHub != "":
+		s.lister, err = newGitHub(app, c, token, o, s.client)
+	case c.URL != "":
+		s.lister, err = newWeb(app, c.URL, token, s.client)
+	default:
+		s.lister = local{app, c.Path}
+	}
+	return s, err
+}
+
+func (s *Source) String() string { return s.config.String() }
+
+// Release is a release as its source tells of it: claims, until its bundle is
+// verified.
+type Release struct {
+	Version string    `json:"version"`
+	Tag     string    `json:"tag,omitempty"`
+	Page    string    `json:"page,omitempty"` // for people
+	Notes   string    `json:"notes,omitempty"`
+	Date    time.Time `json:"date,omitzero"`
+	Bundles []Bundle  `json:"bundles"`
+	hidden  bool      // only for those who ask for it by version
+}
+
+// Bundle is one bundle of a release: one file, or several parts of one.
+type Bundle struct {
+	name
+	Size  int64 `json:"size"` // -1: unknown
+	parts []part
+}
+
+// ErrNoRelease means that a source has nothing that could be installed.
+var ErrNoRelease = errors.New("no release")
+
+// Query says which release is looked for.
+type Query struct {
+	Platform bundle.Platform
+	Bad      []string // versions that are passed over: they failed here
+}
+
+// Latest returns the newest release that the channel admits and that has a bundle
+// for the platform. Newest is by SemVer, not by date.
+func (s *Source) Latest(ctx context.Context, q Query) (Release, error) {
+	all, err := s.list(ctx)
+	if err != nil {
+		return Release{}, err
+	}
+	var best Release
+	for _, r := range all {
+		if r.hidden || !s.admits(r.Version) || slices.Contains(q.Bad, r.Version) || len(r.For(q.Platform)) == 0 {
+			continue
+		}
+		if best.Version == "" || Newer(r.Version, best.Version) {
+			best = r
+		}
+	}
+	if best.Version == "" {
+		return best, fmt.Errorf("%w of %s for %s in %s", ErrNoRelease, s.app, q.Platform, s)
+	}
+	return best, nil
+}
+
+// Exactly returns the release of a version, whatever its channel.
+func (s *Source) Exactly(ctx context.Context, version string, q Query) (Release, error) {
+	r, err := s.find(ctx, version)
+	if errors.Is(err, fs.ErrNotExist) {
+		return r, fmt.Errorf("%w %s of %s in %s", ErrNoRelease, version, s.app, s)
+	}
+	if err != nil {
+		return r, err
+	}
+	if len(r.For(q.Platform)) == 0 {
+		var names []string
+		for _, b := range r.Bundles {
+			names = append(names, b.Name)
+		}
+		return r, fmt.Errorf("%w %s of %s for %s in %s: its bundles are %v", ErrNoRelease, version, s.app, q.Platform, s, names)
+	}
+	return r, nil
+}
+
+// admits reports whether the channel has a version.
+func (s *Source) admits(version string) bool {
+	v, err := bundle.ParseVersion(version)
+	if err != nil {
+		return false
+	}
+	first, _, _ := strings.Cut(v.Prerelease(), ".")
+	return first == "" || first == s.config.Channel
+}
+
+// Newer reports whether version a is after b. A version that is none is after
+// nothing.
+func Newer(a, b string) bool {
+	x, err := bundle.ParseVersion(a)
+	if err != nil {
+		return false
+	}
+	y, err := bundle.ParseVersion(b)
+	return err != nil || y.LessThan(x)
+}
+
+// For returns the complete bundles for a platform, that made for it alone first.
+func (r Release) For(p bundle.Platform) []Bundle {
+	var list []Bundle
+	for _, b := range r.Bundles {
+		if b.From == "" && (b.Platform == p || b.Platform == "") {
+			list = append(list, b)
+		}
+	}
+	slices.SortStableFunc(list, func(a, b Bundle) int { return len(b.Platform) - len(a.Platform) })
+	return list
+}
+
+// Thin returns the bundles for a platform that leave out what release from has,
+// the smallest first.
+func (r Release) Thin(p bundle.Platform, from string) []Bundle {
+	var list []Bundle
+	for _, b := range r.Bundles {
+		if b.From == from && from != "" && (b.Platform == p || b.Platform == "") {
+			list = append(list, b)
+		}
+	}
+	slices.SortStableFunc(list, func(a, b Bundle) int { return int(min(max(a.Size-b.Size, -1), 1)) })
+	return list
+}
+
+// Remote reports whether a bundle is read over a network.
+func (b Bundle) Remote() bool { return len(b.parts) > 0 && b.parts[0].url != "" }
