@@ -66,6 +66,19 @@ func LoadKey(private, password []byte) (Signer, error) {
 	return keySigner{signer}, nil
 }
 
+// PublicKey returns the public key, PEM, of a private key that LoadKey reads.
+func PublicKey(private, password []byte) ([]byte, error) {
+	s, err := LoadKey(private, password)
+	if err != nil {
+		return nil, err
+	}
+	public, err := cryptoutils.MarshalPublicKeyToPEM(s.(keySigner).Public())
+	if err != nil {
+		return nil, fmt.Errorf("encode public key: %w", err)
+	}
+	return public, nil
+}
+
 type keySigner struct{ crypto.Signer }
 
 func (k keySigner) Sign(ctx context.Context, sum [sha256.Size]byte) (*Signature, error) {

@@ -35,6 +35,17 @@ type change struct {
 	New  string `json:"new,omitempty"`
 }
 
+// verb says what happened to the thing.
+func (c change) verb() string {
+	switch {
+	case c.Old == "":
+		return "new"
+	case c.New == "":
+		return "gone"
+	}
+	return "changed"
+}
+
 type difference struct {
 	App     string   `json:"app"`
 	From    string   `json:"from"`

@@ -36,7 +36,7 @@ func TestScript(t *testing.T) {
 			e.Setenv("FIXTURES", fixtures)
 			return err
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "github": githubDouble},
 	})
 }
 

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -19,16 +22,37 @@ var commands = []func(*app) *cobra.Command{
 	diffCommand,
 	thinCommand,
 	receiptsCommand,
-	receiptsCommand,
+	publishCommand,
+	actionCommand,
 	schemaCommand,
 	manCommand,
 }
 
 // app is what the subcommands share.
-type app struct{ cli.App }
+type app struct {
+	cli.App
+	root func(*app) *cobra.Command // of a command line of this program
+}
 
 func run(ctx context.Context, e cli.Env) int {
-	a := &app{cli.App{Env: e}}
+	a := &app{cli.App{Env: e}, newRoot}
+	return a.Run(ctx, newRoot(a))
+}
+
+// call runs another command line of this program, decodes its result into out,
+// and leaves what it tells people on stderr.
+func (a *app) call(ctx context.Context, out any, args ...string) error {
+	var result bytes.Buffer
+	e := a.Env
+	e.Args, e.Stdout = append(slices.Clone(args), "--output=json", "--progress="+a.UI.Mode()), &result
+	other := &app{cli.App{Env: e}, a.root}
+	if err := other.Execute(ctx, a.root(other)); err != nil {
+		return err
+	}
+	return json.Unmarshal(result.Bytes(), out)
+}
+
+func newRoot(a *app) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "valise",
 		Short: "Build, sign, verify and inspect sealed release bundles",
@@ -41,5 +65,5 @@ func run(ctx context.Context, e cli.Env) int {
 	for _, c := range commands {
 		root.AddCommand(c(a))
 	}
-	return a.Run(ctx, root)
+	return root
 }

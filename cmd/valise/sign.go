@@ -43,7 +43,7 @@ func signCommand(a *app) *cobra.Command {
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.sign(cmd.Context(), args, f) },
 	}
-	c.Flags().StringVar(&f.key, "key", "", "private key in cosign's form; its password is "+passwordEnv+" or asked for")
+	c.Flags().StringVar(&f.key, "key", "", "private key in cosign's form, a file or env://NAME; its password is "+passwordEnv+" or asked for")
 	c.Flags().StringVar(&f.token, "identity-token", "", "file with an OIDC token, - for standard input")
 	c.Flags().StringVar(&f.config, "signing-config", "", "Sigstore signing_config.json (default: the public instance's, built in)")
 	c.Flags().StringVar(&f.checksums, "checksums", "", "list of the SHA-256 of all FILEs to write and sign")
@@ -55,9 +55,9 @@ func signCommand(a *app) *cobra.Command {
 // signer is the signer that the flags name.
 func (a *app) signer(ctx context.Context, f signFlags) (sign.Signer, error) {
 	if f.key != "" {
-		private, err := os.ReadFile(f.key)
+		private, err := a.readKey(f.key)
 		if err != nil {
-			return nil, fmt.Errorf("read private key: %w", err)
+			return nil, err
 		}
 		password, err := a.password("password for " + f.key + ": ")
 		if err != nil {
@@ -77,6 +77,21 @@ func (a *app) signer(ctx context.Context, f signFlags) (sign.Signer, error) {
 		return nil, err
 	}
 	return sign.Keyless(config, token, a.Now())
+}
+
+// readKey reads a private key: a file, or env://NAME, as cosign calls a variable.
+func (a *app) readKey(name string) ([]byte, error) {
+	if variable, ok := strings.CutPrefix(name, "env://"); ok {
+		if key := a.Getenv(variable); key != "" {
+			return []byte(key), nil
+		}
+		return nil, fmt.Errorf("read private key: %s is not set", variable)
+	}
+	private, err := os.ReadFile(name)
+	if err != nil {
+		return nil, fmt.Errorf("read private key: %w", err)
+	}
+	return private, nil
 }
 
 func (a *app) token(ctx context.Context, file string) (string, error) {

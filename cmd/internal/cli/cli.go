@@ -63,8 +63,22 @@ type App struct {
 	started bool // flags and arguments were accepted
 }
 
-// Run runs one command line below root and returns the exit code.
+// Run runs one command line below root, prints what went wrong, and returns the
+// exit code.
 func (a *App) Run(ctx context.Context, root *cobra.Command) int {
+	err := a.Execute(ctx, root)
+	if err == nil {
+		return ExitDone
+	}
+	fmt.Fprintf(a.Stderr, "%s: %s\n", root.Name(), OneLine(err.Error()))
+	if hint := Hint(err); hint != "" {
+		fmt.Fprintf(a.Stderr, "hint: %s\n", hint)
+	}
+	return exitCode(err)
+}
+
+// Execute runs one command line below root.
+func (a *App) Execute(ctx context.Context, root *cobra.Command) error {
 	var progress string
 	root.Version = Version()
 	root.SilenceErrors, root.SilenceUsage = true, true
@@ -89,10 +103,7 @@ func (a *App) Run(ctx context.Context, root *cobra.Command) int {
 	root.SetOut(a.Stdout)
 	root.SetErr(a.Stderr)
 	cmd, err := root.ExecuteContextC(ctx)
-	if err == nil {
-		return ExitDone
-	}
-	if !a.started {
+	if err != nil && !a.started {
 		err = WithHint(&usageError{err}, "run %q", cmd.CommandPath()+" --help")
 		if cmd == root && len(a.Args) > 0 {
 			if names := root.SuggestionsFor(a.Args[0]); len(names) > 0 {
@@ -100,11 +111,7 @@ func (a *App) Run(ctx context.Context, root *cobra.Command) int {
 			}
 		}
 	}
-	fmt.Fprintf(a.Stderr, "%s: %s\n", root.Name(), OneLine(err.Error()))
-	if hint := new(hintError); errors.As(err, &hint) {
-		fmt.Fprintf(a.Stderr, "hint: %s\n", hint.hint)
-	}
-	return exitCode(err)
+	return err
 }
 
 // OneLine joins the lines of a text: engines and docker compose explain
@@ -177,6 +184,14 @@ type hintError struct {
 
 func (e *hintError) Error() string { return e.err.Error() }
 func (e *hintError) Unwrap() error { return e.err }
+
+// Hint is what to do next, "" when nobody said.
+func Hint(err error) string {
+	if hint := new(hintError); errors.As(err, &hint) {
+		return hint.hint
+	}
+	return ""
+}
 
 // WithHint adds what to do next to err.
 func WithHint(err error, format string, args ...any) error {

@@ -66,6 +66,7 @@ var onlyImportedBy = []struct {
 	{"github.com/google/go-containerregistry", own("bundle/image", "cmd/valise", "scripts"), "images are made and read on the release side"},
 	{"github.com/mholt/archives", own("bundle/unpack"), "a dozen decoders, for what people hand to a build"},
 	{"github.com/google/go-github", own("installer/source", "bundle/publish"), "one place reads GitHub releases, one makes them"},
+	{"github.com/sethvargo/go-githubactions", own("cmd/valise"), "libraries do not print"},
 	{"github.com/moby/moby", own("installer/docker", "bundle/image"), "one place talks to the engine of a device, one to that of a laptop"},
 	{"modernc.org/sqlite", own("installer/record"), "the journal is the only database"},
 	{"github.com/spf13/cobra", own("cmd"), "flags belong to the programs"},
@@ -84,7 +85,7 @@ var reachNothing = []struct {
 	{module + "verify", []string{"github.com/sigstore/cosign", module + "installer", module + "bundle/image", module + "bundle/sign"}, "the device verifies with what it links anyway"},
 	{module + "installer/source", own("verify", "installer"), "what it finds is a stranger's"},
 	{module + "installer", own("installer/docker", "installer/record", "installer/release", "cmd"), "the transaction knows interfaces only"},
-	{module + "cmd/valise-installer", append(own("bundle/image", "bundle/unpack", "bundle/sign", "bundle/project"), "github.com/sigstore/cosign", "github.com/google/go-containerregistry/pkg/v1/remote", "github.com/compose-spec/compose-go/v2/loader", "k8s.io/api", "k8s.io/client-go"), "every megabyte counts on a device"},
+	{module + "cmd/valise-installer", append(own("bundle/image", "bundle/unpack", "bundle/sign", "bundle/publish", "bundle/project"), "github.com/sigstore/cosign", "github.com/google/go-containerregistry/pkg/v1/remote", "github.com/compose-spec/compose-go/v2/loader", "k8s.io/api", "k8s.io/client-go"), "every megabyte counts on a device"},
 }
 
 func TestImports(t *testing.T) {

@@ -55,6 +55,9 @@ func New(stderr io.Writer, mode string, getenv func(string) string, now func() t
 	return u, nil
 }
 
+// Mode is TTY, Plain or None.
+func (u *UI) Mode() string { return u.mode }
+
 // Step says that something begins that takes no noticeable time, or whose length
 // nobody knows. Do not call it while a Track of the same UI is running on a
 // terminal: it would write into the bar.

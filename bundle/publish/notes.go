@@ -1,0 +1,152 @@
+package publish
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/verify"
+)
+
+// maxCommits is how many commits are named when there is no changelog.
+const maxCommits = 50
+
+// Facts are what release notes are made of, beside the manifest.
+type Facts struct {
+	Signer      verify.Signer
+	PrivateRoot bool     // the signer's certificate is of a private Sigstore
+	Download    string   // URL that file names of the release are put behind
+	Bundles     []string // file names
+	Thin        []Thin
+	Previous    string   // version before this one, "" for the first
+	Commits     []string // since Previous, used when the manifest has no changelog
+}
+
+// Thin is a bundle for devices that run an older release.
+type Thin struct {
+	Name string
+	From string // version
+	Size string
+}
+
+// Notes writes the notes of a release in Markdown: what is new, and the commands
+// that check and install it.
+func Notes(m *bundle.Manifest, f Facts) string {
+	var b strings.Builder
+	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	switch {
+	case m.Changelog != "":
+		line("%s", m.Changelog)
+	case len(f.Commits) > 0:
+		line("Changes since %s:\n", f.Previous)
+		for i, title := range f.Commits {
+			if i == maxCommits {
+				line("- and %d more", len(f.Commits)-i)
+				break
+			}
+			line("- %s", plain(title))
+		}
+	case f.Previous == "":
+		line("First release.")
+	}
+	name := f.Bundles[0]
+	if len(f.Bundles) > 1 {
+		line("\nThere is a bundle for each platform: %s. The commands below show the first.", code(f.Bundles))
+	}
+	line("\n## Check it\n\nOn any machine, also without a network:\n\n```sh")
+	line("curl -fLO %s", quote(f.Download+name))
+	line("valise verify %s%s", name, f.trust(f.Signer.Identity, ""))
+	line("```\n\nIt is signed by %s.", inline(f.Signer.String()))
+	line("\n## Install it\n\nOn the device, as root, with the file on it (Docker Engine 20.10 or newer, Docker Compose 2 or newer, no network):\n\n```sh")
+	trust := f.trust("", lasting(f.Signer.Identity, m.Version))
+	if slices.ContainsFunc(m.Files, func(file bundle.File) bool { return file.Path == "install.sh" }) {
+		line("tar xzOf %s install.sh > install.sh\nsh install.sh %s%s\n```", name, name, trust)
+	} else {
+		line("valise-installer install %s%s\n```", name, trust)
+	}
+	if missing := unset(m); len(missing) > 0 {
+		line("\nIt asks for values of %s in `/opt/%s/.env` and changes nothing before they are there.", code(missing), m.App)
+	}
+	line("\nWhere an older release runs:\n\n```sh\nvalise-installer plan %s\nvalise-installer update %s\n```", name, name)
+	if len(m.Device.Backup) > 0 {
+		line("\nThe database is dumped first. If the release is not healthy, the one before runs again.")
+	}
+	if len(f.Thin) > 0 {
+		line("\nSmaller files, for devices that run the release named in the second column. They carry the same signature.\n\n| file | only for devices on | size |\n|---|---|---|")
+		for _, t := range f.Thin {
+			line("| `%s` | %s | %s |", t.Name, t.From, t.Size)
+		}
+	}
+	return b.String()
+}
+
+// unset are the required keys that nobody generates.
+func unset(m *bundle.Manifest) []string {
+	return slices.DeleteFunc(slices.Clone(m.Device.RequiredEnv), func(key string) bool {
+		_, made := m.Device.Secrets[key]
+		return made || key == m.Device.VersionEnv
+	})
+}
+
+// trust is the flags that name the signer: by key, or by what is given of
+// identity and regexp.
+func (f Facts) trust(identity, expression string) string {
+	if f.Signer.Key != "" {
+		return " --key cosign.pub"
+	}
+	flags := " --identity " + quote(identity)
+	if expression != "" {
+		flags = " --identity-regexp " + quote(expression)
+	}
+	if f.Signer.Issuer != "" && f.Signer.Issuer != "https://token.actions.githubusercontent.com" {
+		flags += " --issuer " + quote(f.Signer.Issuer)
+	}
+	if f.PrivateRoot {
+		flags += " --trusted-root trusted_root.json"
+	}
+	return flags
+}
+
+// lasting is the expression for an identity that its next releases match too:
+// the tag is part of an identity of a workflow.
+func lasting(identity, version string) string {
+	if start, ok := strings.CutSuffix(identity, "@refs/tags/v"+version); ok {
+		return regexp.QuoteMeta(start) + "@refs/tags/v.+"
+	}
+	return regexp.QuoteMeta(identity)
+}
+
+var plainWord = regexp.MustCompile(`^[A-Za-z0-9_./:@%+=,-]+$`)
+
+// quote writes a word so that a shell takes it as it is: people copy these lines,
+// and a branch may be called $(reboot).
+func quote(s string) string {
+	if plainWord.MatchString(s) {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+var special = regexp.MustCompile("[\\\\`*_{}\\[\\]<>#|~!&]")
+
+// plain writes text that is not ours so that Markdown takes it as it is, and
+// nobody is notified.
+func plain(s string) string {
+	s = special.ReplaceAllString(strings.Join(strings.Fields(s), " "), `\$0`)
+	return strings.ReplaceAll(s, "@", "@<!-- -->")
+}
+
+// inline writes text as code.
+func inline(s string) string {
+	return "`` " + strings.ReplaceAll(strings.Join(strings.Fields(s), " "), "``", "''") + " ``"
+}
+
+func code(words []string) string {
+	var all []string
+	for _, w := range words {
+		all = append(all, "`"+w+"`")
+	}
+	return strings.Join(all, ", ")
+}

@@ -1,0 +1,490 @@
+package publish
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/valise-ota/valise/bundle/publish/publishtest"
+)
+
+const (
+	tag    = "v1.0.0"
+	commit = "0123456789abcdef0123456789abcdef01234567"
+)
+
+// place is a GitHub with the files of a release beside it.
+type place struct {
+	*publishtest.Server
+	url   string
+	dir   string
+	token string
+}
+
+func newPlace(t *testing.T) *place {
+	t.Helper()
+	p := &place{Server: &publishtest.Server{Repository: "acme/shop", Dir: t.TempDir()}, dir: t.TempDir(), token: publishtest.Write}
+	s := httptest.NewServer(p)
+	t.Cleanup(s.Close)
+	p.url = s.URL
+	p.Tag(tag, commit)
+	for _, name := range []string{"shop-1.0.0.tar.gz", "shop-1.0.0.tar.gz.sig", "shop-1.0.0.manifest.json", "extra.pdf"} {
+		p.write(t, name, "content of "+name)
+	}
+	return p
+}
+
+func (p *place) write(t *testing.T, name, content string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(p.dir, name), []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (p *place) repository(t *testing.T) *Repository {
+	t.Helper()
+	r, err := Open(Options{API: p.url, Token: p.token, Repository: "acme/shop", UserAgent: "test", Pause: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// request is of all files in p.dir. Those called .tar.gz are bundles: they are
+// the release when they begin with "content".
+func (p *place) request(t *testing.T) Request {
+	t.Helper()
+	q := Request{Tag: tag, Commit: commit, Title: "shop 1.0.0", Notes: "notes", TempDir: t.TempDir()}
+	entries, err := os.ReadDir(p.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		f := File{Name: e.Name(), Path: filepath.Join(p.dir, e.Name())}
+		if strings.HasSuffix(f.Name, ".tar.gz") {
+			f.Check = func(_ context.Context, path string) error {
+				b, err := os.ReadFile(path)
+				if err == nil && !strings.HasPrefix(string(b), "content") {
+					err = errors.New("it is another release")
+				}
+				return err
+			}
+		}
+		q.Files = append(q.Files, f)
+	}
+	return q
+}
+
+func (p *place) publish(t *testing.T) (*Result, error) {
+	t.Helper()
+	return p.repository(t).Publish(t.Context(), p.request(t))
+}
+
+// mustPublish publishes and looks at what everybody can see then.
+func (p *place) mustPublish(t *testing.T) *Result {
+	t.Helper()
+	result, err := p.publish(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if what := p.complete(t); what != "" {
+		t.Fatal(what)
+	}
+	return result
+}
+
+// complete says what is missing from the one public release that there must be.
+func (p *place) complete(t *testing.T) string {
+	all := p.Releases()
+	if len(all) != 1 || all[0].Draft || all[0].Tag != tag {
+		return fmt.Sprintf("want one public release %s, got %+v", tag, all)
+	}
+	return p.lacks(t, all[0])
+}
+
+func (p *place) lacks(t *testing.T, r publishtest.Seen) string {
+	for _, f := range p.request(t).Files {
+		want, err := digestOf(f.Path)
+		if err != nil {
+			return err.Error()
+		}
+		if r.Assets[f.Name] != want {
+			return fmt.Sprintf("%s is %s, want %s", f.Name, r.Assets[f.Name], want)
+		}
+	}
+	if len(r.Broken) > 0 {
+		return fmt.Sprintf("half there: %v", r.Broken)
+	}
+	return ""
+}
+
+func TestPublish(t *testing.T) {
+	p := newPlace(t)
+	result := p.mustPublish(t)
+	if result.Uploaded != 4 || result.Existed || result.Draft || !strings.HasPrefix(result.URL, p.url+"/acme/shop/releases/tag/v1.0.0") {
+		t.Errorf("got %+v", result)
+	}
+	r := p.Releases()[0]
+	if r.Notes != "notes" || r.Name != "shop 1.0.0" || r.Prerelease || r.Latest != "legacy" {
+		t.Errorf("got %+v", r)
+	}
+	// Uploads, then the check, then one request that makes it public.
+	requests := p.Requests()
+	last := requests[len(requests)-1]
+	if !strings.HasPrefix(last, "PATCH ") {
+		t.Errorf("the last request is %s", last)
+	}
+	downloads := 0
+	for _, r := range requests {
+		if strings.HasPrefix(r, "GET /storage/") {
+			downloads++
+		}
+	}
+	if downloads != 4 {
+		t.Errorf("%d files were downloaded again, want 4", downloads)
+	}
+
+	before := len(requests)
+	if result := p.mustPublish(t); !result.Existed || result.Uploaded != 0 {
+		t.Errorf("the second run: %+v", result)
+	}
+	for _, r := range p.Requests()[before:] {
+		if !strings.HasPrefix(r, "GET ") {
+			t.Errorf("the second run made %s", r)
+		}
+	}
+}
+
+func TestPrereleaseDraft(t *testing.T) {
+	p := newPlace(t)
+	q := p.request(t)
+	q.Prerelease, q.Draft = true, true
+	result, err := p.repository(t).Publish(t.Context(), q)
+	if err != nil || !result.Draft {
+		t.Fatal(result, err)
+	}
+	if r := p.Releases(); len(r) != 1 || !r[0].Draft || !r[0].Prerelease {
+		t.Fatalf("got %+v", r)
+	}
+	q.Draft = false
+	if result, err = p.repository(t).Publish(t.Context(), q); err != nil || result.Uploaded != 0 {
+		t.Fatal(result, err)
+	}
+	if r := p.Releases(); len(r) != 1 || r[0].Draft || r[0].Latest != "false" {
+		t.Fatalf("got %+v", r)
+	}
+}
+
+// TestEveryRequestFailsOnce has each request fail in each way once: the run
+// works all the same.
+func TestEveryRequestFailsOnce(t *testing.T) {
+	for _, fault := range []publishtest.Fault{publishtest.Before, publishtest.After, publishtest.Cut, publishtest.Busy} {
+		for n := 0; ; n++ {
+			p := newPlace(t)
+			var failed string
+			at := once(n, func(r *http.Request) bool {
+				if fault == publishtest.Cut {
+					return strings.HasPrefix(r.URL.Path, "/uploads/")
+				}
+				return !strings.HasPrefix(r.URL.Path, "/storage/") || fault == publishtest.Before
+			})
+			p.Fail = func(r *http.Request) publishtest.Fault {
+				if !at(r) {
+					return publishtest.None
+				}
+				failed = r.Method + " " + r.URL.Path
+				return fault
+			}
+			_, err := p.publish(t)
+			if failed == "" {
+				if n < 4 {
+					t.Errorf("fault %d: only %d requests failed", fault, n)
+				}
+				break
+			}
+			if err != nil {
+				t.Errorf("fault %d of %s: %v", fault, failed, err)
+			} else if what := p.complete(t); what != "" {
+				t.Errorf("fault %d of %s: %s", fault, failed, what)
+			}
+		}
+	}
+}
+
+// once is true for the nth request that counts.
+func once(n int, counts func(*http.Request) bool) func(*http.Request) bool {
+	var mu sync.Mutex
+	return func(r *http.Request) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		if !counts(r) {
+			return false
+		}
+		n--
+		return n == -1
+	}
+}
+
+// TestInterrupted ends a run at each of its requests, before and after the
+// request has its effect, and then runs again. At no moment may anybody see a
+// release that is not complete.
+func TestInterrupted(t *testing.T) {
+	for _, fault := range []publishtest.Fault{publishtest.Before, publishtest.After, publishtest.Cut} {
+		for n := 0; ; n++ {
+			p := newPlace(t)
+			look := func() {
+				for _, r := range p.Releases() {
+					if what := p.lacks(t, r); !r.Draft && what != "" {
+						t.Errorf("fault %d at request %d: public and not complete: %s", fault, n, what)
+					}
+				}
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			at := once(n, func(r *http.Request) bool {
+				return fault != publishtest.Cut || strings.HasPrefix(r.URL.Path, "/uploads/")
+			})
+			p.Fail = func(r *http.Request) publishtest.Fault {
+				look()
+				if !at(r) {
+					return publishtest.None
+				}
+				cancel()
+				return fault
+			}
+			_, err := p.repository(t).Publish(ctx, p.request(t))
+			interrupted := ctx.Err() != nil
+			cancel()
+			if !interrupted {
+				if err != nil {
+					t.Error(err)
+				}
+				break
+			}
+			p.Fail = func(*http.Request) publishtest.Fault { look(); return publishtest.None }
+			p.mustPublish(t)
+		}
+	}
+}
+
+func TestResumeSendsWhatIsMissing(t *testing.T) {
+	p := newPlace(t)
+	q := p.request(t)
+	q.Draft = true
+	if _, err := p.repository(t).Publish(t.Context(), q); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Asset(tag, "extra.pdf", []byte("of an earlier run")); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Asset(tag, "shop-1.0.0.tar.gz.sig", nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Asset(tag, "by-hand.txt", []byte("somebody's")); err != nil {
+		t.Fatal(err)
+	}
+	var notes []string
+	q = p.request(t)
+	q.Note = func(format string, args ...any) { notes = append(notes, fmt.Sprintf(format, args...)) }
+	result, err := p.repository(t).Publish(t.Context(), q)
+	if err != nil || result.Uploaded != 2 {
+		t.Fatal(result, err)
+	}
+	if what := p.complete(t); what != "" {
+		t.Error(what)
+	}
+	if p.Releases()[0].Assets["by-hand.txt"] == "" || len(notes) != 1 || !strings.Contains(notes[0], "by-hand.txt") {
+		t.Errorf("somebody's file: %v", notes)
+	}
+}
+
+// TestNotPublished: what GitHub has is not what was sent.
+func TestNotPublished(t *testing.T) {
+	for name, spoil := range map[string]func(*place, *Request){
+		"bundle damaged":    func(p *place, _ *Request) { p.Corrupt = func(n string) bool { return n == "shop-1.0.0.tar.gz" } },
+		"signature damaged": func(p *place, _ *Request) { p.Corrupt = func(n string) bool { return n == "shop-1.0.0.tar.gz.sig" } },
+		"check refuses": func(_ *place, q *Request) {
+			for i := range q.Files {
+				if q.Files[i].Check != nil {
+					q.Files[i].Check = func(context.Context, string) error { return errors.New("nobody trusts it") }
+				}
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPlace(t)
+			q := p.request(t)
+			spoil(p, &q)
+			if _, err := p.repository(t).Publish(t.Context(), q); err == nil {
+				t.Error("it was published")
+			}
+			if r := p.Releases(); len(r) != 1 || !r[0].Draft {
+				t.Errorf("want a draft, got %+v", r)
+			}
+			if left, _ := os.ReadDir(q.TempDir); len(left) > 0 {
+				t.Errorf("left behind: %v", left)
+			}
+		})
+	}
+}
+
+func TestPublishedBefore(t *testing.T) {
+	for name, test := range map[string]struct {
+		immutable bool
+		change    func(*testing.T, *place)
+		want      string // part of the error, "" for none
+		uploaded  int
+	}{
+		"other release":     {false, func(t *testing.T, p *place) { p.Asset(tag, "shop-1.0.0.tar.gz", []byte("something else")) }, "its shop-1.0.0.tar.gz is not this release: it is another release", 0},
+		"other signature":   {false, func(t *testing.T, p *place) { p.write(t, "shop-1.0.0.tar.gz", "content, signed again") }, "", 0},
+		"other extra file":  {false, func(t *testing.T, p *place) { p.write(t, "extra.pdf", "changed") }, "its extra.pdf has other bytes", 0},
+		"missing":           {false, func(t *testing.T, p *place) { p.Asset(tag, "extra.pdf", nil) }, "", 1},
+		"bundle missing":    {false, func(t *testing.T, p *place) { p.Asset(tag, "shop-1.0.0.tar.gz", nil) }, "", 1},
+		"missing immutable": {true, func(t *testing.T, p *place) { p.Asset(tag, "extra.pdf", nil) }, "is published and immutable already", 0},
+		"same immutable":    {true, func(*testing.T, *place) {}, "", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPlace(t)
+			p.Immutable = test.immutable
+			if r := p.mustPublish(t); r.Immutable != test.immutable {
+				t.Errorf("immutable %v", r.Immutable)
+			}
+			test.change(t, p)
+			was := p.Releases()[0].Assets
+			result, err := p.publish(t)
+			if test.want != "" {
+				if e := new(PublishedError); !errors.As(err, &e) || !strings.Contains(err.Error(), test.want) {
+					t.Errorf("got %v, want %q", err, test.want)
+				}
+			} else if err != nil || !result.Existed || result.Uploaded != test.uploaded {
+				t.Errorf("got %+v, %v", result, err)
+			}
+			for name, digest := range was {
+				if p.Releases()[0].Assets[name] != digest {
+					t.Errorf("%s was replaced", name)
+				}
+			}
+		})
+	}
+}
+
+func TestBurntTag(t *testing.T) {
+	p := newPlace(t)
+	p.Immutable = true
+	p.mustPublish(t)
+	p.Delete(tag)
+	_, err := p.publish(t)
+	if e := new(BurntError); !errors.As(err, &e) || e.Tag != tag {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestPermissions(t *testing.T) {
+	for token, want := range map[string]string{
+		publishtest.Read: "create release v1.0.0: the token may not do that (Resource not accessible by integration)",
+		"":               "create release v1.0.0: GitHub wants a token for that (Requires authentication)",
+		"expired":        "read tag v1.0.0: the token may not do that (Bad credentials)",
+	} {
+		p := newPlace(t)
+		p.token = token
+		_, err := p.publish(t)
+		if e := new(PermissionError); !errors.As(err, &e) || err.Error() != want {
+			t.Errorf("token %q: got %v", token, err)
+		}
+		if len(p.Releases()) > 0 {
+			t.Errorf("token %q made something", token)
+		}
+	}
+}
+
+func TestRefusedBeforeAnythingIsSent(t *testing.T) {
+	for name, test := range map[string]struct {
+		change func(*testing.T, *place, *Request)
+		want   string
+	}{
+		"2 GiB": {func(t *testing.T, p *place, q *Request) {
+			if err := os.Truncate(q.Files[0].Path, MaxAsset); err != nil {
+				t.Fatal(err)
+			}
+		}, "extra.pdf has 2147483648 bytes; GitHub takes files below 2147483648"},
+		"empty":     {func(t *testing.T, p *place, q *Request) { p.write(t, "extra.pdf", "") }, "is not a file with content"},
+		"directory": {func(t *testing.T, p *place, q *Request) { q.Files[0].Path = p.dir }, "is not a file with content"},
+		"twice":     {func(t *testing.T, p *place, q *Request) { q.Files[0].Name = q.Files[1].Name }, "two files are called"},
+		"name":      {func(t *testing.T, p *place, q *Request) { q.Files[0].Name = "a b" }, `file name "a b": GitHub would change it`},
+		"tag":       {func(t *testing.T, p *place, q *Request) { q.Commit = strings.Repeat("f", 40) }, "tag v1.0.0 is commit 0123456789ab, but the bundle was built from ffffffffffff"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPlace(t)
+			q := p.request(t)
+			test.change(t, p, &q)
+			_, err := p.repository(t).Publish(t.Context(), q)
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got %v, want %q", err, test.want)
+			}
+			if slices.ContainsFunc(p.Requests(), func(r string) bool { return !strings.HasPrefix(r, "GET ") }) {
+				t.Errorf("it wrote: %v", p.Requests())
+			}
+		})
+	}
+}
+
+// TestEnterpriseServer: another base URL, and no digests.
+func TestEnterpriseServer(t *testing.T) {
+	p := newPlace(t)
+	p.NoDigest = true
+	p.url += "/api/v3"
+	q := p.request(t)
+	q.Draft = true
+	if _, err := p.repository(t).Publish(t.Context(), q); err != nil {
+		t.Fatal(err)
+	}
+	p.mustPublish(t)
+	p.mustPublish(t)
+	p.Asset(tag, "shop-1.0.0.tar.gz", []byte("another release"))
+	if _, err := p.publish(t); !errors.As(err, new(*PublishedError)) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestManyReleases: the draft to go on with is not on the first page.
+func TestManyReleases(t *testing.T) {
+	p := newPlace(t)
+	q := p.request(t)
+	q.Draft = true
+	r := p.repository(t)
+	if _, err := r.Publish(t.Context(), q); err != nil {
+		t.Fatal(err)
+	}
+	for n := range 120 {
+		if err := r.once(t.Context(), "make", http.MethodPost, r.path+"/releases", map[string]any{"tag_name": fmt.Sprintf("v0.%d.0", n), "draft": true}, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	q.Draft = false
+	result, err := r.Publish(t.Context(), q)
+	if err != nil || result.Uploaded != 0 || len(p.Releases()) != 121 {
+		t.Errorf("got %+v, %v, %d releases", result, err, len(p.Releases()))
+	}
+}
+
+func TestOpenRefuses(t *testing.T) {
+	for _, o := range []Options{
+		{API: "https://api.github.com", Repository: "shop"},
+		{API: "https://api.github.com", Repository: "acme/../x"},
+		{API: "https://api.github.com", Repository: "acme/.."},
+		{API: "https://api.github.com", Repository: "acme/shop?x"},
+		{API: "file:///etc", Repository: "acme/shop"},
+	} {
+		if _, err := Open(o); err == nil {
+			t.Errorf("%+v was taken", o)
+		}
+	}
+}

@@ -1,0 +1,426 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/Masterminds/semver/v3"
+	"github.com/google/renameio/v2"
+	"github.com/spf13/cobra"
+
+	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/publish"
+	"github.com/valise-ota/valise/cmd/internal/cli"
+	"github.com/valise-ota/valise/cmd/internal/ui"
+	"github.com/valise-ota/valise/verify"
+)
+
+// bundleSuffix ends the name of a bundle; manifestSuffix stands in its place in
+// the name of the manifest that is published beside it, for thin bundles and for
+// whoever wants to read it without the bundle.
+const (
+	bundleSuffix   = ".tar.gz"
+	manifestSuffix = ".manifest.json"
+)
+
+type publishFlags struct {
+	trust      cli.Trust
+	repository string
+	tag        string
+	draft      bool
+	prerelease string
+	notes      string
+	attach     []string
+	thinFrom   int
+}
+
+func publishCommand(a *app) *cobra.Command {
+	var f publishFlags
+	c := &cobra.Command{
+		Use:   "publish BUNDLE...",
+		Short: "Publish a signed release on GitHub",
+		Long: "publish verifies the bundles, uploads them with everything beside them that is called\n" +
+			"BUNDLE.* to a draft release, downloads and verifies them again, and publishes the draft in\n" +
+			"one step. Stopped at any moment, it goes on where it was when it is run again. What is\n" +
+			"published is never changed: the same release again is \"done\", another one an error.\n\n" +
+			"The token is GITHUB_TOKEN or GH_TOKEN, with the permission contents: write. For a GitHub\n" +
+			"Enterprise Server set GITHUB_API_URL (https://HOST/api/v3) and GITHUB_SERVER_URL; a job of\n" +
+			"GitHub Actions has all of them but the token.\n\n" +
+			"Notes are the changelog in the bundle, else the commits since the release before, and the\n" +
+			"commands to check and install it. A version with a pre-release part is a pre-release.",
+		Example: "  valise publish dist/shop-1.2.3.tar.gz --repository acme/shop --key cosign.pub\n" +
+			"  valise publish dist/shop-1.2.3.tar.gz --thin-from 3 --draft \\\n" +
+			"    --identity https://github.com/acme/shop/.github/workflows/release.yml@refs/tags/v1.2.3",
+		Args: cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			result, err := a.publish(cmd.Context(), args, f)
+			if err != nil {
+				return a.publishHint(err)
+			}
+			return a.Result(result, result.print)
+		},
+	}
+	f.trust.Register(c.Flags())
+	c.Flags().StringVar(&f.repository, "repository", "", "OWNER/NAME (default GITHUB_REPOSITORY)")
+	c.Flags().StringVar(&f.tag, "tag", "", "tag of the release (default v and the version); made when it is missing")
+	c.Flags().BoolVar(&f.draft, "draft", false, "upload and check, and leave the draft to a person")
+	c.Flags().StringVar(&f.prerelease, "prerelease", "auto", "whether it is a pre-release: auto (as its version says), true or false")
+	c.Flags().StringVar(&f.notes, "notes", "", "file with release notes, Markdown, in place of the changelog or commits")
+	c.Flags().StringSliceVar(&f.attach, "attach", nil, "publish this file too, with the signatures beside it (repeatable)")
+	c.Flags().IntVar(&f.thinFrom, "thin-from", 0, "make and publish thin bundles for devices on this many releases before")
+	return c
+}
+
+// publishResult is the result of publish.
+type publishResult struct {
+	*publish.Result
+	Version  string        `json:"version"`
+	Manifest bundle.Digest `json:"manifest"` // of the first bundle
+	Signer   verify.Signer `json:"signer"`
+	Files    []string      `json:"files"` // names
+	Thin     []thinResult  `json:"thin"`
+	Diff     *difference   `json:"diff,omitempty"` // to the release before
+}
+
+func (r *publishResult) print(w io.Writer) {
+	what := "published"
+	switch {
+	case r.Draft:
+		what = "a draft, checked and not published"
+	case r.Existed && r.Uploaded == 0:
+		what = "published before, checked again"
+	case r.Immutable:
+		what = "published, immutable"
+	}
+	fmt.Fprintf(w, "%s %s: %s\n  signed by %s\n  files     %s\n", r.Version, what, r.URL, r.Signer, strings.Join(r.Files, "\n            "))
+}
+
+// publishing is a run of publish.
+type publishing struct {
+	*app
+	publishFlags
+	repo     *publish.Repository
+	verifier *verify.Verifier
+	releases []*verify.Release // of the bundles, in their order
+	paths    []string          // of the bundles
+	dir      string            // for what is downloaded
+}
+
+func (a *app) publish(ctx context.Context, paths []string, flags publishFlags) (*publishResult, error) {
+	policy, err := flags.trust.Policy()
+	if err != nil {
+		return nil, err
+	}
+	p := &publishing{app: a, publishFlags: flags, paths: paths}
+	if p.verifier, err = verify.New(policy); err != nil {
+		return nil, err
+	}
+	flags.repository = cmp.Or(flags.repository, a.Getenv("GITHUB_REPOSITORY"))
+	if flags.repository == "" {
+		return nil, cli.Usagef("say where to publish: --repository OWNER/NAME")
+	}
+	if p.repo, err = publish.Open(publish.Options{
+		API:        cmp.Or(a.Getenv("GITHUB_API_URL"), "https://api.github.com"),
+		Token:      cmp.Or(a.Getenv("GITHUB_TOKEN"), a.Getenv("GH_TOKEN")),
+		Repository: flags.repository,
+		UserAgent:  "valise/" + cli.Version(),
+	}); err != nil {
+		return nil, cli.Usagef("%w", err)
+	}
+	for i, path := range paths {
+		want := verify.Want{}
+		if i > 0 {
+			want = verify.Want{App: p.manifest().App, Version: p.manifest().Version}
+		}
+		rel, f, err := p.open(ctx, path, want)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		p.releases = append(p.releases, rel)
+	}
+	m := p.manifest()
+	version, err := bundle.ParseVersion(m.Version)
+	if err != nil {
+		return nil, err
+	}
+	q := publish.Request{Tag: cmp.Or(flags.tag, "v"+m.Version), Title: m.App + " " + m.Version, Draft: flags.draft, Progress: a.UI.Track, Note: a.Note}
+	switch flags.prerelease {
+	case "auto":
+		q.Prerelease = version.Prerelease() != ""
+	case "true", "false":
+		q.Prerelease = flags.prerelease == "true"
+	default:
+		return nil, cli.Usagef("--prerelease is %q, want auto, true or false", flags.prerelease)
+	}
+	if m.Source != nil {
+		q.Commit = m.Source.Commit
+	}
+	if p.dir, err = os.MkdirTemp(filepath.Dir(paths[0]), ".valise-publish-"); err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(p.dir)
+	q.TempDir = p.dir
+
+	result := &publishResult{Version: m.Version, Manifest: p.releases[0].Digest(), Signer: p.releases[0].Signer()}
+	before, err := p.before(ctx, version)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.compare(ctx, before, result); err != nil {
+		return nil, err
+	}
+	if q.Files, err = p.files(result.Thin); err != nil {
+		return nil, err
+	}
+	if q.Notes, err = p.writeNotes(ctx, q, before, result, flags.repository, policy.TrustedRoot != nil); err != nil {
+		return nil, err
+	}
+	if result.Result, err = p.repo.Publish(ctx, q); err != nil {
+		return nil, err
+	}
+	for _, f := range q.Files {
+		result.Files = append(result.Files, f.Name)
+	}
+	return result, nil
+}
+
+func (p *publishing) manifest() *bundle.Manifest { return p.releases[0].Manifest() }
+
+// open verifies a bundle. The caller closes the file.
+func (p *publishing) open(ctx context.Context, path string, want verify.Want) (*verify.Release, io.Closer, error) {
+	r, f, err := cli.OpenBundle(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	update, finish := p.UI.Track("verify " + filepath.Base(path))
+	rel, err := p.verifier.Release(ctx, r, want, update)
+	finish(err)
+	if err != nil {
+		f.Close()
+		return nil, nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return rel, f, nil
+}
+
+// same returns the check of a downloaded bundle: what a device does, and that it
+// is the release of here.
+func (p *publishing) same(as *verify.Release) func(context.Context, string) error {
+	return func(ctx context.Context, path string) error {
+		m := as.Manifest()
+		rel, f, err := p.open(ctx, path, verify.Want{App: m.App, Version: m.Version})
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if rel.Digest() != as.Digest() {
+			return fmt.Errorf("it has manifest %s, this one has %s", rel.Digest(), as.Digest())
+		}
+		return nil
+	}
+}
+
+// earlier is a release that is public already.
+type earlier struct {
+	publish.Release
+	version *semver.Version
+}
+
+// before returns the published releases with lower versions, newest first.
+// Pre-releases count for a pre-release only.
+func (p *publishing) before(ctx context.Context, version *semver.Version) ([]earlier, error) {
+	all, err := p.repo.Releases(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var before []earlier
+	for _, rel := range all {
+		v, err := bundle.ParseVersion(strings.TrimPrefix(rel.Tag, "v"))
+		if err != nil || rel.Draft || !v.LessThan(version) || v.Prerelease() != "" && version.Prerelease() == "" {
+			continue
+		}
+		before = append(before, earlier{rel, v})
+	}
+	slices.SortFunc(before, func(a, b earlier) int { return b.version.Compare(a.version) })
+	return before, nil
+}
+
+// compare makes the difference to the release before, and thin bundles. The
+// manifests of older releases are nobody's word: with a wrong one a thin bundle
+// lacks too much, and a device that needs more refuses it.
+func (p *publishing) compare(ctx context.Context, before []earlier, result *publishResult) error {
+	for i, rel := range before[:min(len(before), max(p.thinFrom, 1))] {
+		manifests, err := p.manifestsOf(ctx, rel)
+		if err != nil {
+			return err
+		}
+		if len(manifests) == 0 {
+			p.Note("release %s has no manifest to compare with", rel.Tag)
+			continue
+		}
+		for j, path := range p.paths {
+			old := manifests[0]
+			if j < len(manifests) {
+				old = manifests[j]
+			}
+			if i == 0 && j == 0 {
+				result.Diff = new(difference)
+				if err := p.call(ctx, result.Diff, "diff", old, path); err != nil {
+					return err
+				}
+			}
+			if i >= p.thinFrom {
+				continue
+			}
+			var thin thinResult
+			if err := p.call(ctx, &thin, "thin", path, "--from", old); err != nil {
+				return err
+			}
+			if thin.Omitted == 0 {
+				p.Note("%s has all layers anew: no thin bundle for %s", filepath.Base(path), rel.Tag)
+				if err := os.Remove(thin.Bundle); err != nil {
+					return err
+				}
+				continue
+			}
+			result.Thin = append(result.Thin, thin)
+		}
+	}
+	return nil
+}
+
+// manifestsOf downloads the manifests of an older release of the same app, in
+// the order of the bundles' names.
+func (p *publishing) manifestsOf(ctx context.Context, rel earlier) ([]string, error) {
+	assets, err := p.repo.Assets(ctx, rel.ID)
+	if err != nil {
+		return nil, err
+	}
+	slices.SortFunc(assets, func(a, b publish.Asset) int { return cmp.Compare(a.Name, b.Name) })
+	var paths []string
+	for _, asset := range assets {
+		if !strings.HasSuffix(asset.Name, manifestSuffix) || asset.Size > bundle.MaxManifestSize {
+			continue
+		}
+		f, err := os.CreateTemp(p.dir, "*"+manifestSuffix)
+		if err != nil {
+			return nil, err
+		}
+		if err := errors.Join(p.repo.Download(ctx, asset, f), f.Close()); err != nil {
+			return nil, err
+		}
+		m, err := readManifest(f.Name())
+		if err != nil || m.App != p.manifest().App || m.Version != rel.version.Original() {
+			p.Note("%s of release %s is not a manifest of %s %s", asset.Name, rel.Tag, p.manifest().App, rel.version)
+			continue
+		}
+		paths = append(paths, f.Name())
+	}
+	return paths, nil
+}
+
+// files are all files of the release: bundles, what stands beside them under
+// their name, their manifests, thin bundles, and what was named.
+func (p *publishing) files(thin []thinResult) ([]publish.File, error) {
+	var files []publish.File
+	add := func(path string, check func(context.Context, string) error) {
+		name := filepath.Base(path)
+		if !slices.ContainsFunc(files, func(f publish.File) bool { return f.Name == name }) {
+			files = append(files, publish.File{Name: name, Path: path, Check: check})
+		}
+	}
+	for i, path := range p.paths {
+		rel := p.releases[i]
+		add(path, p.same(rel))
+		base := strings.TrimSuffix(path, bundleSuffix) + manifestSuffix
+		for name, data := range map[string][]byte{base: rel.ManifestBytes(), base + ".sigstore.json": rel.Signature()} {
+			if err := renameio.WriteFile(name, data, 0o644); err != nil {
+				return nil, err
+			}
+		}
+		add(base, nil)
+		add(base+".sigstore.json", nil)
+		beside, err := filepath.Glob(globLiteral(path) + ".*")
+		if err != nil {
+			return nil, err
+		}
+		for _, file := range beside {
+			add(file, nil)
+		}
+	}
+	for _, t := range thin {
+		i := slices.IndexFunc(p.paths, func(path string) bool {
+			return strings.HasPrefix(t.Bundle, strings.TrimSuffix(path, bundleSuffix)+"-from-")
+		})
+		if i < 0 {
+			return nil, fmt.Errorf("thin bundle %s belongs to no bundle", t.Bundle)
+		}
+		add(t.Bundle, p.same(p.releases[i]))
+	}
+	for _, path := range p.attach {
+		add(path, nil)
+		for _, suffix := range []string{".sigstore.json", ".sig", ".cert", ".sha256"} {
+			if _, err := os.Stat(path + suffix); err == nil {
+				add(path+suffix, nil)
+			}
+		}
+	}
+	return files, nil
+}
+
+// globLiteral writes a path as a pattern that matches it alone.
+func globLiteral(path string) string {
+	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(path)
+}
+
+// writeNotes writes the notes of the release.
+func (p *publishing) writeNotes(ctx context.Context, q publish.Request, before []earlier, result *publishResult, repository string, private bool) (string, error) {
+	m := *p.manifest()
+	server := cmp.Or(p.Getenv("GITHUB_SERVER_URL"), "https://github.com")
+	facts := publish.Facts{Signer: result.Signer, PrivateRoot: private, Download: fmt.Sprintf("%s/%s/releases/download/%s/", server, repository, q.Tag)}
+	for _, path := range p.paths {
+		facts.Bundles = append(facts.Bundles, filepath.Base(path))
+	}
+	for _, t := range result.Thin {
+		facts.Thin = append(facts.Thin, publish.Thin{Name: filepath.Base(t.Bundle), From: t.From, Size: ui.Bytes(t.Size)})
+	}
+	if p.notes != "" {
+		text, err := os.ReadFile(p.notes)
+		if err != nil {
+			return "", fmt.Errorf("read notes: %w", err)
+		}
+		m.Changelog = strings.TrimSpace(string(text))
+	}
+	if len(before) > 0 {
+		facts.Previous = before[0].version.String()
+		if m.Changelog == "" && q.Commit != "" {
+			var err error
+			if facts.Commits, err = p.repo.Commits(ctx, before[0].Tag, q.Commit); err != nil {
+				p.Note("no commits in the notes: %v", err)
+			}
+		}
+	}
+	return publish.Notes(&m, facts), nil
+}
+
+// publishHint says what to do next.
+func (a *app) publishHint(err error) error {
+	switch {
+	case errors.As(err, new(*publish.PermissionError)) && a.Getenv("GITHUB_ACTIONS") != "":
+		return cli.WithHint(err, "give the job \"permissions: contents: write\"; a job of a pull request from a fork never gets a token that may write")
+	case errors.As(err, new(*publish.PermissionError)):
+		return cli.WithHint(err, "set GITHUB_TOKEN to a token of that repository with the permission contents: write")
+	case errors.As(err, new(*publish.SizeError)):
+		return cli.WithHint(err, "build a bundle for each platform, or in parts with --split-size")
+	case errors.As(err, new(*publish.PublishedError)), errors.As(err, new(*publish.BurntError)):
+		return cli.WithHint(err, "give the release a new version and build it again")
+	}
+	return err
+}
