@@ -9,14 +9,16 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/klauspost/compress/zstd"
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/bundletest"
@@ -30,12 +32,29 @@ func open(b []byte) (*bundle.Reader, error) {
 	return r, r.Check(context.Background(), nil)
 }
 
+var compressions = []bundle.Compression{bundle.Gzip, bundle.Zstd, bundle.None}
+
+// each runs a test for every compression.
+func each(t *testing.T, test func(t *testing.T, c bundle.Compression)) {
+	for _, c := range compressions {
+		t.Run(string(c), func(t *testing.T) { test(t, c) })
+	}
+}
+
+// step is how far apart the bytes are that tests change or cut at: all of gzip's.
+func step(c bundle.Compression) int {
+	if c == bundle.Gzip {
+		return 1
+	}
+	return 5 // no divisor of a block, and prime to the bits of a byte
+}
+
 func TestRoundTrip(t *testing.T) {
-	for _, layer := range []int{1, 511, 512, bundle.MemberSize - 1, bundle.MemberSize, 2*bundle.MemberSize + 5} {
-		t.Run(fmt.Sprint(layer), func(t *testing.T) {
-			m, c := bundletest.Release(t, bundletest.Spec{Layer: layer})
-			b := bundletest.Write(t, m, c)
-			if again := bundletest.Write(t, m, c); !bytes.Equal(again, b) {
+	each(t, func(t *testing.T, compression bundle.Compression) {
+		for _, layer := range []int{1, 511, 512, bundle.MemberSize - 1, bundle.MemberSize, 2*bundle.MemberSize + 5} {
+			m, c := bundletest.Release(t, bundletest.Spec{Layer: layer, Installer: 2*bundle.MemberSize + 3})
+			b := bundletest.WriteAs(t, compression, m, c)
+			if again := bundletest.WriteAs(t, compression, m, c); !bytes.Equal(again, b) {
 				t.Error("writing the same release twice gives different bytes")
 			}
 			for _, sealed := range []bool{false, true} {
@@ -54,14 +73,14 @@ func TestRoundTrip(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if (r.Signature() != nil) != sealed {
-					t.Errorf("signature is %q", r.Signature())
+				if (r.Signature() != nil) != sealed || r.Compression() != compression {
+					t.Errorf("signature is %q, compression %s", r.Signature(), r.Compression())
 				}
 				checkContent(t, r, c)
 				checkTar(t, b, m, c)
 			}
-		})
-	}
+		}
+	})
 }
 
 // checkContent compares everything a reader gives with the release.
@@ -91,11 +110,18 @@ func checkContent(t testing.TB, r *bundle.Reader, c *bundletest.Content) {
 // the standard library's gzip and tar, images_sha256 and docker's manifest.json.
 func checkTar(t testing.TB, b []byte, m *bundle.Manifest, c *bundletest.Content) {
 	t.Helper()
-	gz, err := gzip.NewReader(bytes.NewReader(b))
+	var plain io.Reader = bytes.NewReader(b)
+	var err error
+	switch b[0] {
+	case 0x1f:
+		plain, err = gzip.NewReader(plain)
+	case 0x28:
+		plain, err = zstd.NewReader(plain)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	outer := tar.NewReader(gz)
+	outer := tar.NewReader(plain)
 	var names []string
 	for {
 		h, err := outer.Next()
@@ -124,7 +150,7 @@ func checkTar(t testing.TB, b []byte, m *bundle.Manifest, c *bundletest.Content)
 			}
 		}
 	}
-	if _, err := io.Copy(io.Discard, gz); err != nil {
+	if _, err := io.Copy(io.Discard, plain); err != nil {
 		t.Fatal(err)
 	}
 	if names[0] != "manifest.json" || names[len(names)-2] != "images.tar" {
@@ -174,65 +200,76 @@ func checkImages(t testing.TB, data []byte, c *bundletest.Content) {
 
 // TestTruncated: no prefix of a bundle is one.
 func TestTruncated(t *testing.T) {
-	m, c := bundletest.Release(t, bundletest.Spec{Layer: 3000, Services: []string{"web"}, Platforms: []bundle.Platform{"linux/amd64"}})
-	b := bundletest.Write(t, m, c)
-	for n := range b {
-		var f *bundle.FormatError
-		if _, err := open(b[:n]); !errors.As(err, &f) {
-			t.Fatalf("first %d of %d bytes: %v", n, len(b), err)
+	each(t, func(t *testing.T, compression bundle.Compression) {
+		m, c := bundletest.Release(t, bundletest.Spec{Layer: 3000, Services: []string{"web"}, Platforms: []bundle.Platform{"linux/amd64"}})
+		b := bundletest.WriteAs(t, compression, m, c)
+		for n := 0; n < len(b); n += step(compression) {
+			var f *bundle.FormatError
+			if _, err := open(b[:n]); !errors.As(err, &f) {
+				t.Fatalf("first %d of %d bytes: %v", n, len(b), err)
+			}
 		}
-	}
+	})
 }
 
 // TestFlipped: a changed byte is refused, or it is one of the few bits of gzip
 // that carry nothing, and then the content is the same.
 func TestFlipped(t *testing.T) {
-	m, c := bundletest.Release(t, bundletest.Spec{Layer: 3000, Services: []string{"web"}, Platforms: []bundle.Platform{"linux/amd64"}})
-	b := bundletest.Write(t, m, c)
-	accepted := 0
-	for i := range b {
-		b[i] ^= 1 << (i % 8)
-		if r, err := open(b); err == nil {
-			accepted++
-			checkContent(t, r, c)
-		} else if f := (*bundle.FormatError)(nil); !errors.As(err, &f) {
-			t.Errorf("byte %d: %v is not a *FormatError", i, err)
+	each(t, func(t *testing.T, compression bundle.Compression) {
+		m, c := bundletest.Release(t, bundletest.Spec{Layer: 3000, Services: []string{"web"}, Platforms: []bundle.Platform{"linux/amd64"}})
+		b := bundletest.WriteAs(t, compression, m, c)
+		accepted := 0
+		for i := 0; i < len(b); i += step(compression) {
+			b[i] ^= 1 << (i % 8)
+			if r, err := open(b); err == nil {
+				accepted++
+				checkContent(t, r, c)
+			} else if f := (*bundle.FormatError)(nil); !errors.As(err, &f) {
+				t.Errorf("byte %d: %v is not a *FormatError", i, err)
+			}
+			b[i] ^= 1 << (i % 8)
 		}
-		b[i] ^= 1 << (i % 8)
-	}
-	if accepted > len(b)/100 {
-		t.Errorf("%d of %d changed bytes were not noticed", accepted, len(b))
-	}
+		// What nothing but a reader that seeks looks at: the seek table of zstd, and
+		// the table of contents of a plain tar, which has no checksum.
+		hints := len(b)/100 + map[bundle.Compression]int{bundle.Zstd: 80, bundle.None: 220}[compression]
+		if accepted > hints {
+			t.Errorf("%d of %d changed bytes were not noticed", accepted, len(b))
+		}
+	})
 }
 
 func TestAppended(t *testing.T) {
-	m, c := bundletest.Release(t, bundletest.Spec{Layer: 3000})
-	b := bundletest.Write(t, m, c)
-	for _, tail := range []string{"\x00", "x", string(b)} {
-		if _, err := open(append(bytes.Clone(b), tail...)); err == nil {
-			t.Errorf("%d bytes behind the end were accepted", len(tail))
+	each(t, func(t *testing.T, compression bundle.Compression) {
+		m, c := bundletest.Release(t, bundletest.Spec{Layer: 3000})
+		b := bundletest.WriteAs(t, compression, m, c)
+		for _, tail := range []string{"\x00", "x", string(b)} {
+			if _, err := open(append(bytes.Clone(b), tail...)); err == nil {
+				t.Errorf("%d bytes behind the end were accepted", len(tail))
+			}
 		}
-	}
+	})
 }
 
 // TestChangedAfterCheck: storage that gives other bytes the second time is noticed.
 func TestChangedAfterCheck(t *testing.T) {
-	m, c := bundletest.Release(t, bundletest.Spec{Layer: 3000})
-	b := bundletest.Write(t, m, c)
-	r, err := open(b)
-	if err != nil {
-		t.Fatal(err)
-	}
-	layer := m.Components[0].Images[0].Layers[0]
-	at := bytes.Index(b, c.Blobs[layer.Digest][:64])
-	b[at] ^= 1
-	rc, err := r.OpenBlob(layer.Digest)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := io.ReadAll(rc); err == nil {
-		t.Error("changed content was read")
-	}
+	each(t, func(t *testing.T, compression bundle.Compression) {
+		m, c := bundletest.Release(t, bundletest.Spec{Layer: 3000})
+		b := bundletest.WriteAs(t, compression, m, c)
+		r, err := open(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		layer := m.Components[0].Images[0].Layers[0]
+		at := bytes.Index(b, c.Blobs[layer.Digest][:64])
+		b[at] ^= 1
+		rc, err := r.OpenBlob(layer.Digest)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadAll(rc); err == nil {
+			t.Error("changed content was read")
+		}
+	})
 }
 
 func TestWriteChecksContent(t *testing.T) {
@@ -243,7 +280,7 @@ func TestWriteChecksContent(t *testing.T) {
 	}
 	f, _ := os.Create(filepath.Join(t.TempDir(), "b"))
 	defer f.Close()
-	if err := bundle.Write(context.Background(), f, m, c, nil); err == nil || !strings.Contains(err.Error(), "digest") {
+	if err := bundle.Write(context.Background(), f, bundle.Gzip, m, c, nil); err == nil || !strings.Contains(err.Error(), "digest") {
 		t.Errorf("a source that gives other bytes than it promised: %v", err)
 	}
 }
@@ -300,87 +337,119 @@ func TestManifestRefused(t *testing.T) {
 	}
 }
 
-// TestThin: any subset of the blobs is a bundle with the same manifest and
-// signature.
+// TestThin: any subset of the layers and installers is a bundle with the same
+// manifest and signature, whether it is made from a bundle or at once.
 func TestThin(t *testing.T) {
-	m, c := bundletest.Release(t, bundletest.Spec{})
-	b := bundletest.Write(t, m, c)
-	r, err := open(b)
-	if err != nil {
-		t.Fatal(err)
-	}
-	layers := map[bundle.Digest]bool{}
-	for _, c := range m.Components {
-		for _, img := range c.Images {
-			for _, l := range img.Layers {
-				layers[l.Digest] = true
+	each(t, func(t *testing.T, compression bundle.Compression) {
+		m, c := bundletest.Release(t, bundletest.Spec{})
+		b := bundletest.WriteAs(t, compression, m, c)
+		r, err := open(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		layers := map[bundle.Digest]bool{}
+		for _, c := range m.Components {
+			for _, img := range c.Images {
+				for _, l := range img.Layers {
+					layers[l.Digest] = true
+				}
 			}
 		}
-	}
-	base := m.Components[0].Images[0].Layers[0].Digest
-	for name, omit := range map[string]func(bundle.Digest) bool{
-		"nothing":     func(bundle.Digest) bool { return false },
-		"one layer":   func(d bundle.Digest) bool { return d == base },
-		"every layer": func(d bundle.Digest) bool { return layers[d] },
-	} {
-		t.Run(name, func(t *testing.T) {
-			var out bytes.Buffer
-			if err := bundle.Thin(t.Context(), &out, r, omit, nil); err != nil {
-				t.Fatal(err)
-			}
-			thin, err := open(out.Bytes())
+		base := m.Components[0].Images[0].Layers[0].Digest
+		i := slices.IndexFunc(m.Files, func(f bundle.File) bool { return strings.HasPrefix(f.Path, bundle.InstallerDir) })
+		installer := m.Files[i]
+		// write returns what a function writes into a file.
+		write := func(f func(*os.File) error) []byte {
+			out, err := os.Create(filepath.Join(t.TempDir(), "thin"))
 			if err != nil {
 				t.Fatal(err)
 			}
-			if !bytes.Equal(thin.ManifestBytes(), r.ManifestBytes()) {
-				t.Error("the manifest changed")
+			defer out.Close()
+			if err := f(out); err != nil {
+				t.Fatal(err)
 			}
-			for d := range c.Blobs {
-				if thin.HasBlob(d) == omit(d) {
-					t.Errorf("%s: has %v", d, thin.HasBlob(d))
+			b, err := os.ReadFile(out.Name())
+			if err != nil {
+				t.Fatal(err)
+			}
+			return b
+		}
+		for name, omit := range map[string]func(bundle.Digest) bool{
+			"nothing":     func(bundle.Digest) bool { return false },
+			"one layer":   func(d bundle.Digest) bool { return d == base },
+			"every layer": func(d bundle.Digest) bool { return layers[d] },
+			"installer":   func(d bundle.Digest) bool { return d == installer.Digest },
+			"all it may":  func(bundle.Digest) bool { return true },
+		} {
+			t.Run(name, func(t *testing.T) {
+				got := write(func(f *os.File) error { return bundle.Thin(t.Context(), f, r, omit, nil) })
+				thin, err := open(got)
+				if err != nil {
+					t.Fatal(err)
 				}
-			}
-			if name == "nothing" && !bytes.Equal(out.Bytes(), b) {
-				t.Error("leaving nothing out gives another file")
-			}
-		})
-	}
+				if !bytes.Equal(thin.ManifestBytes(), r.ManifestBytes()) {
+					t.Error("the manifest changed")
+				}
+				for d := range c.Blobs {
+					if thin.HasBlob(d) == (layers[d] && omit(d)) {
+						t.Errorf("%s: has %v", d, thin.HasBlob(d))
+					}
+				}
+				for _, f := range m.Files {
+					if thin.HasFile(f.Path) == (f == installer && omit(f.Digest)) {
+						t.Errorf("%s: has %v", f.Path, thin.HasFile(f.Path))
+					}
+				}
+				again := write(func(f *os.File) error {
+					return bundle.WriteThin(t.Context(), f, compression, clone(t, m), c, omit, nil)
+				})
+				if !bytes.Equal(again, got) {
+					t.Error("made at once it is another file")
+				}
+				if name == "nothing" && !bytes.Equal(got, b) {
+					t.Error("leaving nothing out gives another file")
+				}
+			})
+		}
+	})
 }
 
 // TestCheckInParts: a bundle large enough to be checked in parts is judged as
 // one that is not.
 func TestCheckInParts(t *testing.T) {
-	if runtime.GOMAXPROCS(0) < 2 {
-		t.Skip("one processor: nothing is checked in parts")
-	}
-	m, c := bundletest.Release(t, bundletest.Spec{Layer: 20 << 20, Installer: 9 << 20})
-	b := bundletest.Write(t, m, c)
-	var last int64
-	r, err := bundle.Open(bytes.NewReader(b), int64(len(b)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := r.Check(t.Context(), func(done, total int64) {
-		if done < last || done > total {
-			t.Errorf("progress goes from %d to %d of %d", last, done, total)
+	each(t, func(t *testing.T, compression bundle.Compression) {
+		if runtime.GOMAXPROCS(0) < 2 {
+			t.Skip("one processor: nothing is checked in parts")
 		}
-		last = done
-	}); err != nil {
-		t.Fatal(err)
-	}
-	checkContent(t, r, c)
-	rnd := rand.New(rand.NewPCG(1, 2))
-	for range 40 {
-		i := rnd.IntN(len(b))
-		b[i] ^= 0x10
-		if r, err := open(b); err == nil {
-			checkContent(t, r, c)
-		} else if f := (*bundle.FormatError)(nil); !errors.As(err, &f) {
-			t.Errorf("byte %d: %v is not a *FormatError", i, err)
+		m, c := bundletest.Release(t, bundletest.Spec{Layer: 20 << 20, Installer: 9 << 20})
+		b := bundletest.WriteAs(t, compression, m, c)
+		var last int64
+		r, err := bundle.Open(bytes.NewReader(b), int64(len(b)))
+		if err != nil {
+			t.Fatal(err)
 		}
-		b[i] ^= 0x10
-	}
-	if _, err := open(b[:len(b)-1]); err == nil {
-		t.Error("a missing last byte was not noticed")
-	}
+		if err := r.Check(t.Context(), func(done, total int64) {
+			if done < last || done > total {
+				t.Errorf("progress goes from %d to %d of %d", last, done, total)
+			}
+			last = done
+		}); err != nil {
+			t.Fatal(err)
+		}
+		checkContent(t, r, c)
+		rnd := rand.New(rand.NewPCG(1, 2))
+		for range 40 {
+			i := rnd.IntN(len(b))
+			b[i] ^= 0x10
+			if r, err := open(b); err == nil {
+				checkContent(t, r, c)
+			} else if f := (*bundle.FormatError)(nil); !errors.As(err, &f) {
+				t.Errorf("byte %d: %v is not a *FormatError", i, err)
+			}
+			b[i] ^= 0x10
+		}
+		if _, err := open(b[:len(b)-1]); err == nil {
+			t.Error("a missing last byte was not noticed")
+		}
+	})
 }

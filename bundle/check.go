@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"maps"
 	"runtime"
@@ -14,8 +13,9 @@ import (
 )
 
 // Check reads the whole file and compares every byte with the manifest: framing,
-// names, order, digests, the end. Blobs may be missing (a thin bundle), nothing
-// may be added. progress, which may be nil, gets bytes of the file read.
+// names, order, digests, the end. Layers, installers and engines may be missing
+// (a thin bundle), nothing may be added. progress, which may be nil, gets bytes of
+// the file read.
 //
 // Where the table of contents offers places to start, several parts are checked
 // at once. Each part must end exactly where the next one began, so together they
@@ -158,20 +158,17 @@ func (c *check) part(start, end *mark) *part {
 	if start != nil {
 		from = start.member
 	}
-	return &part{check: c, s: newStream(c.r.file, from, c.r.size), start: start, end: end, index: map[string]placed{}, seen: from, buf: make([]byte, min(256<<10, c.r.size))}
+	return &part{check: c, s: newStream(c.r.framing, c.r.file, from, c.r.size, contentBuffer), start: start, end: end, index: map[string]placed{}, seen: from, buf: make([]byte, min(256<<10, c.r.size))}
 }
 
 func (p *part) run() error {
 	blobs := p.blobs
 	from := int64(0)
 	if p.start == nil {
-		if err := p.files(); err != nil {
-			return err
-		}
 		if p.r.manifest.Kind == KindTree {
-			return p.tail()
+			return p.tree()
 		}
-		if err := p.imagesHeader(); err != nil {
+		if err := p.head(); err != nil {
 			return err
 		}
 		from = p.s.plain
@@ -239,7 +236,8 @@ func (p *part) run() error {
 	return p.tail()
 }
 
-func (p *part) files() error {
+// tree checks a bundle that has no images.
+func (p *part) tree() error {
 	for _, f := range p.r.manifest.Files {
 		if err := p.header(f.Path, f.Size, f.Mode); err != nil {
 			return err
@@ -248,14 +246,28 @@ func (p *part) files() error {
 			return err
 		}
 	}
-	return nil
+	return p.tail()
 }
 
-// imagesHeader checks the header of images.tar.
-func (p *part) imagesHeader() error {
+// head checks the files and the header of images.tar.
+func (p *part) head() error {
 	head, err := p.block(ImagesName)
 	if err != nil {
 		return err
+	}
+	for _, f := range p.r.manifest.Files {
+		if err := p.r.expect(head, f.Path, f.Size, f.Mode); err != nil {
+			if f.mayBeMissing() {
+				continue // what is here instead must be what comes next
+			}
+			return err
+		}
+		if err := p.content(f.Path, f.Size, f.Digest, nil); err != nil {
+			return err
+		}
+		if head, err = p.block(ImagesName); err != nil {
+			return err
+		}
 	}
 	size, ok := headerSize(head)
 	if !ok {
@@ -286,7 +298,7 @@ func (p *part) tail() error {
 		return badStream(TOCName, err)
 	}
 	if !ok {
-		return formatErr("member", TOCName, "does not begin at a gzip member")
+		return formatErr("member", TOCName, "does not begin at a member")
 	}
 	head, err := p.block(TOCName)
 	if err != nil {
@@ -312,17 +324,15 @@ func (p *part) tail() error {
 	if err != nil {
 		return badStream("the end", err)
 	}
-	b := make([]byte, footerSize)
-	if ok && p.r.size-behind == footerSize {
-		if _, err := p.r.file.ReadAt(b, behind); err != nil {
-			return fmt.Errorf("read bundle: %w", err)
-		}
-		if got, ok := parseFooter(b); ok && got == at {
-			p.tell(p.r.size)
-			return nil
-		}
+	end, err := p.r.framing.readFooter(p.r.file, p.r.size)
+	if err != nil {
+		return err
 	}
-	return formatErr("footer", "", "the file does not end in its footer: it is cut off or something was added")
+	if !ok || end.start != behind || end.toc != at {
+		return errFooter
+	}
+	p.tell(p.r.size)
+	return nil
 }
 
 func (p *part) block(name string) ([]byte, error) {
@@ -349,7 +359,7 @@ func (p *part) content(name string, size int64, want Digest, keep *bytes.Buffer)
 		return badStream(name, err)
 	}
 	if !ok {
-		return formatErr("member", name, "does not begin at a gzip member")
+		return formatErr("member", name, "does not begin at a member")
 	}
 	d := newDigestReader(p.s, size, want, name)
 	for {
@@ -375,7 +385,7 @@ func (p *part) content(name string, size int64, want Digest, keep *bytes.Buffer)
 		if _, ok, err := p.s.memberStart(); err != nil {
 			return badStream(name, err)
 		} else if !ok {
-			return formatErr("member", name, "shares its last gzip member")
+			return formatErr("member", name, "shares its last member")
 		}
 	}
 	p.index[name] = placed{at, p.r.size, size, want}

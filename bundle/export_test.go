@@ -4,13 +4,21 @@ import "encoding/json"
 
 // For the forger of vectors in package bundle_test.
 var (
-	TarHeader   = tarHeader
-	WriteStored = writeStored
-	Footer      = footer
-	FooterSize  = footerSize
-	GzipHeader  = gzipHeader
-	BlobPath    = blobPath
+	TarHeader  = tarHeader
+	BlobPath   = blobPath
+	GzipHeader = gzipHeader
 )
+
+func StoredMember(c Compression, p []byte) []byte { return storedMember(newFraming(c), p) }
+
+// Footer is the footer behind members of these lengths.
+func Footer(c Compression, toc int64, members [][2]int) []byte {
+	var table []member
+	for _, m := range members {
+		table = append(table, member{uint32(m[0]), uint32(m[1])})
+	}
+	return newFraming(c).footer(toc, table)
+}
 
 func (m *Manifest) Blobs() []Descriptor { return m.blobs() }
 
@@ -29,10 +37,10 @@ func PlaceTOC(r *Reader, text []byte) error {
 	if err := json.Unmarshal(text, &toc); err != nil {
 		return err
 	}
-	_, at, err := r.readTOC()
+	_, end, err := r.readTOC()
 	if err != nil {
 		return err
 	}
-	_, err = r.place(&toc, at)
+	_, err = r.place(&toc, end.toc)
 	return err
 }

@@ -2,8 +2,6 @@ package bundle_test
 
 import (
 	"bytes"
-	"encoding/binary"
-	"hash/crc32"
 	"path"
 	"strings"
 	"testing"
@@ -24,6 +22,7 @@ type forged struct {
 	tail     []byte // behind the end
 	imageEnd []byte // behind the last entry of images.tar
 	noFooter bool
+	format   bundle.Compression        // gzip
 	member   func(plain []byte) []byte // how a member is written
 }
 
@@ -115,13 +114,19 @@ func pad(n int) []byte { return make([]byte, -n&511) }
 func (f *forged) bytes(t testing.TB) []byte {
 	t.Helper()
 	var out bytes.Buffer
-	if f.member == nil {
-		f.member = storedMember
+	if f.format == "" {
+		f.format = bundle.Gzip
 	}
+	if f.member == nil {
+		f.member = func(p []byte) []byte { return bundle.StoredMember(f.format, p) }
+	}
+	var members [][2]int
 	write := func(parts ...[]byte) {
 		for _, p := range parts {
 			if len(p) > 0 {
-				out.Write(f.member(p))
+				b := f.member(p)
+				out.Write(b)
+				members = append(members, [2]int{len(b), len(p)})
 			}
 		}
 	}
@@ -157,17 +162,10 @@ func (f *forged) bytes(t testing.TB) []byte {
 	tocEntry := forgedEntry{name: bundle.TOCName, data: toc}
 	write(append(append(append(tocEntry.head(t, f.prefix, f.mtime, int64(len(toc))), toc...), pad(len(toc))...), make([]byte, 1024)...))
 	if !f.noFooter {
-		out.Write(bundle.Footer(at))
+		out.Write(bundle.Footer(f.format, at, members))
 	}
 	out.Write(f.tail)
 	return out.Bytes()
 }
 
-func storedMember(p []byte) []byte {
-	var b bytes.Buffer
-	b.Write(bundle.GzipHeader)
-	bundle.WriteStored(&b, p) // a bytes.Buffer takes everything
-	tail := binary.LittleEndian.AppendUint32(nil, crc32.ChecksumIEEE(p))
-	b.Write(binary.LittleEndian.AppendUint32(tail, uint32(len(p))))
-	return b.Bytes()
-}
+func storedMember(p []byte) []byte { return bundle.StoredMember(bundle.Gzip, p) }

@@ -135,6 +135,12 @@ func (m *Manifest) blobs() []Descriptor {
 	return append(small, layers...)
 }
 
+// mayBeMissing reports whether a thin bundle may leave f out: a device that updates
+// has an installer and an engine.
+func (f File) mayBeMissing() bool {
+	return strings.HasPrefix(f.Path, InstallerDir) || strings.HasPrefix(f.Path, EngineDir)
+}
+
 // blobsByKind divides blobs into those that every bundle holds and the layers,
 // which a thin bundle may leave out.
 func (m *Manifest) blobsByKind() (small, layers []Descriptor) {

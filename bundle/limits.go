@@ -18,8 +18,9 @@ const (
 	MaxUnits         = 32        // units, and templates, of one release
 	MaxRequired      = 1000      // required paths
 	MaxConfigFile    = 1 << 20   // one unit or template
+	MaxMembers       = 1 << 19   // members of a zstd bundle, with the footer's
 
-	// MemberSize is the most input one gzip member of a large entry holds: a
-	// reader can start at every multiple of it.
+	// MemberSize is the most input one member of a large entry holds: a reader can
+	// start at every multiple of it.
 	MemberSize = 4 << 20
 )

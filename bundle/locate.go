@@ -14,11 +14,11 @@ import (
 //
 // The error is no verdict about the file: Check makes one.
 func (r *Reader) Locate() error {
-	toc, at, err := r.readTOC()
+	toc, end, err := r.readTOC()
 	if err != nil {
 		return fmt.Errorf("locate content: %w", err)
 	}
-	index, err := r.place(toc, at)
+	index, err := r.place(toc, end.toc)
 	if err != nil {
 		return fmt.Errorf("locate content: table of contents: %w", err)
 	}
@@ -29,10 +29,11 @@ func (r *Reader) Locate() error {
 // place compares a table of contents, which ends the content at at, with what the
 // manifest lets a file have.
 func (r *Reader) place(toc *TOC, at int64) (map[string]placed, error) {
-	want, needed := map[string]placed{}, 0
+	want, optional := map[string]placed{}, map[string]bool{}
 	add := func(name string, size int64, d Digest) { want[name] = placed{size: size, digest: d} }
 	for _, f := range r.manifest.Files {
 		add(f.Path, f.Size, f.Digest)
+		optional[f.Path] = f.mayBeMissing()
 	}
 	for _, f := range r.manifest.Archive {
 		add(ImagesName+"/"+f.Path, f.Size, f.Digest)
@@ -41,11 +42,15 @@ func (r *Reader) place(toc *TOC, at int64) (map[string]placed, error) {
 	for _, b := range small {
 		add(blobEntry(b.Digest), b.Size, b.Digest)
 	}
-	needed = len(want)
-	optional := map[string]bool{}
 	for _, l := range layers {
 		add(blobEntry(l.Digest), l.Size, l.Digest)
 		optional[blobEntry(l.Digest)] = true
+	}
+	needed := 0
+	for name := range want {
+		if !optional[name] {
+			needed++
+		}
 	}
 	index := map[string]placed{}
 	behind := r.body
@@ -78,7 +83,7 @@ func (r *Reader) place(toc *TOC, at int64) (map[string]placed, error) {
 }
 
 // maxFraming is what may come to the bytes of one content, and an eighth of them,
-// in the file: framing of gzip members, and what deflate makes of bytes that do
+// in the file: framing of members, and what a compressor makes of bytes that do
 // not get smaller.
 const maxFraming = 64 << 10
 

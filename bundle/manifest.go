@@ -17,6 +17,11 @@ const (
 	SignatureName = "manifest.json.sigstore.json"
 	ImagesName    = "images.tar"
 	TOCName       = "toc.json"
+
+	// InstallerDir holds PLATFORM/valise-installer, the platform with dashes.
+	InstallerDir = "installer/"
+	// EngineDir holds what a machine without an engine gets.
+	EngineDir = "engine/"
 )
 
 // Manifest is what a signer signs: it pins every byte of the release.

@@ -15,6 +15,7 @@ import (
 type Reader struct {
 	file      io.ReaderAt
 	size      int64
+	framing   framing
 	manifest  *Manifest
 	raw       []byte
 	signature []byte
@@ -36,18 +37,16 @@ type placed struct {
 // error is a *FormatError when the file is not a bundle, and another one when it
 // cannot be read. Reader may be used by several goroutines once Check is done.
 func Open(file io.ReaderAt, size int64) (*Reader, error) {
-	r := &Reader{file: file, size: size}
-	magic := make([]byte, 2)
-	if n, err := file.ReadAt(magic, 0); n < 2 {
-		if err != nil && err != io.EOF {
-			return nil, fmt.Errorf("read bundle: %w", err)
-		}
-		return nil, formatErr("gzip", "", "the file has %d bytes", size)
+	start := make([]byte, min(blockSize, size))
+	if _, err := file.ReadAt(start, 0); err != nil && err != io.EOF {
+		return nil, fmt.Errorf("read bundle: %w", err)
 	}
-	if !bytes.Equal(magic, gzipHeader[:2]) {
-		return nil, formatErr("gzip", "", "the file is not gzip")
+	f := newFraming(framingOf(start))
+	if f == nil {
+		return nil, formatErr("framing", "", "the file is no bundle: neither gzip nor zstd nor tar")
 	}
-	s := newStreamSize(file, 0, size, headBuffer)
+	r := &Reader{file: file, size: size, framing: f}
+	s := newStream(f, file, 0, size, headBuffer)
 	// Whether the directory it is in is the right one is known afterwards.
 	raw, head, err := r.readHead(s, func(name string) bool { return path.Base(name) == ManifestName }, MaxManifestSize)
 	if err != nil {
@@ -113,7 +112,7 @@ func (r *Reader) endHead(s *stream) error {
 		return badStream(ManifestName, err)
 	}
 	if !ok {
-		return formatErr("member", ManifestName, "a gzip member goes on behind the head")
+		return formatErr("member", ManifestName, "a member goes on behind the head")
 	}
 	r.body, r.plain = at, s.plain
 	return nil
@@ -127,6 +126,9 @@ func (r *Reader) ManifestBytes() []byte { return r.raw }
 
 // Signature returns the Sigstore bundle over ManifestBytes, nil when unsigned.
 func (r *Reader) Signature() []byte { return r.signature }
+
+// Compression returns how the file is made.
+func (r *Reader) Compression() Compression { return r.framing.compression() }
 
 // Size returns the bytes of the whole file.
 func (r *Reader) Size() int64 { return r.size }
@@ -150,6 +152,12 @@ func (r *Reader) OpenBlob(d Digest) (io.ReadCloser, error) {
 	return io.NopCloser(bytes.NewReader(b)), r.manifest.checkImageBlob(d, b)
 }
 
+// HasFile reports whether the bundle holds the file.
+func (r *Reader) HasFile(path string) bool {
+	_, ok := r.index[path]
+	return ok
+}
+
 // HasBlob reports whether the bundle holds the blob.
 func (r *Reader) HasBlob(d Digest) bool {
 	_, ok := r.index[blobEntry(d)]
@@ -166,7 +174,7 @@ func (r *Reader) open(name string) (io.ReadCloser, error) {
 	if !ok {
 		return nil, fmt.Errorf("read bundle: it does not hold %s", name)
 	}
-	return &content{newDigestReader(newStream(r.file, p.member, p.end), p.size, p.digest, name), name}, nil
+	return &content{newDigestReader(newStream(r.framing, r.file, p.member, p.end, contentBuffer), p.size, p.digest, name), name}, nil
 }
 
 // content is what open returns.
@@ -185,28 +193,24 @@ func (c *content) Read(p []byte) (int, error) {
 
 func (c *content) Close() error { return nil }
 
-// readTOC returns the table of contents and the offset of its member.
-func (r *Reader) readTOC() (*TOC, int64, error) {
-	b := make([]byte, footerSize)
-	if r.size < footerSize {
-		return nil, 0, formatErr("footer", "", "the file is too short")
-	}
-	if _, err := r.file.ReadAt(b, r.size-footerSize); err != nil {
-		return nil, 0, fmt.Errorf("read bundle: %w", err)
-	}
-	at, ok := parseFooter(b)
-	if !ok || at < r.body || at > r.size-footerSize {
-		return nil, 0, formatErr("footer", "", "the file does not end in a footer: it is cut off or something was added")
-	}
-	data, _, err := r.readHead(newStream(r.file, at, r.size), r.named(TOCName), MaxTOCSize)
+// readTOC returns the table of contents and the footer.
+func (r *Reader) readTOC() (*TOC, *footer, error) {
+	end, err := r.framing.readFooter(r.file, r.size)
 	if err != nil {
-		return nil, 0, err
+		return nil, nil, err
+	}
+	if end.toc < r.body || end.toc > end.start {
+		return nil, nil, errFooter
+	}
+	data, _, err := r.readHead(newStream(r.framing, r.file, end.toc, end.start, contentBuffer), r.named(TOCName), MaxTOCSize)
+	if err != nil {
+		return nil, nil, err
 	}
 	toc := new(TOC)
 	if err := json.Unmarshal(data, toc); err != nil || toc.Format != tocFormat {
-		return nil, 0, fmt.Errorf("%s is not a table of contents", TOCName)
+		return nil, nil, fmt.Errorf("%s is not a table of contents", TOCName)
 	}
-	return toc, at, nil
+	return toc, end, nil
 }
 
 // expect compares a header with the only one the manifest allows there.
@@ -268,8 +272,8 @@ func expectZeros(r io.Reader, n int64, name string) error {
 	return nil
 }
 
-// badStream turns an error of reading the tar into one that says where. Damaged
-// gzip is the bundle's fault; a failing disk is not.
+// badStream turns an error of reading the tar into one that says where. A damaged
+// member is the bundle's fault; a failing disk is not.
 func badStream(name string, err error) error {
 	var f *FormatError
 	if errors.As(err, &f) {
@@ -278,8 +282,11 @@ func badStream(name string, err error) error {
 	if isStorage(err) {
 		return fmt.Errorf("read bundle: %w", err)
 	}
-	if err == io.EOF || err == io.ErrUnexpectedEOF {
+	if err == io.EOF || errors.Is(err, io.ErrUnexpectedEOF) {
 		return formatErr("truncated", name, "the file ends in the middle of it")
+	}
+	if m := (*memberError)(nil); errors.As(err, &m) && m.rule == "zstd" {
+		return formatErr("zstd", name, "damaged: %v", err)
 	}
 	return formatErr("gzip", name, "damaged: %v", err)
 }

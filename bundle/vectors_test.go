@@ -2,6 +2,7 @@ package bundle_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/cespare/xxhash/v2"
 	"github.com/klauspost/compress/gzip"
 
 	"github.com/valise-ota/valise/bundle"
@@ -262,14 +264,121 @@ func vectors(t *testing.T, signer *verifytest.Signer) []vector {
 			return e.name == bundle.BlobPath(m.Components[0].Images[0].Layers[0].Digest)
 		})
 	})
+	with("thin-installer", "success", "the installer is left out", func(f *forged) {
+		f.entries = slices.DeleteFunc(f.entries, func(e forgedEntry) bool { return strings.HasPrefix(e.name, bundle.InstallerDir) })
+	})
+	with("installer-size", "entry", "the installer has another size than the manifest says", func(f *forged) {
+		e := f.find(t, "installer/linux-amd64/valise-installer")
+		e.data = append(e.data, 'x')
+	})
+	with("installer-swapped", "digest", "the installer has other content of the same length", func(f *forged) {
+		e := f.find(t, "installer/linux-amd64/valise-installer")
+		e.data = bytes.ToLower(e.data)
+	})
 	with("toc-lies", "success", "the table of contents points to nowhere: it is only a hint", func(f *forged) {
 		f.toc = []byte(`{"format":"valise-toc/1","entries":[{"name":"compose.yaml","members":[5,-1,99999999],"end":-3}]}`)
 	})
 	with("toc-not-json", "success", "the table of contents is no JSON: it is only a hint", func(f *forged) { f.toc = []byte("?") })
 
+	// The other compressions.
+	for _, compression := range []bundle.Compression{bundle.Zstd, bundle.None} {
+		name := string(compression)
+		data := signer.BundleAs(t, compression, m, c)
+		as := func(change func(*forged)) func(*forged) {
+			return func(f *forged) { f.format = compression; change(f) }
+		}
+		add("good-"+name, "success", name+", signed, as valise writes it", data)
+		with("good-"+name+"-stored", "success", name+", everything stored, an empty table of contents", as(func(*forged) {}))
+		with("toc-lies-"+name, "success", name+", the table of contents points to nowhere", as(func(f *forged) {
+			f.toc = []byte(`{"format":"valise-toc/1","entries":[{"name":"compose.yaml","members":[5,-1,99999999],"end":-3}]}`)
+		}))
+		with("no-footer-"+name, "footer", name+", the footer is missing", as(func(f *forged) { f.noFooter = true }))
+		with("appended-"+name, "footer", name+", bytes behind the end", as(func(f *forged) { f.tail = make([]byte, 512) }))
+		add("appended-bundle-"+name, "footer", name+", a second bundle behind the first", append(bytes.Clone(data), data...))
+		add("truncated-last-byte-"+name, "footer", name+", the last byte is missing", data[:len(data)-1])
+		add("truncated-in-layer-"+name, "truncated", name+", cut inside a layer", data[:bytes.Index(data, c.Blobs[m.Components[0].Images[0].Layers[1].Digest])+100])
+		with("manifest-second-"+name, "manifest-first", name+", another file stands first", as(func(f *forged) {
+			f.entries[0], f.entries[2] = f.entries[2], f.entries[0]
+		}))
+		with("entry-symlink-"+name, "entry", name+", a symbolic link", as(func(f *forged) {
+			f.find(t, "compose.yaml").header = func(h []byte) { h[156] = '2'; copy(h[157:], "/etc/passwd") }
+		}))
+		with("layer-flipped-"+name, map[bundle.Compression]string{bundle.Zstd: "zstd", bundle.None: "digest"}[compression], name+", a bit of a layer is another one", as(func(f *forged) {
+			layer := c.Blobs[m.Components[0].Images[0].Layers[1].Digest]
+			f.member = func(p []byte) []byte {
+				b := bundle.StoredMember(compression, p)
+				if bytes.Equal(p, layer) {
+					b[100] ^= 1
+				}
+				return b
+			}
+		}))
+	}
+	// frame puts something else in the place of the frame with the compose file.
+	frame := func(name, expect, comment string, change func(good []byte) []byte) {
+		with(name, expect, comment, func(f *forged) {
+			f.format = bundle.Zstd
+			f.member = func(p []byte) []byte {
+				b := bundle.StoredMember(bundle.Zstd, p)
+				if bytes.Equal(p, c.Files["compose.yaml"]) {
+					b = change(b)
+				}
+				return b
+			}
+		})
+	}
+	const magic = "\x28\xb5\x2f\xfd"
+	frame("zstd-checksum", "zstd", "the checksum of a frame is wrong", func(b []byte) []byte { b[len(b)-1] ^= 1; return b })
+	frame("zstd-no-checksum", "zstd", "a frame without a checksum", func(b []byte) []byte { b[4] &^= 4; return b[:len(b)-4] })
+	frame("zstd-dictionary", "zstd", "a frame that names a dictionary", func(b []byte) []byte {
+		return slices.Concat([]byte(magic+"\x87\x38\x01\x02\x03\x04"), b[6:])
+	})
+	frame("zstd-window", "zstd", "a frame with a window of 128 MiB", func(b []byte) []byte { b[5] = 0x88; return b })
+	frame("zstd-no-size", "zstd", "a frame that does not say how much it holds", func(b []byte) []byte {
+		return slices.Concat([]byte(magic+"\x04\x38"), b[10:])
+	})
+	frame("zstd-large", "zstd", "a frame that claims more than a member may hold", func(b []byte) []byte { b[8] = 0x41; return b })
+	frame("zstd-size-lies", "zstd", "a frame that holds more than it says", func(b []byte) []byte { b[6]--; return b })
+	frame("zstd-reserved-block", "zstd", "a block of the reserved type", func(b []byte) []byte { b[10] |= 6; return b })
+	frame("zstd-large-block", "zstd", "a block larger than the format allows", func(b []byte) []byte { b[12] = 0xff; return b })
+	frame("zstd-skippable", "zstd", "a skippable frame inside the tar", func(b []byte) []byte {
+		return append([]byte("\x50\x2a\x4d\x18\x04\x00\x00\x00evil"), b...)
+	})
+	frame("zstd-gzip", "zstd", "a gzip member inside a zstd file", func([]byte) []byte { return storedMember(c.Files["compose.yaml"]) })
+	frame("zstd-bomb", "digest", "32 blocks that repeat a byte 128 KiB times", func([]byte) []byte {
+		b := []byte(magic + "\xa4\x00\x00\x40\x00")
+		for i := range 32 {
+			last := byte(0)
+			if i == 31 {
+				last = 1
+			}
+			b = append(b, 2|last, 0, 0x10, 'x')
+		}
+		sum := xxhash.Sum64(bytes.Repeat([]byte{'x'}, bundle.MemberSize))
+		return binary.LittleEndian.AppendUint32(b, uint32(sum))
+	})
+	goodZstd := signer.BundleAs(t, bundle.Zstd, m, c)
+	footer := func(name, comment string, at int, to byte) {
+		b := bytes.Clone(goodZstd)
+		b[len(b)+at] = to
+		add(name, "footer", comment, b)
+	}
+	footer("zstd-table-count", "the seek table claims more frames than there are", -9, 0xff)
+	footer("zstd-table-many", "the seek table claims four thousand million frames", -6, 0xff)
+	footer("zstd-table-reserved", "the seek table sets reserved bits", -5, 0x7c)
+	footer("zstd-table-magic", "the seek table does not end as one", -1, 0)
+	with("gzip-zstd", "gzip", "a zstd frame inside a gzip file", func(f *forged) {
+		f.member = func(p []byte) []byte {
+			if bytes.Equal(p, c.Files["compose.yaml"]) {
+				return bundle.StoredMember(bundle.Zstd, p)
+			}
+			return storedMember(p)
+		}
+	})
+
 	// The outer file.
-	add("not-gzip", "gzip", "plain text", []byte("not a bundle at all\n"))
-	add("empty", "gzip", "no bytes", nil)
+	add("not-a-bundle", "framing", "plain text", []byte("not a bundle at all\n"))
+	add("empty", "framing", "no bytes", nil)
 	with("gzip-name", "gzip", "a member has a file name in its header", func(f *forged) {
 		f.member = func(p []byte) []byte {
 			var b bytes.Buffer
@@ -303,7 +412,7 @@ func vectors(t *testing.T, signer *verifytest.Signer) []vector {
 			return storedMember(p)
 		}
 	})
-	add("truncated-in-manifest", "truncated", "cut inside the manifest", good[:2000])
+	add("truncated-in-manifest", "truncated", "cut inside the manifest", good[:400])
 	add("truncated-in-layer", "truncated", "cut inside a layer", good[:bytes.Index(good, c.Blobs[m.Components[0].Images[0].Layers[1].Digest])+100])
 	add("truncated-last-byte", "footer", "the last byte is missing", good[:len(good)-1])
 	with("no-footer", "footer", "the footer is missing", func(f *forged) { f.noFooter = true })
@@ -642,6 +751,9 @@ func FuzzOpen(f *testing.F) {
 			return
 		}
 		for _, file := range r.Manifest().Files {
+			if !r.HasFile(file.Path) {
+				continue
+			}
 			rc, err := r.OpenFile(file.Path)
 			if err != nil {
 				t.Fatalf("%s: %v", file.Path, err)

@@ -204,7 +204,7 @@ func TestAttestation(t *testing.T) {
 func TestTampered(t *testing.T) {
 	s := verifytest.NewSigner(t)
 	m, c := bundletest.Release(t, bundletest.Spec{Compose: "services: {web: {image: shop/web}}\n"})
-	good := s.Bundle(t, m, c)
+	good := s.BundleAs(t, bundle.None, m, c) // everything is in it as it is
 	layer := c.Blobs[m.Components[0].Images[0].Layers[1].Digest]
 	for name, part := range map[string][]byte{"a layer": layer[:32], "the manifest": []byte(`"version": "1.2.3"`)} {
 		b := bytes.Clone(good)

@@ -161,12 +161,18 @@ func TreeFiles(app, version string) map[string]string {
 // Write returns the unsigned bundle of a release.
 func Write(t testing.TB, m *bundle.Manifest, c bundle.Content) []byte {
 	t.Helper()
-	f, err := os.Create(filepath.Join(t.TempDir(), "bundle.tar.gz"))
+	return WriteAs(t, bundle.Gzip, m, c)
+}
+
+// WriteAs is Write with a compression.
+func WriteAs(t testing.TB, compression bundle.Compression, m *bundle.Manifest, c bundle.Content) []byte {
+	t.Helper()
+	f, err := os.Create(filepath.Join(t.TempDir(), "bundle"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if err := bundle.Write(context.Background(), f, m, c, nil); err != nil {
+	if err := bundle.Write(context.Background(), f, compression, m, c, nil); err != nil {
 		t.Fatal(err)
 	}
 	b, err := os.ReadFile(f.Name())

@@ -252,13 +252,13 @@ func (p *Project) files(platforms []bundle.Platform) ([]ReleaseFile, error) {
 	if p.Installer != "" {
 		for _, platform := range platforms {
 			name := platform.Dashed() + "/" + InstallerName
-			if err := add("installer/"+name, filepath.Join(p.Path(p.Installer), filepath.FromSlash(name)), "installer"); err != nil {
+			if err := add(bundle.InstallerDir+name, filepath.Join(p.Path(p.Installer), filepath.FromSlash(name)), "installer"); err != nil {
 				return nil, err
 			}
 			// It is a program whatever the mode it was unpacked with.
-			f := files["installer/"+name]
+			f := files[bundle.InstallerDir+name]
 			f.Executable = true
-			files["installer/"+name] = f
+			files[bundle.InstallerDir+name] = f
 		}
 	}
 	if p.Engine != "" {
@@ -293,7 +293,7 @@ func (p *Project) engineFiles(platform bundle.Platform, add func(path, source st
 		case name != "docker-compose":
 			return p.at([]any{"engine"}, "%s is neither *.deb, docker-*.tgz nor docker-compose", filepath.Join(dir, name))
 		}
-		if err := add("engine/"+platform.Dashed()+"/"+name, filepath.Join(dir, name), "engine"); err != nil {
+		if err := add(bundle.EngineDir+platform.Dashed()+"/"+name, filepath.Join(dir, name), "engine"); err != nil {
 			return err
 		}
 	}

@@ -28,10 +28,12 @@ import (
 )
 
 type buildFlags struct {
-	project   string
-	platforms []string
-	split     bool
-	file      string
+	project     string
+	platforms   []string
+	split       bool
+	file        string
+	compression string
+	from        string
 }
 
 func buildCommand(a *app) *cobra.Command {
@@ -45,8 +47,12 @@ func buildCommand(a *app) *cobra.Command {
 			"Images come from registries, OCI image layouts, docker save, the engine of DOCKER_HOST, Go\n" +
 			"packages, files on a base, and Dockerfiles: those are built by the buildkitd of BUILDKIT_HOST\n" +
 			"with buildctl, or by docker buildx.\n\n" +
+			"The bundle is a tar that gzip or zstd reads, or a bare one: --compression, else what the name\n" +
+			"of the file ends in. Layers are compressed already and stay as they are, so the difference\n" +
+			"is in other files, such as the installer.\n\n" +
 			"VERSION is SemVer 2, with or without a leading v. The bundle is not signed yet.",
 		Example: "  valise build 1.2.3\n" +
+			"  valise build 1.2.3 --from dist/shop-1.2.2.tar.gz\n" +
 			"  valise build v1.2.3 --platform linux/arm64 -o /media/usb/\n" +
 			"  SOURCE_DATE_EPOCH=1767225600 valise build 1.2.3 --output json",
 		Args:              cobra.ExactArgs(1),
@@ -56,7 +62,9 @@ func buildCommand(a *app) *cobra.Command {
 	c.Flags().StringVar(&f.project, "project", project.DefaultFile, "project file")
 	c.Flags().StringSliceVar(&f.platforms, "platform", nil, "build for these platforms instead of the project's (repeatable)")
 	c.Flags().BoolVar(&f.split, "split-platforms", false, "write one bundle for each platform; so it is anyway when output names the platform")
+	c.Flags().StringVar(&f.from, "from", "", "leave out what this bundle, manifest.json or directory of an older release has (see valise thin)")
 	c.Flags().StringVarP(&f.file, "file", "o", "", "bundle to write, or an existing directory for it (default dist/NAME)")
+	c.Flags().StringVar(&f.compression, "compression", "", "gzip, zstd or none (default: by the name of the bundle, else gzip)")
 	return c
 }
 
@@ -140,21 +148,68 @@ func (a *app) buildOne(ctx context.Context, p *project.Project, version string, 
 	if err != nil {
 		return nil, err
 	}
+	name, compression, err := compressed(name, f)
+	if err != nil {
+		return nil, err
+	}
 	m, content, err := a.prepare(ctx, p, version, platforms, name, first)
 	if err != nil {
 		return nil, err
 	}
 	defer content.Close()
+	omit := func(bundle.Digest) bool { return false }
+	if f.from != "" {
+		var base string
+		if omit, base, err = (thinFlags{from: f.from}).omit(m); err != nil {
+			return nil, err
+		}
+		name = thinName(name, base)
+	}
 	path := f.file
 	if path == "" {
 		path = filepath.Join("dist", name)
-	} else if info, err := os.Stat(path); err == nil && info.IsDir() {
+	} else if isDir(path) {
 		path = filepath.Join(path, name)
 	}
-	if err := a.writeBundle(ctx, path, m, content); err != nil {
+	if err := a.writeBundle(ctx, path, compression, m, content, omit); err != nil {
 		return nil, err
 	}
 	return summarizeFile(path, m)
+}
+
+// compressed says how a bundle is compressed, and what it is then called: as the
+// flag says, else as the name of the file does.
+func compressed(name string, f buildFlags) (string, bundle.Compression, error) {
+	by := compressionOf(name)
+	if f.compression != "" {
+		c, err := bundle.ParseCompression(f.compression)
+		if err != nil {
+			return "", "", cli.Usagef("%w", err)
+		}
+		if base, ok := strings.CutSuffix(name, by.Suffix()); ok {
+			name = base + c.Suffix()
+		}
+		return name, c, nil
+	}
+	if f.file != "" && !isDir(f.file) {
+		by = compressionOf(f.file)
+	}
+	return name, by, nil
+}
+
+func isDir(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
+}
+
+// compressionOf is what a file name says. Readers go by the content.
+func compressionOf(name string) bundle.Compression {
+	for _, c := range []bundle.Compression{bundle.Zstd, bundle.None} {
+		if strings.HasSuffix(name, c.Suffix()) {
+			return c
+		}
+	}
+	return bundle.Gzip
 }
 
 // prepare makes the manifest of the release that the bundle called name holds,
@@ -387,7 +442,7 @@ func hashFile(ctx context.Context, f project.ReleaseFile) (bundle.File, error) {
 
 // writeBundle writes the file under another name, syncs it and renames it, so
 // that path never is half a bundle.
-func (a *app) writeBundle(ctx context.Context, path string, m *bundle.Manifest, c *content) (err error) {
+func (a *app) writeBundle(ctx context.Context, path string, compression bundle.Compression, m *bundle.Manifest, c *content, omit func(bundle.Digest) bool) (err error) {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("write bundle: %w", err)
@@ -398,7 +453,7 @@ func (a *app) writeBundle(ctx context.Context, path string, m *bundle.Manifest, 
 	}
 	defer f.Cleanup()
 	progress, finish := a.UI.Track("write " + path)
-	err = bundle.Write(ctx, f.File, m, c, progress)
+	err = bundle.WriteThin(ctx, f.File, compression, m, c, omit, progress)
 	finish(err)
 	if err != nil {
 		return fmt.Errorf("write bundle: %w", notRefused(err))

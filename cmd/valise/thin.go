@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -17,72 +18,71 @@ import (
 )
 
 func thinCommand(a *app) *cobra.Command {
-	var from, file string
+	var f thinFlags
 	c := &cobra.Command{
-		Use:   "thin BUNDLE --from BASE",
-		Short: "Leave out the layers that a device on an older release has",
-		Long: "thin writes a smaller bundle of the same release: without the layers that BASE lists. It\n" +
-			"keeps the signature, and the device checks it like the full one; a device that lacks a\n" +
-			"layer after all refuses it before anything is touched.\n\n" +
-			"BASE is a bundle or a manifest.json.",
-		Example: "  valise thin dist/shop-1.1.0.tar.gz --from dist/shop-1.0.0.tar.gz",
-		Args:    cobra.ExactArgs(1),
-		RunE:    func(cmd *cobra.Command, args []string) error { return a.thin(cmd.Context(), args[0], from, file) },
+		Use:   "thin BUNDLE (--from BASE | --have INVENTORY)",
+		Short: "Leave out what a device has",
+		Long: "thin writes a smaller bundle of the same release: without the layers and installers that\n" +
+			"BASE lists, or that a device needs no more by its INVENTORY. It keeps the signature, and the\n" +
+			"device checks it like the full one; a device that lacks a layer after all refuses it before\n" +
+			"anything is touched.\n\n" +
+			"BASE is a bundle, a manifest.json, or a directory that has one: a bundle unpacked by tar, or\n" +
+			"a release on a device. INVENTORY is what one device says it has; see docs/inventory.md. What is\n" +
+			"made for it has the layers of its platform only. The result is compressed as BUNDLE is.",
+		Example: "  valise thin dist/shop-1.1.0.tar.gz --from dist/shop-1.0.0.tar.gz\n" +
+			"  valise thin dist/shop-1.1.0.tar.gz --have /media/usb/inventory.json -o /media/usb/shop-1.1.0.tar.gz",
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if (f.from == "") == (f.have == "") {
+				return cli.Usagef("want --from BASE or --have INVENTORY")
+			}
+			return a.thin(cmd.Context(), args[0], f)
+		},
 	}
-	c.Flags().StringVar(&from, "from", "", "bundle or manifest.json of the release that devices run")
-	c.Flags().StringVarP(&file, "file", "o", "", "bundle to write (default NAME-from-VERSION.tar.gz beside BUNDLE)")
-	c.MarkFlagRequired("from")
+	c.Flags().StringVar(&f.from, "from", "", "bundle, manifest.json or directory of the release that devices run")
+	c.Flags().StringVar(&f.have, "have", "", "inventory.json of the device")
+	c.Flags().StringVarP(&f.file, "file", "o", "", "bundle to write (default NAME-from-VERSION.tar.gz beside BUNDLE)")
 	return c
 }
 
+type thinFlags struct{ from, have, file string }
+
 // thinResult is the result of thin.
 type thinResult struct {
-	Bundle  string `json:"bundle"`
-	From    string `json:"from"`
-	Size    int64  `json:"size"`
-	Full    int64  `json:"full_size"`
-	Omitted int    `json:"omitted_layers"`
+	Bundle     string `json:"bundle"`
+	From       string `json:"from"`
+	Size       int64  `json:"size"`
+	Full       int64  `json:"full_size"`
+	Omitted    int    `json:"omitted_layers"`
+	Installers int    `json:"omitted_installers"`
 }
 
-func (a *app) thin(ctx context.Context, path, from, file string) error {
-	base, err := readManifest(from)
+func (a *app) thin(ctx context.Context, path string, f thinFlags) error {
+	r, in, err := cli.OpenBundle(path)
 	if err != nil {
 		return err
 	}
-	r, f, err := cli.OpenBundle(path)
+	defer in.Close()
+	omit, version, err := f.omit(r.Manifest())
 	if err != nil {
-		return err
+		return fmt.Errorf("thin %s: %w", path, err)
 	}
-	defer f.Close()
-	if base.App != r.Manifest().App {
-		return cli.WithHint(fmt.Errorf("thin %s: it is a release of %q, %s is one of %q", path, r.Manifest().App, from, base.App), "name an older release of the same app")
+	if f.file == "" {
+		f.file = thinName(path, version)
 	}
-	if r.Manifest().Kind == bundle.KindTree {
-		return fmt.Errorf("thin %s: a file tree has no layers to leave out", path)
-	}
-	if file == "" {
-		file = strings.TrimSuffix(path, ".tar.gz") + "-from-" + base.Version + ".tar.gz"
-	}
-	have := layersOf(base)
 	update, finish := a.UI.Track("check " + filepath.Base(path))
 	err = r.Check(ctx, update)
 	finish(err)
 	if err != nil {
 		return fmt.Errorf("thin %s: %w", path, err)
 	}
-	omitted := map[bundle.Digest]bool{}
-	for d := range layersOf(r.Manifest()) {
-		if _, ok := have[d]; ok && r.HasBlob(d) {
-			omitted[d] = true
-		}
-	}
-	out, err := renameio.NewPendingFile(file, renameio.WithPermissions(0o644))
+	out, err := renameio.NewPendingFile(f.file, renameio.WithPermissions(0o644))
 	if err != nil {
 		return fmt.Errorf("write bundle: %w", err)
 	}
 	defer out.Cleanup()
-	update, finish = a.UI.Track("write " + filepath.Base(file))
-	err = bundle.Thin(ctx, out, r, func(d bundle.Digest) bool { return omitted[d] }, update)
+	update, finish = a.UI.Track("write " + filepath.Base(f.file))
+	err = bundle.Thin(ctx, out, r, omit, update)
 	finish(err)
 	if err != nil {
 		return fmt.Errorf("thin %s: %w", path, err)
@@ -91,21 +91,76 @@ func (a *app) thin(ctx context.Context, path, from, file string) error {
 	if err == nil {
 		err = out.CloseAtomicallyReplace()
 	}
+	if err == nil {
+		err = syncDir(filepath.Dir(f.file))
+	}
 	if err != nil {
 		return fmt.Errorf("write bundle: %w", err)
 	}
-	result := thinResult{file, base.Version, info.Size(), r.Size(), len(omitted)}
+	result := thinResult{Bundle: f.file, From: version, Size: info.Size(), Full: r.Size()}
+	for d := range layersOf(r.Manifest()) {
+		if r.HasBlob(d) && omit(d) {
+			result.Omitted++
+		}
+	}
+	for _, file := range r.Manifest().Files {
+		if strings.HasPrefix(file.Path, bundle.InstallerDir) && r.HasFile(file.Path) && omit(file.Digest) {
+			result.Installers++
+		}
+	}
 	return a.Result(result, func(w io.Writer) {
-		fmt.Fprintf(w, "thin   %s\n  size   %s of %s; %d layers are expected on the device\n", file, ui.Bytes(result.Size), ui.Bytes(result.Full), result.Omitted)
+		fmt.Fprintf(w, "thin   %s\n  size   %s of %s; %d layers and %d installers are expected on the device\n",
+			f.file, ui.Bytes(result.Size), ui.Bytes(result.Full), result.Omitted, result.Installers)
 	})
 }
 
-// readManifest reads the manifest of a bundle, or one that lies by itself.
-func readManifest(path string) (*bundle.Manifest, error) {
-	if strings.HasSuffix(path, ".json") {
-		b, err := os.ReadFile(path)
+// thinName is the name of what is left of a bundle for devices that run version.
+func thinName(path, version string) string {
+	if version == "" {
+		version = "inventory"
+	}
+	suffix := compressionOf(path).Suffix()
+	return strings.TrimSuffix(path, suffix) + "-from-" + version + suffix
+}
+
+// omit says what to leave out of a release, and which version has it.
+func (f thinFlags) omit(m *bundle.Manifest) (func(bundle.Digest) bool, string, error) {
+	if m.Kind == bundle.KindTree {
+		return nil, "", errors.New("a file tree has no layers to leave out")
+	}
+	if f.have != "" {
+		b, err := readSmall(f.have)
 		if err != nil {
-			return nil, fmt.Errorf("read manifest: %w", err)
+			return nil, "", err
+		}
+		v, err := bundle.ParseInventory(b)
+		if err != nil {
+			return nil, "", fmt.Errorf("read %s: %w", f.have, err)
+		}
+		omit, err := v.Omit(m)
+		return omit, v.Version, err
+	}
+	base, err := readManifest(f.from)
+	if err != nil {
+		return nil, "", err
+	}
+	omit, err := bundle.OmitFrom(base, m)
+	if err != nil {
+		return nil, "", cli.WithHint(err, "name an older release of the same app")
+	}
+	return omit, base.Version, nil
+}
+
+// readManifest reads the manifest of a bundle, one that lies by itself, or the one
+// in a directory. Nothing but its form is checked.
+func readManifest(path string) (*bundle.Manifest, error) {
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		path = filepath.Join(path, bundle.ManifestName)
+	}
+	if strings.HasSuffix(path, ".json") {
+		b, err := readSmall(path)
+		if err != nil {
+			return nil, err
 		}
 		m, err := bundle.ParseManifest(b)
 		if err != nil {
@@ -119,6 +174,16 @@ func readManifest(path string) (*bundle.Manifest, error) {
 	}
 	f.Close()
 	return r.Manifest(), nil
+}
+
+// readSmall reads a file that may be as big as a manifest.
+func readSmall(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, bundle.MaxManifestSize+1))
 }
 
 // layersOf returns every layer of a release.

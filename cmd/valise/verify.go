@@ -200,7 +200,7 @@ func bundleIn(f *os.File) (*bundle.Reader, error) {
 		return nil, err
 	}
 	r, err := bundle.Open(f, info.Size())
-	if format := new(bundle.FormatError); errors.As(err, &format) && (format.Rule == "gzip" || format.Rule == "manifest-first" || format.Rule == "truncated") {
+	if format := new(bundle.FormatError); errors.As(err, &format) && (format.Rule == "framing" || format.Rule == "gzip" || format.Rule == "zstd" || format.Rule == "manifest-first" || format.Rule == "truncated") {
 		return nil, nil
 	}
 	return r, err

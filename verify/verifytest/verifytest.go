@@ -93,7 +93,13 @@ func (s *Signer) Attest(t testing.TB, b []byte) []byte {
 // Bundle returns the signed bundle of a release.
 func (s *Signer) Bundle(t testing.TB, m *bundle.Manifest, c bundle.Content) []byte {
 	t.Helper()
-	b := bundletest.Write(t, m, c)
+	return s.BundleAs(t, bundle.Gzip, m, c)
+}
+
+// BundleAs is Bundle with a compression.
+func (s *Signer) BundleAs(t testing.TB, compression bundle.Compression, m *bundle.Manifest, c bundle.Content) []byte {
+	t.Helper()
+	b := bundletest.WriteAs(t, compression, m, c)
 	r, err := bundle.Open(bytes.NewReader(b), int64(len(b)))
 	if err != nil {
 		t.Fatal(err)
