@@ -7,10 +7,10 @@ LDFLAGS := -s -w -buildid=
 # Device platforms of the installer.
 PLATFORMS := linux-amd64 linux-arm64 linux-arm-v7
 
-.PHONY: help build installers demo test e2e bench lint setup sigstore-up sigstore-down verify-tarball clean
+.PHONY: help build installers demo test e2e e2e-engines bench lint setup sigstore-up sigstore-down verify-tarball clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18
 
 build: installers ## both programs into dist/
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS)" -o $(DIST)/valise ./cmd/valise
@@ -40,6 +40,9 @@ sigstore-down: ## stop it
 
 e2e: ## real Sigstore servers, cosign both ways, BuildKit; the first run takes a while
 	scripts/e2e.sh
+
+e2e-engines: setup ## the engine tests on Docker 20.10 and 29, with graph driver and containerd store
+	scripts/e2e-engines.sh
 
 bench: ## pack, verify, thin and memory beside their peers; writes docs/benchmarks.md
 	scripts/bench.sh -doc docs/benchmarks.md

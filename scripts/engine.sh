@@ -4,6 +4,7 @@
 #   eval "$(scripts/engine.sh up DIR)"    start it and point docker at it (a running one is left as it is)
 #   scripts/engine.sh down DIR            end it, with everything it ran, stored and left in the kernel
 # VALISE_DOCKERD names another dockerd (its file name begins with dockerd). Its containerd and runc come from PATH.
+# VALISE_ENGINE_STORE is how an engine since 23 keeps images: overlay2 or containerd; empty leaves it to the engine.
 # VALISE_ENGINE_NET=private starts an engine in a network namespace of its own: any number of those can run side by
 # side, but the ports that their containers publish cannot be reached from outside. Otherwise there can be only one.
 set -euo pipefail
@@ -119,7 +120,7 @@ clean_network() {
 }
 
 up() {
-  local dockerd pid plugin namespace=()
+  local dockerd pid plugin store namespace=()
   dir=$(realpath -m -- "$dir")
   if [ -n "$(daemon)" ] && ping; then
     exports
@@ -152,7 +153,13 @@ up() {
   unmount_all
   rm -rf "$dir/docker.pid" "$dir/docker.sock" "$dir/exec"
 
-  printf '{"default-address-pools": [{"base": "%s", "size": 24}]}\n' "$pool" >"$dir/daemon.json"
+  case ${VALISE_ENGINE_STORE:-} in
+  overlay2) store=', "features": {"containerd-snapshotter": false}' ;;
+  containerd) store=', "features": {"containerd-snapshotter": true}' ;;
+  '') store= ;;
+  *) fail "VALISE_ENGINE_STORE is overlay2 or containerd, not $VALISE_ENGINE_STORE" ;;
+  esac
+  printf '{"default-address-pools": [{"base": "%s", "size": 24}]%s}\n' "$pool" "$store" >"$dir/daemon.json"
   if [ ${#namespace[@]} -eq 0 ]; then
     [ -e "$dir/before.forward" ] || iptables -S FORWARD | awk '/^-P/ { print $3 }' >"$dir/before.forward"
     [ -e "$dir/before.ip_forward" ] || cat /proc/sys/net/ipv4/ip_forward >"$dir/before.ip_forward"

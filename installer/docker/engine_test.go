@@ -220,7 +220,10 @@ func TestLoadCorrupt(t *testing.T) {
 		if !errors.Is(err, cause) {
 			t.Errorf("Load: %v", err)
 		}
-		wantList(t, e, app)
+		// A containerd store may have tagged it already, as above.
+		if info.Store == GraphDriver {
+			wantList(t, e, app)
+		}
 	})
 }
 

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Runs every test that needs a Docker engine on Docker 20.10 (Debian's) and 29, that with both image stores, and writes
+# what each did into the table of docs/engines.md.
+# By hand, as root, after scripts/setup.sh:  scripts/e2e-engines.sh [ENGINE ...]    (installed 29-overlay2 29-containerd)
+# About ten minutes per engine; the first run builds Docker 29, which takes ten more.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+[ $# -gt 0 ] || set -- installed 29-overlay2 29-containerd
+log=$(mktemp -d /tmp/valise-engines.XXXXXX)
+trap 'rm -rf "$log"' EXIT
+failed=0
+for engine in "$@"; do
+  echo "== $engine" >&2
+  CI=true VALISE_ENGINE=$engine scripts/test.sh -count=1 -json ./installer/docker ./installer/backup ./installer/compose \
+    ./cmd/valise-installer >"$log/$engine" 2> >(tee "$log/$engine.about" >&2) || failed=1
+done
+go run ./scripts/enginetable -doc docs/engines.md "${@/#/$log/}"
+exit $failed
