@@ -38,6 +38,7 @@ type Manifest struct {
 	ImagesSHA256 string      `json:"images_sha256,omitempty"` // hex SHA-256 of the complete images.tar
 	Platforms    []Platform  `json:"platforms"`
 	Source       *Source     `json:"source,omitempty"`
+	Requires     *Requires   `json:"requires,omitempty"`
 	Prefix       string      `json:"prefix,omitempty"`     // the one directory that every entry is in; kind tree
 	Files        []File      `json:"files"`                // every entry that is neither the manifest nor its signature nor images.tar
 	Archive      []File      `json:"archive,omitempty"`    // the entries of images.tar that are not blobs
@@ -57,6 +58,15 @@ type Source struct {
 	Repository string `json:"repository,omitempty"`
 	Commit     string `json:"commit,omitempty"`
 	Ref        string `json:"ref,omitempty"`
+}
+
+// Requires is what a device must have before it may take the release.
+type Requires struct {
+	// From is the lowest version that an update may start from; a device with
+	// an older one takes that version, or one above it, first. It is no matter
+	// to a device that has no release yet.
+	From   string `json:"from,omitempty" yaml:"from"`
+	Engine string `json:"engine,omitempty" yaml:"engine"` // lowest version of the container engine: "23.0"
 }
 
 // File is one file of the bundle. Mode is 420 (0644) or 493 (0755).
@@ -108,19 +118,89 @@ type Device struct {
 	RequiredEnv []string          `json:"required_env,omitempty"`
 	Env         map[string]EnvKey `json:"env,omitempty"` // what else is known of keys
 	Health      Health            `json:"health"`
+	Hooks       map[string]Hook   `json:"hooks,omitempty"` // by moment, one of HookNames
 	Backup      []Backup          `json:"backup,omitempty"`
+	Migration   Migration         `json:"migration,omitempty"`
+	Rollback    *Rollback         `json:"rollback,omitempty"`
 	Secrets     map[string]Secret `json:"secrets,omitempty"`
 	Keep        Keep              `json:"keep"`
 }
 
 // Health says when a release counts as running. Every named check must pass in
-// the same attempt.
+// the same attempt. ${KEY:-default} in http and tcp is read from the environment
+// file.
 type Health struct {
-	Compose  []string `json:"compose,omitempty" yaml:"compose"` // services that must be running and, where they have a health check, healthy
-	HTTP     string   `json:"http,omitempty" yaml:"http"`       // URL that must answer 200; ${KEY:-default} is read from the environment file
-	Version  string   `json:"version,omitempty" yaml:"version"` // member of the JSON answer that must equal the release's version
-	Retries  int      `json:"retries" yaml:"retries"`           // attempts
-	Interval Duration `json:"interval" yaml:"interval"`         // between two attempts
+	Compose  []string          `json:"compose,omitempty" yaml:"compose"` // services that must be running and, where they have a health check, healthy
+	HTTP     string            `json:"http,omitempty" yaml:"http"`       // URL to ask
+	Status   int               `json:"status,omitempty" yaml:"status"`   // of its answer; 200 when it is missing
+	Body     string            `json:"body,omitempty" yaml:"body"`       // text that the answer contains
+	JSON     map[string]string `json:"json,omitempty" yaml:"json"`       // members of the JSON answer, a.b for b in a, and their values
+	Version  string            `json:"version,omitempty" yaml:"version"` // member of the JSON answer that must equal the release's version
+	TCP      []string          `json:"tcp,omitempty" yaml:"tcp"`         // host:port that must take a connection
+	Command  *ServiceCommand   `json:"command,omitempty" yaml:"command"` // must end with status 0
+	Retries  int               `json:"retries" yaml:"retries"`           // attempts
+	Interval Duration          `json:"interval" yaml:"interval"`         // between two attempts
+	// StableFor is how long all checks must go on passing before the release
+	// counts as running.
+	StableFor Duration `json:"stable_for,omitzero" yaml:"stable_for"`
+}
+
+// ServiceCommand is a command in the running container of a service.
+type ServiceCommand struct {
+	Service string   `json:"service" yaml:"service"`
+	Run     []string `json:"run" yaml:"run"`
+}
+
+// HookNames are the moments of a transaction at which a release may run a
+// command, in their order.
+var HookNames = []string{
+	"pre-stage", "post-stage", "pre-backup", "post-backup", "pre-activate", "migrate", "post-activate", "post-probe",
+	"pre-rollback", "post-rollback",
+}
+
+// Hook is a command of the release. With a service it runs in a new container
+// of that service, else on the device: Run[0] is then a file of the bundle.
+type Hook struct {
+	Service string   `json:"service,omitempty" yaml:"service"`
+	Run     []string `json:"run" yaml:"run"`
+	Timeout Duration `json:"timeout" yaml:"timeout"`
+}
+
+// Migration says what a release does to the data of the one before it.
+type Migration string
+
+const (
+	// Reversible: the release before can still work with them.
+	Reversible Migration = "reversible"
+	// Irreversible: it cannot. Going back means bringing back a backup.
+	Irreversible Migration = "irreversible"
+)
+
+// Rollback says what going back from this release does.
+type Rollback struct {
+	RestoreData RestoreData `json:"restore_data" yaml:"restore_data"`
+}
+
+// RestoreData says whether going back brings back the data saved before the
+// update, and so loses what was written since.
+type RestoreData string
+
+const (
+	RestoreNever  RestoreData = "never"
+	RestoreAsk    RestoreData = "ask" // a person decides; an update that fails by itself keeps the data
+	RestoreAlways RestoreData = "always"
+)
+
+// RestoreData is what going back from the release does to the data: as it says,
+// else RestoreAlways after an irreversible migration.
+func (d *Device) RestoreData() RestoreData {
+	switch {
+	case d.Rollback != nil:
+		return d.Rollback.RestoreData
+	case d.Migration == Irreversible:
+		return RestoreAlways
+	}
+	return RestoreNever
 }
 
 // EnvKey is what a release says of one key of the environment file.
@@ -132,7 +212,68 @@ type EnvKey struct {
 
 // Backup is one data backup made before a switch; exactly one member is set.
 type Backup struct {
-	Postgres *Postgres `json:"postgres,omitempty" yaml:"postgres"`
+	Postgres *Postgres      `json:"postgres,omitempty" yaml:"postgres"`
+	MySQL    *MySQL         `json:"mysql,omitempty" yaml:"mysql"`
+	SQLite   *SQLite        `json:"sqlite,omitempty" yaml:"sqlite"`
+	Volume   *Volume        `json:"volume,omitempty" yaml:"volume"`
+	Command  *BackupCommand `json:"command,omitempty" yaml:"command"`
+}
+
+// MySQL is a database of MySQL or MariaDB, dumped inside its own service. The
+// password is that of the service's own environment: MARIADB_PASSWORD or
+// MYSQL_PASSWORD, and for root MARIADB_ROOT_PASSWORD or MYSQL_ROOT_PASSWORD.
+type MySQL struct {
+	Service  string `json:"service" yaml:"service"`
+	User     string `json:"user" yaml:"user"`
+	Database string `json:"database" yaml:"database"`
+}
+
+// SQLite is a database file in a volume of a service.
+type SQLite struct {
+	Service string `json:"service" yaml:"service"`
+	Path    string `json:"path" yaml:"path"` // in its container
+}
+
+// Volume is all files of a directory that is a volume of a service. While they
+// are copied, the containers that use the volume are paused.
+type Volume struct {
+	Service string `json:"service" yaml:"service"`
+	Path    string `json:"path" yaml:"path"` // in its container
+}
+
+// BackupCommand saves data in a way of its own: Save writes them to standard
+// output, Restore reads them from standard input, both in the container of
+// Service.
+type BackupCommand struct {
+	Service string   `json:"service" yaml:"service"`
+	Save    []string `json:"save" yaml:"save"`
+	Restore []string `json:"restore" yaml:"restore"`
+}
+
+// Parts returns the kind of b, its service, and what of it is saved. The
+// strings are empty when not exactly one member is set.
+func (b Backup) Parts() (kind, service, what string) {
+	n := 0
+	set := func(k, s, w string) { n, kind, service, what = n+1, k, s, w }
+	if b.Postgres != nil {
+		set("postgres", b.Postgres.Service, "database "+b.Postgres.Database)
+	}
+	if b.MySQL != nil {
+		set("mysql", b.MySQL.Service, "database "+b.MySQL.Database)
+	}
+	if b.SQLite != nil {
+		set("sqlite", b.SQLite.Service, b.SQLite.Path)
+	}
+	if b.Volume != nil {
+		set("volume", b.Volume.Service, b.Volume.Path)
+	}
+	if b.Command != nil {
+		set("command", b.Command.Service, "by command")
+	}
+	if n != 1 {
+		return "", "", ""
+	}
+	return kind, service, what
 }
 
 // Postgres is a database dumped with pg_dump inside its own service.

@@ -146,8 +146,11 @@ func (m *Manifest) checkTreeDevice() error {
 		return formatErr("device", ManifestName, "device.%s: %s", field, fmt.Sprintf(format, args...))
 	}
 	d, t := &m.Device, m.Device.Tree
-	if len(d.Health.Compose) > 0 {
+	if len(d.Health.Compose) > 0 || d.Health.Command != nil {
 		return bad("health", "compose services in a release of kind %q", m.Kind)
+	}
+	if len(d.Hooks) > 0 || d.Migration != "" || d.Rollback != nil {
+		return bad("hooks", "hooks, migration or rollback in a release of kind %q", m.Kind)
 	}
 	if d.VersionEnv != "" && !ValidEnvKey(d.VersionEnv) {
 		return bad("version_env", "%.80q is not an environment key", d.VersionEnv)

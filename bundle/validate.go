@@ -18,6 +18,7 @@ var (
 	servicePattern   = regexp.MustCompile(`^[a-zA-Z0-9._-]{1,128}$`)
 	projectPattern   = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
 	hexPattern       = regexp.MustCompile(`^[0-9a-f]{64}$`)
+	enginePattern    = regexp.MustCompile(`^([0-9]{1,4}\.[0-9]{1,4}(\.[0-9]{1,4})?)?$`)
 	mediaTypePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9.+/-]{0,126}$`)
 )
 
@@ -79,6 +80,16 @@ func (m *Manifest) checkHead() error {
 	for i, p := range m.Platforms {
 		if q, err := ParsePlatform(string(p)); err != nil || q != p || slices.Contains(m.Platforms[:i], p) {
 			return bad("platforms", "platform %q is malformed or repeated", p)
+		}
+	}
+	if r := m.Requires; r != nil {
+		if r.From != "" {
+			if _, err := ParseVersion(r.From); err != nil {
+				return bad("requires", "from: %v", err)
+			}
+		}
+		if !enginePattern.MatchString(r.Engine) || *r == (Requires{}) {
+			return bad("requires", "want from, a version, or engine, like 23.0")
 		}
 	}
 	if s := m.Source; s != nil {
@@ -255,12 +266,8 @@ func (m *Manifest) checkDevice() error {
 			return bad("required_env", "%.80q is malformed, repeated or out of order", key)
 		}
 	}
-	if h := d.Health; h.Retries < 1 || h.Retries > 1000 || h.Interval <= 0 || time.Duration(h.Interval) > time.Hour {
-		return bad("health", "retries %d, interval %s: want 1 to 1000 and up to 1h", h.Retries, time.Duration(h.Interval))
-	} else if m.Kind == KindCompose && len(h.Compose) == 0 && h.HTTP == "" {
-		return bad("health", "no check: a release nothing can prove healthy cannot be rolled back by itself")
-	} else if h.HTTP != "" && !strings.HasPrefix(h.HTTP, "http://") && !strings.HasPrefix(h.HTTP, "https://") {
-		return bad("health", "http is %.80q, want a URL", h.HTTP)
+	if err := d.Health.Check(m.Kind); err != nil {
+		return bad("health", "%v", err)
 	}
 	for key, e := range d.Env {
 		if !ValidEnvKey(key) || !plainText(e.Help) || !plainText(e.Default) || !plainText(e.Initial) || max(len(e.Help), len(e.Default), len(e.Initial)) > MaxStringLength {
@@ -296,21 +303,39 @@ func (m *Manifest) checkCompose() error {
 	if !ValidEnvKey(d.VersionEnv) {
 		return bad("version_env", "%.80q is not an environment key", d.VersionEnv)
 	}
-	for _, s := range d.Health.Compose {
-		if !m.hasService(s) {
-			return bad("health", "no image for service %.80q", s)
+	for _, name := range d.Health.services() {
+		if !m.hasService(name) {
+			return bad("health", "no image for service %.80q", name)
+		}
+	}
+	for name, h := range d.Hooks {
+		if err := h.Check(name); err != nil {
+			return bad("hooks", "%v", err)
+		}
+		if h.Service != "" && !m.hasService(h.Service) {
+			return bad("hooks", "%s: no image for service %.80q", name, h.Service)
+		}
+		i, ok := slices.BinarySearchFunc(m.Files, h.Run[0], func(f File, p string) int { return strings.Compare(f.Path, p) })
+		if h.Service == "" && (!ok || m.Files[i].Mode != 0o755) {
+			return bad("hooks", "%s: %.80q is not an executable file of the bundle", name, h.Run[0])
 		}
 	}
 	saved := map[string]bool{}
 	for _, b := range d.Backup {
-		p := b.Postgres
-		if p != nil && saved[p.Service] {
-			return bad("backup", "service %.80q is named twice", p.Service)
+		if err := b.Check(); err != nil {
+			return bad("backup", "%v", err)
 		}
-		if p == nil || !m.hasService(p.Service) || !nameArgument(p.User) || !nameArgument(p.Database) {
-			return bad("backup", "want postgres with a service of this release, user and database")
+		kind, service, _ := b.Parts()
+		if !m.hasService(service) {
+			return bad("backup", "no image for service %.80q", service)
 		}
-		saved[p.Service] = true
+		if saved[kind+" "+service] {
+			return bad("backup", "%s of service %.80q is named twice", kind, service)
+		}
+		saved[kind+" "+service] = true
+	}
+	if err := d.CheckRollback(); err != nil {
+		return bad("rollback", "%v", err)
 	}
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/klauspost/compress/gzip"
@@ -108,7 +109,7 @@ func TestEveryRuleHasAVector(t *testing.T) {
 			inCode[m[1]] = true
 		}
 	}
-	for _, field := range []string{"compose", "project", "version_env", "required_env", "health", "backup", "secrets", "keep", "tree", "env"} {
+	for _, field := range []string{"compose", "project", "version_env", "required_env", "health", "backup", "secrets", "keep", "tree", "env", "hooks", "migration", "rollback"} {
 		delete(inCode, field) // parts of the rule device
 	}
 	format, err := os.ReadFile("FORMAT.md")
@@ -581,6 +582,26 @@ func vectors(t *testing.T, signer *verifytest.Signer) []vector {
 		m.Device.Env = map[string]bundle.EnvKey{"A": {Help: "\x1b[2J"}}
 	})
 	valid("kind-mixed", "kind", "a compose app with a prefix", func(m *bundle.Manifest) { m.Prefix = "shop" })
+	valid("device-backup-two", "device", "a backup that is two", func(m *bundle.Manifest) {
+		m.Device.Backup = []bundle.Backup{{SQLite: &bundle.SQLite{Service: "api", Path: "/data/a.db"}, Volume: &bundle.Volume{Service: "api", Path: "/data"}}}
+	})
+	valid("device-backup-path", "device", "a database file that is named from where somebody stands", func(m *bundle.Manifest) {
+		m.Device.Backup = []bundle.Backup{{SQLite: &bundle.SQLite{Service: "api", Path: "../a.db"}}}
+	})
+	valid("device-hook-unlisted", "device", "a hook that is not in the bundle", func(m *bundle.Manifest) {
+		m.Device.Hooks = map[string]bundle.Hook{"pre-activate": {Run: []string{"/bin/sh"}, Timeout: bundle.Duration(time.Minute)}}
+	})
+	valid("device-hook-moment", "device", "a hook at a moment that does not exist", func(m *bundle.Manifest) {
+		m.Device.Hooks = map[string]bundle.Hook{"boot": {Service: "api", Run: []string{"x"}, Timeout: bundle.Duration(time.Minute)}}
+	})
+	valid("device-rollback-never", "device", "an irreversible migration that nobody can go back from", func(m *bundle.Manifest) {
+		m.Device.Migration, m.Device.Rollback = bundle.Irreversible, &bundle.Rollback{RestoreData: bundle.RestoreNever}
+	})
+	valid("device-rollback-nothing", "device", "data that come back from nowhere", func(m *bundle.Manifest) {
+		m.Device.Rollback = &bundle.Rollback{RestoreData: bundle.RestoreAlways}
+	})
+	valid("requires-from", "requires", "an update from something that is no version", func(m *bundle.Manifest) { m.Requires = &bundle.Requires{From: "v1"} })
+	valid("requires-nothing", "requires", "requires that says nothing", func(m *bundle.Manifest) { m.Requires = &bundle.Requires{} })
 	valid("device-compose-missing", "device", "a compose file that is not in the bundle", func(m *bundle.Manifest) { m.Device.Compose = "other.yaml" })
 	return append(list, treeVectors(t, signer)...)
 }

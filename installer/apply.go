@@ -63,9 +63,16 @@ type step struct {
 	undo    func(context.Context, json.RawMessage) error
 }
 
+// Data says what a rollback does to the app's data. The zero value keeps them.
+type Data struct {
+	Record  string // whose backup comes back
+	Discard bool   // do not save today's data first: they are lost
+}
+
 // steps returns the transaction of a record. rel is nil for a rollback, whose
 // release is staged already, and in recovery, which only undoes.
-func (in *Installer) steps(r Record, rel *verify.Release, kept []Release) []step {
+func (in *Installer) steps(r Record, rel *verify.Release, kept []Release, data Data) []step {
+	change := Switch{Record: r.ID, Action: r.Action, From: r.From, To: r.To, Data: data.Record}
 	stage := step{
 		name: stepStage,
 		do:   func(ctx context.Context) error { return in.Runtime.Stage(ctx, rel, r.To, kept) },
@@ -81,11 +88,12 @@ func (in *Installer) steps(r Record, rel *verify.Release, kept []Release) []step
 	backup := step{
 		name: stepBackup,
 		do:   func(ctx context.Context) error { return in.Runtime.Backup(ctx, *r.From, r.ID) },
+		undo: func(ctx context.Context, _ json.RawMessage) error { return in.Runtime.Resume(ctx, *r.From) },
 	}
 	activate := step{
 		name:    stepActivate,
-		prepare: func(ctx context.Context) (json.RawMessage, error) { return in.Runtime.Snapshot(ctx, r.To) },
-		do:      func(ctx context.Context) error { return in.Runtime.Activate(ctx, r.To) },
+		prepare: func(ctx context.Context) (json.RawMessage, error) { return in.Runtime.Snapshot(ctx, change) },
+		do:      func(ctx context.Context) error { return in.Runtime.Activate(ctx, change) },
 		undo: func(ctx context.Context, snapshot json.RawMessage) error {
 			if err := in.Runtime.Restore(ctx, snapshot, r.From); err != nil {
 				return err
@@ -104,8 +112,10 @@ func (in *Installer) steps(r Record, rel *verify.Release, kept []Release) []step
 		do:   func(ctx context.Context) error { return in.Runtime.Probe(ctx, r.To) },
 	}
 	switch {
-	case r.Action == ActionRollback:
+	case r.Action == ActionRollback && (data.Record == "" || data.Discard):
 		return []step{activate, probe}
+	case r.Action == ActionRollback:
+		return []step{backup, activate, probe}
 	case r.From == nil:
 		return []step{stage, activate, probe}
 	}
@@ -132,12 +142,12 @@ func (in *Installer) Update(ctx context.Context, rel *verify.Release, keep int) 
 	if st.Current == nil {
 		action = ActionInstall
 	}
-	return in.run(ctx, st, Record{Action: action, From: st.Current, To: to}, rel, keep)
+	return in.run(ctx, st, Record{Action: action, From: st.Current, To: to}, rel, keep, Data{})
 }
 
 // Rollback brings the app back to the release that ran before the current one.
 // It needs neither bundle nor network.
-func (in *Installer) Rollback(ctx context.Context, keep int) Result {
+func (in *Installer) Rollback(ctx context.Context, keep int, data Data) Result {
 	st, err := in.Journal.Load(ctx)
 	if err != nil {
 		return Result{Outcome: Unchanged, Err: err}
@@ -145,7 +155,20 @@ func (in *Installer) Rollback(ctx context.Context, keep int) Result {
 	if st.Current == nil || st.Previous == nil {
 		return Result{Outcome: Unchanged, Err: ErrNoPrevious}
 	}
-	return in.run(ctx, st, Record{Action: ActionRollback, From: st.Current, To: *st.Previous}, nil, keep)
+	return in.run(ctx, st, Record{Action: ActionRollback, From: st.Current, To: *st.Previous}, nil, keep, data)
+}
+
+// RestoreData brings back saved data and runs the current release with them: a
+// rollback to the same release.
+func (in *Installer) RestoreData(ctx context.Context, keep int, data Data) Result {
+	st, err := in.Journal.Load(ctx)
+	if err != nil {
+		return Result{Outcome: Unchanged, Err: err}
+	}
+	if st.Current == nil {
+		return Result{Outcome: Unchanged, Err: errors.New("nothing is installed that could take the data")}
+	}
+	return in.run(ctx, st, Record{Action: ActionRollback, From: st.Current, To: *st.Current}, nil, keep, data)
 }
 
 // dirFor names the directory of a release after its version, and after its
@@ -159,7 +182,7 @@ func dirFor(version, hex string, kept []Release) string {
 	return version
 }
 
-func (in *Installer) run(ctx context.Context, st State, r Record, rel *verify.Release, keep int) Result {
+func (in *Installer) run(ctx context.Context, st State, r Record, rel *verify.Release, keep int, data Data) Result {
 	if st.Unfinished != nil {
 		return Result{Outcome: Unchanged, Record: *st.Unfinished, Err: ErrUnfinished}
 	}
@@ -168,7 +191,7 @@ func (in *Installer) run(ctx context.Context, st State, r Record, rel *verify.Re
 	if err := in.Journal.Begin(ctx, r); err != nil {
 		return Result{Outcome: Unchanged, Record: r, Err: err}
 	}
-	for _, s := range in.steps(r, rel, st.Kept) {
+	for _, s := range in.steps(r, rel, st.Kept, data) {
 		if begun, err := in.do(ctx, r.ID, s); err != nil {
 			cause := fmt.Errorf("%s %s: %w", s.name, r.To.Version, err)
 			// A release that fails by itself is marked; one that was

@@ -87,9 +87,9 @@ func scenarios(t testing.TB) map[string][]operation {
 			return in.Update(context.Background(), rel, 2)
 		}, version}
 	}
-	rollback := func(to string) operation {
+	rollback := func(to string, data ...string) operation {
 		return operation{"rollback to " + to, func(in *installer.Installer) installer.Result {
-			return in.Rollback(context.Background(), 2)
+			return in.Rollback(context.Background(), 2, installer.Data{Record: strings.Join(data, "")})
 		}, to}
 	}
 	return map[string][]operation{
@@ -97,6 +97,9 @@ func scenarios(t testing.TB) map[string][]operation {
 		"update":                  {update("1.0.0"), update("1.1.0")},
 		"update that prunes":      {update("1.0.0"), update("1.1.0"), update("1.2.0")},
 		"update to a sick one":    {update("1.0.0"), update("1.1.0"), update("6.6.6")},
+		"update that migrates":    {update("1.0.0"), update(migrates)},
+		"one that migrates, sick": {update("1.0.0"), update(migratesSick)},
+		"rollback with data":      {update("1.0.0"), update(migrates), rollback("1.0.0", "record-2")},
 		"rollback":                {update("1.0.0"), update("1.1.0"), rollback("1.0.0")},
 		"rollback twice":          {update("1.0.0"), update("1.1.0"), rollback("1.0.0"), rollback("1.1.0")},
 		"update after a rollback": {update("1.0.0"), update("1.1.0"), rollback("1.0.0"), update("1.2.0")},
@@ -104,7 +107,11 @@ func scenarios(t testing.TB) map[string][]operation {
 	}
 }
 
-const sick = "6.6.6"
+const (
+	sick         = "6.6.6"
+	migrates     = "2.0.0" // no other release can read its data
+	migratesSick = "2.0.6"
+)
 
 // schedule runs every crash of every scenario and returns what went wrong.
 func schedule(t testing.TB, m mutant) (problems []string, runs int) {
@@ -112,7 +119,8 @@ func schedule(t testing.TB, m mutant) (problems []string, runs int) {
 		setup, last := ops[:len(ops)-1], ops[len(ops)-1]
 		start := func() *device {
 			d := newDevice(m)
-			d.world.Sick[sick] = true
+			d.world.Sick[sick], d.world.Sick[migratesSick] = true, true
+			d.world.Migrates[migrates], d.world.Migrates[migratesSick] = true, true
 			for _, op := range setup {
 				if res := op.call(d.boot()); res.Outcome != installer.Done {
 					problems = append(problems, fmt.Sprintf("%s: %s without a fault: %v", name, op.name, res.Err))
@@ -183,11 +191,17 @@ func (d *device) oracle(was *installer.Release, to string, res installer.Result,
 	if current != to && current != version(was) {
 		bad("current is %q, neither the old %q nor the new %q", current, version(was), to)
 	}
-	if current == sick {
+	if w.Sick[current] {
 		bad("a release that is not healthy was committed")
 	}
 	if w.Running != current || w.Env != current {
 		bad("%q runs with the environment of %q, current is %q", w.Running, w.Env, current)
+	}
+	if w.Paused {
+		bad("services wait for a backup that nobody makes")
+	}
+	if w.Data != "" && w.Data != current {
+		bad("the data are those of %q, current is %q", w.Data, current)
 	}
 	if st.Current != nil && w.Current != st.Current.Dir || st.Current == nil && w.Current != "" {
 		bad("the link points to %q, current is %q", w.Current, current)
@@ -230,7 +244,13 @@ func (d *device) oracle(was *installer.Release, to string, res installer.Result,
 	}
 	// A rollback must really work from here.
 	if st.Previous != nil && !w.Sick[st.Previous.Version] {
-		if r := d.boot().Rollback(context.Background(), 2); r.Outcome != installer.Done || w.Running != st.Previous.Version {
+		data := ""
+		for _, r := range d.journal.Records {
+			if w.Data != "" && r.To.Version == w.Data && r.Status == installer.Completed {
+				data = r.ID
+			}
+		}
+		if r := d.boot().Rollback(context.Background(), 2, installer.Data{Record: data}); r.Outcome != installer.Done || w.Running != st.Previous.Version {
 			bad("rollback from here: %s, %v", r.Outcome, r.Err)
 		}
 	}
@@ -318,7 +338,7 @@ func (m commitBeforeProbe) Probe(ctx context.Context, r installer.Release) error
 
 type noSnapshot struct{ installer.Runtime }
 
-func (m noSnapshot) Snapshot(context.Context, installer.Release) (json.RawMessage, error) {
+func (m noSnapshot) Snapshot(context.Context, installer.Switch) (json.RawMessage, error) {
 	return json.RawMessage(`{}`), nil
 }
 
@@ -328,7 +348,7 @@ type lateSnapshot struct {
 }
 
 func (m lateSnapshot) Restore(ctx context.Context, _ json.RawMessage, from *installer.Release) error {
-	now, err := m.Runtime.Snapshot(ctx, installer.Release{}) // what is there now, not what was there
+	now, err := m.Runtime.Snapshot(ctx, installer.Switch{}) // what is there now, not what was there
 	if err != nil {
 		return err
 	}
@@ -349,6 +369,18 @@ type noBackup struct{ installer.Runtime }
 
 func (m noBackup) Backup(context.Context, installer.Release, string) error { return nil }
 
+type noResume struct{ installer.Runtime }
+
+func (m noResume) Resume(context.Context, installer.Release) error { return nil }
+
+// keepData goes back to the old release and leaves it the new one's data.
+type keepData struct{ installer.Runtime }
+
+func (m keepData) Snapshot(ctx context.Context, s installer.Switch) (json.RawMessage, error) {
+	s.Record = ""
+	return m.Runtime.Snapshot(ctx, s)
+}
+
 type swallowProbe struct{ installer.Runtime }
 
 func (m swallowProbe) Probe(context.Context, installer.Release) error { return nil }
@@ -368,6 +400,8 @@ func TestMutants(t *testing.T) {
 		"activate has no undo":        func(a j, b r) (j, r) { return a, noUndo{b} },
 		"prune ignores kept":          func(a j, b r) (j, r) { return a, pruneAll{b} },
 		"no backup":                   func(a j, b r) (j, r) { return a, noBackup{b} },
+		"paused services stay so":     func(a j, b r) (j, r) { return a, noResume{b} },
+		"data stay as they are":       func(a j, b r) (j, r) { return a, keepData{b} },
 		"probe is not asked":          func(a j, b r) (j, r) { return a, swallowProbe{b} },
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -417,7 +451,7 @@ func TestCancelledUpdateGoesBack(t *testing.T) {
 
 type brokenSnapshot struct{ installer.Runtime }
 
-func (brokenSnapshot) Snapshot(context.Context, installer.Release) (json.RawMessage, error) {
+func (brokenSnapshot) Snapshot(context.Context, installer.Switch) (json.RawMessage, error) {
 	return nil, errors.New("no space left on device")
 }
 

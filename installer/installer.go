@@ -159,6 +159,17 @@ type Journal interface {
 	History(ctx context.Context, limit, offset int) ([]Record, error)
 }
 
+// Switch is the change from one release to another.
+type Switch struct {
+	Record string
+	Action Action
+	From   *Release // nil at a first installation
+	To     Release
+	// Data is the record whose backup To gets, or empty: To gets the data as
+	// they are.
+	Data string
+}
+
 // Runtime is how one kind of app is put on this device and run. After a crash
 // every method may be called again with the same arguments and must then end
 // as if it had been called once.
@@ -168,12 +179,15 @@ type Runtime interface {
 	// Stage puts the release on disk and into the engine. Nothing that runs
 	// changes. kept are the releases whose files and images must stay.
 	Stage(ctx context.Context, rel *verify.Release, to Release, kept []Release) error
-	// Backup saves the app's data while from still runs.
+	// Backup saves the app's data while from still runs, under the record's ID.
 	Backup(ctx context.Context, from Release, recordID string) error
-	// Snapshot returns what Restore needs to undo Activate of to.
-	Snapshot(ctx context.Context, to Release) (json.RawMessage, error)
-	// Activate switches to a staged release: environment, current, services.
-	Activate(ctx context.Context, to Release) error
+	// Resume lets go on what a Backup of from that was cut off had stopped.
+	Resume(ctx context.Context, from Release) error
+	// Snapshot returns what Restore needs to undo Activate of s.
+	Snapshot(ctx context.Context, s Switch) (json.RawMessage, error)
+	// Activate switches to a staged release: environment, current, services,
+	// and data when s says so.
+	Activate(ctx context.Context, s Switch) error
 	// Restore undoes Activate: everything is as the snapshot says and from
 	// runs again, or nothing runs when from is nil.
 	Restore(ctx context.Context, snapshot json.RawMessage, from *Release) error

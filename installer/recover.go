@@ -26,7 +26,7 @@ func (in *Installer) Recover(ctx context.Context) (Result, error) {
 		}
 	}
 	activated := false
-	undo := in.steps(r, nil, st.Kept)
+	undo := in.steps(r, nil, st.Kept, Data{Record: r.ID}) // with a backup: what was never begun is skipped
 	for _, s := range slices.Backward(undo) {
 		i := slices.IndexFunc(r.Steps, func(j Step) bool { return j.Name == s.name })
 		if i < 0 {

@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"text/template"
-	"time"
 
 	"github.com/valise-ota/valise/bundle"
 )
@@ -22,7 +21,7 @@ var (
 // check checks everything that can be known without another file. It repeats
 // some rules of bundle.Manifest.Validate, because here the answer has a line.
 func (p *Project) check() error {
-	for _, f := range []func() error{p.checkApp, p.checkImages, p.checkHealth, p.checkData, p.checkEnv, p.checkFiles, p.checkTree} {
+	for _, f := range []func() error{p.checkApp, p.checkImages, p.checkDevice, p.checkData, p.checkEnv, p.checkFiles, p.checkTree} {
 		if err := f(); err != nil {
 			return err
 		}
@@ -250,36 +249,44 @@ func (c Copy) FileMode() (uint32, error) {
 	return uint32(n), err
 }
 
-func (p *Project) checkHealth() error {
-	h := p.Health
-	if len(h.Compose) == 0 && h.HTTP == "" {
-		return p.at([]any{"health"}, "health has no check, want compose (services) or http: what cannot be seen to fail cannot be rolled back")
+func (p *Project) kind() string {
+	if p.Tree != nil {
+		return bundle.KindTree
 	}
-	if h.HTTP != "" && !strings.HasPrefix(h.HTTP, "http://") && !strings.HasPrefix(h.HTTP, "https://") {
-		return p.at([]any{"health", "http"}, "http is %q, want a URL", h.HTTP)
+	return bundle.KindCompose
+}
+
+// checkDevice: what acts on the device has its rules in package bundle; here they get a line.
+func (p *Project) checkDevice() error {
+	if err := p.Health.Check(p.kind()); err != nil {
+		return p.at([]any{"health"}, "health: %v", err)
 	}
-	if h.Version != "" && h.HTTP == "" {
-		return p.at([]any{"health", "version"}, "version is a member of the answer to http, and http is missing")
+	for _, name := range sortedKeys(p.Hooks) {
+		h := p.Hooks[name]
+		if err := h.Check(name); err != nil {
+			return p.at([]any{"hooks", name}, "hook %v", err)
+		}
+		if h.Service == "" && !slices.Contains(p.Files, h.Run[0]) {
+			return p.at([]any{"hooks", name, "run"}, "hook %s: %s is not in the bundle: list it under files, or name a service to run it in", name, h.Run[0])
+		}
 	}
-	if h.Retries < 1 || h.Retries > 1000 {
-		return p.at([]any{"health", "retries"}, "retries is %d, want 1 to 1000", h.Retries)
+	for i, b := range p.Backup {
+		if err := b.Check(); err != nil {
+			return p.at([]any{"backup", i}, "backup: %v", err)
+		}
 	}
-	if d := time.Duration(h.Interval); d <= 0 || d > time.Hour {
-		return p.at([]any{"health", "interval"}, "interval is %s, want more than 0s and at most 1h", d)
+	if err := (&bundle.Device{Backup: p.Backup, Migration: p.Migration, Rollback: p.Rollback}).CheckRollback(); err != nil {
+		return p.at([]any{"rollback"}, "rollback: %v", err)
+	}
+	if r := p.Requires; r != nil && r.From != "" {
+		if _, err := bundle.ParseVersion(r.From); err != nil {
+			return p.at([]any{"requires", "from"}, "requires: from: %v", err)
+		}
 	}
 	return nil
 }
 
 func (p *Project) checkData() error {
-	for i, b := range p.Backup {
-		pg := b.Postgres
-		if pg == nil {
-			return p.at([]any{"backup", i}, "want postgres")
-		}
-		if pg.Service == "" || pg.User == "" || pg.Database == "" {
-			return p.at([]any{"backup", i, "postgres"}, "want service, user and database")
-		}
-	}
 	for _, key := range sortedKeys(p.Secrets) {
 		s := p.Secrets[key]
 		at := []any{"secrets", key}

@@ -36,6 +36,7 @@ const (
 	DefaultInterval    = 5 * time.Second
 	DefaultReleases    = 3
 	DefaultBackups     = 5
+	DefaultTimeout     = 5 * time.Minute // of a hook
 
 	// Scratch is the base of an image that holds only its own files.
 	Scratch = "scratch"
@@ -54,8 +55,12 @@ type Project struct {
 	Platforms  []bundle.Platform        `yaml:"platforms"`
 	Images     map[string]Image         `yaml:"images"` // by image name without tag, as the compose file writes it
 	Health     bundle.Health            `yaml:"health"`
+	Hooks      map[string]bundle.Hook   `yaml:"hooks"`
 	Backup     []bundle.Backup          `yaml:"backup"`
 	Env        map[string]EnvKey        `yaml:"env"`
+	Migration  bundle.Migration         `yaml:"migration"`
+	Rollback   *bundle.Rollback         `yaml:"rollback"`
+	Requires   *bundle.Requires         `yaml:"requires"`
 	Secrets    map[string]bundle.Secret `yaml:"secrets"`
 	Keep       bundle.Keep              `yaml:"keep"`
 	Project    string                   `yaml:"project"`     // compose project name
@@ -254,6 +259,12 @@ func parse(path string, data []byte) (*Project, error) {
 	}
 	if err := doc.decode(p); err != nil {
 		return nil, err
+	}
+	for name, h := range p.Hooks {
+		if h.Timeout == 0 {
+			h.Timeout = bundle.Duration(DefaultTimeout)
+			p.Hooks[name] = h
+		}
 	}
 	if p.Tree != nil {
 		p.Tree.EnvFile = cmp.Or(p.Tree.EnvFile, "/etc/"+p.App+"/"+p.App+".env")

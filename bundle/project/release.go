@@ -207,8 +207,21 @@ func (p *Project) checkServices(services types.Services) error {
 			return err
 		}
 	}
+	if c := p.Health.Command; c != nil {
+		if err := check(c.Service, "health", "command", "service"); err != nil {
+			return err
+		}
+	}
+	for _, name := range sortedKeys(p.Hooks) {
+		if service := p.Hooks[name].Service; service != "" {
+			if err := check(service, "hooks", name, "service"); err != nil {
+				return err
+			}
+		}
+	}
 	for i, b := range p.Backup {
-		if err := check(b.Postgres.Service, "backup", i, "postgres", "service"); err != nil {
+		kind, service, _ := b.Parts()
+		if err := check(service, "backup", i, kind, "service"); err != nil {
 			return err
 		}
 	}

@@ -162,11 +162,29 @@ var rules = map[string]func(*jsonschema.Schema){
 	"health":                     anyCheck,
 	"health.http":                text(`^https?://`),
 	"health.retries":             between(1, 1000),
-	"backup.*":                   need("postgres"),
+	"health.status":              between(100, 599),
+	"health.tcp.*":               text(`.`),
+	"health.command":             need("service", "run"),
+	"hooks":                      func(s *jsonschema.Schema) { s.PropertyNames = &jsonschema.Schema{Enum: anyOf(bundle.HookNames...)} },
+	"hooks.*":                    need("run"),
+	"hooks.*.run":                words,
+	"health.command.run":         words,
+	"backup.*":                   oneBackup,
 	"backup.*.postgres":          need("service", "user", "database"),
+	"backup.*.mysql":             need("service", "user", "database"),
+	"backup.*.sqlite":            need("service", "path"),
+	"backup.*.sqlite.path":       text(absolutePattern),
+	"backup.*.volume":            need("service", "path"),
+	"backup.*.volume.path":       text(absolutePattern),
+	"backup.*.command":           need("service", "save", "restore"),
+	"backup.*.command.save":      words,
+	"backup.*.command.restore":   words,
 	"backup.*.postgres.service":  text(`.`),
 	"backup.*.postgres.user":     text(`.`),
 	"backup.*.postgres.database": text(`.`),
+	"migration":                  func(s *jsonschema.Schema) { s.Types, s.Enum = nil, anyOf("", "reversible", "irreversible") },
+	"rollback":                   need("restore_data"),
+	"rollback.restore_data":      func(s *jsonschema.Schema) { s.Types, s.Enum = nil, anyOf("never", "ask", "always") },
 	"secrets":                    keys(envPattern),
 	"secrets.*":                  need("hex"),
 	"secrets.*.hex":              between(8, 128),
@@ -219,14 +237,31 @@ func oneSource(s *jsonschema.Schema) {
 	}
 }
 
+// oneBackup says that a backup is of one kind.
+func oneBackup(s *jsonschema.Schema) {
+	s.MinProperties, s.MaxProperties = new(1), new(1)
+}
+
+func words(s *jsonschema.Schema) { s.MinItems = new(1) }
+
+func anyOf(list ...string) []any {
+	out := make([]any, len(list))
+	for i, s := range list {
+		out[i] = s
+	}
+	return out
+}
+
 // anyCheck says that something must be checked, and that only an answer has a
 // version.
 func anyCheck(s *jsonschema.Schema) {
 	s.AnyOf = []*jsonschema.Schema{
 		{Required: []string{"compose"}, Properties: map[string]*jsonschema.Schema{"compose": {MinItems: new(1)}}},
 		{Required: []string{"http"}},
+		{Required: []string{"tcp"}, Properties: map[string]*jsonschema.Schema{"tcp": {MinItems: new(1)}}},
+		{Required: []string{"command"}},
 	}
-	s.DependencyStrings = map[string][]string{"version": {"http"}}
+	s.DependencyStrings = map[string][]string{"version": {"http"}, "status": {"http"}, "body": {"http"}, "json": {"http"}}
 }
 
 // SchemaJSON is Schema as a file.
@@ -304,4 +339,22 @@ var descriptions = map[string]string{
 	"installer":                 "Directory with <os>-<arch>/valise-installer, to take into the bundle.",
 	"engine":                    "Directory with <os>-<arch>/ holding *.deb or docker-*.tgz, and docker-compose: what a machine without Docker gets one from.",
 	"output":                    "File name of the bundle, a template: {{.App}}-{{.Version}}.tar.gz. With {{.OS}}, {{.Arch}} or {{.Variant}} there is one bundle for each platform.",
+	"health.status":             "Status of the answer; 200 when it is missing.",
+	"health.body":               "Text that the answer contains.",
+	"health.json":               "Members of the JSON answer and their values; a.b is member b of a.",
+	"health.tcp":                "host:port that must take a connection.",
+	"health.command":            "A command in the running container of a service that must end with status 0.",
+	"health.stable_for":         "How long all checks must go on passing.",
+	"hooks":                     "Commands of the release at moments of an update: on the device (a file of the bundle), or in a new container of a service.",
+	"hooks.*.timeout":           "5m when it is missing.",
+	"migration":                 "What the release does to the data of the one before: reversible, or irreversible when that one can no longer work with them.",
+	"rollback":                  "What going back from this release does.",
+	"rollback.restore_data":     "Whether the data saved before the update come back, and what was written since is lost.",
+	"requires":                  "What a device must have before it may take the release.",
+	"requires.from":             "Lowest version that an update may start from.",
+	"requires.engine":           "Lowest version of the container engine, like 23.0.",
+	"backup.*.mysql":            "A database of MySQL or MariaDB that is dumped in its own service.",
+	"backup.*.sqlite":           "A database file in a volume of a service.",
+	"backup.*.volume":           "All files of a volume of a service, which is paused meanwhile.",
+	"backup.*.command":          "save writes the data to standard output, restore reads them.",
 }

@@ -25,6 +25,9 @@ var beyondSchema = map[string]string{
 	"default of a secret":      "two keys of the top level",
 	"no platform":              "depends on platforms",
 	"other name of a platform": "a platform has two names",
+	"hook file":                "depends on files",
+	"rollback without backup":  "depends on backup",
+	"irreversible":             "depends on migration",
 }
 
 func TestSchemaAgrees(t *testing.T) {
@@ -67,6 +70,10 @@ func TestSchemaAgrees(t *testing.T) {
 		"keep: {releases: 2, backups: 1000}\n", "keep: {releases: 101}\n", "keep: {backups: 0}\n", "keep: {}\n",
 		"project: Shop\n", "project: shop_1\n", "version_env: \"1\"\n", "version_env: TAG\n", "installer: ../dist\n", "output: x\n",
 		"backup: []\n", "backup: [{}]\n", "backup: [{postgres: {service: a, user: b, database: c}}]\n", "backup: [{postgres: {service: a, user: b, database: \"\"}}]\n",
+		"backup: [{mysql: {service: a, user: b, database: c}}, {sqlite: {service: a, path: /d/e.db}}, {volume: {service: a, path: /d}}, {command: {service: a, save: [x], restore: [y]}}]\n",
+		"backup: [{sqlite: {service: a, path: d}}]\n", "backup: [{command: {service: a, save: [x]}}]\n", "backup: [{command: {service: a, save: [x], restore: []}}]\n", "backup: [{mysql: {service: a, user: b, database: c}, sqlite: {service: a, path: /d}}]\n",
+		"hooks: {migrate: {service: a, run: [x], timeout: 1m}}\n", "hooks: {boot: {service: a, run: [x]}}\n", "hooks: {migrate: {service: a}}\n", "hooks: {migrate: {service: a, run: []}}\n",
+		"migration: reversible\n", "migration: sometimes\n", "rollback: {restore_data: never}\n", "rollback: {}\n", "rollback: {restore_data: perhaps}\n", "requires: {from: 1.0.0, engine: \"23.0\"}\n",
 		"secrets: {A: {hex: 8}, B: {hex: 128, prefix: x-, immutable: true, show: once}}\n", "secrets: {A: {}}\n", "secrets: {A: {hex: 8, show: twice}}\n", "secrets: {\"A B\": {hex: 8}}\n", "secrets: {A: {hex: 8.5}}\n",
 	} {
 		check(more, goodProject+more)
@@ -95,7 +102,8 @@ func TestSchemaAgrees(t *testing.T) {
 		check(image, goodProject+"images: {a: "+image+"}\n")
 	}
 	for _, health := range []string{"{http: \"http://a\"}", "{http: \"https://a\", version: v}", "{http: a}", "{compose: []}", "{compose: [a], version: v}", "{}", "{compose: [a], retries: 1000, interval: 1m30s}",
-		"{compose: [a], retries: 1001}", "{compose: [a], interval: 1.5s}", "{compose: [a], interval: 5}", "{compose: [a], interval: soon}", "{compose: a}"} {
+		"{compose: [a], retries: 1001}", "{compose: [a], interval: 1.5s}", "{compose: [a], interval: 5}", "{compose: [a], interval: soon}", "{compose: a}",
+		"{tcp: [\"127.0.0.1:5432\"], stable_for: 10s}", "{tcp: []}", "{command: {service: db, run: [pg_isready]}}", "{command: {service: db}}", "{http: \"http://a\", status: 204, body: ok, json: {a.b: c}}", "{http: \"http://a\", status: 99}", "{compose: [a], status: 200}"} {
 		check(health, strings.Replace(goodProject, "{compose: [db]}", health, 1))
 	}
 	for name := range beyondSchema {

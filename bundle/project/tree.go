@@ -68,12 +68,12 @@ func (p *Project) checkTree() error {
 	if t == nil {
 		return nil
 	}
-	for _, key := range []string{"compose", "images", "backup", "project", "engine"} {
+	for _, key := range []string{"compose", "images", "backup", "hooks", "migration", "rollback", "project", "engine"} {
 		if _, value := child(p.doc.root, key); value != nil {
 			return p.at([]any{key}, "%s belongs to a compose app, and this one is a tree", key)
 		}
 	}
-	if len(p.Health.Compose) > 0 {
+	if len(p.Health.Compose) > 0 || p.Health.Command != nil {
 		return p.at([]any{"health", "compose"}, "compose belongs to a compose app, and this one is a tree: its units must run in any case")
 	}
 	if len(t.Files) == 0 {

@@ -54,8 +54,19 @@ func signer(t testing.TB, name string) *verifytest.Signer {
 //	app=APP           another app
 //	platforms=P,P     default: the one of this machine
 //	compose=FILE      another compose file
+//	services=S,S      its services; default: app
 //	project=NAME      another compose project
 //	sick=yes          never gets healthy
+//	eats=yes          spoils the items of the release before when it starts
+//	loops=yes         its second service ends over and over
+//	save=KIND         its items are saved as volume, command
+//	migration=M       reversible or irreversible
+//	restore=R         never, ask or always
+//	hook-NAME=WORD    a hook in a container runs tiny WORD
+//	script-NAME=FILE  a hook on the device runs that file
+//	command=WORD      a health check that runs tiny WORD
+//	stable=D          all checks must pass for so long
+//	from=V engine=V   what it requires
 //	pad=N zeros=N     a layer with N bytes that do not, or do, deflate
 //	file=N            a file of N bytes in the bundle
 //	required=KEY,KEY  environment keys
@@ -67,7 +78,7 @@ func makeBundle(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: mkbundle FILE VERSION [KEY=VALUE...]")
 	}
 	o := map[string]string{
-		"by": "maker", "app": ts.Getenv("APP"), "platforms": "linux/" + runtime.GOARCH, "pad": "0", "zeros": "0", "file": "0",
+		"by": "maker", "app": ts.Getenv("APP"), "platforms": "linux/" + runtime.GOARCH, "pad": "0", "zeros": "0", "file": "0", "services": "app",
 	}
 	o["project"] = o["app"]
 	for _, a := range args[2:] {
@@ -112,7 +123,19 @@ func tinyRelease(ts *testscript.TestScript, version string, o map[string]string)
 		Compose: []string{"app"}, HTTP: "http://127.0.0.1:${TINY_PORT}/health", Version: "version", Retries: 25, Interval: bundle.Duration(200 * time.Millisecond),
 	}
 	if o["sick"] != "" {
-		text, health.Retries = version+" sick", 4
+		text, health.Retries = text+" sick", 4
+	}
+	if o["eats"] != "" {
+		text += " eats"
+	}
+	if o["loops"] != "" {
+		text, health.Retries = text+" loops", 4
+	}
+	if o["command"] != "" {
+		health.Command, health.Retries = &bundle.ServiceCommand{Service: "app", Run: []string{"/bin/tiny", o["command"]}}, 4
+	}
+	if o["stable"] != "" {
+		ts.Check(health.StableFor.UnmarshalText([]byte(o["stable"])))
 	}
 	if o["health"] == "compose" {
 		health.HTTP, health.Version = "", ""
@@ -152,7 +175,32 @@ func tinyRelease(ts *testscript.TestScript, version string, o map[string]string)
 	if o["backup"] != "" {
 		m.Device.Backup = []bundle.Backup{{Postgres: &bundle.Postgres{Service: "app", User: o["backup"], Database: "tiny"}}}
 	}
-	component := bundle.Component{Reference: "tiny/app:" + version, Services: []string{"app"}}
+	switch o["save"] {
+	case "volume":
+		m.Device.Backup = []bundle.Backup{{Volume: &bundle.Volume{Service: "app", Path: "/data"}}}
+	case "command":
+		m.Device.Backup = []bundle.Backup{{Command: &bundle.BackupCommand{Service: "app", Save: []string{"tiny", "save"}, Restore: []string{"tiny", "load"}}}}
+	}
+	m.Device.Migration = bundle.Migration(o["migration"])
+	if o["restore"] != "" {
+		m.Device.Rollback = &bundle.Rollback{RestoreData: bundle.RestoreData(o["restore"])}
+	}
+	if o["from"]+o["engine"] != "" {
+		m.Requires = &bundle.Requires{From: o["from"], Engine: o["engine"]}
+	}
+	scripts := map[string][]byte{}
+	for key, value := range o {
+		h := bundle.Hook{Timeout: bundle.Duration(3 * time.Second)}
+		if name, ok := strings.CutPrefix(key, "hook-"); ok {
+			h.Service, h.Run = "app", []string{value, "by"}
+			m.Device.Hooks = set(m.Device.Hooks, name, h)
+		} else if name, ok := strings.CutPrefix(key, "script-"); ok {
+			h.Run = []string{"hooks/" + name, "one"}
+			scripts[h.Run[0]] = []byte(ts.ReadFile(value))
+			m.Device.Hooks = set(m.Device.Hooks, name, h)
+		}
+	}
+	component := bundle.Component{Reference: "tiny/app:" + version, Services: strings.Split(o["services"], ",")}
 	for _, p := range strings.Split(o["platforms"], ",") {
 		platform, err := bundle.ParsePlatform(p)
 		ts.Check(err)
@@ -167,14 +215,25 @@ func tinyRelease(ts *testscript.TestScript, version string, o map[string]string)
 	if n := number("file"); n > 0 {
 		files["data.bin"] = make([]byte, n)
 	}
-	for _, path := range []string{"compose.yaml", "data.bin"} {
-		if b, ok := files[path]; ok {
-			c.Files[path] = b
-			m.Files = append(m.Files, bundle.File{Path: path, Size: int64(len(b)), Mode: 0o644, Digest: bundle.DigestOf(b)})
+	maps.Copy(files, scripts)
+	for _, path := range slices.Sorted(maps.Keys(files)) {
+		b, mode := files[path], uint32(0o644)
+		if scripts[path] != nil {
+			mode = 0o755
 		}
+		c.Files[path] = b
+		m.Files = append(m.Files, bundle.File{Path: path, Size: int64(len(b)), Mode: mode, Digest: bundle.DigestOf(b)})
 	}
 	ts.Check(m.Finish())
 	return m, c
+}
+
+func set[V any](m map[string]V, key string, value V) map[string]V {
+	if m == nil {
+		m = map[string]V{}
+	}
+	m[key] = value
+	return m
 }
 
 // tinyProgram is the content of the first layer: it is the same in all releases.

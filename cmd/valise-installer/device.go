@@ -13,6 +13,7 @@ import (
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/cmd/internal/cli"
 	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/backup"
 	"github.com/valise-ota/valise/installer/compose"
 	"github.com/valise-ota/valise/installer/docker"
 	"github.com/valise-ota/valise/installer/record"
@@ -146,7 +147,7 @@ func (p *program) newID() string {
 // command where nothing is run.
 func (p *program) runtime(app string, store *release.Store, engine *docker.Engine, command []string) *compose.App {
 	return &compose.App{
-		Name: app, Dir: p.appDir(app), Releases: store, Engine: engine, Command: command, Env: p.dockerEnv(), Rand: rand.Reader,
+		Name: app, Dir: p.appDir(app), Releases: store, Engine: engine, Command: command, Env: p.dockerEnv(), Rand: rand.Reader, Now: p.Now,
 		Report: p.reporter(),
 		Show: func(key, value string) {
 			if p.observe != nil { // stderr is a log then
@@ -174,12 +175,32 @@ func (p *program) recoverFirst(ctx context.Context, d *device) error {
 	}
 	switch res.Outcome {
 	case installer.NothingToDo:
-		return nil
+		return d.resume(ctx)
 	case installer.NeedsAttention:
 		return attentionError(res)
 	}
 	p.Note("an earlier %s to %s did not finish and was undone", res.Record.Action, res.Record.To.Version)
 	return nil
+}
+
+// resume lets go on what a backup by hand stopped: no record says that it was cut
+// off.
+func (d *device) resume(ctx context.Context) error {
+	st, err := d.journal.Load(ctx)
+	if err != nil || st.Current == nil {
+		return err
+	}
+	return d.app.Resume(ctx, *st.Current)
+}
+
+// savedSets lists what was saved of an app, without locking it.
+func (p *program) savedSets(app string) ([]backup.Set, error) {
+	store, err := release.Open(p.appDir(app))
+	if err != nil {
+		return nil, err
+	}
+	defer store.Close()
+	return p.runtime(app, store, nil, nil).Backups()
 }
 
 // readState reads the records of an app without locking it.
@@ -233,8 +254,11 @@ func (p *program) reporter() func(installer.Event) {
 		switch {
 		case e.Ended:
 			end(e.Err)
-			if e.Err != nil && e.Step == "prune" {
+			switch {
+			case e.Err != nil && e.Step == "prune":
 				p.Note("cleaning up: %v", e.Err)
+			case e.Err != nil && e.Step == "hook":
+				p.Note("%v", e.Err)
 			}
 		case e.Done > 0:
 			if update == nil {

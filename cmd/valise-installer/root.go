@@ -16,6 +16,8 @@ var commands = []func(*program) *cobra.Command{
 	updateCommand,
 	planCommand,
 	rollbackCommand,
+	backupCommand,
+	restoreCommand,
 	recoverCommand,
 	statusCommand,
 	historyCommand,

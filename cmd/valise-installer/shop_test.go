@@ -16,6 +16,8 @@ import (
 //	shop-1.1.0.tar.gz
 //	shop-1.2.0.tar.gz   never gets healthy
 //	shop-1.3.0.tar.gz   saves its database as a user that does not exist
+//	shop-1.4.0.tar.gz   alters its table so that no other release can use it, and never gets healthy
+//	shop-1.5.0.tar.gz   deletes the rows, and cannot give them back either
 //	cosign.pub
 //
 // examples/shop/build.sh builds for every platform and into the repository;
@@ -65,7 +67,7 @@ func buildShop(t *testing.T, dir string) {
 		t.Fatal(err)
 	}
 	build(filepath.Join(bin, "frontend"), "", "", "./frontend")
-	for _, version := range []string{"1.0.0", "1.1.0", "1.2.0", "1.3.0"} {
+	for _, version := range []string{"1.0.0", "1.1.0", "1.2.0", "1.3.0", "1.4.0", "1.5.0"} {
 		broken := ""
 		switch version {
 		case "1.2.0":
@@ -74,6 +76,16 @@ func buildShop(t *testing.T, dir string) {
 		case "1.3.0":
 			edit(t, filepath.Join(work, "valise.yaml"), `retries: \d+`, "retries: 20")
 			edit(t, filepath.Join(work, "valise.yaml"), `user: shop, database`, "user: nobody, database")
+		case "1.4.0":
+			broken = "yes"
+			edit(t, filepath.Join(work, "valise.yaml"), `retries: \d+`, "retries: 5")
+			edit(t, filepath.Join(work, "valise.yaml"), `user: nobody, database`, "user: shop, database")
+			edit(t, filepath.Join(work, "valise.yaml"), `backup:`, "migration: irreversible\nhooks: {migrate: {service: db, run: [sh, -c, '"+
+				`PGPASSWORD=$$POSTGRES_PASSWORD psql -h db -U shop -d shop -v ON_ERROR_STOP=1 -c "DELETE FROM items WHERE id > 1; ALTER TABLE items DROP COLUMN name"`+
+				"']}}\nbackup:")
+		case "1.5.0":
+			edit(t, filepath.Join(work, "valise.yaml"), `retries: \d+`, "retries: 20")
+			edit(t, filepath.Join(work, "valise.yaml"), `WHERE id > 1; ALTER TABLE items DROP COLUMN name`, "")
 		}
 		build(filepath.Join(bin, "backend"), version, broken, "./backend")
 		file := filepath.Join(dir, "shop-"+version+".tar.gz")

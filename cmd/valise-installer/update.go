@@ -247,7 +247,11 @@ func (p *program) plan(ctx context.Context, rt installer.Runtime, engine *docker
 	if err != nil {
 		return nil, err
 	}
-	return installer.NewPlan(st, rel, facts)
+	plan, err := installer.NewPlan(st, rel, facts)
+	if errors.As(err, new(*installer.UnmetError)) {
+		return nil, cli.WithCode(err, cli.ExitRefused)
+	}
+	return plan, err
 }
 
 // planError says what speaks against a plan.

@@ -246,9 +246,9 @@ func (a *app) manifest(ctx context.Context, p *project.Project, r *project.Relea
 		return nil, err
 	}
 	m := &bundle.Manifest{
-		App: p.App, Kind: bundle.KindCompose, Version: r.Version, CreatedAt: created, Changelog: changelog, Platforms: platforms,
+		App: p.App, Kind: bundle.KindCompose, Version: r.Version, CreatedAt: created, Changelog: changelog, Platforms: platforms, Requires: p.Requires,
 		Device: bundle.Device{VersionEnv: p.VersionEnv, RequiredEnv: r.RequiredEnv, Env: r.Env,
-			Health: p.Health, Backup: p.Backup, Secrets: p.Secrets, Keep: p.Keep},
+			Health: p.Health, Hooks: p.Hooks, Backup: p.Backup, Migration: p.Migration, Rollback: p.Rollback, Secrets: p.Secrets, Keep: p.Keep},
 	}
 	if git != nil && git.dirty {
 		note("files differ from commit %.12s: the bundle does not name a commit", git.source.Commit)

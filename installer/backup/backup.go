@@ -1,6 +1,9 @@
 // Package backup saves the data of an app before a release is replaced, and
-// brings it back. A backup that failed in any way is an error, never a warning:
-// the update it was made for must not go on.
+// brings them back. A backup that failed in any way is an error, never a
+// warning: the update it was made for must not go on.
+//
+// All that one record saves is a set: a file for each backup, and an index that
+// is written last. What no index names is no backup.
 package backup
 
 import (
@@ -8,6 +11,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +21,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/valise-ota/valise/bundle"
 )
@@ -28,165 +33,223 @@ type Execer interface {
 	Exec(ctx context.Context, service string, argv []string, stdin io.Reader, stdout io.Writer) error
 }
 
-// Info names a finished dump and pins its content.
-type Info struct {
-	Name   string        `json:"name"`
+// Deps is how a backup reaches the app.
+type Deps struct {
+	Execer
+	// HostPath is where on this device a path in a volume of a service is.
+	HostPath func(ctx context.Context, service, path string) (string, error)
+	// Pause stops the containers that use a directory of this device from
+	// running on, until resume.
+	Pause func(ctx context.Context, hostPath string) (resume func() error, err error)
+}
+
+// Item is one finished backup and pins its content.
+type Item struct {
+	Name   string        `json:"name"` // of its file
 	Size   int64         `json:"size"` // bytes
 	Digest bundle.Digest `json:"digest"`
+	Backup bundle.Backup `json:"backup"`
+}
+
+// Set is all that was saved for one record.
+type Set struct {
+	Record  string    `json:"record"`
+	Version string    `json:"version"` // that ran
+	Created time.Time `json:"created_at"`
+	Items   []Item    `json:"items"`
+
+	number int // orders sets: a device may not know the time, and records and versions do not sort
+}
+
+// Size is the size of all items in bytes.
+func (s Set) Size() (n int64) {
+	for _, i := range s.Items {
+		n += i.Size
+	}
+	return n
 }
 
 const (
-	dumpSuffix = ".dump"
-	tempPrefix = ".unfinished-" // also what a power cut leaves; Prune removes it
+	indexSuffix = ".json"
+	tempPrefix  = ".unfinished-" // also what a power cut leaves; Prune removes it
+	maxIndex    = 1 << 20
 )
 
-// namePattern is NUMBER-RECORD-VERSION-SERVICE.dump. The number orders dumps:
-// a device may not know the time, and record IDs and versions do not sort.
-var namePattern = regexp.MustCompile(`^([0-9]{6,18})-([0-9A-Za-z]+)-([0-9A-Za-z._+-]+)\.dump$`)
-
-// Name is the file name of the dump of service that the record recordID makes
-// while version runs. All dumps of one record have the same number, a new
-// record has the next one of dir.
-func Name(dir *os.Root, recordID, version, service string) (string, error) {
-	all, err := list(dir)
-	if err != nil {
-		return "", fmt.Errorf("name backup: %w", err)
-	}
-	recordID = strings.ReplaceAll(recordID, "-", "")
-	number := 1
-	for _, d := range all {
-		if d.record == recordID {
-			number = d.number
-			break
-		}
-		number = max(number, d.number+1)
-	}
-	name := fmt.Sprintf("%06d-%s-%s-%s%s", number, recordID, version, service, dumpSuffix)
-	return name, checkName(name)
+// suffixes are the file types by kind of backup.
+var suffixes = map[string]string{
+	"postgres": ".dump", "mysql": ".sql.gz", "sqlite": ".sqlite.gz", "volume": ".tar.gz", "command": ".data.gz",
 }
 
-// dump is a finished dump by the parts of its name.
-type dump struct {
-	name   string
-	number int
-	record string
+// namePattern is NUMBER-RECORD-VERSION-SERVICE and a suffix, or NUMBER-RECORD-VERSION.json.
+var namePattern = regexp.MustCompile(`^([0-9]{6,18})-([0-9A-Za-z]+)-([0-9A-Za-z._+-]+)\.(dump|sql\.gz|sqlite\.gz|tar\.gz|data\.gz|json)$`)
+
+// kind is how the data of one bundle.Backup are saved, checked and restored.
+type kind interface {
+	save(ctx context.Context, w io.Writer) error
+	// check proves that f, which is at its beginning, is complete.
+	check(ctx context.Context, f *os.File) error
+	// restore brings back what f holds. After it was cut off it may be repeated.
+	restore(ctx context.Context, f *os.File) error
+	// ready returns nil when the service can take a restore.
+	ready(ctx context.Context) error
 }
 
-// list returns the finished dumps in dir, oldest first.
-func list(dir *os.Root) ([]dump, error) {
-	entries, err := fs.ReadDir(dir.FS(), ".")
-	if err != nil {
+func (d Deps) kind(dir *os.Root, b bundle.Backup) (kind, error) {
+	if err := b.Check(); err != nil {
 		return nil, err
 	}
-	var all []dump
-	for _, e := range entries {
-		if m := namePattern.FindStringSubmatch(e.Name()); m != nil && e.Type().IsRegular() {
-			number, err := strconv.Atoi(m[1])
-			if err != nil {
-				return nil, fmt.Errorf("backup %s: %w", e.Name(), err)
-			}
-			all = append(all, dump{e.Name(), number, m[2]})
+	switch {
+	case b.Postgres != nil:
+		return postgres{*b.Postgres, d}, nil
+	case b.MySQL != nil:
+		return mysql{*b.MySQL, d}, nil
+	case b.SQLite != nil:
+		return sqlite{*b.SQLite, d, dir}, nil
+	case b.Volume != nil:
+		return volume{*b.Volume, d}, nil
+	}
+	return command{*b.Command, d}, nil
+}
+
+// Describe says what a backup is of, for people.
+func Describe(b bundle.Backup) string {
+	kind, service, what := b.Parts()
+	return fmt.Sprintf("%s %s of service %s", kind, what, service)
+}
+
+// Save saves backups into dir, mode 0600, as the set of head.Record. The set
+// exists only when all of it was checked and is durable; on failure nothing is
+// left. Memory does not depend on the size of the data. progress may be nil; it
+// is told the bytes written so far.
+func Save(ctx context.Context, d Deps, dir *os.Root, head Set, backups []bundle.Backup, progress func(done int64)) (set Set, err error) {
+	all, err := sets(dir)
+	if err != nil {
+		return Set{}, fmt.Errorf("back up: %w", err)
+	}
+	set = head
+	set.Record, set.Items, set.number = compact(head.Record), nil, 1
+	for _, s := range all {
+		if s.Record != set.Record {
+			set.number = max(set.number, s.number+1)
 		}
 	}
-	slices.SortStableFunc(all, func(x, y dump) int { return cmp.Compare(x.number, y.number) })
-	return all, nil
-}
-
-func checkName(name string) error {
-	if !namePattern.MatchString(name) {
-		return fmt.Errorf("backup name is %.200q, want NUMBER-RECORD-VERSION-SERVICE%s", name, dumpSuffix)
+	if err := Forget(dir, set.Record); err != nil { // what an interrupted attempt left
+		return Set{}, err
 	}
-	return nil
-}
-
-// Dump writes a dump of the database pg to the file name in dir, mode 0600.
-// The file gets its name only after it was checked and is durable; on failure
-// nothing is left. Memory does not depend on the size of the database. progress
-// may be nil; it is told the bytes written so far.
-func Dump(ctx context.Context, x Execer, pg bundle.Postgres, dir *os.Root, name string, progress func(done int64)) (info Info, err error) {
-	if err := checkName(name); err != nil {
-		return Info{}, err
-	}
-	temp := tempPrefix + name
 	defer func() {
 		if err != nil {
-			dir.Remove(temp)
-			info, err = Info{}, fmt.Errorf("back up database %s of service %s: %w", pg.Database, pg.Service, err)
+			for _, i := range set.Items {
+				dir.Remove(i.Name)
+			}
+			set = Set{}
 		}
 	}()
+	done := int64(0)
+	for _, b := range backups {
+		item, err := d.save(ctx, dir, set, b, func(n int64) {
+			if progress != nil {
+				progress(done + n)
+			}
+		})
+		if err != nil {
+			return set, fmt.Errorf("back up %s: %w", Describe(b), err)
+		}
+		set.Items = append(set.Items, item)
+		done += item.Size
+	}
+	b, err := json.MarshalIndent(set, "", "  ")
+	if err != nil {
+		return set, fmt.Errorf("back up: %w", err)
+	}
+	name := set.prefix() + indexSuffix
+	err = writeFile(dir, name, func(f *os.File) error { _, err := f.Write(b); return err })
+	if err != nil {
+		return set, fmt.Errorf("back up: %w", err)
+	}
+	return set, nil
+}
+
+func compact(record string) string { return strings.ReplaceAll(record, "-", "") }
+
+func (s Set) prefix() string { return fmt.Sprintf("%06d-%s-%s", s.number, s.Record, s.Version) }
+
+func (d Deps) save(ctx context.Context, dir *os.Root, set Set, b bundle.Backup, progress func(int64)) (Item, error) {
+	k, err := d.kind(dir, b)
+	if err != nil {
+		return Item{}, err
+	}
+	name, service, _ := b.Parts()
+	item := Item{Name: set.prefix() + "-" + service + suffixes[name], Backup: b}
+	if !namePattern.MatchString(item.Name) {
+		return Item{}, fmt.Errorf("name is %.200q, want NUMBER-RECORD-VERSION-SERVICE%s", item.Name, suffixes[name])
+	}
+	return item, writeFile(dir, item.Name, func(f *os.File) error {
+		w := &writer{f: f, progress: progress}
+		sum := sha256.New()
+		if err := k.save(ctx, io.MultiWriter(w, sum)); err != nil {
+			return err
+		}
+		item.Size, item.Digest = w.done, digest(sum.Sum(nil))
+		if _, err := f.Seek(0, io.SeekStart); err != nil {
+			return err
+		}
+		return k.check(ctx, f)
+	})
+}
+
+// writeFile gives a file its name when write has ended well and all is durable.
+func writeFile(dir *os.Root, name string, write func(*os.File) error) (err error) {
+	temp := tempPrefix + name
 	if err := dir.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return Info{}, err
+		return err
 	}
 	f, err := dir.OpenFile(temp, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return Info{}, err
+		return err
 	}
-	defer f.Close()
-	w := &writer{f: f, progress: progress}
-	sum := sha256.New()
-	// -w: without a terminal a password prompt would only hang.
-	argv := []string{"pg_dump", "-w", "-U", pg.User, "-F", "c", "-d", pg.Database}
-	if err := x.Exec(ctx, pg.Service, argv, nil, io.MultiWriter(w, sum)); err != nil {
-		return Info{}, err
-	}
-	if err := checkDump(ctx, x, pg, f); err != nil {
-		return Info{}, err
+	defer func() {
+		f.Close()
+		if err != nil {
+			dir.Remove(temp)
+		}
+	}()
+	if err := write(f); err != nil {
+		return err
 	}
 	if err := f.Sync(); err != nil {
-		return Info{}, err
+		return err
 	}
 	if err := f.Close(); err != nil {
-		return Info{}, err
+		return err
 	}
 	if err := dir.Rename(temp, name); err != nil {
-		return Info{}, err
+		return err
 	}
-	if err := syncDir(dir); err != nil {
-		return Info{}, err
-	}
-	return Info{Name: name, Size: w.done, Digest: digest(sum.Sum(nil))}, nil
+	return syncDir(dir)
 }
 
-// magic begins every dump in pg_dump's custom format.
-const magic = "PGDMP"
-
-// checkDump proves that f is a complete dump: pg_restore turns all of it into
-// SQL, which is thrown away. Listing its contents (-l) would not do: the table
-// of contents stands at the front, so it lists a dump that was cut off as well.
-func checkDump(ctx context.Context, x Execer, pg bundle.Postgres, f *os.File) error {
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return err
-	}
-	head := make([]byte, len(magic))
-	if _, err := io.ReadFull(f, head); err != nil || string(head) != magic {
-		return fmt.Errorf("pg_dump ended well but its output does not begin with %s", magic)
-	}
-	if _, err := f.Seek(0, io.SeekStart); err != nil {
-		return err
-	}
-	if err := x.Exec(ctx, pg.Service, []string{"pg_restore", "-f", "/dev/null"}, f, io.Discard); err != nil {
-		return fmt.Errorf("check dump: %w", err)
+// Restore brings back a set. Other services than those of the set should be
+// stopped, and those must run, unless it is their volume that is restored.
+// Interrupted, it may be repeated, and has to be: a database is restored in one
+// transaction where it can, other data are half old until the end.
+func Restore(ctx context.Context, d Deps, dir *os.Root, set Set) error {
+	for _, item := range set.Items {
+		if err := d.restore(ctx, dir, item); err != nil {
+			return fmt.Errorf("restore %s from %s: %w", Describe(item.Backup), item.Name, err)
+		}
 	}
 	return nil
 }
 
-// Restore brings the database pg back to the dump info, in one transaction: it
-// is either as it was in the dump or unchanged. Tables, views, sequences,
-// routines, types and schemas that were added since are removed. Nothing else
-// should use the database meanwhile: one that holds a lock for a minute makes
-// the restore fail.
-func Restore(ctx context.Context, x Execer, pg bundle.Postgres, dir *os.Root, info Info) error {
-	if err := restore(ctx, x, pg, dir, info); err != nil {
-		return fmt.Errorf("restore database %s of service %s from %s: %w", pg.Database, pg.Service, info.Name, err)
-	}
-	return nil
-}
-
-func restore(ctx context.Context, x Execer, pg bundle.Postgres, dir *os.Root, info Info) error {
-	if err := checkName(info.Name); err != nil {
+func (d Deps) restore(ctx context.Context, dir *os.Root, item Item) error {
+	k, err := d.kind(dir, item.Backup)
+	if err != nil {
 		return err
 	}
-	f, err := dir.Open(info.Name)
+	if !namePattern.MatchString(item.Name) {
+		return fmt.Errorf("%.200q is not the name of a backup", item.Name)
+	}
+	f, err := dir.Open(item.Name)
 	if err != nil {
 		return err
 	}
@@ -196,112 +259,176 @@ func restore(ctx context.Context, x Execer, pg bundle.Postgres, dir *os.Root, in
 	if err != nil {
 		return err
 	}
-	if got := digest(sum.Sum(nil)); got != info.Digest || n != info.Size {
-		return fmt.Errorf("got %d bytes with digest %s, want %d with %s", n, got, info.Size, info.Digest)
+	if got := digest(sum.Sum(nil)); got != item.Digest || n != item.Size {
+		return fmt.Errorf("got %d bytes with digest %s, want %d with %s", n, got, item.Size, item.Digest)
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-
-	// pg_restore could write to the database itself, but it drops only what is
-	// in the dump, and that fails as soon as a newer table refers to an older
-	// one. So it writes SQL, and psql runs it after clearSQL.
-	pr, pw := io.Pipe()
-	converted := make(chan error, 1)
-	go func() {
-		err := x.Exec(ctx, pg.Service, []string{"pg_restore", "--clean", "--if-exists", "--single-transaction", "-f", "-"}, f, pw)
-		pw.CloseWithError(err) // psql reads to the end only when all was written
-		converted <- err
-	}()
-	argv := []string{"psql", "-X", "-q", "-w", "-v", "ON_ERROR_STOP=1", "-U", pg.User, "-d", pg.Database}
-	err = x.Exec(ctx, pg.Service, argv, io.MultiReader(strings.NewReader(clearSQL), pr), io.Discard)
-	pr.CloseWithError(errEnded)
-	if cerr := <-converted; cerr != nil && !errors.Is(cerr, errEnded) {
-		return cerr
+	if err := wait(ctx, k.ready); err != nil {
+		return err
 	}
+	return k.restore(ctx, f)
+}
+
+// startTime is how long a service may take until it can be restored.
+const startTime = 2 * time.Minute
+
+func wait(ctx context.Context, ready func(context.Context) error) error {
+	for deadline := time.Now().Add(startTime); ; {
+		err := ready(ctx)
+		if err == nil || ctx.Err() != nil || time.Now().After(deadline) {
+			return err
+		}
+		select {
+		case <-time.After(500 * time.Millisecond):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// sets reads the names of the sets in dir, oldest first; those without an index
+// too.
+func sets(dir *os.Root) ([]Set, error) {
+	entries, err := fs.ReadDir(dir.FS(), ".")
+	if err != nil {
+		return nil, err
+	}
+	var all []Set
+	for _, e := range entries {
+		m := namePattern.FindStringSubmatch(e.Name())
+		if m == nil || !e.Type().IsRegular() {
+			continue
+		}
+		number, err := strconv.Atoi(m[1])
+		if err != nil {
+			return nil, fmt.Errorf("backup %s: %w", e.Name(), err)
+		}
+		i := slices.IndexFunc(all, func(s Set) bool { return s.number == number && s.Record == m[2] })
+		if i < 0 {
+			i = len(all)
+			all = append(all, Set{Record: m[2], number: number})
+		}
+		all[i].Items = append(all[i].Items, Item{Name: e.Name()})
+	}
+	slices.SortStableFunc(all, func(x, y Set) int { return cmp.Compare(x.number, y.number) })
+	return all, nil
+}
+
+// List returns the sets in dir, oldest first.
+func List(dir *os.Root) ([]Set, error) {
+	all, err := sets(dir)
+	if err != nil {
+		return nil, fmt.Errorf("list backups: %w", err)
+	}
+	var found []Set
+	for _, s := range all {
+		for _, i := range s.Items {
+			if !strings.HasSuffix(i.Name, indexSuffix) {
+				continue
+			}
+			set, err := readIndex(dir, i.Name)
+			if err != nil {
+				return nil, fmt.Errorf("read backup %s: %w", i.Name, err)
+			}
+			set.number = s.number
+			found = append(found, set)
+		}
+	}
+	return found, nil
+}
+
+// Find returns the set of a record.
+func Find(dir *os.Root, record string) (Set, bool, error) {
+	all, err := List(dir)
+	if err != nil {
+		return Set{}, false, err
+	}
+	i := slices.IndexFunc(all, func(s Set) bool { return s.Record == compact(record) })
+	if i < 0 {
+		return Set{}, false, nil
+	}
+	return all[i], true, nil
+}
+
+func readIndex(dir *os.Root, name string) (set Set, err error) {
+	f, err := dir.Open(name)
+	if err != nil {
+		return Set{}, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxIndex))
+	if err == nil {
+		err = json.Unmarshal(b, &set)
+	}
+	return set, err
+}
+
+// Forget removes what was saved for one record.
+func Forget(dir *os.Root, record string) error {
+	all, err := sets(dir)
+	if err != nil {
+		return fmt.Errorf("remove backup: %w", err)
+	}
+	_, err = remove(dir, slices.DeleteFunc(all, func(s Set) bool { return s.Record != compact(record) }))
 	return err
 }
 
-// errEnded is what pg_restore's output meets when psql has ended before it;
-// psql knows why.
-var errEnded = errors.New("psql has ended")
-
-// clearSQL begins the transaction that pg_restore's SQL commits at its very
-// end, and not at all when it is cut off; and drops what users made, whatever
-// depends on it. Objects of extensions stay, and so does the schema public,
-// whose owner and rights are not in a dump.
-const clearSQL = `BEGIN;
-SET LOCAL lock_timeout = '60s';
-SET LOCAL client_min_messages = error;
-DO $valise$
-DECLARE
-  statement text;
-BEGIN
-  -- All statements are made before the first one takes names away with it.
-  FOREACH statement IN ARRAY ARRAY(
-    SELECT format('DROP SCHEMA IF EXISTS %I CASCADE', nspname)
-    FROM pg_namespace n
-    WHERE nspname NOT IN ('public', 'information_schema') AND nspname !~ '^pg_'
-      AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_namespace'::regclass AND d.objid = n.oid AND d.deptype = 'e')
-  UNION ALL
-    SELECT format('DROP %s IF EXISTS public.%I CASCADE',
-      CASE relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'S' THEN 'SEQUENCE' WHEN 'f' THEN 'FOREIGN TABLE' ELSE 'TABLE' END, relname)
-    FROM pg_class c
-    WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
-      AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid
-        AND (d.deptype = 'e' OR d.deptype = 'i' AND relkind = 'S')) -- the sequence of an identity column goes with its table
-  UNION ALL
-    SELECT format('DROP ROUTINE IF EXISTS %s CASCADE', p.oid::regprocedure)
-    FROM pg_proc p
-    WHERE pronamespace = 'public'::regnamespace
-      AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype IN ('e', 'i'))
-  UNION ALL
-    SELECT format('DROP TYPE IF EXISTS public.%I CASCADE', typname)
-    FROM pg_type t
-    WHERE typnamespace = 'public'::regnamespace AND (typtype IN ('e', 'd', 'r') OR typtype = 'c' AND (SELECT relkind FROM pg_class WHERE oid = typrelid) = 'c')
-      AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_type'::regclass AND d.objid = t.oid AND d.deptype IN ('e', 'i'))
-  ) LOOP
-    EXECUTE statement;
-  END LOOP;
-END
-$valise$;
-`
-
-// Prune removes all dumps but those of the newest keep records, and what
-// interrupted dumps left. It must not run while a dump is made.
-func Prune(dir *os.Root, keep int) (removed []string, err error) {
-	if keep < 1 {
-		return nil, fmt.Errorf("prune backups: keep is %d, want at least 1", keep)
-	}
-	all, err := list(dir)
-	if err != nil {
-		return nil, fmt.Errorf("prune backups: %w", err)
-	}
-	var numbers []int
-	for _, d := range all {
-		numbers = append(numbers, d.number)
-	}
-	numbers = slices.Compact(numbers)
-	old := numbers[:max(0, len(numbers)-keep)]
-	for _, d := range all {
-		if slices.Contains(old, d.number) {
-			removed = append(removed, d.name)
+// remove removes sets, each without its index first.
+func remove(dir *os.Root, list []Set) (removed []string, err error) {
+	for _, s := range list {
+		for _, index := range []bool{true, false} {
+			for _, i := range s.Items {
+				if strings.HasSuffix(i.Name, indexSuffix) == index {
+					removed = append(removed, i.Name)
+				}
+			}
 		}
 	}
-	unfinished, err := fs.Glob(dir.FS(), tempPrefix+"*")
-	if err != nil {
-		return nil, fmt.Errorf("prune backups: %w", err)
-	}
-	removed = append(removed, unfinished...)
 	for i, name := range removed {
 		if err := dir.Remove(name); err != nil {
-			return removed[:i], fmt.Errorf("prune backups: %w", err)
+			return removed[:i], fmt.Errorf("remove backup: %w", err)
 		}
 	}
 	if removed == nil {
 		return nil, nil
 	}
 	return removed, syncDir(dir)
+}
+
+// Prune removes all but the newest keep sets, and what interrupted backups left.
+// It must not run while one is made. The newest set that was made while another
+// version than current ran stays too: it is what a rollback brings back.
+func Prune(dir *os.Root, keep int, current string) (removed []string, err error) {
+	if keep < 1 {
+		return nil, fmt.Errorf("prune backups: keep is %d, want at least 1", keep)
+	}
+	all, err := sets(dir)
+	if err != nil {
+		return nil, fmt.Errorf("prune backups: %w", err)
+	}
+	whole, err := List(dir)
+	if err != nil {
+		return nil, fmt.Errorf("prune backups: %w", err)
+	}
+	var stay []int
+	before := false
+	for i, s := range slices.Backward(whole) {
+		other := s.Version != current && !before
+		if before = before || other; other || len(whole)-i <= keep {
+			stay = append(stay, s.number)
+		}
+	}
+	old := slices.DeleteFunc(all, func(s Set) bool { return slices.Contains(stay, s.number) })
+	unfinished, err := fs.Glob(dir.FS(), tempPrefix+"*")
+	if err != nil {
+		return nil, fmt.Errorf("prune backups: %w", err)
+	}
+	for _, name := range unfinished {
+		old = append(old, Set{Items: []Item{{Name: name}}})
+	}
+	return remove(dir, old)
 }
 
 func digest(sum []byte) bundle.Digest { return bundle.Digest("sha256:" + hex.EncodeToString(sum)) }
@@ -326,8 +453,6 @@ type writer struct {
 func (w *writer) Write(p []byte) (int, error) {
 	n, err := w.f.Write(p)
 	w.done += int64(n)
-	if w.progress != nil {
-		w.progress(w.done)
-	}
+	w.progress(w.done)
 	return n, err
 }

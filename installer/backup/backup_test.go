@@ -9,11 +9,16 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/valise-ota/valise/bundle"
 )
 
-var shop = bundle.Postgres{Service: "db", User: "shop", Database: "orders"}
+var (
+	shop     = bundle.Postgres{Service: "db", User: "shop", Database: "orders"}
+	shopOnly = []bundle.Backup{{Postgres: &shop}}
+	head     = Set{Record: "01-9x", Version: "1.0.0", Created: time.Unix(1700000000, 0).UTC()}
+)
 
 // fakeDB answers by the joined command; what nobody expects fails the test.
 type fakeDB struct {
@@ -34,6 +39,7 @@ const (
 	cmdDump  = "db: pg_dump -w -U shop -F c -d orders"
 	cmdCheck = "db: pg_restore -f /dev/null"
 	cmdSQL   = "db: pg_restore --clean --if-exists --single-transaction -f -"
+	cmdReady = "db: psql -X -q -w -U shop -d orders -c SELECT 1"
 	cmdPsql  = "db: psql -X -q -w -v ON_ERROR_STOP=1 -U shop -d orders"
 )
 
@@ -75,35 +81,38 @@ func expect(want string) func(io.Reader, io.Writer) error {
 	}
 }
 
-func TestDumpAndRestore(t *testing.T) {
+func TestSaveAndRestore(t *testing.T) {
 	dir := openRoot(t)
-	name, err := Name(dir, "0193-a", "2.1.0-rc.1", "db")
-	if err != nil {
-		t.Fatal(err)
-	}
+	const name, index = "000001-019x-1.0.0-db.dump", "000001-019x-1.0.0.json"
 	content := "PGDMP" + strings.Repeat("data", 1000)
 	dir.WriteFile(tempPrefix+name, []byte("left by a power cut"), 0o644)
+	dir.WriteFile("000001-019x-1.0.0-db.tar.gz", []byte("left by an attempt that was cut off"), 0o600)
 	var progress int64
-	info, err := Dump(t.Context(), fakeDB{t, map[string]func(io.Reader, io.Writer) error{cmdDump: write(content), cmdCheck: expect(content)}},
-		shop, dir, name, func(n int64) { progress = n })
-	want := Info{"000001-0193a-2.1.0-rc.1-db.dump", int64(len(content)), bundle.DigestOf([]byte(content))}
-	if err != nil || info != want || progress != want.Size {
-		t.Fatalf("Dump: %+v, %v, progress %d", info, err, progress)
+	set, err := Save(t.Context(), Deps{Execer: fakeDB{t, map[string]func(io.Reader, io.Writer) error{cmdDump: write(content), cmdCheck: expect(content)}}},
+		dir, head, shopOnly, func(n int64) { progress = n })
+	want := Item{name, int64(len(content)), bundle.DigestOf([]byte(content)), shopOnly[0]}
+	if err != nil || len(set.Items) != 1 || set.Items[0] != want || progress != want.Size || set.Size() != want.Size {
+		t.Fatalf("Save: %+v, %v, progress %d", set, err, progress)
 	}
 	if st, err := dir.Stat(name); err != nil || st.Mode() != 0o600 {
 		t.Errorf("file: %v, %v", st.Mode(), err)
 	}
-	if got := ls(t, dir); !slices.Equal(got, []string{name}) {
+	if got := ls(t, dir); !slices.Equal(got, []string{name, index}) {
 		t.Errorf("files: %q", got)
 	}
+	set, ok, err := Find(dir, head.Record)
+	if err != nil || !ok || set.Version != "1.0.0" || !set.Created.Equal(head.Created) {
+		t.Fatalf("Find: %+v, %t, %v", set, ok, err)
+	}
 
-	db := fakeDB{t, map[string]func(io.Reader, io.Writer) error{
+	db := Deps{Execer: fakeDB{t, map[string]func(io.Reader, io.Writer) error{
+		cmdReady: write("1"),
 		cmdSQL: func(r io.Reader, w io.Writer) error {
 			return errors.Join(expect(content)(r, nil), write("the SQL")(nil, w))
 		},
 		cmdPsql: expect(clearSQL + "the SQL"),
-	}}
-	if err := Restore(t.Context(), db, shop, dir, info); err != nil {
+	}}}
+	if err := Restore(t.Context(), db, dir, set); err != nil {
 		t.Errorf("Restore: %v", err)
 	}
 	f, err := dir.OpenFile(name, os.O_WRONLY, 0)
@@ -112,8 +121,8 @@ func TestDumpAndRestore(t *testing.T) {
 	}
 	f.WriteAt([]byte("x"), 100)
 	f.Close()
-	err = Restore(t.Context(), fakeDB{t: t}, shop, dir, info)
-	if err == nil || !strings.Contains(err.Error(), "restore database orders of service db from "+name+": got ") {
+	err = Restore(t.Context(), Deps{Execer: fakeDB{t: t}}, dir, set)
+	if err == nil || !strings.Contains(err.Error(), "restore postgres database orders of service db from "+name+": got ") {
 		t.Errorf("Restore of a changed file: %v", err)
 	}
 }
@@ -121,7 +130,7 @@ func TestDumpAndRestore(t *testing.T) {
 func TestRestoreFailures(t *testing.T) {
 	dir := openRoot(t)
 	dir.WriteFile("000001-x-1.0.0-db.dump", []byte("PGDMP"), 0o600)
-	info := Info{"000001-x-1.0.0-db.dump", 5, bundle.DigestOf([]byte("PGDMP"))}
+	set := Set{Items: []Item{{"000001-x-1.0.0-db.dump", 5, bundle.DigestOf([]byte("PGDMP")), shopOnly[0]}}}
 	cause := errors.New("exit status 3")
 	drain := func(r io.Reader, _ io.Writer) error { _, err := io.Copy(io.Discard, r); return err }
 	for name, run := range map[string]map[string]func(io.Reader, io.Writer) error{
@@ -145,13 +154,14 @@ func TestRestoreFailures(t *testing.T) {
 			cmdPsql: func(r io.Reader, w io.Writer) error { drain(r, w); return nil },
 		},
 	} {
-		if err := Restore(t.Context(), fakeDB{t, run}, shop, dir, info); !errors.Is(err, cause) {
+		run[cmdReady] = write("1")
+		if err := Restore(t.Context(), Deps{Execer: fakeDB{t, run}}, dir, set); !errors.Is(err, cause) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 }
 
-func TestDumpFailures(t *testing.T) {
+func TestSaveFailures(t *testing.T) {
 	cause := errors.New("exit status 1: no such database")
 	for _, tt := range []struct {
 		name        string
@@ -161,7 +171,7 @@ func TestDumpFailures(t *testing.T) {
 		{"pg_dump", func(_ io.Reader, w io.Writer) error { io.WriteString(w, "PGDMPhalf"); return cause }, nil, "no such database"},
 		{"empty", write(""), nil, "does not begin with PGDMP"},
 		{"plain text", write("--\n-- PostgreSQL database dump\n"), nil, "does not begin with PGDMP"},
-		{"structure", write("PGDMPhalf"), func(io.Reader, io.Writer) error { return cause }, "check dump: exit status 1"},
+		{"structure", write("PGDMPhalf"), func(io.Reader, io.Writer) error { return cause }, "read the dump back: exit status 1"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := openRoot(t)
@@ -169,67 +179,78 @@ func TestDumpFailures(t *testing.T) {
 			if tt.check != nil {
 				run[cmdCheck] = tt.check
 			}
-			info, err := Dump(t.Context(), fakeDB{t, run}, shop, dir, "000001-x-1.0.0-db.dump", nil)
-			if err == nil || !strings.Contains(err.Error(), "back up database orders of service db: ") || !strings.Contains(err.Error(), tt.want) || info != (Info{}) {
-				t.Errorf("Dump: %+v, %v", info, err)
+			// What was saved before the failure goes too.
+			run["app: save"] = write("data")
+			list := append([]bundle.Backup{{Command: &bundle.BackupCommand{Service: "app", Save: []string{"save"}, Restore: []string{"load"}}}}, shopOnly...)
+			set, err := Save(t.Context(), Deps{Execer: fakeDB{t, run}}, dir, head, list, nil)
+			if err == nil || !strings.Contains(err.Error(), "back up postgres database orders of service db: ") || !strings.Contains(err.Error(), tt.want) || set.Items != nil {
+				t.Errorf("Save: %+v, %v", set, err)
 			}
 			if got := ls(t, dir); len(got) != 0 {
 				t.Errorf("left behind: %q", got)
 			}
 		})
 	}
-	for _, name := range []string{"", "x.dump", "../000001-x-1.0.0-db.dump", "a/000001-x-1.0.0-db.dump", "000001-x-1.0.0-db", "1-x-1.0.0-db.dump", "000001-x-a/b-db.dump", "000001--1.0.0-db.dump"} {
-		if _, err := Dump(t.Context(), fakeDB{t: t}, shop, openRoot(t), name, nil); err == nil {
-			t.Errorf("Dump to %q: nil error", name)
+	for _, record := range []string{"", "../x", "a/b", "a.b"} {
+		if _, err := Save(t.Context(), Deps{Execer: fakeDB{t: t}}, openRoot(t), Set{Record: record, Version: "1.0.0"}, shopOnly, nil); err == nil {
+			t.Errorf("Save of record %q: nil error", record)
 		}
 	}
 }
 
 // Neither record IDs nor versions sort by time, and clocks are not asked.
-func TestNameAndPrune(t *testing.T) {
+func TestNumbersAndPrune(t *testing.T) {
 	dir := openRoot(t)
-	create := func(record, version, service string) string {
+	save := func(record, version string) (names []string) {
 		t.Helper()
-		name, err := Name(dir, record, version, service)
+		run := map[string]func(io.Reader, io.Writer) error{cmdDump: write("PGDMP"), cmdCheck: expect("PGDMP")}
+		set, err := Save(t.Context(), Deps{Execer: fakeDB{t, run}}, dir, Set{Record: record, Version: version}, shopOnly, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
+		return []string{set.Items[0].Name, set.prefix() + indexSuffix}
+	}
+	a := save("ZZZ", "10.0.0")
+	b := save("MMM", "2.9.0")
+	c := save("AAA", "2.10.0-rc.1+b")
+	if again := save("AAA", "2.10.0-rc.1+b"); !slices.Equal(again, c) {
+		t.Errorf("the same record again: %s, was %s", again, c)
+	}
+	if want := slices.Concat(a, b, c); !slices.Equal(ls(t, dir), want) {
+		t.Errorf("names: %q, want %q", ls(t, dir), want)
+	}
+	unfinished := []string{tempPrefix + "000004-BBB-1.0.0-db.dump", "000004-BBB-1.0.0-db.sql.gz"}
+	others := []string{"000000-x-dir-db.dump", "notes.txt"}
+	for _, name := range append(unfinished, others[1]) {
 		if err := dir.WriteFile(name, nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		return name
 	}
-	a := create("ZZZ", "10.0.0", "db")
-	b := create("MMM", "2.9.0", "db")
-	b2 := create("MMM", "2.9.0", "my-stats")
-	c := create("AAA", "2.10.0-rc.1+b", "db")
-	if again := create("AAA", "2.10.0-rc.1+b", "db"); again != c {
-		t.Errorf("the same dump again: %s, was %s", again, c)
-	}
-	if want := []string{"000001-ZZZ-10.0.0-db.dump", "000002-MMM-2.9.0-db.dump", "000002-MMM-2.9.0-my-stats.dump", "000003-AAA-2.10.0-rc.1+b-db.dump"}; !slices.Equal(ls(t, dir), want) {
-		t.Errorf("names: %q, want %q", ls(t, dir), want)
-	}
-	if name, err := Name(dir, "a/b", "1.0.0", "db"); err == nil {
-		t.Errorf("Name: %q, nil error", name)
-	}
-	temp := tempPrefix + "000004-BBB-1.0.0-db.dump"
-	others := []string{"000000-x-dir-db.dump", "notes.txt"}
-	if err := errors.Join(dir.WriteFile(temp, nil, 0o600), dir.WriteFile(others[1], nil, 0o600), dir.Mkdir(others[0], 0o700)); err != nil {
+	if err := dir.Mkdir(others[0], 0o700); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
-		removed, err := Prune(dir, 2)
-		if want := []string{a, temp}; err != nil || removed != nil && !slices.Equal(removed, want) {
-			t.Errorf("Prune: %q, %v, want %q", removed, err, want)
+		if _, err := Prune(dir, 1, "2.10.0-rc.1+b"); err != nil {
+			t.Error(err)
 		}
-		if got, want := ls(t, dir), []string{others[0], b, b2, c, others[1]}; !slices.Equal(got, want) {
+		if got, want := ls(t, dir), slices.Concat(others[:1], b, c, others[1:]); !slices.Equal(got, want) {
 			t.Errorf("left: %q, want %q", got, want)
 		}
 	}
-	if next := create("000", "1.0.0", "db"); !strings.HasPrefix(next, "000004-") {
+	list, err := List(dir)
+	if err != nil || len(list) != 2 || list[0].Record != "MMM" || list[1].Record != "AAA" {
+		t.Errorf("List: %+v, %v", list, err)
+	}
+	if _, err := Prune(dir, 1, "3.0.0"); err != nil {
+		t.Error(err)
+	}
+	if got, want := ls(t, dir), slices.Concat(others[:1], c, others[1:]); !slices.Equal(got, want) {
+		t.Errorf("left: %q, want %q", got, want)
+	}
+	if next := save("000", "1.0.0"); !strings.HasPrefix(next[0], "000004-") {
 		t.Errorf("next name: %s", next)
 	}
-	if _, err := Prune(dir, 0); err == nil {
+	if _, err := Prune(dir, 0, ""); err == nil {
 		t.Error("Prune to nothing: nil error")
 	}
 }
@@ -251,11 +272,11 @@ func TestDumpMemory(t *testing.T) {
 		cmdCheck: func(r io.Reader, _ io.Writer) error { _, err := io.Copy(io.Discard, r); return err },
 	}
 	n := testing.AllocsPerRun(1, func() {
-		if _, err := Dump(t.Context(), fakeDB{t, run}, shop, dir, "000001-x-1.0.0-db.dump", nil); err != nil {
+		if _, err := Save(t.Context(), Deps{Execer: fakeDB{t, run}}, dir, head, shopOnly, nil); err != nil {
 			t.Fatal(err)
 		}
 	})
-	if n > 200 {
+	if n > 400 {
 		t.Errorf("%d chunks cost %.0f allocations", chunks, n)
 	}
 }

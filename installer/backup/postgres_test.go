@@ -133,11 +133,15 @@ volumes: {data: {}}
 		t.Fatal(err)
 	}
 	defer dir.Close()
-	pg := bundle.Postgres{Service: "db", User: "shop", Database: "orders"}
-	info, err := backup.Dump(t.Context(), c, pg, dir, "000001-a-1.0.0-db.dump", nil)
+	dump := func(x backup.Execer, record, database string) (backup.Set, error) {
+		list := []bundle.Backup{{Postgres: &bundle.Postgres{Service: "db", User: "shop", Database: database}}}
+		return backup.Save(t.Context(), backup.Deps{Execer: x}, dir, backup.Set{Record: record, Version: "1.0.0"}, list, nil)
+	}
+	set, err := dump(c, "a", "orders")
 	if err != nil {
 		t.Fatal(err)
 	}
+	info := set.Items[0]
 	t.Logf("%+v", info)
 	if b, err := dir.ReadFile(info.Name); err != nil || bundle.DigestOf(b) != info.Digest || int64(len(b)) != info.Size {
 		t.Errorf("file differs from %+v: %v", info, err)
@@ -145,11 +149,11 @@ volumes: {data: {}}
 
 	// A dump cut off anywhere is no dump.
 	for _, limit := range []int64{3, 100, info.Size / 2, info.Size - 1} {
-		if _, err := backup.Dump(t.Context(), truncated{c, limit}, pg, dir, "000002-b-1.0.0-db.dump", nil); err == nil {
+		if _, err := dump(truncated{c, limit}, "b", "orders"); err == nil {
 			t.Errorf("dump of %d of %d bytes: nil error", limit, info.Size)
 		}
 	}
-	if _, err := backup.Dump(t.Context(), c, bundle.Postgres{Service: "db", User: "shop", Database: "nothing"}, dir, "000002-b-1.0.0-db.dump", nil); err == nil || !strings.Contains(err.Error(), `database "nothing" does not exist`) {
+	if _, err := dump(c, "b", "nothing"); err == nil || !strings.Contains(err.Error(), `database "nothing" does not exist`) {
 		t.Errorf("Dump of no database: %v", err)
 	}
 	if _, err := dir.Stat("000002-b-1.0.0-db.dump"); err == nil {
@@ -169,7 +173,7 @@ volumes: {data: {}}
 		create sequence numbers; create table parts (id int) partition by range (id)`
 	for range 2 { // the second time it must find nothing of the first
 		sql(migration)
-		if err := backup.Restore(t.Context(), c, pg, dir, info); err != nil {
+		if err := backup.Restore(t.Context(), backup.Deps{Execer: c}, dir, set); err != nil {
 			t.Fatal(err)
 		}
 		if after := sql(state); after != before {
@@ -183,13 +187,13 @@ volumes: {data: {}}
 	// A restore that fails changes nothing: here a table of the dump belongs to
 	// a role that is gone.
 	sql(`create role guest; create table of_guest (id int); alter table of_guest owner to guest`)
-	bad, err := backup.Dump(t.Context(), c, pg, dir, "000003-c-1.0.0-db.dump", nil)
+	bad, err := dump(c, "c", "orders")
 	if err != nil {
 		t.Fatal(err)
 	}
 	sql(`drop table of_guest; drop role guest; ` + migration)
 	changed := sql(state) + sql(objects)
-	if err := backup.Restore(t.Context(), c, pg, dir, bad); err == nil || !strings.Contains(err.Error(), `role "guest" does not exist`) {
+	if err := backup.Restore(t.Context(), backup.Deps{Execer: c}, dir, bad); err == nil || !strings.Contains(err.Error(), `role "guest" does not exist`) {
 		t.Errorf("Restore without a role: %v", err)
 	}
 	if after := sql(state) + sql(objects); after != changed {

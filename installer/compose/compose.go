@@ -20,6 +20,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -58,6 +59,7 @@ type App struct {
 	Command  []string // how to call docker compose
 	Env      docker.Env
 	Rand     io.Reader
+	Now      func() time.Time
 	Report   func(installer.Event)   // may be nil
 	Show     func(key, value string) // told of a generated secret that is shown once; may be nil
 }
@@ -71,7 +73,7 @@ func (a *App) Inspect(ctx context.Context, rel *verify.Release, st installer.Sta
 		return installer.Facts{}, err
 	}
 	m := rel.Manifest()
-	f := installer.Facts{Platform: info.Platform}
+	f := installer.Facts{Platform: info.Platform, Engine: info.Version}
 	if st.Current != nil {
 		old, err := a.manifest(*st.Current)
 		if err != nil {
@@ -141,10 +143,29 @@ func (a *App) Probe(ctx context.Context, r installer.Release) error {
 	if err != nil {
 		return fmt.Errorf("health check URL: %w", err)
 	}
+	checks := health.Checks{
+		Services: h.Compose, URL: url, Status: h.Status, Body: h.Body, JSON: maps.Clone(h.JSON),
+		Retries: h.Retries, Interval: time.Duration(h.Interval), StableFor: time.Duration(h.StableFor),
+	}
+	if h.Version != "" {
+		if checks.JSON == nil {
+			checks.JSON = map[string]string{}
+		}
+		checks.JSON[h.Version] = m.Version
+	}
+	for _, address := range h.TCP {
+		if address, err = env.Expand(address); err != nil {
+			return fmt.Errorf("health check tcp: %w", err)
+		}
+		checks.TCP = append(checks.TCP, address)
+	}
 	c := a.running(m, r)
-	return health.Probe(ctx, health.Checks{
-		Services: h.Compose, URL: url, Member: h.Version, Version: m.Version, Retries: h.Retries, Interval: time.Duration(h.Interval),
-	}, health.Deps{Ps: func(ctx context.Context) ([]health.Container, error) {
+	if h.Command != nil {
+		checks.Command = func(ctx context.Context) error {
+			return c.Exec(ctx, h.Command.Service, h.Command.Run, nil, io.Discard)
+		}
+	}
+	err = health.Probe(ctx, checks, health.Deps{Ps: func(ctx context.Context) ([]health.Container, error) {
 		list, err := c.Ps(ctx)
 		out := make([]health.Container, len(list))
 		for i, s := range list {
@@ -152,6 +173,10 @@ func (a *App) Probe(ctx context.Context, r installer.Release) error {
 		}
 		return out, err
 	}})
+	if err != nil {
+		return err
+	}
+	return a.hook(ctx, m, r, "post-probe")
 }
 
 // Prune removes release directories, images and backups that no kept release
@@ -188,7 +213,12 @@ func (a *App) Prune(ctx context.Context, kept []installer.Release) error {
 	if len(kept) == 0 {
 		return nil
 	}
-	m, err := a.manifest(kept[0])
+	return a.PruneBackups(kept[0])
+}
+
+// PruneBackups removes old backups, as many as release r lets stay.
+func (a *App) PruneBackups(r installer.Release) error {
+	m, err := a.manifest(r)
 	if err != nil {
 		return err
 	}
@@ -197,8 +227,17 @@ func (a *App) Prune(ctx context.Context, kept []installer.Release) error {
 		return err
 	}
 	defer dir.Close()
-	_, err = backup.Prune(dir, m.Device.Keep.Backups)
+	_, err = backup.Prune(dir, m.Device.Keep.Backups, r.Version)
 	return err
+}
+
+// RestorePolicy is what going back from release r does to the data.
+func (a *App) RestorePolicy(r installer.Release) (bundle.RestoreData, error) {
+	m, err := a.manifest(r)
+	if err != nil {
+		return "", err
+	}
+	return m.Device.RestoreData(), nil
 }
 
 // manifest reads the manifest of a release on disk and compares it with what
@@ -247,9 +286,11 @@ func isFile(p string) bool {
 }
 
 func (a *App) progress(step string) func(done, total int64) {
-	return func(done, total int64) {
-		if a.Report != nil {
-			a.Report(installer.Event{Step: step, Done: done, Total: total})
-		}
+	return func(done, total int64) { a.report(installer.Event{Step: step, Done: done, Total: total}) }
+}
+
+func (a *App) report(e installer.Event) {
+	if a.Report != nil {
+		a.Report(e)
 	}
 }

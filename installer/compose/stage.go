@@ -43,11 +43,18 @@ func (a *App) Stage(ctx context.Context, rel *verify.Release, to installer.Relea
 	if err := a.checkCompose(ctx, m, a.files(m, filepath.Join(a.Dir, dir.Path()))); err != nil {
 		return err
 	}
+	staged := filepath.Join(a.Dir, dir.Path())
+	if err := a.hookIn(ctx, m, to, staged, "pre-stage"); err != nil {
+		return err
+	}
 	pins, err := a.load(ctx, rel, kept)
 	if err != nil {
 		return err
 	}
 	if err := dir.WriteFile(pinsName, 0o644, bytes.NewReader(pins)); err != nil {
+		return err
+	}
+	if err := a.hookIn(ctx, m, to, staged, "post-stage"); err != nil {
 		return err
 	}
 	return dir.Commit()

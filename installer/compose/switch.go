@@ -10,9 +10,11 @@ import (
 	"os"
 	"path"
 	"slices"
+	"strings"
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/backup"
 	"github.com/valise-ota/valise/installer/docker"
 	"github.com/valise-ota/valise/installer/environ"
 	"github.com/valise-ota/valise/installer/release"
@@ -20,37 +22,67 @@ import (
 
 // snapshot is what Restore goes back to.
 type snapshot struct {
-	Env     []byte `json:"env"`     // the environment file, nil when there was none
-	Current string `json:"current"` // name of the release, empty when there was none
-	Project string `json:"project"`
-	Compose string `json:"compose"` // name of the compose file that Activate links
+	Env     []byte            `json:"env"`     // the environment file, nil when there was none
+	Current string            `json:"current"` // name of the release, empty when there was none
+	Project string            `json:"project"`
+	Compose string            `json:"compose"`        // name of the compose file that Activate links
+	Data    string            `json:"data,omitempty"` // record whose backup comes back; empty leaves the data as they are
+	To      installer.Release `json:"to"`             // what is undone
 }
 
 // Snapshot reads the environment file and the current link. It fails when docker
 // compose could not run the release: then there is nothing to undo.
-func (a *App) Snapshot(ctx context.Context, to installer.Release) (json.RawMessage, error) {
-	m, err := a.manifest(to)
+func (a *App) Snapshot(ctx context.Context, sw installer.Switch) (json.RawMessage, error) {
+	m, err := a.manifest(sw.To)
 	if err != nil {
 		return nil, err
 	}
-	if err := a.checkCompose(ctx, m, a.running(m, to).Files); err != nil {
+	if err := a.checkCompose(ctx, m, a.running(m, sw.To).Files); err != nil {
 		return nil, err
 	}
-	s := snapshot{Project: m.Device.Project, Compose: m.Device.Compose}
+	s := snapshot{Project: m.Device.Project, Compose: m.Device.Compose, To: sw.To}
 	if s.Env, err = os.ReadFile(a.envPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("read environment file: %w", err)
 	}
 	if s.Current, _, err = a.Releases.Current(); err != nil {
 		return nil, err
 	}
+	if s.Data, err = a.dataOnUndo(m, sw); err != nil {
+		return nil, err
+	}
 	return json.Marshal(s)
 }
 
+// dataOnUndo is the record whose backup comes back when the switch is undone: the
+// one just made, when an update says that its data are of no use to the release
+// before, or when the switch itself brings back other data.
+func (a *App) dataOnUndo(m *bundle.Manifest, sw installer.Switch) (string, error) {
+	if sw.From == nil || sw.Data == "" && (sw.Action == installer.ActionRollback || m.Device.RestoreData() != bundle.RestoreAlways) {
+		return "", nil
+	}
+	sets, err := a.Backups()
+	if err != nil {
+		return "", err
+	}
+	if !slices.ContainsFunc(sets, func(s backup.Set) bool { return s.Record == strings.ReplaceAll(sw.Record, "-", "") }) {
+		return sw.Data, nil // the release before names nothing to save; or nobody wanted it saved
+	}
+	return sw.Record, nil
+}
+
 // Activate writes the environment file, switches current and starts the
-// services.
-func (a *App) Activate(ctx context.Context, to installer.Release) error {
+// services, with the release's hooks around it; on a rollback with those of the
+// release that is left.
+func (a *App) Activate(ctx context.Context, sw installer.Switch) error {
+	to := sw.To
 	m, err := a.manifest(to)
 	if err != nil {
+		return err
+	}
+	back := sw.Action == installer.ActionRollback
+	if back {
+		a.rollbackHook(ctx, *sw.From, "pre-rollback")
+	} else if err := a.hook(ctx, m, to, "pre-activate"); err != nil {
 		return err
 	}
 	env, generated, err := a.nextEnv(m)
@@ -71,7 +103,36 @@ func (a *App) Activate(ctx context.Context, to installer.Release) error {
 	if err := a.linkCompose(m); err != nil {
 		return err
 	}
-	return a.running(m, to).Up(ctx)
+	if sw.Data != "" {
+		if err := a.restoreData(ctx, m, to, sw.Data); err != nil {
+			return err
+		}
+	}
+	if !back {
+		if err := a.hook(ctx, m, to, "migrate"); err != nil {
+			return err
+		}
+	}
+	if err := a.running(m, to).Up(ctx); err != nil {
+		return err
+	}
+	if back {
+		a.rollbackHook(ctx, *sw.From, "post-rollback")
+		return nil
+	}
+	return a.hook(ctx, m, to, "post-activate")
+}
+
+// rollbackHook runs a hook of a release that is left. Nothing may stand in the
+// way back, so its failure is only reported.
+func (a *App) rollbackHook(ctx context.Context, left installer.Release, name string) {
+	m, err := a.manifest(left)
+	if err == nil {
+		err = a.hook(ctx, m, left, name)
+	}
+	if err != nil {
+		a.report(installer.Event{Step: "hook", Ended: true, Err: err})
+	}
 }
 
 // linkCompose leads the compose file's usual place to the current release. A
@@ -104,6 +165,10 @@ func (a *App) Restore(ctx context.Context, raw json.RawMessage, from *installer.
 	var s snapshot
 	if err := json.Unmarshal(raw, &s); err != nil || s.Project == "" {
 		return fmt.Errorf("restore: damaged snapshot: %v", err)
+	}
+	if s.To.Dir != "" {
+		a.rollbackHook(ctx, s.To, "pre-rollback")
+		defer a.rollbackHook(ctx, s.To, "post-rollback")
 	}
 	if s.Env != nil {
 		if err := a.restoreEnv(s.Env); err != nil {
@@ -141,6 +206,11 @@ func (a *App) Restore(ctx context.Context, raw json.RawMessage, from *installer.
 	}
 	if err := a.linkCompose(m); err != nil {
 		return err
+	}
+	if s.Data != "" {
+		if err := a.restoreData(ctx, m, *from, s.Data); err != nil {
+			return err
+		}
 	}
 	return a.running(m, *from).Up(ctx)
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -107,6 +108,40 @@ func (c *Compose) Up(ctx context.Context, services ...string) error {
 // Down removes the project's containers and networks. Volumes stay, always.
 func (c *Compose) Down(ctx context.Context) error {
 	return c.run(ctx, []string{"down", "--remove-orphans"})
+}
+
+// Create makes the containers of all services as the files say and starts none.
+func (c *Compose) Create(ctx context.Context) error {
+	return c.run(ctx, []string{"create", "--no-build", "--pull", "never", "--remove-orphans"})
+}
+
+// Run runs argv in a new container of service, as docker compose run does, with
+// more variables for it, and starts what the service depends on. The container
+// is called name and is removed at the end, whatever the end is. Its output, both
+// kinds, goes to out.
+func (c *Compose) Run(ctx context.Context, name, service string, argv, env []string, out io.Writer) error {
+	remove := func() error {
+		_, err := c.Engine.client.ContainerRemove(context.WithoutCancel(ctx), name, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
+		if errdefs.IsNotFound(err) {
+			return nil
+		}
+		return err
+	}
+	if err := remove(); err != nil { // of a run that was cut off
+		return fmt.Errorf("run %s in a new container of service %s: %w", argv[0], service, err)
+	}
+	args := []string{"run", "--rm", "-T", "--name", name}
+	for _, kv := range env {
+		args = append(args, "--env", kv)
+	}
+	err := run(ctx, c.Env, c.Dir, c.Command, slices.Concat(c.options(), args, []string{"--", service}, argv), nil, out, out)
+	if rerr := remove(); err == nil {
+		err = rerr
+	}
+	if err != nil {
+		return fmt.Errorf("run %s in a new container of service %s: %w", argv[0], service, err)
+	}
+	return nil
 }
 
 // Stop stops services, or all.

@@ -4,30 +4,43 @@
 package health
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"net"
 	"net/http"
 	"net/url"
+	"slices"
+	"strings"
 	"time"
 )
 
 const (
-	attemptTimeout = 5 * time.Second // one HTTP request, redirects and body included
-	maxBody        = 1 << 20         // bytes of the answer
+	attemptTimeout = 5 * time.Second // one HTTP request, redirects and body included; one connection
+	commandTimeout = time.Minute
+	maxBody        = 1 << 20 // bytes of the answer
 	maxRedirects   = 5
 )
 
 // Checks is what must hold, all of it in the same attempt.
 type Checks struct {
-	Services []string // compose services that must run and, where they have a health check, be healthy
-	URL      string   // must answer 200; empty for no HTTP check
-	Member   string   // member of the JSON answer that must equal Version; empty for none
-	Version  string
-	Retries  int           // attempts, at least 1
+	Services []string          // compose services that must run and, where they have a health check, be healthy
+	URL      string            // to ask; empty for no HTTP check
+	Status   int               // of its answer; 0 means 200
+	Body     string            // text that the answer contains
+	JSON     map[string]string // members of the JSON answer, a.b for b in a, and their values as text
+	TCP      []string          // host:port that must take a connection
+	Command  func(context.Context) error
+	Retries  int           // attempts that may fail before the last one, at least 1
 	Interval time.Duration // between the end of an attempt and the next one
+	// StableFor is how long attempts must go on passing; zero means that one is
+	// enough.
+	StableFor time.Duration
 }
 
 // Container is one container of a compose service. Its fields are those of
@@ -44,60 +57,96 @@ type Container struct {
 
 // Deps is what Probe looks at.
 type Deps struct {
-	// Ps lists the containers of the project; needed for Checks.Services.
+	// Ps lists the containers of the project; needed for Checks.Services. With
+	// it a container of any service that restarts in between fails an attempt.
 	Ps func(ctx context.Context) ([]Container, error)
 	// Transport carries the HTTP check; nil is a direct connection. Proxies of
 	// the environment are never used: they do not lead to this device.
 	Transport http.RoundTripper
 }
 
-// Probe returns nil as soon as every check passes in one attempt, or why they
-// did not in the last one.
+// Probe returns nil when every check passes in one attempt, and in all attempts
+// of StableFor after it; or why they did not in the last one.
 //
-// With Services an attempt passes only when each of their containers has run
-// since the attempt before it: a container that restarts in between is in a
-// restart loop, however healthy it looks. So then there are always at least two
-// attempts.
+// With Ps an attempt passes only when no container has restarted since the
+// attempt before it, and each of Services has run since then: a container that
+// restarts in between is in a restart loop, however healthy it looks. So then
+// there are always at least two attempts.
 func Probe(ctx context.Context, c Checks, deps Deps) error {
-	p := &prober{Checks: c, deps: deps}
-	attempts := max(c.Retries, 1)
-	if len(c.Services) > 0 {
-		attempts = max(attempts, 2)
+	p := &prober{Checks: c, deps: deps, since: map[string]time.Time{}}
+	failures := max(c.Retries, 1)
+	if deps.Ps != nil {
+		failures = max(failures, 2)
 	}
 	var err error
-	for i := range attempts {
-		if i > 0 {
-			select {
-			case <-time.After(c.Interval):
-			case <-ctx.Done():
-				return fmt.Errorf("%w (last: %v)", context.Cause(ctx), err)
+	var good time.Time // when the first of the passing attempts ended
+	for failed := 0; ; {
+		err = p.attempt(ctx)
+		switch {
+		case err != nil && ctx.Err() != nil:
+			return fmt.Errorf("%w (last: %v)", context.Cause(ctx), err)
+		case err != nil:
+			good = time.Time{}
+			if failed++; failed == failures {
+				return fmt.Errorf("not healthy after %d attempts: %w", failures, err)
+			}
+		case good.IsZero():
+			good = time.Now()
+			fallthrough
+		default:
+			if time.Since(good) >= c.StableFor {
+				return nil
 			}
 		}
-		if err = p.attempt(ctx); err == nil {
-			return nil
-		}
-		if ctx.Err() != nil {
+		select {
+		case <-time.After(c.Interval):
+		case <-ctx.Done():
 			return fmt.Errorf("%w (last: %v)", context.Cause(ctx), err)
 		}
 	}
-	return fmt.Errorf("not healthy after %d attempts: %w", attempts, err)
 }
 
 type prober struct {
 	Checks
 	deps Deps
-	seen map[string]Container // containers of Services in the attempt before, by ID; nil before the first
+	seen map[string]Container // containers in the attempt before, by ID; nil before the first
+	// since says when a container was first seen in its present run.
+	since map[string]time.Time
 }
 
 func (p *prober) attempt(ctx context.Context) error {
-	if err := p.services(ctx); err != nil || p.URL == "" {
+	if err := p.services(ctx); err != nil {
 		return err
+	}
+	for _, address := range p.TCP {
+		conn, err := (&net.Dialer{Timeout: attemptTimeout}).DialContext(ctx, "tcp", address)
+		if err != nil {
+			return fmt.Errorf("check tcp %s: %w", address, err)
+		}
+		conn.Close()
+	}
+	if p.Command != nil {
+		if err := p.command(ctx); err != nil {
+			return err
+		}
+	}
+	if p.URL == "" {
+		return nil
 	}
 	return p.http(ctx)
 }
 
+func (p *prober) command(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	if err := p.Command(ctx); err != nil {
+		return fmt.Errorf("check by command: %w", err)
+	}
+	return nil
+}
+
 func (p *prober) services(ctx context.Context) error {
-	if len(p.Services) == 0 {
+	if p.deps.Ps == nil {
 		return nil
 	}
 	list, err := p.deps.Ps(ctx)
@@ -111,6 +160,11 @@ func (p *prober) services(ctx context.Context) error {
 		p.seen[c.ID] = c
 		byService[c.Service] = append(byService[c.Service], c)
 	}
+	for _, c := range list {
+		if err := p.checkLoop(c, before); err != nil {
+			return err
+		}
+	}
 	for _, s := range p.Services {
 		if len(byService[s]) == 0 {
 			return fmt.Errorf("service %s has no container", s)
@@ -121,13 +175,43 @@ func (p *prober) services(ctx context.Context) error {
 			}
 		}
 	}
+	if before == nil {
+		return errors.New("the services have only just been looked at")
+	}
+	return nil
+}
+
+// settled is how long a container that the engine had to start again must run
+// until that counts as over: after that time the engine itself forgets it.
+const settled = 10 * time.Second
+
+// checkLoop finds containers that end again and again, whether they run at this
+// moment or not.
+func (p *prober) checkLoop(c Container, before map[string]Container) error {
+	run := fmt.Sprint(c.ID, c.RestartCount)
+	if _, ok := p.since[run]; !ok {
+		p.since[run] = time.Now()
+	}
+	old, known := before[c.ID]
+	switch {
+	case known && c.RestartCount > old.RestartCount:
+		return fmt.Errorf("service %s is in a restart loop: it started again since the attempt before (state %s, %d restarts)", c.Service, c.State, c.RestartCount)
+	case c.State == "restarting":
+		return fmt.Errorf("service %s is in a restart loop: it waits to be started again (%d restarts)", c.Service, c.RestartCount)
+	case c.RestartCount == 0 || c.State != "running":
+		return nil
+	}
+	want := min(settled, time.Duration(p.Retries)*p.Interval/2)
+	if ran := max(time.Since(p.since[run]), time.Since(c.StartedAt)); ran < want {
+		return fmt.Errorf("service %s was started again %d times and has run for %s since, want %s", c.Service, c.RestartCount, ran.Round(time.Millisecond), want)
+	}
 	return nil
 }
 
 func checkContainer(c Container, before map[string]Container) error {
 	old, known := before[c.ID]
 	switch {
-	case known && (c.RestartCount > old.RestartCount || !c.StartedAt.Equal(old.StartedAt)):
+	case known && !c.StartedAt.Equal(old.StartedAt):
 		return fmt.Errorf("is in a restart loop: it started again since the attempt before (state %s, %d restarts)", c.State, c.RestartCount)
 	case c.State != "running":
 		return fmt.Errorf("is %s (%d restarts), want running", c.State, c.RestartCount)
@@ -173,31 +257,56 @@ func (p *prober) get(ctx context.Context) error {
 	}
 	defer res.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(res.Body, maxBody+1))
+	want := cmp.Or(p.Status, http.StatusOK)
 	switch {
 	case err != nil:
 		return fmt.Errorf("read answer: %w", err)
-	case res.StatusCode != http.StatusOK:
+	case res.StatusCode != want:
 		if to := res.Header.Get("Location"); to != "" {
-			return fmt.Errorf("answers %s to %.200q, want 200", res.Status, to)
+			return fmt.Errorf("answers %s to %.200q, want %d", res.Status, to, want)
 		}
-		return fmt.Errorf("answers %s, want 200", res.Status)
+		return fmt.Errorf("answers %s, want %d", res.Status, want)
 	case len(body) > maxBody:
 		return fmt.Errorf("answer is longer than %d bytes", maxBody)
-	case p.Member == "":
+	case !bytes.Contains(body, []byte(p.Body)):
+		return fmt.Errorf("answer does not contain %.200q", p.Body)
+	case len(p.JSON) == 0:
 		return nil
 	}
-	var members map[string]json.RawMessage
-	var got string
-	if err := json.Unmarshal(body, &members); err != nil {
-		return fmt.Errorf("answer is not a JSON object: %w", err)
-	}
-	if raw, ok := members[p.Member]; !ok || json.Unmarshal(raw, &got) != nil {
-		return fmt.Errorf("answer has no text member %q", p.Member)
-	}
-	if got != p.Version {
-		return fmt.Errorf("%s is %.200q, want %q", p.Member, got, p.Version)
+	for _, name := range slices.Sorted(maps.Keys(p.JSON)) {
+		got, err := member(body, strings.Split(name, "."))
+		if err != nil {
+			return fmt.Errorf("answer has no %s: %w", name, err)
+		}
+		if got != p.JSON[name] {
+			return fmt.Errorf("%s is %.200q, want %q", name, got, p.JSON[name])
+		}
 	}
 	return nil
+}
+
+// member returns a value in a JSON object as text: what a string says, or the
+// JSON of a number, true, false or null.
+func member(raw json.RawMessage, names []string) (string, error) {
+	for _, name := range names {
+		var members map[string]json.RawMessage
+		if err := json.Unmarshal(raw, &members); err != nil {
+			return "", fmt.Errorf("it is not a JSON object: %w", err)
+		}
+		next, ok := members[name]
+		if !ok {
+			return "", fmt.Errorf("no member %q", name)
+		}
+		raw = next
+	}
+	var text string
+	if json.Unmarshal(raw, &text) == nil {
+		return text, nil
+	}
+	if raw[0] == '{' || raw[0] == '[' {
+		return "", errors.New("it is no single value")
+	}
+	return string(raw), nil
 }
 
 // checkRedirect stays on the host that was asked: another one says nothing

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -53,9 +54,11 @@ func TestServices(t *testing.T) {
 		{"missing", [][]Container{{db}}, 3, "service api has no container", 3},
 		{"restart loop seen running", [][]Container{{db, api}, {db, restarted(1)}, {db, restarted(2)}}, 3, "service api is in a restart loop: it started again since the attempt before (state running, 2 restarts)", 3},
 		{"restarted by hand", [][]Container{{db, api}, {db, with(api, func(c *Container) { c.StartedAt = started.Add(1) })}}, 2, "restart loop", 2},
-		{"settles after restarts", [][]Container{{db, api}, {db, restarted(1)}, {db, restarted(2)}, {db, restarted(2)}}, 10, "", 4},
+		{"settles after restarts", [][]Container{{db, api}, {db, restarted(1)}, {db, restarted(2)}, {db, restarted(2)}}, 10, "", 5}, // it has run for 10 s then
+		{"restarted long ago", [][]Container{{db, with(api, func(c *Container) { c.RestartCount, c.StartedAt = 3, time.Time{} })}}, 10, "", 2},
+		{"another waits to be restarted", [][]Container{{db, api, {Service: "job", State: "restarting", RestartCount: 2}}}, 3, "service job is in a restart loop: it waits", 3},
 		{"replaced each time", [][]Container{{db, api}, {db, with(api, func(c *Container) { c.ID = "x" })}}, 2, "only just been seen", 2},
-		{"second replica is down", [][]Container{{db, api, with(api, func(c *Container) { c.ID, c.State = "id-api-2", "restarting" })}}, 2, "service api is restarting", 2},
+		{"second replica is down", [][]Container{{db, api, with(api, func(c *Container) { c.ID, c.State = "id-api-2", "restarting" })}}, 2, "service api is in a restart loop: it waits", 2},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -85,6 +88,13 @@ func respond(status int, body string, header ...string) *http.Response {
 	return res
 }
 
+func versionIs(member, version string) map[string]string {
+	if member == "" {
+		return nil
+	}
+	return map[string]string{member: version}
+}
+
 func TestHTTP(t *testing.T) {
 	const health = "http://127.0.0.1:8080/health"
 	hang := func(r *http.Request) (*http.Response, error) {
@@ -103,8 +113,8 @@ func TestHTTP(t *testing.T) {
 			return respond(200, `{"status":"ok","version":"2.1.0"}`), nil
 		}, "", 0},
 		{"old version", "version", func(*http.Request) (*http.Response, error) { return respond(200, `{"version":"2.0.0"}`), nil }, `not healthy after 2 attempts: check ` + health + `: version is "2.0.0", want "2.1.0"`, 1},
-		{"no version", "version", func(*http.Request) (*http.Response, error) { return respond(200, `{"Version":"2.1.0"}`), nil }, `no text member "version"`, 1},
-		{"number", "version", func(*http.Request) (*http.Response, error) { return respond(200, `{"version":2}`), nil }, `no text member "version"`, 1},
+		{"no version", "version", func(*http.Request) (*http.Response, error) { return respond(200, `{"Version":"2.1.0"}`), nil }, `answer has no version: no member "version"`, 1},
+		{"number", "version", func(*http.Request) (*http.Response, error) { return respond(200, `{"version":2}`), nil }, `version is "2", want "2.1.0"`, 1},
 		{"no JSON", "version", func(*http.Request) (*http.Response, error) { return respond(200, "<html>"), nil }, "not a JSON object", 1},
 		{"503", "", func(*http.Request) (*http.Response, error) { return respond(503, ""), nil }, "answers 503 Service Unavailable, want 200", 1},
 		{"204", "", func(*http.Request) (*http.Response, error) { return respond(204, ""), nil }, "answers 204", 1},
@@ -129,7 +139,100 @@ func TestHTTP(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				begin := time.Now()
-				err := Probe(t.Context(), Checks{URL: health, Member: tt.member, Version: "2.1.0", Retries: 2, Interval: time.Second}, Deps{Transport: tt.rt})
+				err := Probe(t.Context(), Checks{URL: health, JSON: versionIs(tt.member, "2.1.0"), Retries: 2, Interval: time.Second}, Deps{Transport: tt.rt})
+				if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+					t.Errorf("Probe: %v, want %q", err, tt.want)
+				}
+				if d := time.Since(begin); d != time.Duration(tt.seconds)*time.Second {
+					t.Errorf("took %s, want %ds", d, tt.seconds)
+				}
+			})
+		})
+	}
+}
+
+// What an answer says, and the other checks.
+func TestAnswerTCPCommand(t *testing.T) {
+	answer := func(status int, body string) Deps {
+		return Deps{Transport: roundTripper(func(*http.Request) (*http.Response, error) { return respond(status, body), nil })}
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed.Close()
+	const url = "http://127.0.0.1/"
+	for _, tt := range []struct {
+		name   string
+		checks Checks
+		deps   Deps
+		want   string
+	}{
+		{"status", Checks{URL: url, Status: 204}, answer(204, ""), ""},
+		{"other status", Checks{URL: url, Status: 204}, answer(200, ""), "answers 200 OK, want 204"},
+		{"body", Checks{URL: url, Body: "ready"}, answer(200, "all ready"), ""},
+		{"other body", Checks{URL: url, Body: "ready"}, answer(200, "soon"), `answer does not contain "ready"`},
+		{"json", Checks{URL: url, JSON: map[string]string{"db.up": "true", "n": "1.5", "s": "x"}}, answer(200, `{"db":{"up":true},"n":1.5,"s":"x"}`), ""},
+		{"other json", Checks{URL: url, JSON: map[string]string{"db.up": "true"}}, answer(200, `{"db":{"up":false}}`), `db.up is "false", want "true"`},
+		{"no json", Checks{URL: url, JSON: map[string]string{"db.up": "true"}}, answer(200, `{"db":1}`), "answer has no db.up: it is not a JSON object"},
+		{"json object", Checks{URL: url, JSON: map[string]string{"db": "{}"}}, answer(200, `{"db":{}}`), "it is no single value"},
+		{"tcp", Checks{TCP: []string{l.Addr().String()}}, Deps{}, ""},
+		{"closed tcp", Checks{TCP: []string{l.Addr().String(), closed.Addr().String()}}, Deps{}, "check tcp " + closed.Addr().String()},
+		{"command", Checks{Command: func(context.Context) error { return nil }}, Deps{}, ""},
+		{"failing command", Checks{Command: func(context.Context) error { return errors.New("exit status 2") }}, Deps{}, "check by command: exit status 2"},
+	} {
+		tt.checks.Retries = 1
+		err := Probe(t.Context(), tt.checks, tt.deps)
+		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v, want %q", tt.name, err, tt.want)
+		}
+	}
+}
+
+// A service that nobody named restarts while the page answers.
+func TestLuckyAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := 0
+		err := Probe(t.Context(), Checks{URL: "http://127.0.0.1/", Retries: 3, Interval: time.Second}, Deps{
+			Ps: func(context.Context) ([]Container, error) {
+				n++
+				return []Container{with(running("worker"), func(c *Container) { c.RestartCount = n })}, nil
+			},
+			Transport: roundTripper(func(*http.Request) (*http.Response, error) { return respond(200, ""), nil }),
+		})
+		if err == nil || !strings.Contains(err.Error(), "service worker is in a restart loop") {
+			t.Errorf("Probe: %v", err)
+		}
+	})
+}
+
+func TestStableFor(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		down    func(time.Duration) bool // since the beginning
+		want    string
+		seconds int
+	}{
+		{"stable", func(time.Duration) bool { return false }, "", 30},
+		{"once down", func(d time.Duration) bool { return d == 20*time.Second }, "", 51},
+		{"down again and again", func(d time.Duration) bool { return d%(10*time.Second) == 0 }, "not healthy after 3 attempts", 20},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				begin := time.Now()
+				err := Probe(t.Context(), Checks{URL: "http://127.0.0.1/", Retries: 3, Interval: time.Second, StableFor: 30 * time.Second}, Deps{
+					Transport: roundTripper(func(*http.Request) (*http.Response, error) {
+						if tt.down(time.Since(begin)) {
+							return respond(500, ""), nil
+						}
+						return respond(200, ""), nil
+					}),
+				})
 				if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
 					t.Errorf("Probe: %v, want %q", err, tt.want)
 				}
@@ -186,7 +289,7 @@ func TestDirect(t *testing.T) {
 	for _, key := range []string{"http_proxy", "HTTP_PROXY", "all_proxy"} {
 		t.Setenv(key, "http://127.0.0.1:1")
 	}
-	if err := Probe(t.Context(), Checks{URL: srv.URL, Member: "version", Version: "1.0.0", Retries: 1}, Deps{}); err != nil {
+	if err := Probe(t.Context(), Checks{URL: srv.URL, JSON: versionIs("version", "1.0.0"), Retries: 1}, Deps{}); err != nil {
 		t.Error(err)
 	}
 }

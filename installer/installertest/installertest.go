@@ -77,11 +77,16 @@ type World struct {
 	Running string          // what the engine runs
 	Sick    map[string]bool // versions that never become healthy
 	Saved   []string        // versions whose data was saved, in order
+	Paused  bool            // the app waits while its data are saved
+
+	Migrates map[string]bool   // versions whose data no other version can read
+	Data     string            // version that migrated the data, if one did
+	Backups  map[string]string // Data by record
 }
 
 // NewWorld returns a device with nothing on it.
 func NewWorld() *World {
-	return &World{Faults: new(Faults), Dirs: map[string]bool{}, Images: map[string]bool{}, Sick: map[string]bool{}}
+	return &World{Faults: new(Faults), Dirs: map[string]bool{}, Images: map[string]bool{}, Sick: map[string]bool{}, Migrates: map[string]bool{}, Backups: map[string]string{}}
 }
 
 // effects runs several effects and stops at the first failure.
@@ -112,24 +117,48 @@ func (w *World) Stage(_ context.Context, rel *verify.Release, to installer.Relea
 	)
 }
 
-func (w *World) Backup(_ context.Context, from installer.Release, _ string) error {
+func (w *World) Backup(_ context.Context, from installer.Release, record string) error {
 	if w.Running != from.Version {
 		return fmt.Errorf("backup: %q runs instead of %s", w.Running, from.Version)
 	}
-	return w.Effect("save data", func() { w.Saved = append(w.Saved, from.Version) })
-}
-
-type snapshot struct{ Env, Current string }
-
-func (w *World) Snapshot(context.Context, installer.Release) (json.RawMessage, error) {
-	return json.Marshal(snapshot{w.Env, w.Current})
-}
-
-func (w *World) Activate(_ context.Context, to installer.Release) error {
 	return w.effects(
-		w.one("write env", func() { w.Env = to.Version }),
-		w.one("switch current", func() { w.Current = to.Dir }),
-		func() error { return w.start(to) },
+		w.one("pause services", func() { w.Paused = true }),
+		w.one("save data", func() { w.Saved, w.Backups[record] = append(w.Saved, from.Version), w.Data }),
+		w.one("resume services", func() { w.Paused = false }),
+	)
+}
+
+func (w *World) Resume(context.Context, installer.Release) error {
+	return w.Effect("resume services", func() { w.Paused = false })
+}
+
+type snapshot struct{ Env, Current, Data string }
+
+func (w *World) Snapshot(_ context.Context, s installer.Switch) (json.RawMessage, error) {
+	snap := snapshot{Env: w.Env, Current: w.Current}
+	if w.Migrates[s.To.Version] || s.Data != "" {
+		snap.Data = s.Record
+	}
+	return json.Marshal(snap)
+}
+
+func (w *World) Activate(_ context.Context, s installer.Switch) error {
+	return w.effects(
+		w.one("write env", func() { w.Env = s.To.Version }),
+		w.one("switch current", func() { w.Current = s.To.Dir }),
+		func() error { return w.restoreData(s.Data) },
+		func() error { return w.start(s.To) },
+	)
+}
+
+func (w *World) restoreData(record string) error {
+	saved, ok := w.Backups[record]
+	if !ok {
+		return nil
+	}
+	return w.effects(
+		w.one("stop services", func() { w.Running = "" }),
+		w.one("restore data", func() { w.Data = saved }),
 	)
 }
 
@@ -139,7 +168,11 @@ func (w *World) start(r installer.Release) error {
 	}
 	return w.effects(
 		w.one("stop services", func() { w.Running = "" }),
-		w.one("start services", func() { w.Running = r.Version }),
+		w.one("start services", func() {
+			if w.Running = r.Version; w.Migrates[r.Version] {
+				w.Data = r.Version
+			}
+		}),
 	)
 }
 
@@ -151,6 +184,7 @@ func (w *World) Restore(_ context.Context, raw json.RawMessage, from *installer.
 	return w.effects(
 		w.one("restore env", func() { w.Env = s.Env }),
 		w.one("restore current", func() { w.Current = s.Current }),
+		func() error { return w.restoreData(s.Data) },
 		func() error {
 			if from == nil {
 				return w.Effect("stop services", func() { w.Running = "" })
@@ -164,7 +198,7 @@ func (w *World) Probe(_ context.Context, r installer.Release) error {
 	if err := w.Effect("probe", func() {}); err != nil {
 		return err
 	}
-	if w.Running != r.Version || w.Sick[r.Version] {
+	if w.Running != r.Version || w.Sick[r.Version] || w.Data != "" && w.Data != r.Version {
 		return fmt.Errorf("%q runs and is not a healthy %s", w.Running, r.Version)
 	}
 	return nil

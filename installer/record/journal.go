@@ -172,7 +172,8 @@ func (s *Store) Commit(ctx context.Context, id string, at time.Time) error {
 			{`UPDATE record SET status = ?, to_release = ?, ended = ? WHERE turn = ?`, []any{installer.Completed, to, encodeTime(at), turn}},
 			{`UPDATE record SET status = ?, error = ? WHERE turn = (
 				SELECT max(old.turn) FROM record old, record new
-				WHERE new.turn = ? AND new.action = ? AND old.status = ?
+				WHERE new.turn = ? AND new.action = ? AND old.status = ? AND old.turn <> new.turn
+				AND json_extract(new.to_release, '$.dir') <> json_extract(new.from_release, '$.dir') -- else only data came back
 				AND json_extract(old.to_release, '$.dir') = json_extract(new.from_release, '$.dir'))`,
 				[]any{installer.RolledBack, "rolled back by hand to " + r.To.Version, turn, installer.ActionRollback, installer.Completed}},
 		})

@@ -68,10 +68,10 @@ var onlyImportedBy = []struct {
 	{"github.com/google/go-github", own("installer/source", "bundle/publish"), "one place reads GitHub releases, one makes them"},
 	{"github.com/sethvargo/go-githubactions", own("cmd/valise"), "libraries do not print"},
 	{"github.com/moby/moby", own("installer/docker", "bundle/image"), "one place talks to the engine of a device, one to that of a laptop"},
-	{"modernc.org/sqlite", own("installer/record"), "the journal is the only database"},
+	{"modernc.org/sqlite", own("installer/record", "installer/backup"), "the journal is the only database of ours; the other is an app's, which only SQLite can copy"},
 	{"github.com/spf13/cobra", own("cmd"), "flags belong to the programs"},
 	{"github.com/vbauerster/mpb", own("cmd/internal/ui"), "libraries do not print"},
-	{"os/exec", own("installer/docker", "installer/host", "bundle/image", "cmd", "scripts"), "commands are run in few places"},
+	{"os/exec", own("installer/docker", "installer/host", "installer/hook", "bundle/image", "cmd", "scripts"), "commands are run in few places"},
 	{"go.yaml.in/yaml", own("bundle/project", "cmd"), "the format and the device's records are JSON"},
 }
 

@@ -1,6 +1,7 @@
 // Command tiny is all there is in the image of the app that the engine tests install: a service that keeps items in
 // a volume, with the API of examples/shop, and, called by their names, stand-ins for pg_dump and pg_restore.
-// Its version is in /version; "sick" behind it makes a release that never gets healthy.
+// Its version is in /version; "sick" behind it makes a release that never gets healthy, "eats" one that spoils the items
+// of the release before when it starts, "loops" one whose second service ends over and over.
 package main
 
 import (
@@ -14,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 )
 
 const items = "/data/items"
@@ -30,8 +32,35 @@ func main() {
 	case "pg_restore":
 		_, _ = io.Copy(io.Discard, os.Stdin)
 	default:
+		if len(os.Args) > 1 && call(os.Args[1], os.Args[2:]) {
+			return
+		}
 		serve()
 	}
+}
+
+// call is what hooks, checks and backups run. It reports whether it knows it.
+func call(name string, args []string) bool {
+	switch name {
+	case "save":
+		b, _ := os.ReadFile(items)
+		fmt.Print(string(b))
+	case "load":
+		b, _ := io.ReadAll(os.Stdin)
+		_ = os.WriteFile(items, b, 0o600)
+	case "add":
+		f, _ := os.OpenFile(items, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+		_, _ = fmt.Fprintf(f, "%s %s\n", strings.Join(args, " "), os.Getenv("VALISE_HOOK"))
+		fmt.Println("added")
+	case "sleep":
+		time.Sleep(time.Hour)
+	case "fail":
+		fmt.Fprintln(os.Stderr, "no, never")
+		os.Exit(7)
+	default:
+		return false
+	}
+	return true
 }
 
 func serve() {
@@ -42,7 +71,15 @@ func serve() {
 		os.Exit(0)
 	}()
 	b, _ := os.ReadFile("/version")
-	version, sick := strings.CutSuffix(strings.TrimSpace(string(b)), " sick")
+	version, how, _ := strings.Cut(strings.TrimSpace(string(b)), " ")
+	sick := strings.Contains(how, "sick")
+	if strings.Contains(how, "eats") {
+		_ = os.WriteFile(items, []byte("eaten by "+version), 0o600)
+	}
+	if len(os.Args) > 1 && os.Args[1] == "worker" && strings.Contains(how, "loops") {
+		time.Sleep(100 * time.Millisecond)
+		os.Exit(1)
+	}
 	var mu sync.Mutex
 	http.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) {
 		if sick {

@@ -1,0 +1,140 @@
+package bundle
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"path"
+	"slices"
+	"strings"
+	"time"
+)
+
+// The checks of what acts on a device, as far as they need no other part of the
+// manifest: valise.yaml has the same types and the same rules.
+
+// Check returns what is wrong with the health checks of a kind of app. The units
+// of a tree must run, so it needs no other check.
+func (h *Health) Check(kind string) error {
+	web := h.HTTP != ""
+	switch {
+	case h.Retries < 1 || h.Retries > 1000:
+		return fmt.Errorf("retries is %d, want 1 to 1000", h.Retries)
+	case h.Interval <= 0 || time.Duration(h.Interval) > time.Hour:
+		return fmt.Errorf("interval is %s, want more than 0s and at most 1h", time.Duration(h.Interval))
+	case h.StableFor < 0 || time.Duration(h.StableFor) > time.Hour:
+		return fmt.Errorf("stable_for is %s, want at most 1h", time.Duration(h.StableFor))
+	case kind == KindCompose && len(h.Compose) == 0 && !web && len(h.TCP) == 0 && h.Command == nil:
+		return errors.New("there is no check, want compose (services), http, tcp or command: what cannot be seen to fail cannot be rolled back")
+	case web && !strings.HasPrefix(h.HTTP, "http://") && !strings.HasPrefix(h.HTTP, "https://"):
+		return fmt.Errorf("http is %.80q, want a URL", h.HTTP)
+	case !web && (h.Status != 0 || h.Body != "" || len(h.JSON) > 0 || h.Version != ""):
+		return errors.New("status, body, json and version are about the answer to http, and http is missing")
+	case h.Status != 0 && (h.Status < 100 || h.Status > 599):
+		return fmt.Errorf("status is %d, want 100 to 599", h.Status)
+	case h.Command != nil && (h.Command.Service == "" || !isCommand(h.Command.Run)):
+		return errors.New("command: want service and run, a list of words")
+	}
+	for _, a := range h.TCP {
+		// What a variable stands for, only a device knows.
+		if _, port, err := net.SplitHostPort(a); !strings.Contains(a, "${") && (err != nil || port == "") {
+			return fmt.Errorf("tcp is %.80q, want host:port", a)
+		}
+	}
+	return nil
+}
+
+func (h *Health) services() []string {
+	if h.Command != nil {
+		return append(slices.Clone(h.Compose), h.Command.Service)
+	}
+	return h.Compose
+}
+
+// Check returns what is wrong with the hook of a moment.
+func (h Hook) Check(name string) error {
+	switch {
+	case !slices.Contains(HookNames, name):
+		return fmt.Errorf("%.80q is no moment, want one of %s", name, strings.Join(HookNames, ", "))
+	case h.Timeout <= 0 || time.Duration(h.Timeout) > 24*time.Hour:
+		return fmt.Errorf("%s: timeout is %s, want more than 0s and at most 24h", name, time.Duration(h.Timeout))
+	case !isCommand(h.Run):
+		return fmt.Errorf("%s: want run, a list of words", name)
+	case h.Service != "" && strings.HasSuffix(name, "-stage"):
+		return fmt.Errorf("%s: no container of the release can run before its images are there: want a file of the bundle", name)
+	}
+	return nil
+}
+
+// Check returns what is wrong with a backup.
+func (b Backup) Check() error {
+	kind, service, _ := b.Parts()
+	if kind == "" {
+		return errors.New("want exactly one of postgres, mysql, sqlite, volume and command")
+	}
+	if service == "" {
+		return fmt.Errorf("%s: service is missing", kind)
+	}
+	var place string
+	switch {
+	case b.Postgres != nil:
+		return checkDatabase(kind, b.Postgres.User, b.Postgres.Database)
+	case b.MySQL != nil:
+		return checkDatabase(kind, b.MySQL.User, b.MySQL.Database)
+	case b.Command != nil:
+		if !isCommand(b.Command.Save) || !isCommand(b.Command.Restore) {
+			return errors.New("command: want save and restore, each a list of words")
+		}
+		return nil
+	case b.SQLite != nil:
+		place = b.SQLite.Path
+	case b.Volume != nil:
+		place = b.Volume.Path
+	}
+	if !path.IsAbs(place) || path.Clean(place) != place || place == "/" || len(place) > MaxPathLength || !plainText(place) || strings.ContainsAny(place, "?#%") {
+		return fmt.Errorf("%s: path is %.80q, want a clean absolute path in the container, below /", kind, place)
+	}
+	return nil
+}
+
+func checkDatabase(kind, user, name string) error {
+	if !nameArgument(user) || !nameArgument(name) {
+		return fmt.Errorf("%s: want user and database, each of A-Z a-z 0-9 _ . -, the first not -", kind)
+	}
+	return nil
+}
+
+// CheckRollback returns what is wrong with what d says of migration and
+// rollback.
+func (d *Device) CheckRollback() error {
+	switch d.Migration {
+	case "", Reversible, Irreversible:
+	default:
+		return fmt.Errorf("migration is %.80q, want reversible or irreversible", string(d.Migration))
+	}
+	switch d.RestoreData() {
+	case RestoreNever:
+		if d.Migration == Irreversible {
+			return errors.New("restore_data is never after an irreversible migration: nobody could go back")
+		}
+	case RestoreAsk, RestoreAlways:
+		if len(d.Backup) == 0 {
+			return errors.New("data are to come back and no backup is made of them: want backup")
+		}
+	default:
+		return fmt.Errorf("restore_data is %.80q, want never, ask or always", string(d.RestoreData()))
+	}
+	return nil
+}
+
+// isCommand reports whether argv can be run: it has a name that is no option,
+// and is no longer than a manifest's strings may be.
+func isCommand(argv []string) bool {
+	n := 0
+	for _, a := range argv {
+		if n += len(a) + 1; strings.ContainsRune(a, 0) {
+			return false
+		}
+	}
+	return len(argv) > 0 && argv[0] != "" && argv[0][0] != '-' && n <= MaxStringLength
+}
