@@ -40,7 +40,7 @@ if [ ! -d "$dir" ]; then
     --customize-hook='echo "/dev/vda / ext4 defaults 0 1" >"$1/etc/fstab"' \
     --customize-hook='for u in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer systemd-timesyncd.service; do chroot "$1" systemctl mask $u; done' \
     --customize-hook='rm -f "$1"/var/cache/apt/archives/*.deb' \
-    --customize-hook='chroot "$1" apt-get install -y -qq --download-only --no-install-recommends docker.io' \
+    --customize-hook='chroot "$1" apt-get install -y -qq --download-only --no-install-recommends docker.io apparmor' \
     --customize-hook="copy-out /var/cache/apt/archives/ $work/deb-cache" \
     --customize-hook='rm -rf "$1"/var/cache/apt/archives/*.deb "$1"/var/lib/apt/lists/* "$1"/usr/share/doc "$1"/usr/share/locale' \
     bookworm "$work/root.tar" >&2

@@ -1,12 +1,14 @@
 package docker
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -177,9 +179,21 @@ func (c *Compose) Exec(ctx context.Context, service string, argv []string, stdin
 func (c *Compose) run(ctx context.Context, args []string) error {
 	var out tail
 	if err := run(ctx, c.Env, c.Dir, c.Command, append(c.options(), args...), nil, &out, &out); err != nil {
-		return fmt.Errorf("compose %s of project %s: %w", args[0], c.Project, withOutput(err, &out))
+		return fmt.Errorf("compose %s of project %s: %w", args[0], c.Project, withOutput(err, &tail{withoutProgress(out.b)}))
 	}
 	return nil
+}
+
+// progressLine is what compose says of everything it does well:
+// " Container shop-db-1  Created".
+var progressLine = regexp.MustCompile(`(?m)^ *(Network|Volume|Container|Image) \S+ +(Creat|Start|Stopp|Remov|Recreat|Runn|Wait|Health|Exit|Restart|Kill)(e|ed|ing|y)\s*$\n?`)
+
+// withoutProgress leaves what went wrong; all of it when that is nothing.
+func withoutProgress(b []byte) []byte {
+	if rest := progressLine.ReplaceAll(b, nil); len(bytes.TrimSpace(rest)) > 0 {
+		return rest
+	}
+	return b
 }
 
 // options are given in full, so that no file and no variable that happens to

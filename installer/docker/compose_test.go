@@ -320,3 +320,16 @@ volumes: {data: {}}
 type writerFunc func([]byte) (int, error)
 
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+func TestWithoutProgress(t *testing.T) {
+	const progress = " Network shop_default  Creating \n Container shop-db-1 Created\n Container shop-db-1  Starting\n"
+	for in, want := range map[string]string{
+		progress + "Error response from daemon: no\n": "Error response from daemon: no\n",
+		progress:                        progress,
+		" Container shop-db-1  Error\n": " Container shop-db-1  Error\n",
+	} {
+		if got := string(withoutProgress([]byte(in))); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}

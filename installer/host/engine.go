@@ -90,7 +90,9 @@ func (m *Machine) InstallEngine(ctx context.Context, rel *verify.Release) error 
 	case archive != nil:
 		return m.installArchive(ctx, rel, *archive)
 	}
-	return m.fromDistribution(ctx, "container engine", CarriedDir+p.Dashed(), "docker.io")
+	// Where the kernel has AppArmor the engine starts no container without its
+	// tools, which it only recommends.
+	return m.fromDistribution(ctx, "container engine", CarriedDir+p.Dashed(), []string{"docker.io", "apparmor"})
 }
 
 // InstallCompose installs docker compose.
@@ -103,7 +105,7 @@ func (m *Machine) InstallCompose(ctx context.Context, rel *verify.Release) error
 		}
 	}
 	// Ubuntu, Docker's own repository, Debian 13.
-	return m.fromDistribution(ctx, "docker compose", CarriedDir+p.Dashed(), "docker-compose-v2", "docker-compose-plugin", "docker-compose")
+	return m.fromDistribution(ctx, "docker compose", CarriedDir+p.Dashed(), []string{"docker-compose-v2"}, []string{"docker-compose-plugin"}, []string{"docker-compose"})
 }
 
 // StartEngine starts the engine now and at every boot.
@@ -220,18 +222,18 @@ func writeFile(dir *os.Root, name string, mode os.FileMode, r io.Reader) error {
 	return nil
 }
 
-// fromDistribution installs the first of names that the package manager has.
-func (m *Machine) fromDistribution(ctx context.Context, what, carry string, names ...string) error {
+// fromDistribution installs the first of sets that the package manager has.
+func (m *Machine) fromDistribution(ctx context.Context, what, carry string, sets ...[]string) error {
 	fail := &NoEngineError{What: what, Carry: carry, Reason: "there is no apt-get here"}
 	if m.look("apt-get") == "" {
 		return fail
 	}
-	m.report("engine", "ask the distribution for "+strings.Join(names, " or "))
+	m.report("engine", "ask the distribution for "+what)
 	// Fails without a network; what is in the lists may be enough.
 	_, updateErr := m.output(ctx, "apt-get", "update", "-qq")
 	var last error
-	for _, name := range names {
-		_, last = m.output(ctx, "apt-get", "install", "-qq", "--no-install-recommends", name)
+	for _, set := range sets {
+		_, last = m.output(ctx, "apt-get", append([]string{"install", "-qq", "--no-install-recommends"}, set...)...)
 		if last == nil {
 			return nil
 		}

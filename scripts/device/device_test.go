@@ -3,7 +3,6 @@
 package device
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -232,4 +231,3 @@ func (b *bench) updateFor(disk, stick string, cut time.Duration) time.Duration {
 	return time.Since(start)
 }
 
-var _ = bytes.Equal
