@@ -7,7 +7,7 @@ LDFLAGS := -s -w -buildid=
 # Device platforms of the installer.
 PLATFORMS := linux-amd64 linux-arm64 linux-arm-v7
 
-.PHONY: help build installers demo test e2e e2e-engines bench lint setup sigstore-up sigstore-down verify-tarball clean
+.PHONY: help build installers demo test e2e e2e-engines e2e-device bench lint setup sigstore-up sigstore-down verify-tarball clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18
@@ -40,6 +40,9 @@ sigstore-down: ## stop it
 
 e2e: ## real Sigstore servers, cosign both ways, BuildKit; the first run takes a while
 	scripts/e2e.sh
+
+e2e-device: setup ## a whole machine without Docker: first install from a stick, reboots, power cuts (VALISE_POWER_CUTS=3)
+	scripts/e2e-device.sh
 
 e2e-engines: setup ## the engine tests on Docker 20.10 and 29, with graph driver and containerd store
 	scripts/e2e-engines.sh
