@@ -230,4 +230,3 @@ func (b *bench) updateFor(disk, stick string, cut time.Duration) time.Duration {
 	b.vm.Cut()
 	return time.Since(start)
 }
-
