@@ -136,8 +136,9 @@ type Collection struct {
 	Components []bundle.Component // sorted by reference
 	Sources    []Source           // what the images are or were made from, sorted by name
 
-	blobs map[bundle.Digest]opener
-	temp  []string // directories
+	blobs   map[bundle.Digest]opener
+	origins map[bundle.Digest]*root // by image manifest, of images that were not made here
+	temp    []string                // directories
 }
 
 // Source is where images of a collection came from. What a Dockerfile names is not
@@ -188,7 +189,7 @@ func Collect(ctx context.Context, o Options) (*Collection, error) {
 		cache:   &layerCache{dir: o.CacheDir, locks: map[v1.Hash]*sync.Mutex{}},
 		cores:   make(chan struct{}, o.Parallel),
 		roots:   map[string]*root{},
-		out:     &Collection{blobs: map[bundle.Digest]opener{}},
+		out:     &Collection{blobs: map[bundle.Digest]opener{}, origins: map[bundle.Digest]*root{}},
 	}
 	components := make([]*bundle.Component, len(o.Images))
 	err := each(ctx, len(o.Images), maxImages, func(ctx context.Context, i int) (err error) {
@@ -329,6 +330,9 @@ func (c *collector) record(p bundle.Platform, img *found) bundle.Image {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if img.root != nil {
+		c.out.origins[out.Manifest.Digest] = img.root
+	}
 	for i, l := range img.manifest.Layers {
 		d := describe(l)
 		out.Layers = append(out.Layers, bundle.Layer{Descriptor: d, DiffID: bundle.Digest(img.config.RootFS.DiffIDs[i].String())})

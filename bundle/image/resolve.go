@@ -64,6 +64,7 @@ type found struct {
 	rawConfig  []byte
 	config     *v1.ConfigFile
 	layers     []opener // in the order of manifest.Layers
+	root       *root    // nil for an image made here
 }
 
 // resolve asks the source named text which images it has, once for all images of
@@ -223,7 +224,7 @@ func packageURL(reference name.Reference, d bundle.Digest) string {
 
 // read reads the image manifest d, unless raw has it, and the config.
 func (r *root) read(d v1.Descriptor, raw []byte) (*found, error) {
-	img := &found{descriptor: d, raw: raw}
+	img := &found{descriptor: d, raw: raw, root: r}
 	var err error
 	if raw == nil {
 		if img.raw, err = r.source.document(r.ctx, d); err != nil {

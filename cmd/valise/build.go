@@ -34,6 +34,7 @@ type buildFlags struct {
 	file        string
 	compression string
 	from        string
+	sbom        bool
 }
 
 func buildCommand(a *app) *cobra.Command {
@@ -63,6 +64,7 @@ func buildCommand(a *app) *cobra.Command {
 	c.Flags().StringSliceVar(&f.platforms, "platform", nil, "build for these platforms instead of the project's (repeatable)")
 	c.Flags().BoolVar(&f.split, "split-platforms", false, "write one bundle for each platform; so it is anyway when output names the platform")
 	c.Flags().StringVar(&f.from, "from", "", "leave out what this bundle, manifest.json or directory of an older release has (see valise thin)")
+	c.Flags().BoolVar(&f.sbom, "sbom", false, "list the packages of every image, as SPDX 2.3 and CycloneDX")
 	c.Flags().StringVarP(&f.file, "file", "o", "", "bundle to write, or an existing directory for it (default dist/NAME)")
 	c.Flags().StringVar(&f.compression, "compression", "", "gzip, zstd or none (default: by the name of the bundle, else gzip)")
 	return c
@@ -152,7 +154,7 @@ func (a *app) buildOne(ctx context.Context, p *project.Project, version string, 
 	if err != nil {
 		return nil, err
 	}
-	m, content, err := a.prepare(ctx, p, version, platforms, name, first)
+	m, content, err := a.prepare(ctx, p, version, platforms, name, f, first)
 	if err != nil {
 		return nil, err
 	}
@@ -214,20 +216,20 @@ func compressionOf(name string) bundle.Compression {
 
 // prepare makes the manifest of the release that the bundle called name holds,
 // complete but for the digest of images.tar, and says where its content is.
-func (a *app) prepare(ctx context.Context, p *project.Project, version string, platforms []bundle.Platform, name string, first bool) (*bundle.Manifest, *content, error) {
+func (a *app) prepare(ctx context.Context, p *project.Project, version string, platforms []bundle.Platform, name string, f buildFlags, first bool) (*bundle.Manifest, *content, error) {
 	r, err := p.Release(ctx, version, platforms)
 	if err != nil {
 		return nil, nil, err
 	}
 	c := &content{Collection: new(image.Collection), release: r, files: map[string]string{}, made: map[string][]byte{}}
-	m, err := a.manifest(ctx, p, r, c, platforms, name, first)
+	m, err := a.manifest(ctx, p, r, c, platforms, name, f, first)
 	if err != nil {
 		return nil, nil, errors.Join(notRefused(err), c.Close())
 	}
 	return m, c, nil
 }
 
-func (a *app) manifest(ctx context.Context, p *project.Project, r *project.Release, c *content, platforms []bundle.Platform, name string, first bool) (*bundle.Manifest, error) {
+func (a *app) manifest(ctx context.Context, p *project.Project, r *project.Release, c *content, platforms []bundle.Platform, name string, f buildFlags, first bool) (*bundle.Manifest, error) {
 	note := func(format string, args ...any) {
 		if first {
 			a.Note(format, args...)
@@ -255,13 +257,13 @@ func (a *app) manifest(ctx context.Context, p *project.Project, r *project.Relea
 	} else if git != nil {
 		m.Source = &git.source
 	}
-	for _, f := range r.Files {
-		file, err := hashFile(ctx, f)
+	for _, source := range r.Files {
+		file, err := hashFile(ctx, source)
 		if err != nil {
 			return nil, err
 		}
 		m.Files = append(m.Files, file)
-		c.files[f.Path] = f.Source
+		c.files[source.Path] = source.Source
 	}
 	if p.Tree != nil {
 		m.Kind, m.Prefix, m.Device.Tree = bundle.KindTree, project.Prefix(name), p.Tree.Bundle()
@@ -273,6 +275,9 @@ func (a *app) manifest(ctx context.Context, p *project.Project, r *project.Relea
 			return nil, err
 		}
 		c.Collection, m.Components = collected, collected.Components
+	}
+	if err == nil && f.sbom {
+		err = a.addSBOMs(ctx, m, c)
 	}
 	if err == nil {
 		err = addInstallScript(m, c, name)

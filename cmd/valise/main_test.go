@@ -1,8 +1,11 @@
 package main
 
 import (
+	"archive/tar"
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -82,7 +85,17 @@ func writeLayout(dir, seed string, platforms []string) error {
 			return err
 		}
 		for _, s := range []string{"common " + text, seed + " " + text} {
-			if img, err = mutate.AppendLayers(img, static.NewLayer([]byte(strings.Repeat(s+"\n", 1000)), types.OCIUncompressedLayer)); err != nil {
+			var b bytes.Buffer
+			t := tar.NewWriter(&b)
+			text := strings.Repeat(s+"\n", 1000)
+			if err := t.WriteHeader(&tar.Header{Name: "usr/share/" + s, Mode: 0o644, Size: int64(len(text))}); err != nil {
+				return err
+			}
+			io.WriteString(t, text)
+			if err := t.Close(); err != nil {
+				return err
+			}
+			if img, err = mutate.AppendLayers(img, static.NewLayer(b.Bytes(), types.OCIUncompressedLayer)); err != nil {
 				return err
 			}
 		}

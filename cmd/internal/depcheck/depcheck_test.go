@@ -69,6 +69,7 @@ var onlyImportedBy = []struct {
 	{"github.com/sethvargo/go-githubactions", own("cmd/valise"), "libraries do not print"},
 	{"github.com/moby/moby", own("installer/docker", "bundle/image"), "one place talks to the engine of a device, one to that of a laptop"},
 	{"modernc.org/sqlite", own("installer/record", "installer/backup"), "the journal is the only database of ours; the other is an app's, which only SQLite can copy"},
+	{"github.com/google/osv-scalibr", own("bundle/sbom"), "one place looks into images"},
 	{"github.com/spf13/cobra", own("cmd"), "flags belong to the programs"},
 	{"github.com/vbauerster/mpb", own("cmd/internal/ui"), "libraries do not print"},
 	{"os/exec", own("installer/docker", "installer/host", "installer/hook", "bundle/image", "cmd", "scripts"), "commands are run in few places"},
@@ -85,7 +86,7 @@ var reachNothing = []struct {
 	{module + "verify", []string{"github.com/sigstore/cosign", module + "installer", module + "bundle/image", module + "bundle/sign"}, "the device verifies with what it links anyway"},
 	{module + "installer/source", own("verify", "installer"), "what it finds is a stranger's"},
 	{module + "installer", own("installer/docker", "installer/record", "installer/release", "cmd"), "the transaction knows interfaces only"},
-	{module + "cmd/valise-installer", append(own("bundle/image", "bundle/unpack", "bundle/sign", "bundle/publish", "bundle/project"), "github.com/sigstore/cosign", "github.com/google/go-containerregistry/pkg/v1/remote", "github.com/compose-spec/compose-go/v2/loader", "k8s.io/api", "k8s.io/client-go"), "every megabyte counts on a device"},
+	{module + "cmd/valise-installer", append(own("bundle/image", "bundle/unpack", "bundle/sbom", "bundle/sign", "bundle/publish", "bundle/project"), "github.com/sigstore/cosign", "github.com/google/go-containerregistry/pkg/v1/remote", "github.com/compose-spec/compose-go/v2/loader", "k8s.io/api", "k8s.io/client-go"), "every megabyte counts on a device"},
 }
 
 func TestImports(t *testing.T) {
