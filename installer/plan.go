@@ -18,6 +18,57 @@ type Facts struct {
 	Free       int64                  // bytes available where the engine keeps images
 	EnvMissing []string               // required keys without a value
 	EnvNew     []string               // secrets that would be generated
+	EnvChanged []string               // keys that get another value
+	Files      int64                  // bytes of the release's own files
+	FilesFree  int64                  // available where they are kept, and backups
+	Backup     int64                  // bytes of the backup before; 0 when there is none
+	Services   []ServiceChange        // nil when it is not known
+	PortsTaken []string               // that a first installation would need
+}
+
+// Change is what becomes of the containers of a service.
+type Change string
+
+const (
+	KeptAsIs  Change = "kept" // they run on
+	Recreated Change = "recreated"
+	Started   Change = "started" // there are none, or they do not run
+	Removed   Change = "removed"
+)
+
+// ServiceChange is what an update does to one service.
+type ServiceChange struct {
+	Service string `json:"service"`
+	Change  Change `json:"change"`
+}
+
+// Downtime says what of the app stands still for a moment.
+type Downtime string
+
+const (
+	DowntimeUnknown Downtime = "unknown"
+	DowntimeNone    Downtime = "none"
+	DowntimePart    Downtime = "part" // some services go on
+	DowntimeAll     Downtime = "all"
+)
+
+// downtime of an update follows from what becomes of the services.
+func downtime(services []ServiceChange) Downtime {
+	stop := 0
+	for _, s := range services {
+		if s.Change != KeptAsIs {
+			stop++
+		}
+	}
+	switch {
+	case len(services) == 0:
+		return DowntimeUnknown
+	case stop == 0:
+		return DowntimeNone
+	case stop < len(services):
+		return DowntimePart
+	}
+	return DowntimeAll
 }
 
 // Plan is what an update would do. It is computed from facts alone: making one
@@ -32,11 +83,18 @@ type Plan struct {
 	Load       []PlanImage      `json:"images"`
 	LoadBytes  int64            `json:"load_bytes"`  // compressed layers the engine lacks
 	TotalBytes int64            `json:"total_bytes"` // compressed layers of this platform
-	NeedBytes  int64            `json:"need_bytes"`  // free space the load needs at least
+	NeedBytes  int64            `json:"need_bytes"`  // most that the engine takes meanwhile, at least
 	FreeBytes  int64            `json:"free_bytes"`
+	FilesNeed  int64            `json:"files_need_bytes"` // of the release's directory and a backup like the last
+	FilesFree  int64            `json:"files_free_bytes"`
+	Services   []ServiceChange  `json:"services,omitempty"`
+	Downtime   Downtime         `json:"downtime,omitempty"`
+	PortsTaken []string         `json:"ports_taken,omitempty"`
 	EnvMissing []string         `json:"env_missing,omitempty"`
 	EnvNew     []string         `json:"env_new,omitempty"`
-	Backup     []string         `json:"backup,omitempty"` // what is saved before the switch
+	EnvChanged []string         `json:"env_changed,omitempty"`
+	Backup     []string         `json:"backup,omitempty"`       // what is saved before the switch
+	BackupSize int64            `json:"backup_bytes,omitempty"` // of the backup before
 	RollbackTo string           `json:"rollback_to,omitempty"`
 	Migration  bundle.Migration `json:"migration,omitempty"`
 	// Irreversible says that going back brings back the data saved before.
@@ -110,7 +168,7 @@ func numbers(version string) (list []int) {
 // what this device lacks.
 func NewPlan(st State, rel *verify.Release, f Facts) (*Plan, error) {
 	m := rel.Manifest()
-	p := &Plan{App: m.App, Action: ActionUpdate, To: m.Version, Signer: rel.Signer().String(), Platform: f.Platform, FreeBytes: f.Free, EnvMissing: f.EnvMissing, EnvNew: f.EnvNew,
+	p := &Plan{App: m.App, Action: ActionUpdate, To: m.Version, Signer: rel.Signer().String(), Platform: f.Platform, FreeBytes: f.Free, EnvMissing: f.EnvMissing, EnvNew: f.EnvNew, EnvChanged: f.EnvChanged,
 		Migration: m.Device.Migration, Irreversible: m.Device.Migration == bundle.Irreversible, RestoreData: m.Device.RestoreData()}
 	at := slices.Index(m.Platforms, f.Platform)
 	if at < 0 {
@@ -144,13 +202,16 @@ func NewPlan(st State, rel *verify.Release, f Facts) (*Plan, error) {
 	// The engine first copies what it is sent to a temporary directory and
 	// then unpacks it, and unpacked is never smaller.
 	p.NeedBytes = 2 * p.LoadBytes
+	p.FilesNeed, p.FilesFree = f.Files, f.FilesFree
 	switch {
 	case st.Current == nil:
-		p.Action = ActionInstall
+		p.Action, p.Downtime, p.PortsTaken = ActionInstall, DowntimeNone, f.PortsTaken
 	case st.Current.Manifest == rel.Digest():
 		p.Action, p.From = "", st.Current.Version
 	default:
 		p.From, p.RollbackTo = st.Current.Version, st.Current.Version
+		p.Services, p.Downtime = f.Services, downtime(f.Services)
+		p.BackupSize, p.FilesNeed = f.Backup, f.Files+f.Backup
 		for _, b := range m.Device.Backup {
 			kind, service, what := b.Parts()
 			p.Backup = append(p.Backup, fmt.Sprintf("%s %s of service %s", kind, what, service))
@@ -163,6 +224,12 @@ func NewPlan(st State, rel *verify.Release, f Facts) (*Plan, error) {
 func (p *Plan) Check() error {
 	if len(p.EnvMissing) > 0 {
 		return &MissingEnvError{p.EnvMissing}
+	}
+	if len(p.PortsTaken) > 0 {
+		return fmt.Errorf("ports are taken: %s; stop what listens there, or choose others in the environment file", strings.Join(p.PortsTaken, ", "))
+	}
+	if p.FilesFree < p.FilesNeed {
+		return fmt.Errorf("not enough space for the app's files: %d bytes free, at least %d needed; remove what is not needed there and try again", p.FilesFree, p.FilesNeed)
 	}
 	if p.FreeBytes < p.NeedBytes {
 		return fmt.Errorf("not enough space for the engine: %d bytes free, at least %d needed; remove what is not needed there and try again", p.FreeBytes, p.NeedBytes)

@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bufio"
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"encoding/binary"
 	"encoding/json"
@@ -66,6 +67,7 @@ func signer(t testing.TB, name string) *verifytest.Signer {
 //	script-NAME=FILE  a hook on the device runs that file
 //	command=WORD      a health check that runs tiny WORD
 //	stable=D          all checks must pass for so long
+//	same=V            its image is that of release V
 //	from=V engine=V   what it requires
 //	pad=N zeros=N     a layer with N bytes that do not, or do, deflate
 //	file=N            a file of N bytes in the bundle
@@ -119,7 +121,7 @@ volumes: {data: {}}
 func tinyRelease(ts *testscript.TestScript, version string, o map[string]string) (*bundle.Manifest, *bundletest.Content) {
 	program, err := tinyProgram()
 	ts.Check(err)
-	text, health := version, bundle.Health{
+	text, health := cmp.Or(o["same"], version), bundle.Health{
 		Compose: []string{"app"}, HTTP: "http://127.0.0.1:${TINY_PORT}/health", Version: "version", Retries: 25, Interval: bundle.Duration(200 * time.Millisecond),
 	}
 	if o["sick"] != "" {
@@ -133,6 +135,9 @@ func tinyRelease(ts *testscript.TestScript, version string, o map[string]string)
 	}
 	if o["command"] != "" {
 		health.Command, health.Retries = &bundle.ServiceCommand{Service: "app", Run: []string{"/bin/tiny", o["command"]}}, 4
+	}
+	if o["same"] != "" {
+		health.Version = ""
 	}
 	if o["stable"] != "" {
 		ts.Check(health.StableFor.UnmarshalText([]byte(o["stable"])))

@@ -220,7 +220,11 @@ func (p *program) preview(ctx context.Context, rel *verify.Release, path string,
 	if o.dryRun && st.Unfinished != nil {
 		p.Note("an earlier %s to %s did not finish; an update undoes it first", st.Unfinished.Action, st.Unfinished.To.Version)
 	}
-	return p.plan(ctx, p.runtime(app, store, engine, nil), engine, rel, st, path, o)
+	command, _, err := docker.FindCompose(ctx, p.dockerEnv())
+	if err != nil {
+		command = nil // openDevice says so; a plan only knows less
+	}
+	return p.plan(ctx, p.runtime(app, store, engine, command), engine, rel, st, path, o)
 }
 
 // plan checks what this device expects of a verified release and plans it.
@@ -353,7 +357,19 @@ func printPlan(w io.Writer, p *installer.Plan) {
 	for _, i := range p.Load {
 		fmt.Fprintf(w, "  image         %s: %d of %d layers missing, %s\n", i.Reference, i.Missing, i.Layers, ui.Bytes(i.Bytes))
 	}
-	fmt.Fprintf(w, "  disk          %s needed, %s free\n", ui.Bytes(p.NeedBytes), ui.Bytes(p.FreeBytes))
+	fmt.Fprintf(w, "  engine's disk %s needed, %s free\n  app's disk    %s needed, %s free\n", ui.Bytes(p.NeedBytes), ui.Bytes(p.FreeBytes), ui.Bytes(p.FilesNeed), ui.Bytes(p.FilesFree))
+	for _, s := range p.Services {
+		fmt.Fprintf(w, "  service       %s: %s\n", s.Service, s.Change)
+	}
+	if p.Downtime != "" {
+		fmt.Fprintf(w, "  stands still  %s\n", standsStill[p.Downtime])
+	}
+	for _, port := range p.PortsTaken {
+		fmt.Fprintf(w, "  port          %s is taken\n", port)
+	}
+	for _, k := range p.EnvChanged {
+		fmt.Fprintf(w, "  environment   %s will be changed\n", k)
+	}
 	for _, k := range p.EnvNew {
 		fmt.Fprintf(w, "  environment   %s will be generated\n", k)
 	}
@@ -363,7 +379,19 @@ func printPlan(w io.Writer, p *installer.Plan) {
 	for _, b := range p.Backup {
 		fmt.Fprintf(w, "  saved first   %s\n", b)
 	}
-	if p.RollbackTo != "" {
-		fmt.Fprintf(w, "  goes back to  %s when it fails\n", p.RollbackTo)
+	if p.BackupSize > 0 {
+		fmt.Fprintf(w, "                the last backup had %s\n", ui.Bytes(p.BackupSize))
 	}
+	if p.Migration != "" {
+		fmt.Fprintf(w, "  migration     %s\n", p.Migration)
+	}
+	if p.RollbackTo != "" {
+		fmt.Fprintf(w, "  goes back to  %s when it fails%s\n", p.RollbackTo, map[bundle.RestoreData]string{
+			bundle.RestoreAlways: ", with the data saved before", bundle.RestoreAsk: "; its data stay",
+		}[p.RestoreData])
+	}
+}
+
+var standsStill = map[installer.Downtime]string{
+	installer.DowntimeUnknown: "not known", installer.DowntimeNone: "nothing", installer.DowntimePart: "the services that change", installer.DowntimeAll: "all of it, for the time its services take to start",
 }

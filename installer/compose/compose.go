@@ -33,7 +33,6 @@ import (
 	"github.com/valise-ota/valise/installer/environ"
 	"github.com/valise-ota/valise/installer/health"
 	"github.com/valise-ota/valise/installer/release"
-	"github.com/valise-ota/valise/verify"
 )
 
 const (
@@ -65,68 +64,6 @@ type App struct {
 }
 
 var _ installer.Runtime = (*App)(nil)
-
-// Inspect asks the engine and the environment file what planning needs.
-func (a *App) Inspect(ctx context.Context, rel *verify.Release, st installer.State) (installer.Facts, error) {
-	info, err := a.Engine.Info(ctx)
-	if err != nil {
-		return installer.Facts{}, err
-	}
-	m := rel.Manifest()
-	f := installer.Facts{Platform: info.Platform, Engine: info.Version}
-	if st.Current != nil {
-		old, err := a.manifest(*st.Current)
-		if err != nil {
-			return f, err
-		}
-		if old.Device.Project != m.Device.Project {
-			return f, fmt.Errorf("inspect: the release runs as compose project %q, %q is installed: it would start on new, empty volumes", m.Device.Project, old.Device.Project)
-		}
-	}
-	images, err := a.images(m, info.Platform)
-	if err != nil {
-		return f, err
-	}
-	known, err := a.known(st.Kept, info.Platform)
-	if err != nil {
-		return f, err
-	}
-	if f.Missing, err = a.Engine.Missing(ctx, plain(images), plain(known)); err != nil {
-		return f, err
-	}
-	if f.Free, err = docker.FreeBytes(info.Root); err != nil {
-		return f, err
-	}
-	env, err := environ.Load(a.envPath())
-	if err != nil {
-		return f, err
-	}
-	for _, key := range env.Missing(m.Device.RequiredEnv) {
-		if _, generated := m.Device.Secrets[key]; !generated && key != m.Device.VersionEnv {
-			f.EnvMissing = append(f.EnvMissing, key)
-		}
-	}
-	for key, secret := range m.Device.Secrets {
-		if len(env.Missing([]string{key})) == 0 {
-			continue
-		}
-		if secret.Immutable && st.Current != nil && hasSecret(a, *st.Current, key) {
-			return f, fmt.Errorf("inspect: %s lost %s, which existing data depends on: put the old value back (a new one would lock the data out)", a.envPath(), key)
-		}
-		f.EnvNew = append(f.EnvNew, key)
-	}
-	slices.Sort(f.EnvNew)
-	return f, nil
-}
-
-func hasSecret(a *App, r installer.Release, key string) bool {
-	m, err := a.manifest(r)
-	if err != nil {
-		return true
-	}
-	_, ok := m.Device.Secrets[key]
-	return ok
-}
 
 // Probe asks the release's own health checks.
 func (a *App) Probe(ctx context.Context, r installer.Release) error {
@@ -270,10 +207,18 @@ func (a *App) running(m *bundle.Manifest, r installer.Release) *docker.Compose {
 // files are the compose file in dir and what the operator put beside it.
 func (a *App) files(m *bundle.Manifest, dir string) []string {
 	files := []string{filepath.Join(dir, m.Device.Compose)}
-	if operator := filepath.Join(a.Dir, operatorName); isFile(operator) {
+	if operator := a.operatorFile(); operator != "" {
 		files = append(files, operator)
 	}
 	return files
+}
+
+// operatorFile is the operator's own override, or empty.
+func (a *App) operatorFile() string {
+	if p := filepath.Join(a.Dir, operatorName); isFile(p) {
+		return p
+	}
+	return ""
 }
 
 func (a *App) compose(m *bundle.Manifest, files ...string) *docker.Compose {

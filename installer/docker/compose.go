@@ -3,6 +3,7 @@ package docker
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -156,6 +157,71 @@ func (c *Compose) Config(ctx context.Context) error {
 	return c.run(ctx, []string{"config", "--quiet"})
 }
 
+// Hashes returns what compose makes of the definition of every service: the
+// container of a service with another one is replaced by Up.
+func (c *Compose) Hashes(ctx context.Context) (map[string]string, error) {
+	out, err := c.output(ctx, "config", "--hash", "*")
+	if err != nil {
+		return nil, err
+	}
+	hashes := map[string]string{}
+	for line := range strings.Lines(out) {
+		if service, hash, ok := strings.Cut(strings.TrimSpace(line), " "); ok {
+			hashes[service] = hash
+		}
+	}
+	return hashes, nil
+}
+
+// Port is a port of this device that a service wants.
+type Port struct {
+	Service  string
+	IP       string // empty for all addresses
+	Number   int
+	Protocol string
+}
+
+// Ports returns the ports that services publish, without those that the engine
+// chooses.
+func (c *Compose) Ports(ctx context.Context) ([]Port, error) {
+	out, err := c.output(ctx, "config", "--format", "json")
+	if err != nil {
+		return nil, err
+	}
+	var model struct {
+		Services map[string]struct {
+			Ports []struct {
+				HostIP    string `json:"host_ip"`
+				Published string `json:"published"`
+				Protocol  string `json:"protocol"`
+			} `json:"ports"`
+		} `json:"services"`
+	}
+	if err := json.Unmarshal([]byte(out), &model); err != nil {
+		return nil, fmt.Errorf("read compose config of project %s: %w", c.Project, err)
+	}
+	var ports []Port
+	for service, s := range model.Services {
+		for _, p := range s.Ports {
+			if n, err := strconv.Atoi(p.Published); err == nil && n > 0 {
+				ports = append(ports, Port{service, p.HostIP, n, p.Protocol})
+			}
+		}
+	}
+	slices.SortFunc(ports, func(x, y Port) int { return x.Number - y.Number })
+	return ports, nil
+}
+
+// output runs one compose command and returns what it prints.
+func (c *Compose) output(ctx context.Context, args ...string) (string, error) {
+	var out strings.Builder
+	var stderr tail
+	if err := run(ctx, c.Env, c.Dir, c.Command, append(c.options(), args...), nil, &out, &stderr); err != nil {
+		return "", fmt.Errorf("compose %s of project %s: %w", args[0], c.Project, withOutput(err, &stderr))
+	}
+	return out.String(), nil
+}
+
 // Exec runs argv in the running container of service. stdin may be nil. An
 // error of stdout is the error returned, whatever argv made of its closed pipe.
 // When ctx ends the command inside the container may run on.
@@ -279,6 +345,7 @@ type Container struct {
 	RestartCount int    // restarts by the engine since it was created
 	ImageID      string
 	StartedAt    time.Time
+	ConfigHash   string // see Hashes
 }
 
 // Ps returns the containers of the project, stopped ones too.
@@ -304,6 +371,7 @@ func (c *Compose) Ps(ctx context.Context) ([]Container, error) {
 		out := Container{
 			ID:           ctr.ID,
 			Service:      s.Labels["com.docker.compose.service"],
+			ConfigHash:   s.Labels["com.docker.compose.config-hash"],
 			RestartCount: ctr.RestartCount,
 			ImageID:      ctr.Image,
 		}

@@ -53,6 +53,7 @@ type Container struct {
 	RestartCount int
 	ImageID      string
 	StartedAt    time.Time
+	ConfigHash   string
 }
 
 // Deps is what Probe looks at.

@@ -1,0 +1,281 @@
+package compose
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/docker"
+	"github.com/valise-ota/valise/installer/environ"
+	"github.com/valise-ota/valise/verify"
+)
+
+// Inspect asks the engine and the environment file what planning needs.
+func (a *App) Inspect(ctx context.Context, rel *verify.Release, st installer.State) (installer.Facts, error) {
+	info, err := a.Engine.Info(ctx)
+	if err != nil {
+		return installer.Facts{}, err
+	}
+	m := rel.Manifest()
+	f := installer.Facts{Platform: info.Platform, Engine: info.Version}
+	if st.Current != nil {
+		old, err := a.manifest(*st.Current)
+		if err != nil {
+			return f, err
+		}
+		if old.Device.Project != m.Device.Project {
+			return f, fmt.Errorf("inspect: the release runs as compose project %q, %q is installed: it would start on new, empty volumes", m.Device.Project, old.Device.Project)
+		}
+	}
+	images, err := a.images(m, info.Platform)
+	if err != nil {
+		return f, err
+	}
+	known, err := a.known(st.Kept, info.Platform)
+	if err != nil {
+		return f, err
+	}
+	if f.Missing, err = a.Engine.Missing(ctx, plain(images), plain(known)); err != nil {
+		return f, err
+	}
+	if f.Free, err = docker.FreeBytes(info.Root); err != nil {
+		return f, err
+	}
+	env, err := environ.Load(a.envPath())
+	if err != nil {
+		return f, err
+	}
+	text, err := composeText(rel, m)
+	if err != nil {
+		return f, err
+	}
+	for _, key := range env.Missing(required(m, text)) {
+		if _, generated := m.Device.Secrets[key]; !generated && key != m.Device.VersionEnv {
+			f.EnvMissing = append(f.EnvMissing, key)
+		}
+	}
+	if value, _ := env.Lookup(m.Device.VersionEnv); value != m.Version {
+		f.EnvChanged = append(f.EnvChanged, m.Device.VersionEnv)
+	}
+	for key, secret := range m.Device.Secrets {
+		if len(env.Missing([]string{key})) == 0 {
+			continue
+		}
+		if secret.Immutable && st.Current != nil && hasSecret(a, *st.Current, key) {
+			return f, fmt.Errorf("inspect: %s lost %s, which existing data depends on: put the old value back (a new one would lock the data out)", a.envPath(), key)
+		}
+		f.EnvNew = append(f.EnvNew, key)
+	}
+	slices.Sort(f.EnvNew)
+	if err := a.inspectDisk(&f, m, st); err != nil {
+		return f, err
+	}
+	if a.Command != nil && len(f.EnvMissing) == 0 {
+		// Without docker compose, or when it cannot read the files, no change
+		// of services is known: staging says what is wrong with them.
+		if err := a.inspectServices(ctx, &f, m, text, images, info.Store, st.Current == nil); err != nil {
+			a.report(installer.Event{Step: "plan", Detail: "the change of services is not known: " + err.Error()})
+		}
+	}
+	return f, nil
+}
+
+func hasSecret(a *App, r installer.Release, key string) bool {
+	m, err := a.manifest(r)
+	if err != nil {
+		return true
+	}
+	_, ok := m.Device.Secrets[key]
+	return ok
+}
+
+// composeText is the release's compose file.
+func composeText(rel *verify.Release, m *bundle.Manifest) ([]byte, error) {
+	f, err := rel.OpenFile(m.Device.Compose)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, bundle.MaxManifestSize))
+}
+
+// needed finds ${KEY:?why} and ${KEY?why}.
+var needed = regexp.MustCompile(`\$\{([A-Za-z_][A-Za-z0-9_]*):?\?`)
+
+// required are the keys that must have a value: those the manifest names, and
+// those the compose file does not do without, which is the same unless somebody
+// wrote the manifest by hand.
+func required(m *bundle.Manifest, compose []byte) []string {
+	keys := slices.Clone(m.Device.RequiredEnv)
+	for _, found := range needed.FindAllStringSubmatch(strings.ReplaceAll(string(compose), "$$", ""), -1) {
+		keys = append(keys, found[1])
+	}
+	slices.Sort(keys)
+	return slices.Compact(keys)
+}
+
+// inspectDisk measures what the app's own file system has and needs: the
+// release's files, and a backup like the one before.
+func (a *App) inspectDisk(f *installer.Facts, m *bundle.Manifest, st installer.State) error {
+	for _, file := range m.Files {
+		f.Files += file.Size
+	}
+	dir := a.Dir
+	for {
+		free, err := docker.FreeBytes(dir)
+		if err == nil {
+			f.FilesFree = free
+			break
+		}
+		if !errors.Is(err, fs.ErrNotExist) || dir == "/" {
+			return err
+		}
+		dir = dir[:max(1, strings.LastIndexByte(dir, '/'))] // the directory is made at the first installation
+	}
+	if st.Current == nil || a.Releases == nil {
+		return nil
+	}
+	sets, err := a.Backups()
+	if err != nil || len(sets) == 0 {
+		return err
+	}
+	f.Backup = sets[len(sets)-1].Size()
+	return nil
+}
+
+// inspectServices asks docker compose what it would do with the services, and on
+// a first installation whether their ports are free. The files it reads are in
+// memory: planning writes nothing.
+func (a *App) inspectServices(ctx context.Context, f *installer.Facts, m *bundle.Manifest, text []byte, images []docker.TaggedImage, store docker.Store, first bool) error {
+	ids := map[string]string{}
+	for _, img := range images {
+		ids[img.Tag] = string(img.Image.Config.Digest)
+		if store == docker.Containerd {
+			ids[img.Tag] = string(img.Image.Manifest.Digest)
+		}
+	}
+	pinned, err := pins(m, images, ids)
+	if err != nil {
+		return err
+	}
+	env, _, err := a.nextEnv(m)
+	if err != nil {
+		return err
+	}
+	var paths []string
+	for _, b := range [][]byte{text, pinned, env.Bytes()} {
+		file, err := inMemory(b)
+		if err != nil {
+			return err
+		}
+		defer file.Close()
+		paths = append(paths, fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), file.Fd()))
+	}
+	files := []string{paths[0]}
+	if operator := a.operatorFile(); operator != "" {
+		files = append(files, operator)
+	}
+	c := a.compose(m, append(files, paths[1])...)
+	c.EnvFile = paths[2]
+	if !isDir(a.Dir) {
+		c.Dir = "/" // there is nothing yet that a relative path could mean
+	}
+	if first {
+		ports, err := c.Ports(ctx)
+		if err != nil {
+			return err
+		}
+		f.PortsTaken, err = taken(ports)
+		return err
+	}
+	hashes, err := c.Hashes(ctx)
+	if err != nil {
+		return err
+	}
+	running, err := c.Ps(ctx)
+	if err != nil {
+		return err
+	}
+	f.Services = changes(hashes, running)
+	return nil
+}
+
+func isDir(p string) bool {
+	info, err := os.Stat(p)
+	return err == nil && info.IsDir()
+}
+
+// inMemory is a file with content that is on no disk.
+func inMemory(content []byte) (*os.File, error) {
+	fd, err := unix.MemfdCreate("valise", unix.MFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("make file in memory: %w", err)
+	}
+	f := os.NewFile(uintptr(fd), "memfd")
+	if _, err := f.Write(content); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// changes compares the services of a release with the containers that are there.
+func changes(hashes map[string]string, running []docker.Container) (list []installer.ServiceChange) {
+	now := map[string]installer.Change{}
+	for _, c := range running {
+		hash, ok := hashes[c.Service]
+		switch {
+		case !ok:
+			now[c.Service] = installer.Removed
+		case hash != c.ConfigHash:
+			now[c.Service] = installer.Recreated
+		case c.State != "running" && now[c.Service] == "":
+			now[c.Service] = installer.Started
+		case now[c.Service] == "":
+			now[c.Service] = installer.KeptAsIs
+		}
+	}
+	for service := range hashes {
+		if now[service] == "" {
+			now[service] = installer.Started
+		}
+	}
+	for service, change := range now {
+		list = append(list, installer.ServiceChange{Service: service, Change: change})
+	}
+	slices.SortFunc(list, func(x, y installer.ServiceChange) int { return strings.Compare(x.Service, y.Service) })
+	return list
+}
+
+// taken are the ports that something on this device listens on.
+func taken(ports []docker.Port) (list []string, err error) {
+	for _, p := range ports {
+		address := net.JoinHostPort(p.IP, strconv.Itoa(p.Number))
+		var l io.Closer
+		if p.Protocol == "udp" {
+			l, err = net.ListenPacket("udp", address)
+		} else {
+			l, err = net.Listen("tcp", address)
+		}
+		switch {
+		case err == nil:
+			l.Close()
+		case errors.Is(err, syscall.EADDRINUSE):
+			list = append(list, fmt.Sprintf("%s/%s (service %s)", address, p.Protocol, p.Service))
+		}
+	}
+	return list, nil
+}
