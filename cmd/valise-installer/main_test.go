@@ -106,6 +106,8 @@ func params(dir, host string) testscript.Params {
 			"mount":      mount,
 			"ownengine":  ownEngine,
 			"loadedonly": loadedOnly,
+			"chain":      chain,
+			"thinfor":    thinFor,
 		},
 	}
 }

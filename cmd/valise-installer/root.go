@@ -22,6 +22,7 @@ var commands = []func(*program) *cobra.Command{
 	statusCommand,
 	historyCommand,
 	doctorCommand,
+	receiptsCommand,
 }
 
 // program is what the subcommands share.
