@@ -59,6 +59,9 @@ type Options struct {
 	Keychain authn.Keychain
 	// Transport reaches registries; nil means the default one of the library.
 	Transport http.RoundTripper
+	// Mirrors are asked before a registry, in order: HOST or HOST/PATH by the
+	// registry's host, which for docker.io is index.docker.io.
+	Mirrors map[string][]string
 	// DockerHost is the address of the engine of docker: sources, and of the one
 	// that docker buildx builds with; empty means the usual one.
 	DockerHost string

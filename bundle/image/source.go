@@ -10,12 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
-	"github.com/google/go-containerregistry/pkg/authn"
-	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
-	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"github.com/valise-ota/valise/bundle"
@@ -40,23 +36,7 @@ func (c *collector) source(text string) (source, error) {
 	if dir, ok := strings.CutPrefix(text, layoutPrefix); ok {
 		return layoutSource(c.path(dir)), nil
 	}
-	reference, err := name.ParseReference(text)
-	if err != nil {
-		return nil, err
-	}
-	keychain := c.Keychain
-	if keychain == nil {
-		keychain = authn.NewMultiKeychain()
-	}
-	options := []remote.Option{
-		remote.WithAuthFromKeychain(keychain),
-		remote.WithUserAgent("valise"),
-		remote.WithRetryBackoff(remote.Backoff{Duration: time.Second, Factor: 3, Jitter: 0.1, Steps: 4}),
-	}
-	if c.Transport != nil {
-		options = append(options, remote.WithTransport(c.Transport))
-	}
-	return &registrySource{reference, options}, nil
+	return c.registry(text)
 }
 
 // path is the place of a path of Options.
@@ -65,45 +45,6 @@ func (c *collector) path(p string) string {
 		return p
 	}
 	return filepath.Join(c.Dir, p)
-}
-
-// registrySource is a repository of a registry.
-type registrySource struct {
-	reference name.Reference
-	options   []remote.Option
-}
-
-func (r *registrySource) with(ctx context.Context) []remote.Option {
-	return append(r.options[:len(r.options):len(r.options)], remote.WithContext(ctx))
-}
-
-func (r *registrySource) root(ctx context.Context) (v1.Descriptor, []byte, error) {
-	got, err := remote.Get(r.reference, r.with(ctx)...)
-	if err != nil {
-		return v1.Descriptor{}, nil, err
-	}
-	return got.Descriptor, got.Manifest, checkDocument(got.Descriptor, got.Manifest)
-}
-
-func (r *registrySource) document(ctx context.Context, d v1.Descriptor) ([]byte, error) {
-	if !d.MediaType.IsImage() && !d.MediaType.IsIndex() {
-		return readDocument(d, r.layer(ctx, d))
-	}
-	got, err := remote.Get(r.reference.Context().Digest(d.Digest.String()), r.with(ctx)...)
-	if err != nil {
-		return nil, err
-	}
-	return got.Manifest, checkDocument(d, got.Manifest)
-}
-
-func (r *registrySource) layer(ctx context.Context, d v1.Descriptor) opener {
-	return func() (io.ReadCloser, error) {
-		l, err := remote.Layer(r.reference.Context().Digest(d.Digest.String()), r.with(ctx)...)
-		if err != nil {
-			return nil, err
-		}
-		return l.Compressed()
-	}
 }
 
 // layoutSource is the directory of an OCI image layout.

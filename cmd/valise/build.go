@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/renameio/v2"
 	"github.com/spf13/cobra"
 
@@ -47,7 +48,9 @@ func buildCommand(a *app) *cobra.Command {
 			"is SOURCE_DATE_EPOCH, else the time of the last commit, else now.\n\n" +
 			"Images come from registries, OCI image layouts, docker save, the engine of DOCKER_HOST, Go\n" +
 			"packages, files on a base, and Dockerfiles: those are built by the buildkitd of BUILDKIT_HOST\n" +
-			"with buildctl, or by docker buildx.\n\n" +
+			"with buildctl, or by docker buildx. VALISE_MIRRORS names mirrors that are asked before a\n" +
+			"registry: docker.io=mirror.gcr.io,ghcr.io=cache.example.com/ghcr. A download that breaks off\n" +
+			"goes on where it was.\n\n" +
 			"The bundle is a tar that gzip or zstd reads, or a bare one: --compression, else what the name\n" +
 			"of the file ends in. Layers are compressed already and stay as they are, so the difference\n" +
 			"is in other files, such as the installer.\n\n" +
@@ -316,7 +319,12 @@ func (a *app) createdAt(git *gitInfo) (time.Time, error) {
 }
 
 func (a *app) collect(ctx context.Context, p *project.Project, r *project.Release, platforms []bundle.Platform, created time.Time) (*image.Collection, error) {
+	mirrors, err := parseMirrors(a.Getenv("VALISE_MIRRORS"))
+	if err != nil {
+		return nil, err
+	}
 	o := image.Options{
+		Mirrors:   mirrors,
 		Platforms: platforms,
 		CreatedAt: created,
 		Dir:       p.Dir,
@@ -354,6 +362,22 @@ func (a *app) collect(ctx context.Context, p *project.Project, r *project.Releas
 		return nil, cli.WithHint(err, "provide the image for %s, or leave that platform out with --platform", missing.Want)
 	}
 	return c, err
+}
+
+// parseMirrors reads REGISTRY=HOST[/PATH],...; a registry may have several.
+func parseMirrors(text string) (map[string][]string, error) {
+	mirrors := map[string][]string{}
+	for _, item := range strings.FieldsFunc(text, func(r rune) bool { return r == ',' || r == ' ' }) {
+		from, to, _ := strings.Cut(item, "=")
+		host, _, _ := strings.Cut(to, "/")
+		registry, err := name.NewRegistry(from)
+		// What has no dot or port is no host to this library, but a name on Docker Hub.
+		if repository, err2 := name.NewRepository(to + "/x"); from == "" || strings.Contains(to, ":/") || err != nil || err2 != nil || repository.RegistryStr() != host {
+			return nil, cli.Usagef("VALISE_MIRRORS has %q, want REGISTRY=HOST or REGISTRY=HOST/PATH", item)
+		}
+		mirrors[registry.RegistryStr()] = append(mirrors[registry.RegistryStr()], to)
+	}
+	return mirrors, nil
 }
 
 // spec says to package image what the project says of an image.

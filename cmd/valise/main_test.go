@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strconv"
 	"strings"
 	"testing"
@@ -137,6 +138,19 @@ func TestPublicURL(t *testing.T) {
 	} {
 		if got := publicURL(in); got != want {
 			t.Errorf("%s: got %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestParseMirrors(t *testing.T) {
+	got, err := parseMirrors("docker.io=mirror.gcr.io,docker.io=localhost:5000/hub ghcr.io=cache.example.com/ghcr")
+	want := map[string][]string{"index.docker.io": {"mirror.gcr.io", "localhost:5000/hub"}, "ghcr.io": {"cache.example.com/ghcr"}}
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v, %v", got, err)
+	}
+	for _, bad := range []string{"docker.io", "docker.io=", "=mirror.gcr.io", "docker.io=https://mirror.gcr.io", "a b"} {
+		if got, err := parseMirrors(bad); err == nil {
+			t.Errorf("%q: got %v", bad, got)
 		}
 	}
 }

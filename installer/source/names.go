@@ -11,7 +11,7 @@ import (
 
 // name is what the file name of a bundle says:
 //
-//	APP[-update]-[v]VERSION[-PLATFORM][-from-BASE].tar.gz[.001]
+//	APP[-update]-[v]VERSION[-PLATFORM][-from-BASE].tar.gz|.tar.zst|.tar[.001]
 //
 // PLATFORM is one of platformNames; a bundle with BASE is thin; a number at the
 // end is that of a part.
@@ -43,9 +43,11 @@ func parseName(app, file string) (n name, part int, ok bool) {
 		}
 	}
 	n.Name = file
-	rest, found := strings.CutSuffix(file, ".tar.gz")
-	if !found {
-		rest, found = strings.CutSuffix(file, ".tar.zst")
+	rest, found := file, false
+	for _, c := range []bundle.Compression{bundle.Gzip, bundle.Zstd, bundle.None} {
+		if rest, found = strings.CutSuffix(file, c.Suffix()); found {
+			break
+		}
 	}
 	if !found {
 		return n, 0, false
