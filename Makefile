@@ -7,7 +7,7 @@ LDFLAGS := -s -w -buildid=
 # Device platforms of the installer.
 PLATFORMS := linux-amd64 linux-arm64 linux-arm-v7
 
-.PHONY: help build installers demo test e2e e2e-engines e2e-device bench lint setup sigstore-up sigstore-down verify-tarball clean
+.PHONY: help build installers demo test e2e e2e-page e2e-engines e2e-device bench lint setup sigstore-up sigstore-down verify-tarball clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18
@@ -46,6 +46,9 @@ e2e-device: setup ## a whole machine without Docker: first install from a stick,
 
 e2e-engines: setup ## the engine tests on Docker 20.10 and 29, with graph driver and containerd store
 	scripts/e2e-engines.sh
+
+e2e-page: ## the update page in a real Chromium; pictures in build/page
+	scripts/e2e-page.sh
 
 bench: ## pack, verify, thin and memory beside their peers; writes docs/benchmarks.md
 	scripts/bench.sh -doc docs/benchmarks.md

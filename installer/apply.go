@@ -42,6 +42,9 @@ type Result struct {
 // ErrNoPrevious means that there is nothing to roll back to.
 var ErrNoPrevious = errors.New("no previous release: nothing but the current one was ever committed here, or it was removed")
 
+// ErrNoRecord means that no record has that ID.
+var ErrNoRecord = errors.New("there is no such record")
+
 // ErrUnfinished means that Recover has to run first.
 var ErrUnfinished = errors.New("an earlier update did not finish: run recover first")
 

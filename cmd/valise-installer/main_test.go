@@ -26,6 +26,11 @@ func TestEngine(t *testing.T) {
 	testscript.Run(t, params("testdata/engine", realEngine(t)))
 }
 
+// TestPage runs the update page and its API, with a tiny app on a real engine.
+func TestPage(t *testing.T) {
+	testscript.Run(t, params("testdata/page", realEngine(t)))
+}
+
 // TestShop runs the sample app, database and all, on a real engine.
 func TestShop(t *testing.T) {
 	host := realEngine(t)
@@ -84,6 +89,11 @@ func params(dir, host string) testscript.Params {
 				return err
 			}
 			e.Setenv("PORT", port)
+			page, err := freePort()
+			if err != nil {
+				return err
+			}
+			e.Setenv("PAGE", page)
 			e.Values[testKey{}] = &state{TB: t}
 			e.Defer(func() { cleanEngine(t, host, e.Getenv("APP")) })
 			return os.MkdirAll(e.Getenv("DEVICE"), 0o755)
@@ -108,6 +118,9 @@ func params(dir, host string) testscript.Params {
 			"loadedonly": loadedOnly,
 			"chain":      chain,
 			"thinfor":    thinFor,
+			"awaits":     awaits,
+			"token":      makeToken,
+			"grows":      grows,
 		},
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/valise-ota/valise/cmd/internal/cli"
+	"github.com/valise-ota/valise/installer/daemon"
 	"github.com/valise-ota/valise/installer/release"
 	"github.com/valise-ota/valise/verify"
 )
@@ -26,6 +27,8 @@ type deviceConfig struct {
 		// for the public instance's, which is built in.
 		TrustedRoot string `yaml:"trusted_root,omitempty"`
 	} `yaml:"trust"`
+	// Updates is for the daemon; see package daemon.
+	Updates daemon.Config `yaml:"updates,omitempty"`
 }
 
 // goType is what the YAML library says of an unknown key beyond its name.
@@ -37,19 +40,29 @@ func (p *program) configPath(app string) string {
 	return filepath.Join(p.root, "etc/valise", app+".yaml")
 }
 
+// readConfig reads the device's configuration of an app. The error is
+// fs.ErrNotExist when there is none.
+func (p *program) readConfig(app string) (c deviceConfig, err error) {
+	b, err := os.ReadFile(p.configPath(app))
+	if err != nil {
+		return c, fmt.Errorf("read trust policy: %w", err)
+	}
+	if err := yaml.Load(b, &c, yaml.WithKnownFields(), yaml.WithUniqueKeys()); err != nil {
+		return c, fmt.Errorf("read trust policy %s: %s", p.configPath(app), goType.ReplaceAllString(err.Error(), " is not a known key"))
+	}
+	return c, nil
+}
+
 // readPolicy returns the trust policy of an app. The error is fs.ErrNotExist
 // when there is none.
 func (p *program) readPolicy(app string) (verify.Policy, error) {
-	b, err := os.ReadFile(p.configPath(app))
+	c, err := p.readConfig(app)
 	if err != nil {
-		return verify.Policy{}, fmt.Errorf("read trust policy: %w", err)
-	}
-	var c deviceConfig
-	if err := yaml.Load(b, &c, yaml.WithKnownFields(), yaml.WithUniqueKeys()); err != nil {
-		return verify.Policy{}, fmt.Errorf("read trust policy %s: %s", p.configPath(app), goType.ReplaceAllString(err.Error(), " is not a known key"))
+		return verify.Policy{}, err
 	}
 	policy := verify.Policy{Signers: c.Trust.Signers}
 	if c.Trust.TrustedRoot != "" {
+		var err error
 		if policy.TrustedRoot, err = os.ReadFile(filepath.Join(filepath.Dir(p.configPath(app)), filepath.Base(c.Trust.TrustedRoot))); err != nil {
 			return policy, fmt.Errorf("read trusted root that %s names: %w", p.configPath(app), err)
 		}

@@ -23,6 +23,8 @@ var commands = []func(*program) *cobra.Command{
 	historyCommand,
 	doctorCommand,
 	receiptsCommand,
+	serveCommand,
+	pageCommand,
 }
 
 // program is what the subcommands share.

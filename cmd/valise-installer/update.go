@@ -75,11 +75,14 @@ type applyOptions struct {
 
 // apply is install, update and plan as commands.
 func (p *program) apply(ctx context.Context, path string, o applyOptions) error {
-	c, err := p.consider(ctx, path, o)
+	c, err := p.verified(ctx, path, o)
 	if err != nil {
 		return err
 	}
 	defer c.close()
+	if err := p.consider(ctx, c, o); err != nil {
+		return err
+	}
 	if o.dryRun {
 		if err := p.Result(c.plan, func(w io.Writer) { printPlan(w, c.plan) }); err != nil {
 			return err
@@ -104,9 +107,9 @@ type candidate struct {
 	close  func() error
 }
 
-// consider carries a bundle through open, verify, inspect and plan. Nothing on
-// the device changes, and a bundle that is refused leaves no trace.
-func (p *program) consider(ctx context.Context, path string, o applyOptions) (_ *candidate, err error) {
+// verified opens and verifies a bundle. Nothing on the device changes, and one
+// that is refused leaves no trace.
+func (p *program) verified(ctx context.Context, path string, o applyOptions) (_ *candidate, err error) {
 	r, f, err := cli.OpenBundle(path)
 	if err != nil {
 		return nil, err
@@ -142,16 +145,19 @@ func (p *program) consider(ctx context.Context, path string, o applyOptions) (_ 
 	if err != nil {
 		return nil, err
 	}
+	return &candidate{app: app, path: path, rel: rel, policy: policy, pin: pin, close: f.Close}, nil
+}
+
+// consider plans a candidate. Only a first installation, where there is no
+// engine, changes something: it brings one.
+func (p *program) consider(ctx context.Context, c *candidate, o applyOptions) (err error) {
 	if o.first {
-		if err := p.ensureEngine(ctx, rel); err != nil {
-			return nil, err
+		if err := p.ensureEngine(ctx, c.rel); err != nil {
+			return err
 		}
 	}
-	plan, err := p.preview(ctx, rel, path, o)
-	if err != nil {
-		return nil, err
-	}
-	return &candidate{app, path, rel, plan, policy, pin, f.Close}, nil
+	c.plan, err = p.preview(ctx, c.rel, c.path, o)
+	return err
 }
 
 // carryOut runs the transaction. The error is why it never began.

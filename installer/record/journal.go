@@ -54,7 +54,7 @@ func (s *Store) Begin(ctx context.Context, r installer.Record) error {
 			return err
 		}
 		turn, added, err := find(ctx, tx, r.ID)
-		if errors.Is(err, ErrNoRecord) {
+		if errors.Is(err, installer.ErrNoRecord) {
 			_, err = tx.ExecContext(ctx, `INSERT INTO record (id, action, from_release, to_release, status, created, started) VALUES (?, ?, ?, ?, ?, ?, ?)`,
 				r.ID, r.Action, fromJSON, toJSON, installer.Applying, encodeTime(r.Created), encodeTime(r.Created))
 			return err
@@ -298,7 +298,7 @@ func checkStatus(old, next installer.Status) error {
 func find(ctx context.Context, tx *sql.Tx, id string) (turn int64, r installer.Record, err error) {
 	turn, r, err = scanRecord(tx.QueryRowContext(ctx, selectRecord+" WHERE id = ?", id))
 	if errors.Is(err, sql.ErrNoRows) {
-		err = ErrNoRecord
+		err = installer.ErrNoRecord
 	}
 	return turn, r, err
 }

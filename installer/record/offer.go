@@ -1,6 +1,7 @@
 package record
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/json"
@@ -16,8 +17,9 @@ import (
 // What happens to a record outside a transaction: somebody hands over a bundle
 // or announces one, it is looked at, refused, tried again or deleted.
 
-// Add adds a record that is Pending, Downloading, or Failed at once. From is
-// not taken from r: it is what runs when the transaction begins.
+// Add adds a record that is Pending, Downloading, or Failed at once: an update,
+// unless r says otherwise. From is not taken from r: it is what runs when the
+// transaction begins.
 func (s *Store) Add(ctx context.Context, r installer.Record) error {
 	err := s.change(ctx, func(tx *sql.Tx) error {
 		if r.ID == "" {
@@ -43,7 +45,7 @@ func (s *Store) Add(ctx context.Context, r installer.Record) error {
 			return err
 		}
 		_, err = tx.ExecContext(ctx, `INSERT INTO record (id, action, to_release, status, error, changelog, bundle, actor, created, ended) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-			r.ID, installer.ActionUpdate, to, r.Status, r.Error, r.Changelog, file, r.By, encodeTime(r.Created), ended)
+			r.ID, cmp.Or(r.Action, installer.ActionUpdate), to, r.Status, r.Error, r.Changelog, file, r.By, encodeTime(r.Created), ended)
 		return err
 	})
 	return wrap("add", r.ID, err)
@@ -133,7 +135,7 @@ func (s *Store) Get(ctx context.Context, id string) (installer.Record, error) {
 		return err
 	})
 	if err == nil && len(found) == 0 {
-		err = ErrNoRecord
+		err = installer.ErrNoRecord
 	}
 	if err != nil {
 		return installer.Record{}, wrap("get", id, err)
@@ -170,4 +172,16 @@ func encodeBundle(b *installer.Bundle) (sql.NullString, error) {
 	}
 	text, err := json.Marshal(b)
 	return sql.NullString{String: string(text), Valid: true}, err
+}
+
+// OfFile returns the records about a file that is still there, newest first.
+func (s *Store) OfFile(ctx context.Context, file string) (records []installer.Record, err error) {
+	err = s.view(ctx, func(tx *sql.Tx) error {
+		records, err = loadRecords(ctx, tx, " WHERE json_extract(bundle, '$.file') = ? ORDER BY turn DESC", file)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read history: %w", err)
+	}
+	return records, nil
 }

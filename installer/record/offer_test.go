@@ -81,7 +81,7 @@ func TestOffer(t *testing.T) {
 		t.Fatalf("%v of %d, %v", found, total, err)
 	}
 	ok(t, s.Delete(ctx, "r3"))
-	if _, err := s.Get(ctx, "r3"); !errors.Is(err, ErrNoRecord) {
+	if _, err := s.Get(ctx, "r3"); !errors.Is(err, installer.ErrNoRecord) {
 		t.Fatalf("got %v", err)
 	}
 	wantErr(t, s.Add(ctx, installer.Record{ID: "r4", Status: installer.Completed, To: release("2.0.0")}), "want pending")

@@ -40,8 +40,6 @@ var (
 	ErrNewer = errors.New("the record was written by a newer valise-installer")
 	// ErrOlder says that the file has to be migrated before it is only read.
 	ErrOlder = errors.New("the record was written by an older valise-installer")
-	// ErrNoRecord says that no record has that ID.
-	ErrNoRecord = errors.New("there is no such record")
 )
 
 // busyTimeout is for the moments in which SQLite locks even in WAL mode, such as

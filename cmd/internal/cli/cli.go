@@ -114,6 +114,15 @@ func (a *App) Execute(ctx context.Context, root *cobra.Command) error {
 	return err
 }
 
+// Explain is an error as a person should read it, advice included, in one line.
+func Explain(err error) string {
+	text := OneLine(err.Error())
+	if hint := new(hintError); errors.As(err, &hint) {
+		text += "; " + OneLine(hint.hint)
+	}
+	return text
+}
+
 // OneLine joins the lines of a text: engines and docker compose explain
 // themselves in several.
 func OneLine(s string) string {

@@ -71,6 +71,10 @@ var onlyImportedBy = []struct {
 	{"modernc.org/sqlite", own("installer/record", "installer/backup"), "the journal is the only database of ours; the other is an app's, which only SQLite can copy"},
 	{"github.com/google/osv-scalibr", own("bundle/sbom"), "one place looks into images"},
 	{"github.com/spf13/cobra", own("cmd"), "flags belong to the programs"},
+	{"github.com/fsnotify/fsnotify", own("installer/daemon"), "one place watches folders"},
+	{"github.com/tus/tusd", own("installer/ota"), "uploads come in by the page"},
+	{"github.com/yuin/goldmark", own("installer/ota"), "only a page shows release notes"},
+	{"github.com/coreos/go-systemd", own("cmd/valise-installer"), "services are what the program runs as"},
 	{"github.com/vbauerster/mpb", own("cmd/internal/ui"), "libraries do not print"},
 	{"os/exec", own("installer/docker", "installer/host", "installer/hook", "bundle/image", "cmd", "scripts"), "commands are run in few places"},
 	{"go.yaml.in/yaml", own("bundle/project", "cmd"), "the format and the device's records are JSON"},
@@ -87,6 +91,8 @@ var reachNothing = []struct {
 	{module + "installer/source", own("verify", "installer"), "what it finds is a stranger's"},
 	{module + "installer", own("installer/docker", "installer/record", "installer/release", "cmd"), "the transaction knows interfaces only"},
 	{module + "cmd/valise-installer", append(own("bundle/image", "bundle/unpack", "bundle/sbom", "bundle/sign", "bundle/publish", "bundle/project"), "github.com/sigstore/cosign", "github.com/google/go-containerregistry/pkg/v1/remote", "github.com/compose-spec/compose-go/v2/loader", "k8s.io/api", "k8s.io/client-go"), "every megabyte counts on a device"},
+	{module + "installer/daemon", own("installer/docker", "installer/record", "installer/release", "cmd"), "the daemon decides when, the commands' code does it"},
+	{module + "installer/ota", own("installer/docker", "installer/record", "installer/release", "installer/source", "cmd"), "the page asks the daemon, and can do nothing itself"},
 }
 
 func TestImports(t *testing.T) {

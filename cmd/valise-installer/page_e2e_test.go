@@ -1,0 +1,310 @@
+//go:build e2e_page
+
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/chromedp"
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// TestBrowser drives the page in a real Chromium. It needs VALISE_AXE, the file
+// axe.min.js of axe-core, and leaves pictures in VALISE_SCREENSHOTS if that is
+// set: see scripts/e2e-page.sh.
+func TestBrowser(t *testing.T) {
+	p := params("testdata/browser", realEngine(t))
+	p.Cmds["browser"] = runBrowser
+	testscript.Run(t, p)
+}
+
+// tab is a browser with one page of the device open.
+type tab struct {
+	ts   *testscript.TestScript
+	ctx  context.Context
+	base string
+	cut  *atomic.Bool // connections to the device are lost
+}
+
+// runBrowser is browser SCENARIO: what somebody does in a browser.
+func runBrowser(ts *testscript.TestScript, neg bool, args []string) {
+	scenario, ok := scenarios[args[0]]
+	if !ok {
+		ts.Fatalf("no scenario %q", args[0])
+	}
+	device, err := url.Parse("http://127.0.0.1:" + ts.Getenv("PAGE"))
+	ts.Check(err)
+	// Between browser and device there is a network that can fail.
+	cut := new(atomic.Bool)
+	proxy := httputil.NewSingleHostReverseProxy(device)
+	proxy.FlushInterval = -1
+	network := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if cut.Load() {
+			panic(http.ErrAbortHandler)
+		}
+		if r.Method == http.MethodPatch {
+			r.Body = &lossy{r.Body, cut}
+		}
+		proxy.ServeHTTP(w, r)
+	}))
+	defer network.Close()
+	alloc, stop := chromedp.NewExecAllocator(context.Background(), chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU, chromedp.NoFirstRun,
+		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-background-networking", true), chromedp.Flag("disable-component-update", true),
+		chromedp.Flag("lang", "en"), chromedp.WindowSize(1280, 900))
+	defer stop()
+	ctx, cancel := chromedp.NewContext(alloc)
+	defer cancel()
+	ts.Check(chromedp.Do(ctx, chromedp.EmulateViewport(1280, 900))) // without a limit: it begins the browser
+	ctx, cancel = context.WithTimeout(ctx, 3*time.Minute)
+	defer cancel()
+	b := &tab{ts, ctx, network.URL, cut}
+	scenario(b, args[1:])
+}
+
+// lossy ends in the middle when the network is cut.
+type lossy struct {
+	rc  io.ReadCloser
+	cut *atomic.Bool
+}
+
+func (l *lossy) Read(p []byte) (int, error) {
+	if l.cut.Load() {
+		panic(http.ErrAbortHandler)
+	}
+	return l.rc.Read(p[:min(len(p), 64<<10)])
+}
+func (l *lossy) Close() error { return l.rc.Close() }
+
+func (b *tab) do(actions ...chromedp.Action[chromedp.Void]) {
+	b.check(chromedp.Do(b.ctx, actions...))
+}
+
+func (b *tab) check(err error) {
+	if err != nil {
+		body, _ := chromedp.Run(b.ctx, chromedp.Text("body"))
+		b.shot("failure")
+		b.ts.Fatalf("%v; the page says:\n%s", err, body)
+	}
+}
+
+// eval is the value of an expression, or of what it promises.
+func eval[T any](b *tab, js string) T {
+	v, err := chromedp.Run(b.ctx, chromedp.Evaluate[T](js, chromedp.EvalAwaitPromise))
+	b.check(err)
+	return v
+}
+
+// scheme is light, dark, or what the browser has.
+func scheme(name string) chromedp.Action[chromedp.Void] {
+	return chromedp.Func(func(ctx context.Context, t *chromedp.Target) error {
+		_, err := cdp.Call(ctx, t, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{
+			{Name: "prefers-color-scheme", Value: name}, {Name: "prefers-reduced-motion", Value: "reduce"},
+		}})
+		return err
+	})
+}
+
+// until waits for an expression to be true.
+func (b *tab) until(js string) {
+	ctx, cancel := context.WithTimeout(b.ctx, 60*time.Second)
+	defer cancel()
+	_, err := chromedp.Run(ctx, chromedp.Poll[bool](js, chromedp.WithPollingInterval(50*time.Millisecond), chromedp.WithPollingTimeout(0)))
+	if err != nil {
+		err = fmt.Errorf("never true: %s: %w", js, err)
+	}
+	b.check(err)
+}
+
+func (b *tab) says(selector, text string) {
+	b.until(fmt.Sprintf("[...document.querySelectorAll(%q)].some(e => e.offsetParent !== null && e.innerText.includes(%q))", selector, text))
+}
+
+func (b *tab) click(selector string) { b.do(chromedp.Click(selector, chromedp.NodeVisible)) }
+
+func (b *tab) login(name string) {
+	password, err := os.ReadFile(b.ts.MkAbs(name + ".password"))
+	b.ts.Check(err)
+	b.do(chromedp.Navigate(b.base+"/"), chromedp.WaitVisible("input[name=password]"))
+	b.axe("login")
+	b.do(chromedp.SetValue("input[name=user]", name), chromedp.SendKeys("input[name=password]", string(password)+"\r"), chromedp.WaitVisible("#main"))
+}
+
+// axe checks the page as it is against the rules for accessibility, light and
+// dark.
+func (b *tab) axe(where string) {
+	source, err := os.ReadFile(os.Getenv("VALISE_AXE"))
+	b.ts.Check(err)
+	for _, name := range []string{"light", "dark"} {
+		b.do(scheme(name))
+		// The page's policy keeps foreign scripts out, but not those of the one
+		// who drives the browser.
+		_, err := chromedp.Run(b.ctx, chromedp.Evaluate[bool](string(source)+"; true"))
+		b.check(err)
+		list := eval[[]string](b, `axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa', 'best-practice']}).then(r => r.violations.map(v => v.id + ': ' + v.nodes.map(n => n.html + ' ' + n.failureSummary).join(' | ')))`)
+		if len(list) > 0 {
+			b.check(fmt.Errorf("accessibility of %s, %s: %s", where, name, strings.Join(list, "; ")))
+		}
+	}
+	b.do(scheme(""))
+}
+
+// shots takes a picture of all of the page: light, dark, and as on a telephone.
+func (b *tab) shots(name string) {
+	for _, mode := range []string{"light", "dark"} {
+		b.do(scheme(mode))
+		b.shot(name + "-" + mode)
+	}
+	b.do(scheme(""), chromedp.EmulateViewport(390, 844))
+	b.shot(name + "-mobile")
+	if over := eval[int](b, "document.documentElement.scrollWidth - innerWidth"); over > 0 {
+		b.ts.Fatalf("%s: a telephone has to scroll sideways by %d pixels", name, over)
+	}
+	b.do(chromedp.EmulateViewport(1280, 900))
+}
+
+func (b *tab) shot(name string) {
+	dir := os.Getenv("VALISE_SCREENSHOTS")
+	if dir == "" {
+		return
+	}
+	if png, err := chromedp.Run(b.ctx, chromedp.FullScreenshot(100)); err == nil {
+		b.ts.Check(os.WriteFile(filepath.Join(dir, name+".png"), png, 0o644))
+	}
+}
+
+func (b *tab) choose(file string) {
+	b.do(chromedp.SetUploadFiles("#file", []string{b.ts.MkAbs(file)}, chromedp.NodeReady))
+}
+
+var scenarios = map[string]func(*tab, []string){
+	// Upload, plan, apply, live progress, completed; a reload in the middle.
+	"update": func(b *tab, args []string) {
+		b.login("admin")
+		b.says("#version", "1.0.0")
+		b.says("#release", "unreachable")
+		b.says("[data-part=health]", "engine")
+		b.axe("page")
+		b.choose("1.1.0.tar.gz")
+		b.says("#plan", "What this update would do")
+		b.says("#plan .versions", "1.1.0")
+		b.axe("plan")
+		b.shots("plan")
+		b.says("#waiting", "1.1.0")
+		b.click("#plan [data-action=apply]")
+		b.says("#activity", "1.1.0")
+		b.until("document.querySelectorAll('#log li').length > 1")
+		b.shot("applying")
+		b.do(chromedp.Reload(), chromedp.WaitVisible("#activity"))
+		b.until("document.querySelectorAll('#log li').length > 1")
+		b.says("#activity", "completed")
+		b.says("#version .number", "1.1.0")
+		b.says("#history", "completed")
+		b.says("#waiting", "Nothing is waiting")
+		b.axe("completed")
+	},
+	// A release that does not get healthy.
+	"sick": func(b *tab, args []string) {
+		b.login("admin")
+		b.choose("sick.tar.gz")
+		b.says("#plan .versions", "1.2.0")
+		b.click("#plan [data-action=apply]")
+		b.says("#activity", "rolled back")
+		b.says("#activity", "not healthy")
+		b.says("#version .number", "1.1.0")
+		b.says("#history", "rolled back")
+		b.axe("rolled back")
+	},
+	// Refused: an upload is nobody's word.
+	"stranger": func(b *tab, args []string) {
+		b.login("admin")
+		b.choose("stranger.tar.gz")
+		b.says("#messages", "refused by check \"signature\"")
+		b.says("#history", "failed")
+		b.axe("refused")
+	},
+	"rollback": func(b *tab, args []string) {
+		b.login("admin")
+		b.click("#version [data-action=rollback]")
+		b.says("#confirm", "Data stay as they are")
+		b.axe("confirm")
+		b.shots("rollback")
+		b.click("#confirm-yes")
+		b.says("#version .number", "1.0.0")
+		b.shots("page")
+		b.do(chromedp.Navigate(b.base + "/?lang=de"))
+		b.says("h1", "OTA-Updates")
+		b.says("#history", "zurückgenommen")
+		b.axe("german")
+		b.shot("german")
+	},
+	// The connection is lost in the middle of an upload; the page is even closed.
+	"lost": func(b *tab, args []string) {
+		b.login("admin")
+		b.choose("big.tar.gz")
+		b.until("document.querySelector('#upload progress').value > 0.3")
+		b.cut.Store(true)
+		b.says("#upload-text", "Connection lost")
+		b.shot("lost")
+		b.cut.Store(false)
+		b.until("document.querySelector('#upload progress').value > 0.5 || document.querySelector('#plan').open")
+		b.says("#plan .versions", "1.5.0")
+		b.click("#plan [data-close]")
+		b.click("#waiting [data-action=delete]")
+		b.click("#confirm-yes")
+		b.says("#waiting", "Nothing is waiting")
+	},
+	"viewer": func(b *tab, args []string) {
+		b.login("kim")
+		b.says("#version .number", "1.0.0")
+		b.until("!document.querySelector('#drop') && !document.querySelector('[data-action=rollback]') && !document.querySelector('[data-action=delete]')")
+		status := eval[int](b, `fetch('/api/v1/ota', {method: 'POST', headers: {'Content-Type': 'application/json'}, body: '{"version":"9.9.9"}'}).then(r => r.status)`)
+		if status != http.StatusForbidden {
+			b.ts.Fatalf("a viewer may create: %d", status)
+		}
+		b.axe("viewer")
+		b.click("header form[action='/logout'] button")
+		b.do(chromedp.WaitVisible("input[name=password]"))
+		b.shots("login")
+		b.do(chromedp.Navigate(b.base + "/"))
+		b.says("h1", "Log in")
+	},
+	// All of it can be done by keyboard, and the first load is small.
+	"keyboard": func(b *tab, args []string) {
+		b.login("admin")
+		b.says("[data-part=health]", "engine")
+		b.do(chromedp.Reload(), chromedp.WaitVisible("#main"))
+		size := eval[int](b, `performance.getEntriesByType('navigation').concat(performance.getEntriesByType('resource').filter(e => /assets/.test(e.name))).reduce((n, e) => n + e.encodedBodySize, 0)`)
+		b.ts.Logf("first load: %d bytes", size)
+		if size == 0 || size > 60<<10 {
+			b.ts.Fatalf("the first load is %d bytes, want at most 60 KiB", size)
+		}
+		eval[bool](b, "document.activeElement.blur(), true")
+		b.do(chromedp.KeyEvent("\t"))
+		b.until("document.activeElement.className === 'skip'")
+		b.do(chromedp.KeyEvent("\r"))
+		b.until("document.activeElement.id === 'main' || location.hash === '#main'")
+		b.do(chromedp.Focus("[data-open=create]"), chromedp.KeyEvent("\r"), chromedp.WaitVisible("#create[open]"))
+		b.until("document.activeElement.name === 'version'")
+		b.do(chromedp.KeyEvent("9.0.0"), chromedp.KeyEvent("\r"))
+		b.says("#waiting", "9.0.0")
+		b.until("document.activeElement.dataset.open === 'create'")
+		b.click("#waiting [data-action=delete]")
+		b.do(chromedp.KeyEvent("\x1b"))
+		b.until("!document.querySelector('#confirm').open")
+		b.says("#waiting", "9.0.0")
+	},
+}

@@ -1,0 +1,142 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/spf13/cobra"
+
+	"github.com/valise-ota/valise/cmd/internal/cli"
+	engine "github.com/valise-ota/valise/installer/daemon"
+)
+
+// socketGroup may ask the daemon for things: the page's process is in it.
+const socketGroup = "valise"
+
+func serveCommand(p *program) *cobra.Command {
+	var scan time.Duration
+	c := &cobra.Command{
+		Use:   "serve",
+		Short: "Apply what comes into drop folders, and serve the local update API",
+		Long: "serve looks after all installed apps. A bundle that is copied to /opt/APP/updates is applied as\n" +
+			"soon as it is complete and ends in applied/ or, with the reason, in failed/. Other programs ask on\n" +
+			"the socket /run/valise/engine.sock, which root and the group \"valise\" may use. It needs root; the\n" +
+			"web page is another process, without: see \"valise-installer page\".\n\n" +
+			"/etc/valise/APP.yaml says more:\n\n" +
+			"  updates:\n" +
+			"    drop: /srv/updates        # another drop folder\n" +
+			"    drop_mode: stage          # off, stage: wait for somebody to apply it, apply (the default)\n" +
+			"    check: 6h                 # ask the source for releases; 0 is never\n" +
+			"    auto: stage               # what to do with a newer one: off, stage, apply\n" +
+			"    window: 02:00-04:30       # when, in local time\n" +
+			"    webhook: http://10.0.0.5/valise   # gets a CloudEvent for every change of status",
+		Example: "  systemctl enable --now valise\n  valise-installer serve",
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return p.serve(cmd.Context(), scan) },
+	}
+	c.Flags().DurationVar(&scan, "scan", 30*time.Second, "time between two looks at a drop folder")
+	return c
+}
+
+func (p *program) runDir() string     { return filepath.Join(p.root, "run/valise") }
+func (p *program) socketPath() string { return filepath.Join(p.runDir(), "engine.sock") }
+
+func (p *program) serve(ctx context.Context, scan time.Duration) error {
+	if scan <= 0 {
+		return cli.Usagef("--scan is %s, want more than nothing", scan)
+	}
+	log := slog.New(slog.NewTextHandler(p.Stderr, nil))
+	state, err := openDir(filepath.Join(p.root, "var/lib/valise"), 0o755)
+	if err != nil {
+		return err
+	}
+	state.Close()
+	audit, err := engine.AuditFile(filepath.Join(p.root, "var/lib/valise"))
+	if err != nil {
+		return fmt.Errorf("open audit log: %w", err)
+	}
+	defer audit.Close()
+	d := &engine.Daemon{Device: &served{p}, Log: log, Audit: audit, Now: p.Now, NewID: p.newID, Timing: engine.Timing{
+		Scan: scan, Stable: min(scan, 2*time.Second), Settle: 4 * scan,
+	}}
+	l, err := p.listen(p.socketPath())
+	if err != nil {
+		return err
+	}
+	server := &http.Server{
+		Handler: d.Handler(), ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10,
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+	}
+	go server.Serve(l)
+	defer server.Close()
+	stop := p.watchdog(ctx, d.Alive)
+	defer stop()
+	return d.Run(ctx, func() {
+		log.Info("serving", "socket", p.socketPath())
+		_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
+	})
+}
+
+// listen makes the socket: for root and, where it exists, the group.
+func (p *program) listen(path string) (net.Listener, error) {
+	dir, err := openDir(filepath.Dir(path), 0o755)
+	if err != nil {
+		return nil, err
+	}
+	dir.Close()
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("remove old socket: %w", err)
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	mode := fs.FileMode(0o600)
+	if g, err := user.LookupGroup(socketGroup); err == nil {
+		gid, _ := strconv.Atoi(g.Gid)
+		if err := os.Chown(path, -1, gid); err != nil {
+			l.Close()
+			return nil, fmt.Errorf("give the socket to group %s: %w", socketGroup, err)
+		}
+		mode = 0o660
+	}
+	if err := os.Chmod(path, mode); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	return l, nil
+}
+
+// watchdog tells systemd that the process is alive, which it is when alive
+// returns.
+func (p *program) watchdog(ctx context.Context, alive func()) (stop func()) {
+	ctx, stop = context.WithCancel(ctx)
+	every, err := daemon.SdWatchdogEnabled(false)
+	if err != nil || every == 0 {
+		return stop
+	}
+	go func() {
+		for {
+			select {
+			case <-ctx.Done():
+				_, _ = daemon.SdNotify(false, daemon.SdNotifyStopping)
+				return
+			case <-time.After(every / 3):
+				alive()
+				_, _ = daemon.SdNotify(false, daemon.SdNotifyWatchdog)
+			}
+		}
+	}()
+	return stop
+}

@@ -1,0 +1,206 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/cmd/internal/cli"
+	"github.com/valise-ota/valise/cmd/internal/ui"
+	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/backup"
+	"github.com/valise-ota/valise/installer/daemon"
+	"github.com/valise-ota/valise/installer/record"
+	"github.com/valise-ota/valise/installer/release"
+	"github.com/valise-ota/valise/verify"
+)
+
+// served is the daemon.Device: the commands' code, called without a terminal.
+type served struct{ p *program }
+
+// with is a program for one call about app.
+func (s *served) with(app, record string, report func(installer.Event)) *program {
+	p := *s.p
+	p.name, p.record, p.observe = app, record, report
+	p.UI, _ = ui.New(io.Discard, ui.None, p.Getenv, p.Now)
+	return &p
+}
+
+func (s *served) Apps() ([]string, error) { return s.p.installed() }
+
+func (s *served) Config(app string) (daemon.Config, error) {
+	c, err := s.p.readConfig(app)
+	if errors.Is(err, fs.ErrNotExist) {
+		return daemon.Config{}, s.p.notInstalled(app, "BUNDLE")
+	}
+	u := c.Updates
+	u.Drop = cmp.Or(u.Drop, filepath.Join(s.p.appDir(app), "updates"))
+	u.DropMode, u.Auto = cmp.Or(u.DropMode, daemon.Apply), cmp.Or(u.Auto, daemon.Off)
+	u.Inbox = filepath.Join(s.p.stateDir(app), "inbox")
+	for _, signer := range c.Trust.Signers {
+		u.Signers = append(u.Signers, signer.String())
+	}
+	return u, err
+}
+
+func (s *served) Records(ctx context.Context, app string) (daemon.Records, error) {
+	return record.Open(ctx, s.p.journalPath(app), app)
+}
+
+func (s *served) Ready(ctx context.Context) error {
+	e, err := s.p.connect(ctx)
+	if err != nil {
+		return err
+	}
+	return e.Close()
+}
+
+func (s *served) Plan(ctx context.Context, app, path string, forced bool, report func(installer.Event)) (offer daemon.Offer, err error) {
+	p, o := s.with(app, "", report), applyOptions{forced: forced}
+	c, err := p.verified(ctx, path, o)
+	if err != nil {
+		return offer, err
+	}
+	defer c.close()
+	m := c.rel.Manifest()
+	offer.Version, offer.Changelog = m.Version, m.Changelog
+	err = p.consider(ctx, c, o)
+	offer.Plan = c.plan
+	return offer, err
+}
+
+func (s *served) Update(ctx context.Context, app, path, record string, forced bool, report func(installer.Event)) (installer.Result, error) {
+	p, o := s.with(app, record, report), applyOptions{forced: forced}
+	c, err := p.verified(ctx, path, o)
+	if err != nil {
+		return installer.Result{}, err
+	}
+	defer c.close()
+	if err := p.consider(ctx, c, o); err != nil {
+		return installer.Result{}, err
+	}
+	res, err := p.carryOut(ctx, c, o)
+	return res, busy(err)
+}
+
+func (s *served) Rollback(ctx context.Context, app, record, choice string, report func(installer.Event)) (installer.Result, error) {
+	return s.change(ctx, app, record, report, func(ctx context.Context, p *program, d *device) (installer.Result, error) {
+		data, err := p.rollbackData(ctx, d, choice == daemon.RestoreData, choice == daemon.KeepData)
+		if err != nil {
+			return installer.Result{}, err
+		}
+		return d.Rollback(ctx, keepReleases, data), nil
+	})
+}
+
+func (s *served) Restore(ctx context.Context, app, record, id string, report func(installer.Event)) (installer.Result, error) {
+	return s.change(ctx, app, record, report, func(ctx context.Context, p *program, d *device) (installer.Result, error) {
+		set, err := d.findBackup([]string{id})
+		if err != nil {
+			return installer.Result{}, err
+		}
+		return d.RestoreData(ctx, keepReleases, installer.Data{Record: set.Record}), nil
+	})
+}
+
+// change opens an app, ends what is unfinished, and does something.
+func (s *served) change(ctx context.Context, app, record string, report func(installer.Event), do func(context.Context, *program, *device) (installer.Result, error)) (res installer.Result, err error) {
+	p := s.with(app, record, report)
+	err = p.onDevice(ctx, "change "+app, func(ctx context.Context, d *device) (err error) {
+		if err = p.recoverFirst(ctx, d); err == nil {
+			res, err = do(ctx, p, d)
+		}
+		return err
+	})
+	return res, busy(err)
+}
+
+func (s *served) Recover(ctx context.Context, app string) error {
+	j, st, err := s.p.readState(ctx, app)
+	if err != nil {
+		return err
+	}
+	if err := j.Close(); err != nil || st.Unfinished == nil {
+		return err
+	}
+	p := s.with(app, "", func(installer.Event) {})
+	return p.onDevice(ctx, "recover", func(ctx context.Context, d *device) error { return p.recoverFirst(ctx, d) })
+}
+
+// busy marks an error that time heals.
+func busy(err error) error {
+	if locked := new(release.LockedError); errors.As(err, &locked) {
+		return errors.Join(daemon.ErrBusy, err)
+	}
+	return err
+}
+
+func (s *served) Explain(err error) (text, check string) {
+	if refused := new(verify.Error); errors.As(err, &refused) {
+		check = refused.Check
+	}
+	if format := new(bundle.FormatError); errors.As(err, &format) {
+		check = format.Rule
+	}
+	return cli.Explain(err), check
+}
+
+func (s *served) Latest(context.Context, string) (daemon.Latest, error) {
+	return daemon.Latest{}, daemon.ErrNoSource
+}
+
+func (s *served) Fetch(context.Context, string, string, *os.File, func(installer.Event)) error {
+	return daemon.ErrNoSource
+}
+
+// Doctor is the command of that name.
+func (s *served) Doctor(ctx context.Context, app string) []daemon.Finding {
+	all := []daemon.Finding{}
+	for _, f := range s.p.examine(ctx, []string{app}) {
+		all = append(all, daemon.Finding{Name: f.Check, OK: f.Status == findingOK, Text: f.Detail, Remedy: f.Remedy})
+	}
+	return all
+}
+
+// Backups lists what was saved, newest first.
+func (s *served) Backups(app string) ([]daemon.Backup, error) {
+	sets, err := s.p.savedSets(app)
+	if err != nil {
+		return nil, err
+	}
+	var all []daemon.Backup
+	for _, set := range slices.Backward(sets) {
+		b := daemon.Backup{ID: set.Record, Created: set.Created, Version: set.Version, Size: set.Size()}
+		for _, i := range set.Items {
+			b.Files = append(b.Files, daemon.BackupFile{Name: i.Name, Size: i.Size, What: backup.Describe(i.Backup)})
+		}
+		all = append(all, b)
+	}
+	return all, nil
+}
+
+// OpenBackup opens a file that Backups named.
+func (s *served) OpenBackup(app, _, file string) (io.ReadCloser, error) {
+	root, err := os.OpenRoot(filepath.Join(s.p.appDir(app), "updates/backups"))
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	return root.Open(file)
+}
+
+func (s *served) OnRollback(app string, r installer.Release) (string, error) {
+	store, err := release.Open(s.p.appDir(app))
+	if err != nil {
+		return "", err
+	}
+	defer store.Close()
+	policy, err := s.p.runtime(app, store, nil, nil).RestorePolicy(r)
+	return string(policy), err
+}

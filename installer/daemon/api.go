@@ -1,0 +1,795 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/installer"
+)
+
+// The OTA API, on the local socket. The first eight calls, their fields, states
+// and status codes are those of apps that had an updater of their own before;
+// the others are ours. Errors are problem details (RFC 9457), whose "detail" is
+// also what those apps show.
+
+const (
+	prefix  = "/api/v1/ota"
+	maxJSON = 64 << 10 // bytes of a request
+)
+
+// ActorHeader names who asks, for the records. Whoever may use the socket is
+// believed.
+const ActorHeader = "X-Valise-Actor"
+
+// Update is a record as the API shows it. What is not known is null.
+type Update struct {
+	PublicID        string           `json:"public_id"`
+	Version         string           `json:"version"`
+	Changelog       *string          `json:"changelog"`
+	FileHashSHA256  *string          `json:"file_hash_sha256"`
+	FileSizeBytes   *int64           `json:"file_size_bytes"`
+	Status          installer.Status `json:"status"`
+	ErrorMessage    *string          `json:"error_message"`
+	CreatedOn       *time.Time       `json:"created_on"`
+	StartedOn       *time.Time       `json:"started_on"`
+	CompletedOn     *time.Time       `json:"completed_on"`
+	UserPublicID    string           `json:"user_public_id"` // who asked for it
+	HasFirmwareFile bool             `json:"has_firmware_file"`
+
+	Action      installer.Action `json:"action"`
+	FromVersion *string          `json:"from_version"`
+	Signer      *string          `json:"signer"`
+	Attention   *string          `json:"attention"`
+	Steps       []installer.Step `json:"steps"`
+}
+
+func known[T comparable](v T) *T {
+	if v == *new(T) {
+		return nil
+	}
+	return &v
+}
+
+func toUpdate(r installer.Record) Update {
+	u := Update{
+		PublicID: r.ID, Version: r.To.Version, Changelog: known(r.Changelog), Status: r.Status, ErrorMessage: known(r.Error),
+		CreatedOn: known(r.Created), StartedOn: known(r.Started), CompletedOn: known(r.Ended), UserPublicID: r.By,
+		Action: r.Action, Signer: known(r.To.Signer), Attention: known(r.Attention), Steps: r.Steps,
+	}
+	if u.Steps == nil {
+		u.Steps = []installer.Step{}
+	}
+	if r.Bundle != nil {
+		u.FileHashSHA256, u.FileSizeBytes, u.HasFirmwareFile = known(r.Bundle.Digest), known(r.Bundle.Size), r.Bundle.File != ""
+	}
+	if r.From != nil {
+		u.FromVersion = known(r.From.Version)
+	}
+	return u
+}
+
+// Page is one page of the history.
+type Page struct {
+	Page     int      `json:"page"`
+	PageSize int      `json:"page_size"`
+	Total    int      `json:"total"`
+	Data     []Update `json:"data"`
+}
+
+// Check is the answer to "is there anything newer".
+type Check struct {
+	CurrentVersion      string     `json:"current_version"`
+	LatestVersion       *string    `json:"latest_version"`
+	UpdateAvailable     bool       `json:"update_available"`
+	GitHubLatestVersion *string    `json:"github_latest_version"`
+	GitHubDownloadURL   *string    `json:"github_download_url"`
+	GitHubReleaseURL    *string    `json:"github_release_url"`
+	GitHubError         *string    `json:"github_error"`
+	GitHubPublishedOn   *time.Time `json:"github_published_on"`
+	GitHubNotes         *string    `json:"github_notes"` // Markdown, not trusted
+	GitHubSizeBytes     *int64     `json:"github_size_bytes"`
+}
+
+// Done is the answer to a call that changes something.
+type Done struct {
+	Status   string `json:"status"` // "success"
+	Message  string `json:"message"`
+	PublicID string `json:"public_id,omitempty"`
+}
+
+// Problem is an error.
+type Problem struct {
+	Type   string `json:"type"`
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	Detail string `json:"detail"`
+	Check  string `json:"check,omitempty"` // which check or rule refused a bundle
+}
+
+// State is what is installed and what happens.
+type State struct {
+	App        string             `json:"app"`
+	Current    *installer.Release `json:"current"`
+	Previous   *installer.Release `json:"previous"`
+	Bad        []string           `json:"failed_versions"`
+	OnRollback string             `json:"on_rollback"` // what a rollback does to the data: never, ask, always
+	Running    *Update            `json:"running"`     // a record that is neither waiting nor at its end
+	Queued     int                `json:"queued"`
+	FreeBytes  int64              `json:"free_bytes"`
+	Signers    []string           `json:"signers"`
+	Source     string             `json:"source"`
+	Drop       string             `json:"drop"`
+	DropMode   Mode               `json:"drop_mode"`
+	CheckEvery string             `json:"check_every"`
+	Auto       Mode               `json:"auto"`
+	Window     string             `json:"window"`
+	MaxUpload  int64              `json:"max_upload_bytes"`
+	CheckedOn  *time.Time         `json:"checked_on"`
+}
+
+// Upload is a file that is on its way.
+type Upload struct {
+	ID     string `json:"id"`
+	Size   int64  `json:"size"`
+	Offset int64  `json:"offset"`
+}
+
+type handler func(a *app, w http.ResponseWriter, r *http.Request) (any, error)
+
+// created is an answer with status 201.
+type created struct{ v any }
+
+// Handler serves the API.
+func (d *Daemon) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+prefix+"/apps", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, d.names()) })
+	mux.HandleFunc("GET "+prefix+"/metrics", d.metrics)
+	// Raw uploads (^) stand beside the API: only the page's process speaks them.
+	for pattern, h := range map[string]handler{
+		"GET ":                       (*app).getPage,
+		"POST ":                      (*app).postUpdate,
+		"GET /check":                 (*app).getCheck,
+		"GET /{id}":                  (*app).getUpdate,
+		"POST /{id}/apply":           (*app).postApply,
+		"POST /{id}/rollback":        (*app).postRollback,
+		"DELETE /{id}":               (*app).deleteUpdate,
+		"GET /{id}/plan":             (*app).getPlan,
+		"GET /state":                 (*app).getState,
+		"GET /events":                (*app).getEvents,
+		"GET /backups":               (*app).getBackups,
+		"GET /backups/{id}/{file}":   (*app).getBackup,
+		"POST /backups/{id}/restore": (*app).postRestore,
+		"GET /doctor":                (*app).getDoctor,
+		"POST /download":             (*app).postDownload,
+		"POST ^/uploads":             (*app).postUpload,
+		"GET ^/uploads/{id}":         (*app).getUpload,
+		"PATCH ^/uploads/{id}":       (*app).patchUpload,
+		"POST ^/uploads/{id}/done":   (*app).finishUpload,
+		"DELETE ^/uploads/{id}":      (*app).deleteUpload,
+	} {
+		method, path, _ := strings.Cut(pattern, " ")
+		path, local := strings.CutPrefix(path, "^")
+		if !local {
+			path = prefix + path
+		}
+		mux.HandleFunc(method+" "+path, func(w http.ResponseWriter, r *http.Request) {
+			a, err := d.appOf(r)
+			var v any
+			if err == nil {
+				v, err = h(a, w, r)
+			}
+			if method != http.MethodGet && method != http.MethodPatch {
+				d.audit(r, a, err)
+			}
+			switch c, is := v.(created); {
+			case err != nil:
+				d.problem(w, r, err)
+			case is:
+				reply(w, http.StatusCreated, c.v)
+			case v != nil:
+				reply(w, http.StatusOK, v)
+			}
+		})
+	}
+	return mux
+}
+
+func (d *Daemon) names() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	names := []string{}
+	for n := range d.apps {
+		names = append(names, n)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// appOf is the app that ?app= names, or the only one.
+func (d *Daemon) appOf(r *http.Request) (*app, error) {
+	name, names := r.URL.Query().Get("app"), d.names()
+	if name == "" && len(names) == 1 {
+		name = names[0]
+	}
+	if a := d.app(name); a != nil {
+		return a, nil
+	}
+	if name == "" && len(names) > 1 {
+		return nil, refuse(http.StatusBadRequest, "several apps are installed: name one with ?app=, one of %s", strings.Join(names, ", "))
+	}
+	return nil, refuse(http.StatusNotFound, "app %q is not installed here", name)
+}
+
+func reply(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v)
+}
+
+func (d *Daemon) problem(w http.ResponseWriter, r *http.Request, err error) {
+	p := Problem{Type: "about:blank", Status: http.StatusInternalServerError, Detail: err.Error()}
+	if no := new(refusal); errors.As(err, &no) {
+		p.Status, p.Check = no.status, no.check
+	} else if errors.Is(err, installer.ErrNoRecord) {
+		p.Status, p.Detail = http.StatusNotFound, "there is no such update"
+	} else {
+		d.Log.Error("request", "method", r.Method, "path", r.URL.Path, "err", err)
+		p.Detail, p.Check = d.Device.Explain(err)
+		if p.Check != "" {
+			p.Status = http.StatusUnprocessableEntity
+		}
+	}
+	p.Title = http.StatusText(p.Status)
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(p.Status)
+	_ = json.NewEncoder(w).Encode(p)
+}
+
+// audit writes down who asked for what, and what came of it.
+func (d *Daemon) audit(r *http.Request, a *app, err error) {
+	line := map[string]any{"time": d.Now().UTC().Format(time.RFC3339), "actor": actor(r), "call": r.Method + " " + strings.TrimPrefix(r.URL.Path, prefix)}
+	if a != nil {
+		line["app"] = a.name
+	}
+	if err != nil {
+		line["refused"] = err.Error()
+	}
+	b, _ := json.Marshal(line)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if _, err := d.Audit.Write(append(b, '\n')); err != nil {
+		d.Log.Error("write audit log", "err", err)
+	}
+}
+
+func actor(r *http.Request) string {
+	s := r.Header.Get(ActorHeader)
+	return s[:min(len(s), 100)]
+}
+
+// body decodes a request of known members. An empty one is fine where nothing
+// is required.
+func body(r *http.Request, v any) error {
+	dec := json.NewDecoder(http.MaxBytesReader(nil, r.Body, maxJSON))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(v); err != nil && !errors.Is(err, io.EOF) {
+		return refuse(http.StatusUnprocessableEntity, "the request is not understood: %v", err)
+	}
+	return nil
+}
+
+func number(r *http.Request, key string, def, low, high int) (int, error) {
+	s := r.URL.Query().Get(key)
+	if s == "" {
+		return def, nil
+	}
+	n, err := strconv.Atoi(s)
+	if err != nil || n < low || n > high {
+		return 0, refuse(http.StatusUnprocessableEntity, "%s is %q, want %d to %d", key, s, low, high)
+	}
+	return n, nil
+}
+
+func (a *app) getPage(_ http.ResponseWriter, r *http.Request) (any, error) {
+	page, err := number(r, "page", 1, 1, 1e6)
+	if err != nil {
+		return nil, err
+	}
+	size, err := number(r, "page_size", 25, 1, 100)
+	if err != nil {
+		return nil, err
+	}
+	var states []installer.Status
+	for _, s := range r.URL.Query()["status"] {
+		states = append(states, installer.Status(s))
+	}
+	found, total, err := a.records.Find(r.Context(), states, size, (page-1)*size)
+	if err != nil {
+		return nil, err
+	}
+	p := Page{page, size, total, []Update{}}
+	for _, f := range found {
+		p.Data = append(p.Data, toUpdate(f))
+	}
+	return p, nil
+}
+
+func (a *app) postUpdate(_ http.ResponseWriter, r *http.Request) (any, error) {
+	var in struct {
+		Version   string  `json:"version"`
+		Changelog *string `json:"changelog"`
+	}
+	if err := body(r, &in); err != nil {
+		return nil, err
+	}
+	if _, err := bundle.ParseVersion(in.Version); err != nil {
+		return nil, refuse(http.StatusUnprocessableEntity, "version is %.100q, want a semantic version such as 2.1.0", in.Version)
+	}
+	old, err := a.open(r.Context(), in.Version)
+	if err != nil {
+		return nil, err
+	}
+	if old != nil {
+		return nil, refuse(http.StatusConflict, "version %s is here already, %s", in.Version, old.Status)
+	}
+	rec := installer.Record{ID: a.NewID(), To: installer.Release{Version: in.Version}, Status: installer.Pending, By: actor(r), Created: a.Now()}
+	if in.Changelog != nil {
+		rec.Changelog = *in.Changelog
+	}
+	if err := a.records.Add(r.Context(), rec); err != nil {
+		return nil, err
+	}
+	a.changed(rec.ID, installer.Pending)
+	return created{Done{"success", "Update " + in.Version + " is registered.", rec.ID}}, nil
+}
+
+func (a *app) getUpdate(_ http.ResponseWriter, r *http.Request) (any, error) {
+	rec, err := a.records.Get(r.Context(), r.PathValue("id"))
+	if err != nil {
+		return nil, err
+	}
+	return toUpdate(rec), nil
+}
+
+func (a *app) getCheck(_ http.ResponseWriter, r *http.Request) (any, error) {
+	st, err := a.records.Load(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	var c Check
+	if st.Current != nil {
+		c.CurrentVersion = st.Current.Version
+	}
+	// What waits here counts too: it came by upload or stick.
+	waiting, _, err := a.records.Find(r.Context(), []installer.Status{installer.Pending}, -1, 0)
+	if err != nil {
+		return nil, err
+	}
+	best := c.CurrentVersion
+	for _, w := range waiting {
+		if newer(w.To.Version, best) {
+			best = w.To.Version
+		}
+	}
+	l, err := a.check(r.Context())
+	switch {
+	case err != nil:
+		c.GitHubError = known(a.explain(err))
+	case l.Version == "":
+		c.GitHubError = known("no release is published there yet")
+	default:
+		c.GitHubLatestVersion, c.GitHubDownloadURL, c.GitHubReleaseURL = known(l.Version), known(l.DownloadURL), known(l.ReleaseURL)
+		c.GitHubPublishedOn, c.GitHubNotes, c.GitHubSizeBytes = known(l.Published), known(l.Notes), known(l.Size)
+		if newer(l.Version, best) {
+			best = l.Version
+		}
+	}
+	c.LatestVersion, c.UpdateAvailable = known(best), newer(best, c.CurrentVersion)
+	return c, nil
+}
+
+func (a *app) getPlan(_ http.ResponseWriter, r *http.Request) (any, error) {
+	rec, err := a.records.Get(r.Context(), r.PathValue("id"))
+	if err != nil {
+		return nil, err
+	}
+	path, err := a.pathOf(rec)
+	if err != nil {
+		return nil, refuse(http.StatusConflict, "%v", err)
+	}
+	offer, err := a.plan(r.Context(), path, r.URL.Query().Get("force") == "true")
+	if err != nil {
+		return nil, err
+	}
+	return offer.Plan, nil
+}
+
+func (a *app) postApply(_ http.ResponseWriter, r *http.Request) (any, error) {
+	var in struct {
+		Force       bool    `json:"force"`
+		DownloadURL *string `json:"download_url"`
+		Hash        *string `json:"file_hash_sha256"`
+	}
+	if err := body(r, &in); err != nil {
+		return nil, err
+	}
+	if in.DownloadURL != nil {
+		return nil, refuse(http.StatusUnprocessableEntity, "this device fetches releases from its configured source only, not from a URL in a request")
+	}
+	rec, err := a.records.Get(r.Context(), r.PathValue("id"))
+	if err != nil {
+		return nil, err
+	}
+	if rec.Status != installer.Pending {
+		if rec.Action != installer.ActionUpdate || !rec.Status.CanBecome(installer.Pending) {
+			return nil, refuse(http.StatusConflict, "cannot apply: it is %s", rec.Status)
+		}
+		if rec.Bundle == nil || rec.Bundle.File == "" {
+			return nil, refuse(http.StatusConflict, "cannot apply again: its bundle is not kept, upload it again")
+		}
+		if err := a.records.Become(r.Context(), rec.ID, installer.Pending, "", a.Now()); err != nil {
+			return nil, err
+		}
+		a.changed(rec.ID, installer.Pending)
+	}
+	if err := a.records.Note(r.Context(), rec.ID, actor(r)); err != nil {
+		return nil, err
+	}
+	if err := a.enqueue(job{record: rec.ID, forced: in.Force}); err != nil {
+		return nil, refuse(http.StatusTooManyRequests, "%v", err)
+	}
+	return Done{"success", "Update " + rec.To.Version + " begins.", rec.ID}, nil
+}
+
+func (a *app) postRollback(_ http.ResponseWriter, r *http.Request) (any, error) {
+	var in struct {
+		Data string `json:"data"` // restore, keep; empty: as the release says
+	}
+	if err := body(r, &in); err != nil {
+		return nil, err
+	}
+	if in.Data != "" && in.Data != RestoreData && in.Data != KeepData {
+		return nil, refuse(http.StatusUnprocessableEntity, "data is %.20q, want restore or keep", in.Data)
+	}
+	rec, err := a.records.Get(r.Context(), r.PathValue("id"))
+	if err != nil {
+		return nil, err
+	}
+	st, err := a.records.Load(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case rec.Status != installer.Completed:
+		return nil, refuse(http.StatusConflict, "cannot roll back: it is %s", rec.Status)
+	case st.Current == nil || st.Current.Dir != rec.To.Dir:
+		return nil, refuse(http.StatusConflict, "cannot roll back: %s does not run", rec.To.Version)
+	case st.Previous == nil:
+		return nil, refuse(http.StatusConflict, "cannot roll back: %v", installer.ErrNoPrevious)
+	}
+	id := a.NewID()
+	if err := a.enqueue(job{record: id, run: func(ctx context.Context) (installer.Result, error) {
+		return a.Device.Rollback(ctx, a.name, id, in.Data, a.report(id))
+	}}); err != nil {
+		return nil, refuse(http.StatusTooManyRequests, "%v", err)
+	}
+	return Done{"success", "Rollback to " + st.Previous.Version + " begins.", id}, nil
+}
+
+func (a *app) postRestore(_ http.ResponseWriter, r *http.Request) (any, error) {
+	b, err := a.backup(r)
+	if err != nil {
+		return nil, err
+	}
+	id := a.NewID()
+	if err := a.enqueue(job{record: id, run: func(ctx context.Context) (installer.Result, error) {
+		return a.Device.Restore(ctx, a.name, id, b.ID, a.report(id))
+	}}); err != nil {
+		return nil, refuse(http.StatusTooManyRequests, "%v", err)
+	}
+	return Done{"success", "The data of " + b.Created.UTC().Format(time.RFC3339) + " come back.", id}, nil
+}
+
+func (a *app) backup(r *http.Request) (Backup, error) {
+	list, err := a.Device.Backups(a.name)
+	if err != nil {
+		return Backup{}, err
+	}
+	i := slices.IndexFunc(list, func(b Backup) bool { return b.ID == r.PathValue("id") })
+	if i < 0 {
+		return Backup{}, refuse(http.StatusNotFound, "there is no such backup")
+	}
+	return list[i], nil
+}
+
+// getBackup sends one file of a backup: a name of ours, never the caller's.
+func (a *app) getBackup(w http.ResponseWriter, r *http.Request) (any, error) {
+	b, err := a.backup(r)
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(b.Files, func(f BackupFile) bool { return f.Name == r.PathValue("file") })
+	if i < 0 {
+		return nil, refuse(http.StatusNotFound, "there is no such file in that backup")
+	}
+	f, err := a.Device.OpenBackup(a.name, b.ID, b.Files[i].Name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	a.audit(r, a, nil)
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Header().Set("Content-Disposition", fmt.Sprintf("attachment; filename=%q", b.Files[i].Name))
+	w.Header().Set("Content-Length", strconv.FormatInt(b.Files[i].Size, 10))
+	_, _ = io.Copy(w, f) // a client that hears less than the length knows
+	return nil, nil
+}
+
+func (a *app) deleteUpdate(_ http.ResponseWriter, r *http.Request) (any, error) {
+	rec, err := a.records.Get(r.Context(), r.PathValue("id"))
+	if err != nil {
+		return nil, err
+	}
+	switch rec.Status {
+	case installer.Downloading, installer.Verifying, installer.Applying:
+		return nil, refuse(http.StatusConflict, "cannot delete: it is %s", rec.Status)
+	}
+	if name := dropName(rec); name != "" {
+		a.moveDropped(name, failedDir, "deleted by "+actor(r))
+	} else {
+		a.forgetFile(r.Context(), rec.ID)
+	}
+	if err := a.records.Delete(r.Context(), rec.ID); err != nil {
+		return nil, refuse(http.StatusConflict, "%v", err)
+	}
+	a.hub.send(Event{Type: "deleted", Record: rec.ID})
+	return Done{"success", "Update " + rec.To.Version + " is deleted.", rec.ID}, nil
+}
+
+func (a *app) getState(_ http.ResponseWriter, r *http.Request) (any, error) {
+	st, err := a.records.Load(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	s := State{
+		App: a.name, Current: st.Current, Previous: st.Previous, Bad: st.Bad, Queued: len(a.jobs), Signers: a.config.Signers, Source: a.config.Source,
+		Drop: a.config.Drop, DropMode: a.config.DropMode, Auto: a.config.Auto, Window: a.config.Window, MaxUpload: a.config.MaxUpload,
+	}
+	if st.Current != nil && st.Previous != nil {
+		if s.OnRollback, err = a.Device.OnRollback(a.name, *st.Current); err != nil {
+			return nil, err
+		}
+	}
+	if a.config.Check > 0 {
+		s.CheckEvery = a.config.Check.String()
+	}
+	a.mu.Lock()
+	s.CheckedOn = known(a.checked)
+	a.mu.Unlock()
+	if s.FreeBytes, err = freeBytes(a.config.Inbox); err != nil {
+		return nil, err
+	}
+	busy, _, err := a.records.Find(r.Context(), []installer.Status{installer.Downloading, installer.Verifying, installer.Applying}, 1, 0)
+	if err != nil {
+		return nil, err
+	}
+	if len(busy) > 0 {
+		u := toUpdate(busy[0])
+		s.Running = &u
+	}
+	return s, nil
+}
+
+// getEvents sends what happens as server-sent events: first all of the
+// transaction that runs or was last, then everything new.
+func (a *app) getEvents(w http.ResponseWriter, r *http.Request) (any, error) {
+	past, next, ok := a.hub.watch()
+	if !ok {
+		return nil, refuse(http.StatusServiceUnavailable, "%d watch already", maxWatchers)
+	}
+	defer a.hub.leave(next)
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("X-Accel-Buffering", "no")
+	rc := http.NewResponseController(w)
+	send := func(name string, v any) error {
+		b, err := json.Marshal(v)
+		if err != nil {
+			return err
+		}
+		if err := rc.SetWriteDeadline(time.Now().Add(30 * time.Second)); err != nil {
+			return err
+		}
+		if _, err := fmt.Fprintf(w, "event: %s\ndata: %s\n\n", name, b); err != nil {
+			return err
+		}
+		return rc.Flush()
+	}
+	if past == nil {
+		past = []Event{}
+	}
+	err := send("past", past)
+	alive := time.NewTicker(15 * time.Second)
+	defer alive.Stop()
+	for err == nil {
+		select {
+		case <-r.Context().Done():
+			return nil, nil
+		case <-alive.C:
+			err = send("alive", struct{}{})
+		case e, open := <-next:
+			if !open {
+				return nil, nil
+			}
+			err = send("now", e)
+		}
+	}
+	return nil, nil // whoever watched is gone
+}
+
+func (a *app) getBackups(http.ResponseWriter, *http.Request) (any, error) {
+	list, err := a.Device.Backups(a.name)
+	if list == nil {
+		list = []Backup{}
+	}
+	return list, err
+}
+
+func (a *app) getDoctor(_ http.ResponseWriter, r *http.Request) (any, error) {
+	return a.Device.Doctor(r.Context(), a.name), nil
+}
+
+func (a *app) postDownload(_ http.ResponseWriter, r *http.Request) (any, error) {
+	a.mu.Lock()
+	latest := a.latest
+	a.mu.Unlock()
+	if latest == nil {
+		return nil, refuse(http.StatusConflict, "check for updates first: nothing newer is known")
+	}
+	rec, err := a.download(context.WithoutCancel(r.Context()), latest.Version, actor(r))
+	if err != nil {
+		return nil, err
+	}
+	return created{toUpdate(rec)}, nil
+}
+
+func (a *app) postUpload(_ http.ResponseWriter, r *http.Request) (any, error) {
+	var in struct {
+		Size int64 `json:"size"`
+	}
+	if err := body(r, &in); err != nil {
+		return nil, err
+	}
+	u, err := a.begin(actor(r), in.Size)
+	if err != nil {
+		return nil, err
+	}
+	return created{Upload{u.id, u.size, 0}}, nil
+}
+
+func (a *app) getUpload(_ http.ResponseWriter, r *http.Request) (any, error) {
+	u, err := a.upload(r.PathValue("id"))
+	if err != nil {
+		return nil, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return Upload{u.id, u.size, u.offset}, nil
+}
+
+func (a *app) patchUpload(w http.ResponseWriter, r *http.Request) (any, error) {
+	u, err := a.upload(r.PathValue("id"))
+	if err != nil {
+		return nil, err
+	}
+	offset, err := strconv.ParseInt(r.URL.Query().Get("offset"), 10, 64)
+	if err != nil {
+		return nil, refuse(http.StatusUnprocessableEntity, "offset: %v", err)
+	}
+	n, err := a.write(u, offset, r.Body)
+	if err != nil {
+		return nil, err
+	}
+	return Upload{u.id, u.size, n}, nil
+}
+
+func (a *app) finishUpload(_ http.ResponseWriter, r *http.Request) (any, error) {
+	u, err := a.upload(r.PathValue("id"))
+	if err != nil {
+		return nil, err
+	}
+	if s := r.URL.Query().Get("size"); s != "" {
+		if err := a.shrink(u, s); err != nil {
+			return nil, err
+		}
+	}
+	// It goes on when whoever sent it has no patience or loses the connection.
+	rec, err := a.finish(context.WithoutCancel(r.Context()), u)
+	if err != nil {
+		return nil, err
+	}
+	return created{toUpdate(rec)}, nil
+}
+
+func (a *app) deleteUpload(_ http.ResponseWriter, r *http.Request) (any, error) {
+	u, err := a.upload(r.PathValue("id"))
+	if err != nil {
+		return nil, err
+	}
+	a.abandon(u)
+	return Done{Status: "success", Message: "The upload is gone."}, nil
+}
+
+// metrics writes what a monitoring system wants, in the text format of
+// Prometheus.
+func (d *Daemon) metrics(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "text/plain; version=0.0.4")
+	var b strings.Builder
+	for _, m := range []struct{ name, help string }{
+		{"valise_info", "Version that runs."},
+		{"valise_updates", "Records by status."},
+		{"valise_needs_attention", "1 when a rollback failed and somebody has to look."},
+		{"valise_update_running", "1 while something is downloaded, verified or applied."},
+		{"valise_free_bytes", "Free space where bundles are kept."},
+		{"valise_last_success_timestamp_seconds", "When a release was committed last."},
+	} {
+		fmt.Fprintf(&b, "# HELP %s %s\n# TYPE %s gauge\n", m.name, m.help, m.name)
+		for _, name := range d.names() {
+			a := d.app(name)
+			st, err := a.records.Load(r.Context())
+			if err != nil {
+				continue
+			}
+			switch m.name {
+			case "valise_info":
+				if st.Current != nil {
+					fmt.Fprintf(&b, "%s{app=%q,version=%q} 1\n", m.name, name, st.Current.Version)
+				}
+			case "valise_updates":
+				for _, s := range []installer.Status{installer.Pending, installer.Completed, installer.Failed, installer.RolledBack} {
+					_, n, _ := a.records.Find(r.Context(), []installer.Status{s}, 0, 0)
+					fmt.Fprintf(&b, "%s{app=%q,status=%q} %d\n", m.name, name, s, n)
+				}
+			case "valise_needs_attention":
+				fmt.Fprintf(&b, "%s{app=%q} %d\n", m.name, name, one(st.Unfinished != nil && st.Unfinished.Attention != ""))
+			case "valise_update_running":
+				_, n, _ := a.records.Find(r.Context(), []installer.Status{installer.Downloading, installer.Verifying, installer.Applying}, 0, 0)
+				fmt.Fprintf(&b, "%s{app=%q} %d\n", m.name, name, one(n > 0))
+			case "valise_free_bytes":
+				if n, err := freeBytes(a.config.Inbox); err == nil {
+					fmt.Fprintf(&b, "%s{app=%q} %d\n", m.name, name, n)
+				}
+			case "valise_last_success_timestamp_seconds":
+				if st.Current != nil {
+					fmt.Fprintf(&b, "%s{app=%q} %d\n", m.name, name, st.Current.CommittedAt.Unix())
+				}
+			}
+		}
+	}
+	_, _ = io.WriteString(w, b.String())
+}
+
+func one(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// AuditFile opens the audit log in dir for appending.
+func AuditFile(dir string) (*os.File, error) {
+	return os.OpenFile(filepath.Join(dir, "audit.jsonl"), os.O_WRONLY|os.O_CREATE|os.O_APPEND|noFollow, 0o600)
+}

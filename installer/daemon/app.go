@@ -1,0 +1,328 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/valise-ota/valise/installer"
+)
+
+// maxQueue is how many requests of an app may wait.
+const maxQueue = 32
+
+// app is one installed app, its queue and what is known about what it does.
+type app struct {
+	*Daemon
+	name    string
+	config  Config
+	records Records
+	inbox   *os.Root
+	hub     *hub
+
+	jobs chan job
+	wake chan struct{} // the drop folder may have changed
+
+	fetching sync.Mutex // one download at a time
+
+	mu      sync.Mutex
+	uploads map[string]*upload
+	latest  *Latest // of the last check
+	checked time.Time
+
+	seen map[string]look // files of the drop folder; the queue's goroutine only
+}
+
+// job is one transaction that waits: an update of a record, or, with run,
+// something else that becomes the record.
+type job struct {
+	record string
+	forced bool
+	run    func(ctx context.Context) (installer.Result, error)
+}
+
+// run is the queue: one thing after the other.
+func (a *app) run(ctx context.Context) {
+	defer a.close()
+	a.afterRestart(ctx)
+	stop := a.watchDrop(ctx)
+	defer stop()
+	scan := time.NewTicker(a.Timing.Scan)
+	defer scan.Stop()
+	go a.schedule(ctx)
+	a.poke()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case j := <-a.jobs:
+			a.do(ctx, j)
+			a.poke()
+		case <-scan.C:
+			a.poke()
+		case <-a.wake:
+			a.lookAtDrop(ctx)
+			a.dropStaleUploads()
+		}
+	}
+}
+
+func (a *app) close() {
+	a.inbox.Close()
+	a.records.Close()
+}
+
+// poke has the drop folder looked at soon.
+func (a *app) poke() {
+	select {
+	case a.wake <- struct{}{}:
+	default:
+	}
+}
+
+// afterRestart ends what an earlier daemon did not.
+func (a *app) afterRestart(ctx context.Context) {
+	if err := a.Device.Recover(ctx, a.name); err != nil {
+		a.log().Error("recover", "err", err)
+	}
+	found, _, err := a.records.Find(ctx, []installer.Status{installer.Downloading, installer.Verifying}, -1, 0)
+	if err != nil {
+		a.log().Error("read records", "err", err)
+	}
+	for _, r := range found {
+		a.fail(ctx, r.ID, "interrupted: the daemon ended before it was done; apply it again")
+	}
+	a.dropOrphans(ctx)
+}
+
+// enqueue puts a job behind the others.
+func (a *app) enqueue(j job) error {
+	select {
+	case a.jobs <- j:
+		a.hub.send(Event{Type: "queued", Record: j.record})
+		return nil
+	default:
+		return fmt.Errorf("%d requests wait already", maxQueue)
+	}
+}
+
+// do carries a job out, waiting for the engine and for another program that
+// holds the app's lock: neither is the bundle's fault.
+func (a *app) do(ctx context.Context, j job) {
+	if j.run != nil {
+		a.other(ctx, j)
+		return
+	}
+	r, err := a.records.Get(ctx, j.record)
+	if err != nil || r.Status != installer.Pending {
+		return // deleted since, or done by somebody else
+	}
+	a.await(ctx, func() error { return a.Device.Ready(ctx) })
+	if ctx.Err() != nil {
+		return
+	}
+	a.hub.begin(r.ID)
+	if r, err = a.withBundle(ctx, r); err != nil {
+		a.fail(context.WithoutCancel(ctx), r.ID, a.explain(err))
+		return
+	}
+	path, err := a.pathOf(r)
+	if err != nil {
+		a.fail(ctx, r.ID, err.Error())
+		return
+	}
+	a.become(ctx, r.ID, installer.Verifying, "")
+	var res installer.Result
+	a.await(ctx, func() error {
+		res, err = a.Device.Update(ctx, a.name, path, r.ID, j.forced, a.report(r.ID))
+		if errors.Is(err, ErrBusy) {
+			return err
+		}
+		return nil
+	})
+	a.ended(ctx, r, res, err)
+}
+
+// withBundle downloads the bundle of a record that has none.
+func (a *app) withBundle(ctx context.Context, r installer.Record) (installer.Record, error) {
+	if r.Bundle != nil && r.Bundle.File != "" {
+		return r, nil
+	}
+	a.fetching.Lock()
+	defer a.fetching.Unlock()
+	a.become(ctx, r.ID, installer.Downloading, "")
+	err := a.fetch(ctx, r.ID, r.To.Version)
+	if errors.Is(err, ErrNoSource) {
+		return r, errors.New("it has no bundle, and this device knows no place to fetch one from: upload the bundle of that version")
+	}
+	if err != nil {
+		return r, err
+	}
+	b := &installer.Bundle{File: r.ID + bundleSuffix}
+	if b.Digest, b.Size, err = a.settle(ctx, filepath.Join(a.config.Inbox, r.ID+unverified)); err != nil {
+		return r, err
+	}
+	if err := a.inbox.Rename(r.ID+unverified, b.File); err != nil {
+		return r, err
+	}
+	if err := a.records.SetBundle(ctx, r.ID, b, ""); err != nil {
+		return r, err
+	}
+	r.Bundle = b
+	return r, nil
+}
+
+// await repeats f, with a pause, until it returns nil or ctx ends.
+func (a *app) await(ctx context.Context, f func() error) {
+	for said := false; ; said = true {
+		err := f()
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		if text, _ := a.Device.Explain(err); !said {
+			a.log().Warn("waiting", "err", err)
+			a.hub.send(Event{Type: "waiting", Detail: text})
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(a.Timing.Stable):
+		}
+	}
+}
+
+// ended makes what came of an update known: to the record, when the transaction
+// did not do so, to those who watch, and to who put the bundle there.
+func (a *app) ended(ctx context.Context, r installer.Record, res installer.Result, err error) {
+	stopped := ctx.Err() != nil
+	ctx = context.WithoutCancel(ctx)
+	switch {
+	case err == nil && res.Outcome == installer.NothingToDo:
+		a.fail(ctx, r.ID, fmt.Sprintf("%s runs already, nothing to do", r.To.Version))
+	case err == nil && res.Record.ID != r.ID: // it failed before the transaction had a record
+		a.fail(ctx, r.ID, a.explain(res.Err))
+	case err != nil:
+		a.fail(ctx, r.ID, a.explain(err))
+	default:
+		a.changed(r.ID, res.Record.Status)
+	}
+	if f := dropName(r); f != "" {
+		if stopped {
+			return // it stays where it is, and is tried again
+		}
+		a.finishDrop(ctx, f, r.ID, err == nil && (res.Outcome == installer.Done || res.Outcome == installer.NothingToDo))
+		return
+	}
+	if res.Outcome == installer.Done { // nothing needs the file any more
+		a.forgetFile(ctx, r.ID)
+	}
+}
+
+// other carries out what has no bundle: a rollback, or data that come back.
+func (a *app) other(ctx context.Context, j job) {
+	a.await(ctx, func() error { return a.Device.Ready(ctx) })
+	a.hub.begin(j.record)
+	var res installer.Result
+	var err error
+	a.await(ctx, func() error {
+		res, err = j.run(ctx)
+		if errors.Is(err, ErrBusy) {
+			return err
+		}
+		return nil
+	})
+	ctx = context.WithoutCancel(ctx)
+	if err == nil && res.Record.ID == j.record {
+		a.changed(j.record, res.Record.Status)
+		return
+	}
+	if err == nil {
+		err = res.Err
+	}
+	r := installer.Record{ID: j.record, Action: installer.ActionRollback, Status: installer.Failed, Error: a.explain(err), Created: a.Now()}
+	if err := a.records.Add(ctx, r); err != nil {
+		a.log().Error("write record", "err", err)
+	}
+	a.changed(j.record, installer.Failed)
+}
+
+func (a *app) explain(err error) string {
+	text, _ := a.Device.Explain(err)
+	return text
+}
+
+func (a *app) fail(ctx context.Context, id, cause string) {
+	a.become(ctx, id, installer.Failed, cause)
+}
+
+func (a *app) become(ctx context.Context, id string, next installer.Status, cause string) {
+	if err := a.records.Become(ctx, id, next, cause, a.Now()); err != nil {
+		a.log().Error("write record", "record", id, "err", err)
+		return
+	}
+	a.changed(id, next)
+}
+
+// changed tells everybody that a record has another status.
+func (a *app) changed(id string, status installer.Status) {
+	a.log().Info("record", "record", id, "status", status)
+	a.hub.send(Event{Type: "status", Record: id, Status: status})
+	if a.config.Webhook != "" {
+		go a.webhook(id)
+	}
+}
+
+// report turns the progress of a transaction into events. The first step of it
+// is when the record is applied.
+func (a *app) report(id string) func(installer.Event) {
+	applying := false
+	return func(e installer.Event) {
+		if !applying && !e.Ended && e.Step != "verify" && e.Step != "" {
+			applying = true
+			a.changed(id, installer.Applying)
+		}
+		out := Event{Type: "step", Record: id, Step: e.Step, Detail: e.Detail, Done: e.Done, Total: e.Total, Ended: e.Ended}
+		if e.Done > 0 && !e.Ended {
+			out.Type = "progress"
+		}
+		if e.Err != nil {
+			out.Error = e.Err.Error()
+		}
+		a.hub.send(out)
+	}
+}
+
+func (a *app) log() *slog.Logger { return a.Log.With("app", a.name) }
+
+// pathOf is where the bundle of a record lies.
+func (a *app) pathOf(r installer.Record) (string, error) {
+	if r.Bundle == nil || r.Bundle.File == "" {
+		return "", errors.New("it has no bundle: upload one of that version first")
+	}
+	if name := dropName(r); name != "" {
+		return filepath.Join(a.dropDir(), name), nil
+	}
+	if filepath.Base(r.Bundle.File) != r.Bundle.File {
+		return "", fmt.Errorf("the record names %q as its file", r.Bundle.File)
+	}
+	return filepath.Join(a.config.Inbox, r.Bundle.File), nil
+}
+
+// dropPrefix marks the bundles of records that lie in the drop folder.
+const dropPrefix = "drop/"
+
+func dropName(r installer.Record) string {
+	if r.Bundle == nil {
+		return ""
+	}
+	name, ok := strings.CutPrefix(r.Bundle.File, dropPrefix)
+	if !ok || filepath.Base(name) != name {
+		return ""
+	}
+	return name
+}

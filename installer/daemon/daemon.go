@@ -1,0 +1,291 @@
+// Package daemon keeps one queue per app of a device: bundles that somebody put
+// into the app's drop folder, uploaded or had downloaded wait in it, and one at a
+// time goes through the transaction. It serves the OTA API on a local socket.
+//
+// The package decides when something is done, never how: every change to an app
+// is made by a Device, which is the code of the commands. What it knows about an
+// app are the records that the transaction writes.
+//
+// Who may attack: whoever can write to a drop folder or speak to the socket. They
+// can hand over bytes and ask for an update, a rollback or a deletion. Nothing
+// they hand over is used before it is verified against the device's own policy,
+// and no name of theirs becomes a path.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/valise-ota/valise/installer"
+)
+
+// Device does what the commands do. Its methods are safe for concurrent use;
+// Update, Rollback and Recover of one app are called one at a time.
+type Device interface {
+	// Apps are the installed ones.
+	Apps() ([]string, error)
+	Config(app string) (Config, error)
+	// Records opens the records of an app, for as long as the daemon runs.
+	Records(ctx context.Context, app string) (Records, error)
+	// Ready returns nil when the engine answers. Nothing is tried before.
+	Ready(ctx context.Context) error
+	// Plan verifies a bundle and says what it would do. It changes nothing. The
+	// offer has no plan when something but the bundle is wrong.
+	Plan(ctx context.Context, app, path string, forced bool, report func(installer.Event)) (Offer, error)
+	// Update verifies a bundle again and carries it out as the record of that
+	// ID. The error is why the transaction never began.
+	Update(ctx context.Context, app, path, record string, forced bool, report func(installer.Event)) (installer.Result, error)
+	// Rollback returns to the previous release, as the record of that ID. data
+	// is RestoreData, KeepData, or empty for what the release says.
+	Rollback(ctx context.Context, app, record, data string, report func(installer.Event)) (installer.Result, error)
+	// Restore brings back saved data, as the record of that ID.
+	Restore(ctx context.Context, app, record, backup string, report func(installer.Event)) (installer.Result, error)
+	// Recover undoes what a power cut left unfinished.
+	Recover(ctx context.Context, app string) error
+	// Explain says in one line for people why something failed, and which check
+	// refused a bundle.
+	Explain(err error) (text, check string)
+	// Latest asks where the app's releases come from; the error is ErrNoSource
+	// when the device has no such place. Fetch writes that release to dst.
+	Latest(ctx context.Context, app string) (Latest, error)
+	Fetch(ctx context.Context, app, version string, dst *os.File, report func(installer.Event)) error
+	// Backups are the saved data, newest first. OpenBackup opens one file of one.
+	Backups(app string) ([]Backup, error)
+	OpenBackup(app, id, file string) (io.ReadCloser, error)
+	// OnRollback is what a rollback of r does to the data: never, ask, always.
+	OnRollback(app string, r installer.Release) (string, error)
+	Doctor(ctx context.Context, app string) []Finding
+}
+
+// ErrNoSource says that the device knows no place to fetch releases from.
+var ErrNoSource = errors.New("no source of releases is configured")
+
+// ErrBusy says that another program changes the app right now.
+var ErrBusy = errors.New("another program changes this app")
+
+// Offer is a verified bundle and what it would do.
+type Offer struct {
+	Plan      *installer.Plan
+	Version   string
+	Changelog string
+}
+
+// Latest is the newest release of a source.
+type Latest struct {
+	Version     string
+	DownloadURL string
+	ReleaseURL  string
+	Notes       string // Markdown
+	Published   time.Time
+	Size        int64 // bytes, 0 when unknown
+}
+
+// What Rollback does to data, when somebody says.
+const (
+	RestoreData = "restore"
+	KeepData    = "keep"
+)
+
+// Backup is data that was saved.
+type Backup struct {
+	ID      string       `json:"id"`
+	Created time.Time    `json:"created_on"`
+	Version string       `json:"version"` // that ran
+	Size    int64        `json:"size_bytes"`
+	Files   []BackupFile `json:"files"`
+}
+
+// BackupFile is one file of a backup.
+type BackupFile struct {
+	Name string `json:"name"`
+	Size int64  `json:"size_bytes"`
+	What string `json:"what"`
+}
+
+// Finding is one thing that was looked at.
+type Finding struct {
+	Name   string `json:"name"`
+	OK     bool   `json:"ok"`
+	Text   string `json:"text"`
+	Remedy string `json:"remedy,omitempty"`
+}
+
+// Records are the records of one app: installer/record.
+type Records interface {
+	Load(ctx context.Context) (installer.State, error)
+	Get(ctx context.Context, id string) (installer.Record, error)
+	Find(ctx context.Context, states []installer.Status, limit, offset int) ([]installer.Record, int, error)
+	OfFile(ctx context.Context, file string) ([]installer.Record, error)
+	Add(ctx context.Context, r installer.Record) error
+	Become(ctx context.Context, id string, next installer.Status, cause string, at time.Time) error
+	SetBundle(ctx context.Context, id string, b *installer.Bundle, changelog string) error
+	Note(ctx context.Context, id, by string) error
+	Delete(ctx context.Context, id string) error
+	Close() error
+}
+
+// Mode says how far the daemon goes by itself.
+type Mode string
+
+const (
+	Off   Mode = "off"
+	Stage Mode = "stage" // verified, shown, waiting for somebody to apply it
+	Apply Mode = "apply"
+)
+
+// Config is the part of an app's device configuration that is about the daemon.
+// Zero values are the defaults.
+type Config struct {
+	// Drop is the drop folder; empty for /opt/APP/updates. DropMode is Apply
+	// when it is empty.
+	Drop     string `yaml:"drop,omitempty"`
+	DropMode Mode   `yaml:"drop_mode,omitempty"`
+	// Check is how often the source is asked, 0 for never; Auto is what happens
+	// with a newer release; Window, "02:00-04:30" in local time, is when.
+	Check  time.Duration `yaml:"check,omitempty"`
+	Auto   Mode          `yaml:"auto,omitempty"`
+	Window string        `yaml:"window,omitempty"`
+	// MaxUpload limits one uploaded bundle, in bytes; 0 is 8 GiB.
+	MaxUpload int64 `yaml:"max_upload,omitempty"`
+	// Webhook gets a CloudEvent when a record changes its status.
+	Webhook string `yaml:"webhook,omitempty"`
+
+	Inbox   string   `yaml:"-"` // directory of uploads, for root alone
+	Signers []string `yaml:"-"` // who may sign, for people
+	Source  string   `yaml:"-"` // where releases come from, for people
+}
+
+// Validate says what is wrong with a configuration.
+func (c Config) Validate() error {
+	for name, m := range map[string]Mode{"drop_mode": c.DropMode, "auto": c.Auto} {
+		if m != "" && m != Off && m != Stage && m != Apply {
+			return fmt.Errorf("%s is %q, want off, stage or apply", name, m)
+		}
+	}
+	if c.Check != 0 && c.Check < minCheck {
+		return fmt.Errorf("check is %s, want %s or more", c.Check, minCheck)
+	}
+	if c.MaxUpload < 0 {
+		return fmt.Errorf("max_upload is %d, want bytes", c.MaxUpload)
+	}
+	_, err := parseWindow(c.Window)
+	return err
+}
+
+// Daemon serves the apps of a device.
+type Daemon struct {
+	Device Device
+	Log    *slog.Logger
+	Audit  io.Writer // one JSON object per line: who asked for what
+	Now    func() time.Time
+	NewID  func() string
+	Timing Timing
+
+	mu   sync.Mutex
+	apps map[string]*app
+
+	verifying chan struct{} // one bundle at a time: a small device has one core to spare
+}
+
+// Timing is how long things take. The zero value is for devices; tests are in a
+// hurry.
+type Timing struct {
+	Scan   time.Duration // between two looks at a drop folder; 30 s
+	Stable time.Duration // how long a file must not change; 2 s
+	Settle time.Duration // how long an incomplete one may rest before it fails; 2 min
+	Stale  time.Duration // after which an unfinished upload goes; 24 h
+}
+
+func (t *Timing) defaults() {
+	for d, def := range map[*time.Duration]time.Duration{&t.Scan: 30 * time.Second, &t.Stable: 2 * time.Second, &t.Settle: 2 * time.Minute, &t.Stale: 24 * time.Hour} {
+		if *d == 0 {
+			*d = def
+		}
+	}
+}
+
+// Run serves until ctx ends. A transaction that runs then is undone, as with an
+// interrupted command. ready is called when every app is known.
+func (d *Daemon) Run(ctx context.Context, ready func()) error {
+	d.Timing.defaults()
+	d.apps, d.verifying = map[string]*app{}, make(chan struct{}, 1)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for first := true; ; first = false {
+		names, err := d.Device.Apps()
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			if d.app(name) != nil {
+				continue
+			}
+			a, err := d.open(ctx, name)
+			if err != nil {
+				d.Log.Error("cannot serve app", "app", name, "err", err)
+				continue
+			}
+			d.mu.Lock()
+			d.apps[name] = a
+			d.mu.Unlock()
+			wg.Go(func() { a.run(ctx) })
+		}
+		if first {
+			ready()
+		}
+		// An app that is installed later is served too.
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(d.Timing.Scan):
+		}
+	}
+}
+
+func (d *Daemon) app(name string) *app {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.apps[name]
+}
+
+// Alive takes every lock: a watchdog that hears nothing restarts the daemon.
+func (d *Daemon) Alive() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, a := range d.apps {
+		a.hub.touch()
+	}
+}
+
+func (d *Daemon) open(ctx context.Context, name string) (*app, error) {
+	config, err := d.Device.Config(name)
+	if err != nil {
+		return nil, err
+	}
+	if err := config.Validate(); err != nil {
+		return nil, err
+	}
+	records, err := d.Device.Records(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(config.Inbox, 0o700); err != nil {
+		records.Close()
+		return nil, fmt.Errorf("make inbox: %w", err)
+	}
+	inbox, err := os.OpenRoot(config.Inbox)
+	if err != nil {
+		records.Close()
+		return nil, fmt.Errorf("open inbox: %w", err)
+	}
+	return &app{
+		Daemon: d, name: name, config: config, records: records, inbox: inbox,
+		jobs: make(chan job, maxQueue), wake: make(chan struct{}, 1), hub: newHub(), uploads: map[string]*upload{}, seen: map[string]look{},
+	}, nil
+}

@@ -1,0 +1,311 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/Masterminds/semver/v3"
+	"github.com/fsnotify/fsnotify"
+
+	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/installer"
+)
+
+// The drop folder: a bundle that somebody copies there is applied and ends in
+// applied/ or, with the reason beside it, in failed/. It is tried once, and once
+// more when the daemon was interrupted: never again and again.
+
+const (
+	bundleSuffix = ".tar.gz"
+	appliedDir   = "applied"
+	failedDir    = "failed"
+	reasonSuffix = ".reason.txt"
+	keepDropped  = 3 // bundles in each of the two
+	maxTries     = 2
+)
+
+// look is how a file of the drop folder was when it was last looked at.
+type look struct {
+	size  int64
+	mod   time.Time
+	since time.Time // it has not changed since
+}
+
+func (a *app) dropDir() string { return a.config.Drop }
+
+// watchDrop has the folder looked at when something happens in it. Not every
+// file system tells, so run looks from time to time as well.
+func (a *app) watchDrop(ctx context.Context) (stop func()) {
+	if a.config.DropMode == Off {
+		return func() {}
+	}
+	if err := os.MkdirAll(a.dropDir(), 0o755); err != nil {
+		a.log().Error("make drop folder", "err", err)
+	}
+	w, err := fsnotify.NewWatcher()
+	if err == nil {
+		err = w.Add(a.dropDir())
+	}
+	if err != nil {
+		a.log().Warn("cannot watch the drop folder: it is looked at from time to time", "err", err)
+		return func() {}
+	}
+	go func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-w.Errors:
+			case e, ok := <-w.Events:
+				if !ok {
+					return
+				}
+				if strings.HasSuffix(e.Name, bundleSuffix) {
+					a.poke()
+				}
+			}
+		}
+	}()
+	return func() { w.Close() }
+}
+
+// dropped is a complete bundle in the drop folder.
+type dropped struct {
+	name    string
+	size    int64
+	version *semver.Version
+}
+
+// lookAtDrop takes the lowest version that is complete and has it applied. The
+// queue looks again afterwards.
+func (a *app) lookAtDrop(ctx context.Context) {
+	if a.config.DropMode == Off {
+		return
+	}
+	ready, again := a.complete(ctx)
+	if again > 0 {
+		time.AfterFunc(again, a.poke)
+	}
+	for _, f := range ready {
+		id, err := a.takeDropped(ctx, f)
+		if err != nil {
+			a.log().Error("drop folder", "file", f.name, "err", err)
+			continue
+		}
+		if id != "" {
+			a.do(ctx, job{record: id})
+			a.poke()
+			return
+		}
+	}
+}
+
+// complete lists the bundles that can be read, by version, and says when to look
+// again. One that nobody writes to any more and that still cannot be read ends in
+// failed/.
+func (a *app) complete(ctx context.Context) (ready []dropped, again time.Duration) {
+	entries, err := os.ReadDir(a.dropDir())
+	if err != nil {
+		a.log().Warn("read drop folder", "err", err)
+		return nil, 0
+	}
+	now, seen, moving := a.Now(), map[string]look{}, false
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil || !info.Mode().IsRegular() || strings.HasPrefix(e.Name(), ".") || !strings.HasSuffix(e.Name(), bundleSuffix) {
+			continue
+		}
+		l, ok := a.seen[e.Name()]
+		if !ok || l.size != info.Size() || !l.mod.Equal(info.ModTime()) {
+			l = look{info.Size(), info.ModTime(), now}
+		}
+		seen[e.Name()] = l
+		rest := now.Sub(l.since)
+		if rest < a.Timing.Stable {
+			again, moving = a.Timing.Stable, true
+			continue
+		}
+		version, err := peek(filepath.Join(a.dropDir(), e.Name()))
+		if err == nil {
+			ready = append(ready, dropped{e.Name(), info.Size(), version})
+			continue
+		}
+		if rest < a.Timing.Settle {
+			again = cmp.Or(again, min(a.Timing.Settle-rest, a.Timing.Scan))
+			continue
+		}
+		cause := a.explain(err)
+		r := installer.Record{
+			ID: a.NewID(), Status: installer.Failed, Created: now, By: "drop folder",
+			Error: fmt.Sprintf("%s, and nobody wrote to it for %s: it was not copied completely, or it is no bundle", cause, rest.Round(time.Second)),
+		}
+		if err := a.records.Add(ctx, r); err != nil {
+			a.log().Error("write record", "err", err)
+		}
+		a.moveDropped(e.Name(), failedDir, r.Error)
+		a.changed(r.ID, installer.Failed)
+	}
+	a.seen = seen
+	if moving {
+		return nil, again // it may be the one that has to come first
+	}
+	slices.SortFunc(ready, func(x, y dropped) int {
+		return cmp.Or(x.version.Compare(y.version), strings.Compare(x.name, y.name))
+	})
+	return ready, again
+}
+
+// peek reads the version that a file claims, and so whether its table of
+// contents, which stands at its end, is there.
+func peek(path string) (*semver.Version, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|noFollow, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, errors.New("it is no file")
+	}
+	r, err := bundle.Open(f, info.Size())
+	if err != nil {
+		return nil, err
+	}
+	if err := r.Locate(); err != nil {
+		return nil, err
+	}
+	return bundle.ParseVersion(r.Manifest().Version)
+}
+
+// takeDropped makes a record for a file, or finds what became of the one it has.
+// It returns the record to apply, or "" when there is nothing to do with the file
+// now.
+func (a *app) takeDropped(ctx context.Context, f dropped) (id string, err error) {
+	file := dropPrefix + f.name
+	earlier, err := a.records.OfFile(ctx, file)
+	if err != nil {
+		return "", err
+	}
+	sum, err := digestFile(ctx, filepath.Join(a.dropDir(), f.name))
+	if err != nil {
+		return "", err
+	}
+	tries := 0
+	for _, r := range earlier {
+		if r.Bundle.Digest != sum { // another file of the same name
+			if err := a.records.SetBundle(ctx, r.ID, nil, ""); err != nil {
+				return "", err
+			}
+			continue
+		}
+		switch r.Status {
+		case installer.Pending: // in stage mode it waits for somebody
+			if a.config.DropMode == Stage {
+				return "", nil
+			}
+			return r.ID, nil
+		case installer.Completed:
+			a.finishDrop(ctx, f.name, r.ID, true)
+			return "", nil
+		}
+		tries++
+	}
+	if tries >= maxTries {
+		a.finishDrop(ctx, f.name, earlier[0].ID, false)
+		return "", nil
+	}
+	r := installer.Record{
+		ID: a.NewID(), To: installer.Release{Version: f.version.Original()}, Status: installer.Pending, By: "drop folder", Created: a.Now(),
+		Bundle: &installer.Bundle{File: file, Size: f.size, Digest: sum},
+	}
+	if err := a.records.Add(ctx, r); err != nil {
+		return "", err
+	}
+	a.changed(r.ID, installer.Pending)
+	if a.config.DropMode == Stage {
+		return "", nil
+	}
+	return r.ID, nil
+}
+
+// finishDrop moves a file out of the drop folder and lets its record know.
+func (a *app) finishDrop(ctx context.Context, name, id string, good bool) {
+	r, err := a.records.Get(ctx, id)
+	if err != nil {
+		a.log().Error("read record", "err", err)
+	}
+	if good {
+		a.moveDropped(name, appliedDir, "")
+	} else {
+		a.moveDropped(name, failedDir, cmp.Or(r.Attention, r.Error, "unknown"))
+	}
+	if r.Bundle != nil {
+		b := *r.Bundle
+		b.File = ""
+		if err := a.records.SetBundle(ctx, id, &b, ""); err != nil {
+			a.log().Error("write record", "err", err)
+		}
+	}
+}
+
+// moveDropped moves a file into applied/ or failed/. One that cannot be moved is
+// taken out of the folder's sight by its records: it has had its tries.
+func (a *app) moveDropped(name, dir, reason string) {
+	root, err := os.OpenRoot(a.dropDir())
+	if err != nil {
+		a.log().Error("open drop folder", "err", err)
+		return
+	}
+	defer root.Close()
+	err = root.Mkdir(dir, 0o755)
+	if err == nil || errors.Is(err, fs.ErrExist) {
+		to := filepath.Join(dir, name)
+		if reason != "" {
+			text := fmt.Sprintf("%s\n%s\n", a.Now().UTC().Format(time.RFC3339), reason)
+			if err := root.WriteFile(to+reasonSuffix, []byte(text), 0o644); err != nil {
+				a.log().Error("write reason", "err", err)
+			}
+		}
+		if err = root.Rename(name, to); err == nil {
+			err = pruneDropped(root, dir)
+		}
+	}
+	if err != nil {
+		a.log().Error("move bundle", "file", name, "err", err)
+	}
+}
+
+// pruneDropped keeps the newest few: bundles are large and the disk is small.
+func pruneDropped(root *os.Root, dir string) error {
+	entries, err := fs.ReadDir(root.FS(), dir)
+	if err != nil {
+		return err
+	}
+	var files []fs.FileInfo
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil && strings.HasSuffix(e.Name(), bundleSuffix) {
+			files = append(files, info)
+		}
+	}
+	slices.SortFunc(files, func(x, y fs.FileInfo) int { return y.ModTime().Compare(x.ModTime()) })
+	for _, f := range files[min(len(files), keepDropped):] {
+		if err := root.Remove(filepath.Join(dir, f.Name())); err != nil {
+			return err
+		}
+		if err := root.Remove(filepath.Join(dir, f.Name()+reasonSuffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,93 @@
+package daemon
+
+import (
+	"sync"
+	"time"
+
+	"github.com/valise-ota/valise/installer"
+)
+
+// Event is something that somebody who watches an app wants to know.
+type Event struct {
+	Type   string           `json:"type"` // status, step, progress, queued, waiting, upload
+	Record string           `json:"record,omitempty"`
+	Status installer.Status `json:"status,omitempty"`
+	Step   string           `json:"step,omitempty"`
+	Detail string           `json:"detail,omitempty"`
+	Done   int64            `json:"done,omitempty"`
+	Total  int64            `json:"total,omitempty"`
+	Ended  bool             `json:"ended,omitempty"`
+	Error  string           `json:"error,omitempty"`
+	Time   time.Time        `json:"time"`
+}
+
+const (
+	maxReplay   = 200 // events of one transaction that a late watcher still gets
+	maxWatchers = 1000
+)
+
+// hub hands events to those who watch. Who comes late, or comes back after the
+// page was loaded again, gets all of the transaction that is running or was last.
+type hub struct {
+	mu       sync.Mutex
+	replay   []Event
+	watchers map[chan Event]bool
+}
+
+func newHub() *hub { return &hub{watchers: map[chan Event]bool{}} }
+
+func (h *hub) touch() { h.mu.Lock(); defer h.mu.Unlock() }
+
+// begin forgets the transaction before.
+func (h *hub) begin(record string) {
+	h.mu.Lock()
+	h.replay = h.replay[:0]
+	h.mu.Unlock()
+	h.send(Event{Type: "begin", Record: record})
+}
+
+func (h *hub) send(e Event) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	e.Time = time.Now()
+	if n := len(h.replay); n > 0 && e.Type == "progress" && h.replay[n-1].Type == "progress" && h.replay[n-1].Step == e.Step {
+		// Ten a second are enough for an eye.
+		if e.Time.Sub(h.replay[n-1].Time) < 100*time.Millisecond && e.Done != e.Total {
+			return
+		}
+		h.replay[n-1] = e
+	} else if n < maxReplay {
+		h.replay = append(h.replay, e)
+	}
+	for w := range h.watchers {
+		select {
+		case w <- e:
+		default: // too slow: it comes back and gets all of it again
+			delete(h.watchers, w)
+			close(w)
+		}
+	}
+}
+
+// watch returns what happened already and a channel with what happens next,
+// which is closed when the watcher is too slow. ok is false when there are too
+// many.
+func (h *hub) watch() (past []Event, next chan Event, ok bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.watchers) >= maxWatchers {
+		return nil, nil, false
+	}
+	next = make(chan Event, 64)
+	h.watchers[next] = true
+	return append(past, h.replay...), next, true
+}
+
+func (h *hub) leave(w chan Event) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.watchers[w] {
+		delete(h.watchers, w)
+		close(w)
+	}
+}

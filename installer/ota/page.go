@@ -1,0 +1,339 @@
+package ota
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"html/template"
+	"mime"
+	"net/http"
+	"net/url"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/yuin/goldmark"
+	"github.com/yuin/goldmark/extension"
+
+	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/daemon"
+)
+
+// The page is made of parts. A part is asked of the daemon anew whenever the
+// script learns that something happened, so what it shows is what the records
+// say.
+
+const historySize = 10 // records on a page
+
+// view is what a template gets.
+type view struct {
+	T    func(key string, args ...any) string
+	Lang string
+	// Texts are those of the script, as JSON.
+	Texts string
+	Me    *who
+	Path  string
+
+	App     string
+	Apps    []string
+	State   daemon.State
+	Check   *daemon.Check
+	History *history
+	Waiting []daemon.Update
+	Backups []daemon.Backup
+	Health  []daemon.Finding
+	Plan    *installer.Plan
+	Update  *daemon.Update
+	Trouble string // why there is nothing to show
+	Login   *loginError
+}
+
+type history struct {
+	daemon.Page
+	Filter string
+	Pages  int
+}
+
+// Name and Scopes of somebody, for the templates.
+func (w *who) Name() string    { return w.name }
+func (w *who) Role() string    { return string(w.role) }
+func (w *who) Scopes() []Scope { return w.scopes }
+
+// May is whether who looks may do something.
+func (v view) May(scope string) bool { return v.Me.may(Scope(scope)) }
+
+// parts are the templates that can be asked for alone, and what they need.
+var parts = map[string]func(*Server, context.Context, *http.Request, *view) error{
+	"version":  (*Server).fillState,
+	"activity": (*Server).fillState,
+	"settings": (*Server).fillState,
+	"release": func(s *Server, ctx context.Context, r *http.Request, v *view) error {
+		if !v.May(string(check)) {
+			return nil
+		}
+		v.Check = new(daemon.Check)
+		return s.engine.call(ctx, http.MethodGet, apiPrefix+"/check", appQuery(v.App), nil, v.Check)
+	},
+	"waiting": func(s *Server, ctx context.Context, r *http.Request, v *view) error {
+		q := appQuery(v.App)
+		q.Set("status", string(installer.Pending))
+		var p daemon.Page
+		err := s.engine.call(ctx, http.MethodGet, apiPrefix, q, nil, &p)
+		v.Waiting = p.Data
+		return err
+	},
+	"history": (*Server).fillHistory,
+	"backups": func(s *Server, ctx context.Context, r *http.Request, v *view) error {
+		return s.engine.call(ctx, http.MethodGet, apiPrefix+"/backups", appQuery(v.App), nil, &v.Backups)
+	},
+	"health": func(s *Server, ctx context.Context, r *http.Request, v *view) error {
+		return s.engine.call(ctx, http.MethodGet, apiPrefix+"/doctor", appQuery(v.App), nil, &v.Health)
+	},
+}
+
+// atOnce are the parts that the page has when it is loaded; the script asks for
+// the others, which take time.
+var atOnce = []string{"version", "waiting", "history", "backups"}
+
+func (s *Server) fillState(ctx context.Context, r *http.Request, v *view) error {
+	if err := s.engine.call(ctx, http.MethodGet, apiPrefix+"/state", appQuery(v.App), nil, &v.State); err != nil {
+		return err
+	}
+	v.Update = v.State.Running
+	if v.Update == nil {
+		var p daemon.Page
+		q := appQuery(v.App)
+		q.Set("page_size", "1")
+		q["status"] = []string{string(installer.Completed), string(installer.Failed), string(installer.RolledBack)}
+		if err := s.engine.call(ctx, http.MethodGet, apiPrefix, q, nil, &p); err != nil {
+			return err
+		}
+		if len(p.Data) > 0 {
+			v.Update = &p.Data[0]
+		}
+	}
+	return nil
+}
+
+func (s *Server) fillHistory(ctx context.Context, r *http.Request, v *view) error {
+	q, h := appQuery(v.App), &history{Filter: r.URL.Query().Get("status")}
+	n, err := strconv.Atoi(r.URL.Query().Get("page"))
+	if err != nil || n < 1 {
+		n = 1
+	}
+	q.Set("page", strconv.Itoa(n))
+	q.Set("page_size", strconv.Itoa(historySize))
+	if h.Filter != "" {
+		q.Set("status", h.Filter)
+	}
+	if err := s.engine.call(ctx, http.MethodGet, apiPrefix, q, nil, &h.Page); err != nil {
+		return err
+	}
+	if err := s.engine.call(ctx, http.MethodGet, apiPrefix+"/state", appQuery(v.App), nil, &v.State); err != nil {
+		return err
+	}
+	h.Pages = max(1, (h.Total+historySize-1)/historySize)
+	v.History = h
+	return nil
+}
+
+// newView is a view of the app that is asked for, or of the first.
+func (s *Server) newView(ctx context.Context, r *http.Request) (v *view, err error) {
+	v = s.plainView(r)
+	if err := s.engine.call(ctx, http.MethodGet, apiPrefix+"/apps", nil, nil, &v.Apps); err != nil {
+		return v, err
+	}
+	v.App = r.URL.Query().Get("app")
+	if v.App == "" && len(v.Apps) > 0 {
+		v.App = v.Apps[0]
+	}
+	if !slices.Contains(v.Apps, v.App) {
+		return v, fmt.Errorf("%s", v.T("none.installed"))
+	}
+	return v, nil
+}
+
+func (s *Server) plainView(r *http.Request) *view {
+	lang := s.texts.choose(r)
+	return &view{T: s.texts.text(lang), Lang: lang, Texts: s.texts.forScript(lang), Me: whoIs(r), Path: r.URL.RequestURI()}
+}
+
+func (s *Server) page(w http.ResponseWriter, r *http.Request) {
+	if lang := r.URL.Query().Get("lang"); lang != "" {
+		http.SetCookie(w, &http.Cookie{Name: "lang", Value: url.QueryEscape(lang), Path: "/", MaxAge: 365 * 86400, HttpOnly: true, Secure: s.secure(r), SameSite: http.SameSiteStrictMode})
+	}
+	v, err := s.newView(r.Context(), r)
+	for _, name := range atOnce {
+		if err == nil {
+			err = parts[name](s, r.Context(), r, v)
+		}
+	}
+	if err != nil {
+		v.Trouble = err.Error()
+	}
+	s.execute(w, r, http.StatusOK, "page.html", v)
+}
+
+func (s *Server) part(w http.ResponseWriter, r *http.Request) {
+	name := r.PathValue("part")
+	fill, ok := parts[name]
+	if !ok {
+		http.NotFound(w, r)
+		return
+	}
+	v, err := s.newView(r.Context(), r)
+	if err == nil {
+		err = fill(s, r.Context(), r, v)
+	}
+	if err != nil {
+		v.Trouble = err.Error()
+		s.execute(w, r, http.StatusBadGateway, "trouble", v)
+		return
+	}
+	s.execute(w, r, http.StatusOK, name, v)
+}
+
+// planPart shows what an update would do, before anybody can apply it.
+func (s *Server) planPart(w http.ResponseWriter, r *http.Request) {
+	ctx, id, force := r.Context(), url.PathEscape(r.PathValue("id")), r.URL.Query().Get("force")
+	v, err := s.newView(ctx, r)
+	if err == nil {
+		v.Update = new(daemon.Update)
+		err = s.engine.call(ctx, http.MethodGet, apiPrefix+"/"+id, appQuery(v.App), nil, v.Update)
+	}
+	if err == nil {
+		q := appQuery(v.App)
+		q.Set("force", force)
+		v.Plan = new(installer.Plan)
+		err = s.engine.call(ctx, http.MethodGet, apiPrefix+"/"+id+"/plan", q, nil, v.Plan)
+	}
+	if err != nil {
+		v.Trouble, v.Plan = err.Error(), nil
+	}
+	s.execute(w, r, http.StatusOK, "plan", v)
+}
+
+func (s *Server) render(w http.ResponseWriter, r *http.Request, status int, name string, login any) {
+	v := s.plainView(r)
+	if e, ok := login.(loginError); ok {
+		v.Login = &e
+	}
+	s.execute(w, r, status, name, v)
+}
+
+func (s *Server) execute(w http.ResponseWriter, r *http.Request, status int, name string, v *view) {
+	var b bytes.Buffer
+	if err := templates.ExecuteTemplate(&b, name, v); err != nil {
+		s.Log.Error("render", "template", name, "err", err)
+		problem(w, http.StatusInternalServerError, "the page cannot be shown")
+		return
+	}
+	h := w.Header()
+	h.Set("Cache-Control", "no-store")
+	h.Set("Content-Language", v.Lang)
+	h.Set("Vary", "Accept-Language, Accept-Encoding, Cookie")
+	if status != http.StatusOK {
+		h.Set("Content-Type", "text/html; charset=utf-8")
+		w.WriteHeader(status)
+		_, _ = w.Write(b.Bytes())
+		return
+	}
+	serveCompressed(w, r, "page.html", b.Bytes())
+}
+
+// serveCompressed sends text as small as the browser takes it.
+func serveCompressed(w http.ResponseWriter, r *http.Request, name string, b []byte) {
+	h := w.Header()
+	h.Set("Content-Type", mime.TypeByExtension(path.Ext(name)))
+	if tag := h.Get("ETag"); tag != "" && r.Header.Get("If-None-Match") == tag {
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
+	if !strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") || len(b) < 512 {
+		_, _ = w.Write(b)
+		return
+	}
+	h.Set("Content-Encoding", "gzip")
+	z := gzip.NewWriter(w)
+	_, _ = z.Write(b)
+	_ = z.Close()
+}
+
+func etag(b []byte) string {
+	sum := sha256.Sum256(b)
+	return `"` + hex.EncodeToString(sum[:8]) + `"`
+}
+
+var templates = template.Must(template.New("").Funcs(template.FuncMap{
+	"bytes":    byteSize,
+	"notes":    notes,
+	"when":     func(t *time.Time) string { return stamp(t) },
+	"took":     took,
+	"text":     func(s *string) string { return value(s) },
+	"size":     func(n *int64) string { return byteSize(value(n)) },
+	"short":    func(s string) string { return s[:min(len(s), 12)] },
+	"plus":     func(a, b int) int { return a + b },
+	"statuses": func() []installer.Status { return statuses },
+	"join":     strings.Join,
+	"icon": func(name string) template.HTML {
+		return template.HTML(`<svg class="icon" aria-hidden="true"><use href="/assets/icons.svg#` + template.HTMLEscapeString(name) + `"></use></svg>`)
+	},
+}).ParseFS(files, "assets/*.html"))
+
+var statuses = []installer.Status{installer.Pending, installer.Downloading, installer.Verifying, installer.Applying, installer.Completed, installer.Failed, installer.RolledBack}
+
+func value[T any](p *T) (v T) {
+	if p != nil {
+		v = *p
+	}
+	return v
+}
+
+func stamp(t *time.Time) string {
+	if t == nil || t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format("2006-01-02T15:04:05Z")
+}
+
+func took(from, to *time.Time) string {
+	if from == nil || to == nil {
+		return ""
+	}
+	d := to.Sub(*from)
+	if d < time.Minute {
+		return fmt.Sprintf("%.1f s", d.Seconds())
+	}
+	return d.Round(time.Second).String()
+}
+
+func byteSize(n int64) string {
+	f, unit := float64(n), 0
+	for f >= 1023.95 && unit < 4 {
+		f, unit = f/1024, unit+1
+	}
+	if unit == 0 {
+		return fmt.Sprintf("%d B", n)
+	}
+	return fmt.Sprintf("%.1f %ciB", f, "KMGT"[unit-1])
+}
+
+// markdown leaves HTML out and addresses that are no web addresses: notes are
+// whatever somebody wrote.
+var markdown = goldmark.New(goldmark.WithExtensions(extension.Linkify, extension.Strikethrough, extension.Table))
+
+const maxNotes = 64 << 10 // bytes that are shown
+
+func notes(s *string) template.HTML {
+	var b bytes.Buffer
+	text := value(s)
+	if err := markdown.Convert([]byte(text[:min(len(text), maxNotes)]), &b); err != nil {
+		return template.HTML(template.HTMLEscapeString(text))
+	}
+	return template.HTML(b.String())
+}

@@ -1,0 +1,232 @@
+package ota
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	tus "github.com/tus/tusd/v2/pkg/handler"
+	xslog "golang.org/x/exp/slog"
+
+	"github.com/valise-ota/valise/installer/daemon"
+)
+
+const (
+	// uploadIdle is how long a sender may send nothing.
+	uploadIdle = time.Minute
+	// maxParts bounds what precedes the file in a form.
+	maxParts = 16
+)
+
+// postUpload takes a bundle as a form: one request, for scripts and curl.
+func (s *Server) postUpload(w http.ResponseWriter, r *http.Request) {
+	// Apps that had an updater before us expect this.
+	parts, err := r.MultipartReader()
+	if err != nil {
+		problem(w, http.StatusUnprocessableEntity, "send the bundle as multipart/form-data, in the field \"file\"")
+		return
+	}
+	if r.ContentLength <= 0 {
+		problem(w, http.StatusLengthRequired, "say how long the request is: room is made before the first byte")
+		return
+	}
+	for range maxParts {
+		part, err := parts.NextPart()
+		if err != nil {
+			break
+		}
+		if part.FormName() != "file" {
+			continue
+		}
+		if !strings.HasSuffix(part.FileName(), ".tar.gz") {
+			problem(w, http.StatusBadRequest, "the file must be a .tar.gz bundle")
+			return
+		}
+		s.takeForm(w, r, part)
+		return
+	}
+	problem(w, http.StatusUnprocessableEntity, "the form has no field \"file\"")
+}
+
+func (s *Server) takeForm(w http.ResponseWriter, r *http.Request, part io.Reader) {
+	ctx, query := r.Context(), appQuery(r.URL.Query().Get("app"))
+	// A form does not say how long its file is: a little less than the request.
+	// Room is made for that; what was not used is given back.
+	var u daemon.Upload
+	err := s.engine.call(ctx, http.MethodPost, "/uploads", query, jsonBody(map[string]int64{"size": r.ContentLength}), &u)
+	if err == nil {
+		q := appQuery(r.URL.Query().Get("app"))
+		q.Set("offset", "0")
+		err = s.engine.call(ctx, http.MethodPatch, "/uploads/"+u.ID, q, s.patient(w, part), &u)
+		var res daemon.Update
+		if err == nil {
+			query.Set("size", strconv.FormatInt(u.Offset, 10))
+			err = s.engine.call(ctx, http.MethodPost, "/uploads/"+u.ID+"/done", query, nil, &res)
+		} else {
+			_ = s.engine.call(context.WithoutCancel(ctx), http.MethodDelete, "/uploads/"+u.ID, query, nil, nil)
+		}
+		if err == nil {
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(http.StatusCreated)
+			_ = json.NewEncoder(w).Encode(daemon.Done{Status: "success", Message: fmt.Sprintf("Bundle %s is here and verified (%d bytes).", res.Version, u.Offset), PublicID: res.PublicID})
+			return
+		}
+	}
+	fail(w, err)
+}
+
+// fail answers with what the daemon said.
+func fail(w http.ResponseWriter, err error) {
+	if f := new(failure); errors.As(err, &f) {
+		writeProblem(w, f.Problem)
+		return
+	}
+	problem(w, http.StatusBadGateway, err.Error())
+}
+
+// patient is a body whose sender may be slow, but not silent.
+func (s *Server) patient(w http.ResponseWriter, r io.Reader) io.Reader {
+	rc := http.NewResponseController(w)
+	return readerFunc(func(p []byte) (int, error) {
+		_ = rc.SetReadDeadline(time.Now().Add(uploadIdle))
+		return r.Read(p)
+	})
+}
+
+type readerFunc func([]byte) (int, error)
+
+func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+
+func appQuery(app string) url.Values {
+	q := url.Values{}
+	if app != "" {
+		q.Set("app", app)
+	}
+	return q
+}
+
+const filesPrefix = apiPrefix + "/files"
+
+// withFiles serves resumable uploads below /files, and else what next does: their
+// IDs look like those of records to a ServeMux.
+func (s *Server) withFiles(next http.Handler) http.Handler {
+	files := s.need(upload, s.tus())
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == filesPrefix || strings.HasPrefix(r.URL.Path, filesPrefix+"/") {
+			files.ServeHTTP(w, r)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// tus serves resumable uploads: the tus 1.0 protocol, whose files are the
+// daemon's unfinished uploads.
+func (s *Server) tus() http.HandlerFunc {
+	composer := tus.NewStoreComposer()
+	store := &store{s.engine}
+	composer.UseCore(store)
+	composer.UseTerminater(store)
+	h, err := tus.NewHandler(tus.Config{
+		StoreComposer: composer, BasePath: apiPrefix + "/files/", DisableDownload: true, DisableConcatenation: true,
+		Cors: &tus.CorsConfig{Disable: true}, NetworkTimeout: uploadIdle, Logger: xslog.New(xslog.NewTextHandler(io.Discard, nil)),
+		PreFinishResponseCallback: store.done,
+	})
+	if err != nil { // our own configuration is wrong
+		panic(err)
+	}
+	return http.StripPrefix(filesPrefix, h).ServeHTTP
+}
+
+var idPattern = regexp.MustCompile(`^[A-Z2-7]{1,64}$`)
+
+// store is where tus keeps its files: in the daemon. An upload is called
+// APP.ID, or .ID where there is one app.
+type store struct{ engine *engine }
+
+type stored struct {
+	engine *engine
+	app    string
+	id     string
+}
+
+func (s *store) NewUpload(ctx context.Context, info tus.FileInfo) (tus.Upload, error) {
+	var u daemon.Upload
+	app := info.MetaData["app"]
+	if err := s.engine.call(ctx, http.MethodPost, "/uploads", appQuery(app), jsonBody(map[string]int64{"size": info.Size}), &u); err != nil {
+		return nil, tusError(err)
+	}
+	return &stored{s.engine, app, u.ID}, nil
+}
+
+func (s *store) GetUpload(_ context.Context, id string) (tus.Upload, error) {
+	app, rest, ok := strings.Cut(id, ".")
+	if !ok || !idPattern.MatchString(rest) {
+		return nil, tus.ErrNotFound
+	}
+	return &stored{s.engine, app, rest}, nil
+}
+
+func (s *store) AsTerminatableUpload(u tus.Upload) tus.TerminatableUpload { return u.(*stored) }
+
+func (u *stored) GetInfo(ctx context.Context) (tus.FileInfo, error) {
+	var at daemon.Upload
+	if err := u.engine.call(ctx, http.MethodGet, "/uploads/"+u.id, appQuery(u.app), nil, &at); err != nil {
+		return tus.FileInfo{}, tusError(err)
+	}
+	return tus.FileInfo{ID: u.app + "." + u.id, Size: at.Size, Offset: at.Offset}, nil
+}
+
+// WriteChunk returns how much was taken, also when the sender is gone: what came
+// stays, and the sender goes on from there.
+func (u *stored) WriteChunk(ctx context.Context, offset int64, src io.Reader) (int64, error) {
+	q := appQuery(u.app)
+	q.Set("offset", strconv.FormatInt(offset, 10))
+	var at daemon.Upload
+	if err := u.engine.call(ctx, http.MethodPatch, "/uploads/"+u.id, q, src, &at); err != nil {
+		return 0, tusError(err)
+	}
+	return at.Offset - offset, nil
+}
+
+func (u *stored) GetReader(context.Context) (io.ReadCloser, error) { return nil, tus.ErrNotImplemented }
+func (u *stored) FinishUpload(context.Context) error               { return nil }
+
+func (u *stored) Terminate(ctx context.Context) error {
+	return tusError(u.engine.call(ctx, http.MethodDelete, "/uploads/"+u.id, appQuery(u.app), nil, nil))
+}
+
+// done has a complete file verified. The answer to the last request is the
+// record, or why the bundle was refused.
+func (s *store) done(hook tus.HookEvent) (tus.HTTPResponse, error) {
+	app, id, _ := strings.Cut(hook.Upload.ID, ".")
+	var res daemon.Update
+	if err := s.engine.call(hook.Context, http.MethodPost, "/uploads/"+id+"/done", appQuery(app), nil, &res); err != nil {
+		return tus.HTTPResponse{}, tusError(err)
+	}
+	b, err := json.Marshal(res)
+	return tus.HTTPResponse{StatusCode: http.StatusOK, Body: string(b), Header: tus.HTTPHeader{"Content-Type": "application/json"}}, err
+}
+
+// tusError is what the daemon said, as tus hands it on.
+func tusError(err error) error {
+	if err == nil {
+		return nil
+	}
+	p := daemon.Problem{Type: "about:blank", Title: "Bad Gateway", Status: http.StatusBadGateway, Detail: err.Error()}
+	if f := new(failure); errors.As(err, &f) {
+		p = f.Problem
+	}
+	b, _ := json.Marshal(p)
+	return tus.Error{ErrorCode: "ERR_DEVICE", Message: p.Detail, HTTPResponse: tus.HTTPResponse{
+		StatusCode: p.Status, Body: string(b), Header: tus.HTTPHeader{"Content-Type": "application/problem+json"},
+	}}
+}

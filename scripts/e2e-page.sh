@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Drives the update page in a real Chromium, on a real engine.
+# By hand, as root:  scripts/e2e-page.sh [GO TEST ARGUMENTS]
+# Pictures of the page go to build/page, or to $VALISE_SCREENSHOTS.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+axe=4.11.1 # axe-core, from the npm registry
+cache=${VALISE_CACHE:-$HOME/.cache/valise}/axe-core-$axe
+
+if ! command -v chromium >/dev/null; then
+  DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends chromium fonts-dejavu-core >&2
+fi
+if [ ! -e "$cache/axe.min.js" ]; then
+  command -v npm >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends npm >&2
+  tmp=$(mktemp -d)
+  trap 'rm -rf "$tmp"' EXIT
+  (cd "$tmp" && npm pack --silent "axe-core@$axe" >/dev/null && tar xzf "axe-core-$axe.tgz")
+  mkdir -p "$cache"
+  mv "$tmp/package/axe.min.js" "$cache/axe.min.js"
+fi
+
+export VALISE_AXE=$cache/axe.min.js
+export VALISE_SCREENSHOTS=${VALISE_SCREENSHOTS:-$PWD/build/page}
+mkdir -p "$VALISE_SCREENSHOTS"
+rm -f "$VALISE_SCREENSHOTS"/*.png
+scripts/test.sh -tags e2e_page -run TestBrowser "$@" ./cmd/valise-installer
+echo "pictures: $VALISE_SCREENSHOTS" >&2
