@@ -246,7 +246,7 @@ func (a *app) manifest(ctx context.Context, p *project.Project, r *project.Relea
 	if err != nil {
 		return nil, err
 	}
-	changelog, err := a.changelog(p.Dir, r.Version)
+	changelog, err := a.changelog(ctx, p.Dir, r.Version)
 	if err != nil {
 		return nil, err
 	}

@@ -1,13 +1,17 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/valise-ota/valise/bundle"
 )
@@ -19,10 +23,11 @@ const changelogName = "CHANGELOG.md"
 const maxChangelogFile = 64 * bundle.MaxChangelog
 
 // changelog returns what CHANGELOG.md says of version, "" when it says nothing.
-func (a *app) changelog(dir, version string) (string, error) {
+// Where there is no such file, it is made of the commits since the last tag.
+func (a *app) changelog(ctx context.Context, dir, version string) (string, error) {
 	f, err := os.Open(filepath.Join(dir, changelogName))
 	if errors.Is(err, fs.ErrNotExist) {
-		return "", nil
+		return changelogOf(commitsSince(ctx, dir, version)), nil
 	}
 	if err != nil {
 		return "", err
@@ -40,6 +45,63 @@ func (a *app) changelog(dir, version string) (string, error) {
 		a.Note("%s has no section for %s", changelogName, version)
 	}
 	return section, nil
+}
+
+// conventional is a subject as conventionalcommits.org has it: type, scope, ! for
+// what breaks, and text.
+var conventional = regexp.MustCompile(`^([a-z]+)(?:\(([^)]*)\))?(!)?: +(.+)$`)
+
+// changelogOf groups subjects of commits. Types that change nothing for users are
+// left out; subjects without a type stand under Changes.
+func changelogOf(subjects []string) string {
+	const breaking, features, fixes, changes = "Breaking changes", "Features", "Fixes", "Changes"
+	groups := map[string][]string{}
+	size := 0
+	for _, s := range subjects {
+		s = strings.Map(func(r rune) rune {
+			if unicode.IsControl(r) {
+				return -1
+			}
+			return r
+		}, strings.ToValidUTF8(s, "?"))
+		group := changes
+		if m := conventional.FindStringSubmatch(s); m != nil {
+			scope, text := m[2], m[4]
+			switch {
+			case m[3] != "":
+				group = breaking
+			case m[1] == "feat":
+				group = features
+			case m[1] == "fix" || m[1] == "perf":
+				group = fixes
+			case slices.Contains([]string{"build", "chore", "ci", "docs", "refactor", "style", "test"}, m[1]):
+				continue
+			default:
+				scope, text = "", s // a type of somebody's own, or none
+			}
+			s = text
+			if scope != "" {
+				s = scope + ": " + text
+			}
+		}
+		line := "- " + s + "\n"
+		if size += len(line); size > bundle.MaxChangelog/2 {
+			groups[changes] = append(groups[changes], "- and older changes\n")
+			break
+		}
+		groups[group] = append(groups[group], line)
+	}
+	var text strings.Builder
+	for _, group := range []string{breaking, features, fixes, changes} {
+		if len(groups[group]) == 0 {
+			continue
+		}
+		if len(groups) > 1 || group == breaking {
+			fmt.Fprintf(&text, "### %s\n\n", group)
+		}
+		text.WriteString(strings.Join(groups[group], "") + "\n")
+	}
+	return strings.TrimSpace(text.String())
 }
 
 // changelogSection returns the text below the heading of version, up to the next

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"fmt"
 	"io"
 	"maps"
@@ -10,6 +12,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/provenance"
+	"github.com/valise-ota/valise/bundle/sbom"
+	"github.com/valise-ota/valise/cmd/internal/cli"
 	"github.com/valise-ota/valise/cmd/internal/ui"
 )
 
@@ -18,18 +23,18 @@ func diffCommand(a *app) *cobra.Command {
 		Use:   "diff A B",
 		Short: "Show what changes from one release to another",
 		Long: "diff compares two bundles, or their manifest.json files, by what their manifests say:\n" +
-			"images, layers, files, services and required environment keys, and the bytes that a\n" +
-			"device which runs A needs for B. It checks neither signatures nor content.",
+			"images, layers, files, services and environment keys, the packages of their SBOMs, and the\n" +
+			"bytes that a device which runs A needs for B. It checks neither signatures nor content.",
 		Example: "  valise diff dist/shop-1.0.0.tar.gz dist/shop-1.1.0.tar.gz",
 		Args:    cobra.ExactArgs(2),
-		RunE:    func(_ *cobra.Command, args []string) error { return a.diff(args[0], args[1]) },
+		RunE:    func(cmd *cobra.Command, args []string) error { return a.diff(cmd.Context(), args[0], args[1]) },
 	}
 }
 
 // change is one difference: Old or New is empty when there is no such thing on
 // that side.
 type change struct {
-	Kind string `json:"kind"` // image, file, service, environment, platform
+	Kind string `json:"kind"` // image, layer, file, service, environment, package, platform
 	Name string `json:"name"`
 	Old  string `json:"old,omitempty"`
 	New  string `json:"new,omitempty"`
@@ -56,7 +61,7 @@ type difference struct {
 	NeedBytes map[bundle.Platform]int64 `json:"need_bytes"`
 }
 
-func (a *app) diff(pathA, pathB string) error {
+func (a *app) diff(ctx context.Context, pathA, pathB string) error {
 	from, err := readManifest(pathA)
 	if err != nil {
 		return err
@@ -70,6 +75,20 @@ func (a *app) diff(pathA, pathB string) error {
 	}
 	d := difference{App: to.App, From: from.Version, To: to.Version, Changes: []change{}, NeedBytes: map[bundle.Platform]int64{}}
 	old, now := facts(from), facts(to)
+	packagesA, err := packageFacts(ctx, pathA)
+	if err != nil {
+		return err
+	}
+	packagesB, err := packageFacts(ctx, pathB)
+	if err != nil {
+		return err
+	}
+	if packagesA != nil && packagesB != nil {
+		maps.Copy(old, packagesA)
+		maps.Copy(now, packagesB)
+	} else if (packagesA == nil) != (packagesB == nil) {
+		a.Note("packages are not compared: only one of the two has SBOMs to read (valise build --sbom)")
+	}
 	all := maps.Clone(old)
 	maps.Copy(all, now)
 	for _, key := range slices.Sorted(maps.Keys(all)) {
@@ -106,6 +125,50 @@ func needBytes(from, to *bundle.Manifest, i int) int64 {
 	return n
 }
 
+// alone reports whether path names a manifest without its bundle.
+func alone(path string) bool { return isDir(path) || strings.HasSuffix(path, ".json") }
+
+// packageFacts maps the packages of every service to their versions; nil for a
+// bundle without SBOMs and for a manifest alone.
+func packageFacts(ctx context.Context, path string) (map[string]string, error) {
+	if alone(path) {
+		return nil, nil
+	}
+	r, f, err := cli.OpenBundle(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if err := locate(ctx, r); err != nil {
+		return nil, err
+	}
+	docs, err := sbomsOf(r)
+	if err != nil || len(docs) == 0 {
+		return nil, err
+	}
+	versions := map[string][]string{}
+	for _, c := range r.Manifest().Components {
+		for _, p := range r.Manifest().Platforms {
+			doc := sbomFor(docs, c.Services[0], p)
+			if doc == nil {
+				continue
+			}
+			for _, pkg := range doc.list {
+				key := "package " + c.Services[0] + " " + printable(pkg.Name)
+				if v := printable(cmp.Or(pkg.Version, "(no version)")); !slices.Contains(versions[key], v) {
+					versions[key] = append(versions[key], v)
+				}
+			}
+		}
+	}
+	facts := map[string]string{}
+	for key, list := range versions {
+		slices.Sort(list)
+		facts[key] = strings.Join(list, ", ")
+	}
+	return facts, nil
+}
+
 // facts maps what a release consists of, each thing called by kind and name, to
 // what identifies it.
 func facts(m *bundle.Manifest) map[string]string {
@@ -117,21 +180,41 @@ func facts(m *bundle.Manifest) map[string]string {
 		}
 		for _, img := range c.Images {
 			f["image "+name+" "+string(img.Platform)] = string(img.Manifest.Digest)
+			for _, l := range img.Layers {
+				f["layer "+l.Digest.Hex()[:12]] = ui.Bytes(l.Size)
+			}
 		}
 		for _, s := range c.Services {
 			f["service "+s] = name
 		}
 	}
 	for _, file := range m.Files {
+		if strings.HasPrefix(file.Path, sbom.Dir) || file.Path == provenance.Name {
+			continue // made of the rest
+		}
 		f["file "+file.Path] = string(file.Digest)
 	}
 	for _, key := range m.Device.RequiredEnv {
 		f["environment "+key] = "required"
 	}
+	for key := range m.Device.Secrets {
+		f["environment "+key] = "made on the device"
+	}
 	for _, p := range m.Platforms {
 		f["platform "+string(p)] = "yes"
 	}
 	return f
+}
+
+// versions says what is worth to be read of a change: digests are not.
+func (c change) versions() string {
+	switch {
+	case c.Kind != "package" && c.Kind != "layer":
+		return ""
+	case c.Old != "" && c.New != "":
+		return " " + c.Old + " -> " + c.New
+	}
+	return " " + c.Old + c.New
 }
 
 func printDifference(w io.Writer, d difference, platforms []bundle.Platform) {
@@ -144,7 +227,7 @@ func printDifference(w io.Writer, d difference, platforms []bundle.Platform) {
 		case c.New == "":
 			sign = "-"
 		}
-		fmt.Fprintf(w, "  %s %-11s %s\n", sign, c.Kind, c.Name)
+		fmt.Fprintf(w, "  %s %-11s %s%s\n", sign, c.Kind, c.Name, c.versions())
 	}
 	if len(d.Changes) == 0 {
 		fmt.Fprintln(w, "  nothing changes")

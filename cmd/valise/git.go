@@ -23,10 +23,7 @@ type gitInfo struct {
 // readGit asks git about the working tree that dir is in. It returns nil when
 // there is none, or no git: a bundle can be built without.
 func readGit(ctx context.Context, dir, version string) *gitInfo {
-	git := func(args ...string) (string, bool) {
-		out, err := exec.CommandContext(ctx, "git", append([]string{"-C", dir}, args...)...).Output()
-		return strings.TrimSpace(string(out)), err == nil
-	}
+	git := func(args ...string) (string, bool) { return runGit(ctx, dir, args...) }
 	head, ok := git("log", "-1", "--format=%ct %H")
 	if !ok {
 		return nil
@@ -52,6 +49,29 @@ func readGit(ctx context.Context, dir, version string) *gitInfo {
 	}
 	info.source.Ref, _ = git("symbolic-ref", "--quiet", "HEAD")
 	return info
+}
+
+func runGit(ctx context.Context, dir string, args ...string) (string, bool) {
+	out, err := exec.CommandContext(ctx, "git", append([]string{"-C", dir}, args...)...).Output()
+	return strings.TrimSpace(string(out)), err == nil
+}
+
+// maxCommits bounds the commits of a changelog.
+const maxCommits = 1000
+
+// commitsSince returns the subjects of the commits after the newest tag of another
+// version, newest first; none without such a tag, because all of history is no
+// changelog.
+func commitsSince(ctx context.Context, dir, version string) []string {
+	tag, ok := runGit(ctx, dir, "describe", "--tags", "--abbrev=0", "--match", "v[0-9]*", "--match", "[0-9]*", "--exclude", "v"+version, "--exclude", version)
+	if !ok {
+		return nil
+	}
+	log, ok := runGit(ctx, dir, "log", "--no-merges", "--format=%s", "--max-count="+strconv.Itoa(maxCommits), "refs/tags/"+tag+"..HEAD")
+	if !ok || log == "" {
+		return nil
+	}
+	return strings.Split(log, "\n")
 }
 
 // publicURL writes the URL of a remote so that everybody can know it: without

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -18,28 +19,64 @@ func inspectCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "inspect BUNDLE",
 		Short: "Show what is in a bundle",
-		Long: "inspect reads the manifest of a bundle and shows what it lists. It checks the form of the\n" +
-			"manifest, neither the signature nor the content.",
+		Long: "inspect shows what the manifest of a bundle lists: images, layers and who shares them, files,\n" +
+			"packages, where it was built, and who the signature says signed it. It checks the form of the\n" +
+			"manifest, neither the signature nor the content: valise verify does.",
 		Example: "  valise inspect dist/shop-1.2.3.tar.gz\n  valise inspect --output json dist/shop-1.2.3.tar.gz",
 		Args:    cobra.ExactArgs(1),
 		RunE:    func(cmd *cobra.Command, args []string) error { return a.inspect(cmd.Context(), args[0]) },
 	}
 }
 
+// inspection is the result of inspect.
+type inspection struct {
+	*summary
+	Signer     string        `json:"signer,omitempty"` // who the signature says it is from; never checked here
+	Provenance *origin       `json:"provenance,omitempty"`
+	SBOMs      []sbomSummary `json:"sboms,omitempty"`
+	LayerUses  []layerUse    `json:"layer_uses,omitempty"`    // in the order of the bundle
+	Missing    []string      `json:"missing_files,omitempty"` // of a thin bundle
+}
+
+// layerUse is a layer and the images it is part of.
+type layerUse struct {
+	Digest  bundle.Digest `json:"digest"`
+	Size    int64         `json:"size"`
+	Images  []string      `json:"images"`  // reference and platform
+	Present bool          `json:"present"` // a thin bundle lacks some
+}
+
 func (a *app) inspect(ctx context.Context, path string) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
 	r, f, err := cli.OpenBundle(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	s := summarize(path, r.Size(), r.Manifest(), r.ManifestBytes(), r.Signature() != nil)
+	if err := locate(ctx, r); err != nil {
+		return err
+	}
+	m := r.Manifest()
+	s := inspection{summary: summarize(path, r.Size(), m, r.ManifestBytes(), r.Signature() != nil), LayerUses: layerUses(r)}
+	if s.Signed {
+		s.Signer = claimedSigner(r.Signature())
+	}
+	if s.Provenance, err = originOf(r); err != nil {
+		a.Note("%v", err)
+	}
+	if s.SBOMs, err = sbomsOf(r); err != nil {
+		a.Note("%v", err)
+	}
+	for _, f := range m.Files {
+		if !r.HasFile(f.Path) {
+			s.Missing = append(s.Missing, f.Path)
+		}
+	}
 	return a.Result(s, func(w io.Writer) {
 		s.writeHead(w)
+		s.writeOrigin(w)
 		if s.Kind == bundle.KindCompose {
 			s.writeImages(w)
+			s.writeLayers(w)
 		}
 		for i, key := range s.Environment {
 			if i == 0 {
@@ -54,28 +91,91 @@ func (a *app) inspect(ctx context.Context, path string) error {
 	})
 }
 
-func (s *summary) writeImages(w io.Writer) {
+// layerUses lists every layer once.
+func layerUses(r *bundle.Reader) []layerUse {
+	var list []layerUse
+	at := map[bundle.Digest]int{}
+	m := r.Manifest()
+	for i, p := range m.Platforms {
+		for _, c := range m.Components {
+			for _, l := range c.Images[i].Layers {
+				n, ok := at[l.Digest]
+				if !ok {
+					n = len(list)
+					at[l.Digest] = n
+					list = append(list, layerUse{Digest: l.Digest, Size: l.Size, Present: r.HasBlob(l.Digest)})
+				}
+				if name := c.Reference + " " + string(p); !slices.Contains(list[n].Images, name) {
+					list[n].Images = append(list[n].Images, name)
+				}
+			}
+		}
+	}
+	return list
+}
+
+func (s *inspection) writeOrigin(w io.Writer) {
+	if s.Signed {
+		fmt.Fprintf(w, "\nsigned by  %s, as the signature says: NOT CHECKED, run valise verify\n", s.Signer)
+	}
+	if p := s.Provenance; p != nil {
+		fmt.Fprintf(w, "\nbuilt by   %s\n", printable(p.Builder))
+		if p.Workflow != nil {
+			fmt.Fprintf(w, "           %s\n", printable(p.Workflow.Repository+"/"+p.Workflow.Path+"@"+p.Workflow.Ref))
+		}
+		if p.Run != "" {
+			fmt.Fprintf(w, "           %s\n", printable(p.Run))
+		}
+	}
+}
+
+func (s *inspection) writeImages(w io.Writer) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprint(t, "\nIMAGE\tSERVICES")
 	for _, p := range s.Platforms {
-		fmt.Fprintf(t, "\t%s", p)
+		fmt.Fprintf(t, "\t%s\tPACKAGES", p)
 	}
 	fmt.Fprintln(t)
 	for _, i := range s.Images {
 		fmt.Fprintf(t, "%s\t%s", i.Reference, strings.Join(i.Services, ", "))
-		for _, n := range i.Sizes {
-			fmt.Fprintf(t, "\t%s", ui.Bytes(n))
+		for j, n := range i.Sizes {
+			fmt.Fprintf(t, "\t%s\t%s", ui.Bytes(n), s.packages(i, s.Platforms[j]))
 		}
 		fmt.Fprintln(t)
 	}
 	t.Flush()
 }
 
-func (s *summary) writeFiles(w io.Writer) {
+// packages says how many packages the SBOM of an image lists.
+func (s *inspection) packages(i imageSummary, p bundle.Platform) string {
+	if doc := sbomFor(s.SBOMs, i.Services[0], p); doc != nil {
+		return fmt.Sprint(doc.Packages)
+	}
+	return "-"
+}
+
+func (s *inspection) writeLayers(w io.Writer) {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprint(t, "\nLAYER\tSIZE\tOF\n")
+	for _, l := range s.LayerUses {
+		left := ""
+		if !l.Present {
+			left = " (left out)"
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s%s\n", l.Digest.Hex()[:12], ui.Bytes(l.Size), strings.Join(l.Images, ", "), left)
+	}
+	t.Flush()
+}
+
+func (s *inspection) writeFiles(w io.Writer) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprint(t, "\nFILE\tMODE\tSIZE\n")
 	for _, f := range s.Files {
-		fmt.Fprintf(t, "%s\t%o\t%s\n", f.Path, f.Mode, ui.Bytes(f.Size))
+		left := ""
+		if slices.Contains(s.Missing, f.Path) {
+			left = " (left out)"
+		}
+		fmt.Fprintf(t, "%s\t%o\t%s%s\n", f.Path, f.Mode, ui.Bytes(f.Size), left)
 	}
 	t.Flush()
 }

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -23,6 +24,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/cmd/internal/cli"
 )
 
@@ -122,6 +124,26 @@ func TestChangelogSection(t *testing.T) {
 	}
 	if got := changelogSection("# 2.0.0 (January)\nall new\n# 1.0.0\n", "2.0.0"); got != "all new" {
 		t.Errorf("got %q", got)
+	}
+}
+
+func TestChangelogOf(t *testing.T) {
+	for name, tc := range map[string]struct {
+		subjects []string
+		want     string
+	}{
+		"none":    {nil, ""},
+		"plain":   {[]string{"Add b", "Add a"}, "- Add b\n- Add a"},
+		"all":     {[]string{"feat(api)!: new paths", "fix: a crash", "chore: tidy", "feat: carts", "wip: x", "Hello"}, "### Breaking changes\n\n- api: new paths\n\n### Features\n\n- carts\n\n### Fixes\n\n- a crash\n\n### Changes\n\n- wip: x\n- Hello"},
+		"hostile": {[]string{"a\x1b[2Jb\xff"}, "- a[2Jb?"},
+	} {
+		if got := changelogOf(tc.subjects); got != tc.want {
+			t.Errorf("%s: got %q, want %q", name, got, tc.want)
+		}
+	}
+	many := slices.Repeat([]string{strings.Repeat("x", 10_000)}, 100)
+	if got := changelogOf(many); len(got) > bundle.MaxChangelog || !strings.HasSuffix(got, "- and older changes") {
+		t.Errorf("%d bytes", len(got))
 	}
 }
 

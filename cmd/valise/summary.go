@@ -102,7 +102,7 @@ func summarize(path string, size int64, m *bundle.Manifest, raw []byte, signed b
 func (s *summary) writeHead(w io.Writer) {
 	signed := "no"
 	if s.Signed {
-		signed = "yes (not verified here)"
+		signed = "yes (not checked here)"
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	row := func(key, format string, args ...any) { fmt.Fprintf(t, key+"\t"+format+"\n", args...) }
