@@ -58,8 +58,9 @@ type check struct {
 	done     atomic.Int64
 }
 
-// errTOC means that parts did not meet. It is no verdict: one pass makes that.
-var errTOC = errors.New("the table of contents is wrong")
+// ErrTOC means that the table of contents is of no use. It is no verdict about the
+// file: Check makes one, in one pass.
+var ErrTOC = errors.New("the table of contents cannot be used")
 
 // mark is the beginning of a blob's content: where a part ends and the next one
 // begins.
@@ -214,7 +215,7 @@ func (p *part) run() error {
 		if p.end != nil && b.Digest == p.blobs[p.end.blob].Digest {
 			p.images = p.s.plain - from
 			if at, ok, err := p.s.memberStart(); err != nil || !ok || at != p.end.member {
-				return errTOC
+				return ErrTOC
 			}
 			return nil
 		}
@@ -223,7 +224,7 @@ func (p *part) run() error {
 		}
 	}
 	if p.end != nil {
-		return errTOC
+		return ErrTOC
 	}
 	if err := expectZeros(p.s, blockSize, ImagesName); err != nil {
 		return err

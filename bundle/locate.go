@@ -12,15 +12,18 @@ import (
 // is not opened is never looked at. So Locate is for a file of which only parts
 // are fetched, and whose other parts nobody will use.
 //
-// The error is no verdict about the file: Check makes one.
+// The error is ErrTOC, which is no verdict about the file, or one of reading.
 func (r *Reader) Locate() error {
 	toc, end, err := r.readTOC()
+	if f := new(FormatError); errors.As(err, &f) {
+		return fmt.Errorf("%w: %s", ErrTOC, f.Detail)
+	}
 	if err != nil {
-		return fmt.Errorf("locate content: %w", err)
+		return err
 	}
 	index, err := r.place(toc, end.toc)
 	if err != nil {
-		return fmt.Errorf("locate content: table of contents: %w", err)
+		return fmt.Errorf("%w: %w", ErrTOC, err)
 	}
 	r.index = index
 	return nil

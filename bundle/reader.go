@@ -208,7 +208,7 @@ func (r *Reader) readTOC() (*TOC, *footer, error) {
 	}
 	toc := new(TOC)
 	if err := json.Unmarshal(data, toc); err != nil || toc.Format != tocFormat {
-		return nil, nil, fmt.Errorf("%s is not a table of contents", TOCName)
+		return nil, nil, fmt.Errorf("%w: %s is not one", ErrTOC, TOCName)
 	}
 	return toc, end, nil
 }

@@ -85,7 +85,9 @@ type Plan struct {
 	TotalBytes int64            `json:"total_bytes"` // compressed layers of this platform
 	NeedBytes  int64            `json:"need_bytes"`  // most that the engine takes meanwhile, at least
 	FreeBytes  int64            `json:"free_bytes"`
-	FilesNeed  int64            `json:"files_need_bytes"` // of the release's directory and a backup like the last
+	FetchBytes int64            `json:"fetch_bytes,omitempty"` // of a remote bundle, beyond what planning took; set by who reads it
+	Missing    []bundle.Digest  `json:"-"`                     // layers to load
+	FilesNeed  int64            `json:"files_need_bytes"`      // of the release's directory and a backup like the last
 	FilesFree  int64            `json:"files_free_bytes"`
 	Services   []ServiceChange  `json:"services,omitempty"`
 	Downtime   Downtime         `json:"downtime,omitempty"`
@@ -164,6 +166,17 @@ func numbers(version string) (list []int) {
 	return list
 }
 
+// LackingError means that a thin bundle leaves out what this device lacks too.
+type LackingError struct {
+	Layer   bundle.Digest
+	Image   string
+	Version string
+}
+
+func (e *LackingError) Error() string {
+	return fmt.Sprintf("this device lacks layer %s of image %s and the bundle leaves it out: use the full bundle of %s", e.Layer, e.Image, e.Version)
+}
+
 // NewPlan plans an update of st to rel. It fails when the bundle does not hold
 // what this device lacks.
 func NewPlan(st State, rel *verify.Release, f Facts) (*Plan, error) {
@@ -183,7 +196,7 @@ func NewPlan(st State, rel *verify.Release, f Facts) (*Plan, error) {
 		for _, l := range c.Images[at].Layers {
 			if f.Missing[l.Digest] {
 				if !rel.HasBlob(l.Digest) {
-					return nil, fmt.Errorf("plan: this device lacks layer %s of image %s and the bundle leaves it out: use the full bundle of %s", l.Digest, c.Reference, m.Version)
+					return nil, fmt.Errorf("plan: %w", &LackingError{l.Digest, c.Reference, m.Version})
 				}
 				i.Missing++
 			}
@@ -194,6 +207,7 @@ func NewPlan(st State, rel *verify.Release, f Facts) (*Plan, error) {
 			p.TotalBytes += l.Size
 			if f.Missing[l.Digest] {
 				p.LoadBytes += l.Size
+				p.Missing = append(p.Missing, l.Digest)
 				i.Bytes += l.Size
 			}
 		}

@@ -122,9 +122,9 @@ func (v *Verifier) Release(ctx context.Context, r *bundle.Reader, want Want, pro
 // Remote is Release for a file of which only parts will be read, because the rest
 // would have to come over a network. Who signed the manifest and what is wanted of
 // it is decided here and in full; content is compared with the manifest whenever
-// it is opened, and what is never opened is neither known nor used. An error that
-// is no refusal means that the file cannot be read in parts: its table of contents
-// is not usable, and Release, over the whole of it, gives the verdict.
+// it is opened, and what is never opened is neither known nor used. The error
+// bundle.ErrTOC means that the file cannot be read in parts: Release, over the
+// whole of it, gives the verdict.
 func (v *Verifier) Remote(r *bundle.Reader, want Want) (*Release, error) {
 	rel, err := v.trusted(r, want)
 	if err != nil {

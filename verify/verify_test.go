@@ -170,7 +170,7 @@ func TestRemote(t *testing.T) {
 	}
 	// Without its end there is no table of contents. That is no refusal.
 	rel, err = checkRemote(t, s.Policy(), good[:len(good)-1], verify.Want{})
-	if err == nil || errors.As(err, new(*verify.Error)) || rel != nil {
+	if !errors.Is(err, bundle.ErrTOC) || errors.As(err, new(*bundle.FormatError)) || rel != nil {
 		t.Errorf("cut off: %v", err)
 	}
 }

@@ -70,6 +70,7 @@ func signer(t testing.TB, name string) *verifytest.Signer {
 //	same=V            its image is that of release V
 //	from=V engine=V   what it requires
 //	pad=N zeros=N     a layer with N bytes that do not, or do, deflate
+//	each=N            a layer with N bytes for each platform, of its own
 //	file=N            a file of N bytes in the bundle
 //	required=KEY,KEY  environment keys
 //	secret=KEY        generated, immutable and shown once
@@ -80,7 +81,7 @@ func makeBundle(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: mkbundle FILE VERSION [KEY=VALUE...]")
 	}
 	o := map[string]string{
-		"by": "maker", "app": ts.Getenv("APP"), "platforms": "linux/" + runtime.GOARCH, "pad": "0", "zeros": "0", "file": "0", "services": "app",
+		"by": "maker", "app": ts.Getenv("APP"), "platforms": "linux/" + runtime.GOARCH, "pad": "0", "zeros": "0", "each": "0", "file": "0", "services": "app",
 	}
 	o["project"] = o["app"]
 	for _, a := range args[2:] {
@@ -210,7 +211,13 @@ func tinyRelease(ts *testscript.TestScript, version string, o map[string]string)
 		platform, err := bundle.ParsePlatform(p)
 		ts.Check(err)
 		m.Platforms = append(m.Platforms, platform)
-		component.Images = append(component.Images, addImage(ts, c, o["app"], platform, layers))
+		own := layers
+		if n := number("each"); n > 0 {
+			b := make([]byte, n)
+			_, _ = rand.NewChaCha8([32]byte([]byte(fmt.Sprintf("%-32.32s", p)))).Read(b)
+			own = slices.Insert(slices.Clone(layers), 1, addLayer(ts, c, map[string][]byte{"own": b}))
+		}
+		component.Images = append(component.Images, addImage(ts, c, o["app"], platform, own))
 	}
 	m.Components = []bundle.Component{component}
 	files := map[string][]byte{"compose.yaml": []byte(tinyCompose)}
@@ -326,6 +333,7 @@ func addBlob(c *bundletest.Content, mediaType string, b []byte) bundle.Descripto
 //	key          the manifest has an unknown key, and maker signed it
 //	version=V    the manifest says another version
 //	thin=N       without layer N of the first image, which is no fault
+//	toc          its table of contents is empty, which is no fault
 //	entry        with a file that the manifest does not list
 func mutate(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 3 {
@@ -367,6 +375,10 @@ func mutate(ts *testscript.TestScript, neg bool, args []string) {
 		digest := manifestOf(ts, list).Components[0].Images[0].Layers[n].Digest
 		inner := slices.DeleteFunc(split(ts, list[images].data), func(e entry) bool { return strings.HasSuffix(e.name, digest.Hex()) })
 		list[images] = list[images].with(join(inner))
+		b = pack(list)
+	case "toc":
+		last := len(list) - 1
+		list[last] = list[last].with([]byte("{}"))
 		b = pack(list)
 	case "entry":
 		extra := list[2]

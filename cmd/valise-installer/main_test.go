@@ -13,7 +13,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"valise-installer": main})
+	testscript.Main(m, map[string]func(){"valise-installer": main, "tiny-update": main})
 }
 
 // TestScript needs no engine: what it tries is refused before one is asked.
@@ -29,6 +29,22 @@ func TestEngine(t *testing.T) {
 // TestPage runs the update page and its API, with a tiny app on a real engine.
 func TestPage(t *testing.T) {
 	testscript.Run(t, params("testdata/page", realEngine(t)))
+}
+
+// TestSource runs a tiny app on a real engine, whose releases come from a server.
+func TestSource(t *testing.T) {
+	p := params("testdata/source", realEngine(t))
+	setup := p.Setup
+	p.Setup = func(e *testscript.Env) error {
+		if err := setup(e); err != nil {
+			return err
+		}
+		if strings.HasSuffix(e.WorkDir, "github") {
+			e.Setenv("APP", "tiny") // whose updater is called tiny-update
+		}
+		return nil
+	}
+	testscript.Run(t, p)
 }
 
 // TestShop runs the sample app, database and all, on a real engine.
@@ -121,6 +137,9 @@ func params(dir, host string) testscript.Params {
 			"awaits":     awaits,
 			"token":      makeToken,
 			"grows":      grows,
+			"web":        web,
+			"fault":      fault,
+			"traffic":    traffic,
 		},
 	}
 }
@@ -132,6 +151,7 @@ type state struct {
 	testing.TB
 	unlock  func() error // of holdlock
 	running *stopped     // of during
+	web     *webServer   // of web
 }
 
 // tb lets the helpers of other packages, which want a testing.TB, end a script.

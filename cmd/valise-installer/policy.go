@@ -15,6 +15,7 @@ import (
 	"github.com/valise-ota/valise/cmd/internal/cli"
 	"github.com/valise-ota/valise/installer/daemon"
 	"github.com/valise-ota/valise/installer/release"
+	"github.com/valise-ota/valise/installer/source"
 	"github.com/valise-ota/valise/verify"
 )
 
@@ -27,6 +28,8 @@ type deviceConfig struct {
 		// for the public instance's, which is built in.
 		TrustedRoot string `yaml:"trusted_root,omitempty"`
 	} `yaml:"trust"`
+	// Source is where releases come from, when they are not brought.
+	Source source.Config `yaml:"source,omitempty"`
 	// Updates is for the daemon; see package daemon.
 	Updates daemon.Config `yaml:"updates,omitempty"`
 }
@@ -70,9 +73,10 @@ func (p *program) readPolicy(app string) (verify.Policy, error) {
 	return policy, nil
 }
 
-// writePolicy makes the trust policy of an app durable.
-func (p *program) writePolicy(app string, policy verify.Policy) error {
-	var c deviceConfig
+// writePolicy makes the trust policy of an app durable, and where its releases
+// come from.
+func (p *program) writePolicy(app string, policy verify.Policy, from source.Config) error {
+	c := deviceConfig{Source: from}
 	c.Trust.Signers = policy.Signers
 	dir, err := openDir(filepath.Dir(p.configPath(app)), 0o755)
 	if err != nil {

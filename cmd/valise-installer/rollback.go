@@ -28,21 +28,7 @@ func rollbackCommand(p *program) *cobra.Command {
 			"overrule it. Data that are replaced are saved first.",
 		Example: "  valise-installer rollback\n  valise-installer rollback --restore-data",
 		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if restore && keep {
-				return cli.Usagef("--restore-data and --keep-data say the opposite")
-			}
-			return p.onDevice(cmd.Context(), "rollback", func(ctx context.Context, d *device) error {
-				if err := p.recoverFirst(ctx, d); err != nil {
-					return err
-				}
-				data, err := p.rollbackData(ctx, d, restore, keep)
-				if err != nil {
-					return err
-				}
-				return p.end(d.Rollback(ctx, keepReleases, data), nil)
-			})
-		},
+		RunE:    func(cmd *cobra.Command, _ []string) error { return p.rollback(cmd.Context(), restore, keep) },
 	}
 	c.Flags().BoolVar(&restore, "restore-data", false, "bring back the data saved before the current release came")
 	c.Flags().BoolVar(&keep, "keep-data", false, "keep the data as they are now")
@@ -109,6 +95,22 @@ func (p *program) noteReplaced(s backup.Set) {
 // since says a time and how long ago that is.
 func (p *program) since(t time.Time) string {
 	return fmt.Sprintf("%s (%s ago)", stamp(t), p.Now().Sub(t).Round(time.Second))
+}
+
+func (p *program) rollback(ctx context.Context, restore, keep bool) error {
+	if restore && keep {
+		return cli.Usagef("--restore-data and --keep-data say the opposite")
+	}
+	return p.onDevice(ctx, "rollback", func(ctx context.Context, d *device) error {
+		if err := p.recoverFirst(ctx, d); err != nil {
+			return err
+		}
+		data, err := p.rollbackData(ctx, d, restore, keep)
+		if err != nil {
+			return err
+		}
+		return p.end(d.Rollback(ctx, keepReleases, data), nil)
+	})
 }
 
 func recoverCommand(p *program) *cobra.Command {

@@ -21,11 +21,16 @@ var commands = []func(*program) *cobra.Command{
 	recoverCommand,
 	statusCommand,
 	historyCommand,
+	checkCommand,
 	doctorCommand,
 	receiptsCommand,
 	serveCommand,
 	pageCommand,
 }
+
+const exitCodes = "Exit codes: 0 done or nothing to do, 1 failed and unchanged, 2 required environment keys\n" +
+	"missing, 3 the previous release runs again, 4 bundle refused, 5 needs attention: the\n" +
+	"rollback failed too, 64 wrong usage."
 
 // program is what the subcommands share.
 type program struct {
@@ -46,20 +51,21 @@ func run(ctx context.Context, e cli.Env) int {
 		Long: "valise-installer verifies a bundle offline, loads only what is missing, saves the data,\n" +
 			"switches, checks health, and goes back by itself when anything is wrong.\n\n" +
 			"It keeps what belongs to the device in /etc/valise/APP.yaml (whose releases are accepted),\n" +
-			"/opt/APP (releases, environment file, backups) and /var/lib/valise/APP (records, lock).\n\n" +
-			"Exit codes: 0 done or nothing to do, 1 failed and unchanged, 2 required environment keys\n" +
-			"missing, 3 the previous release runs again, 4 bundle refused, 5 needs attention: the\n" +
-			"rollback failed too, 64 wrong usage.",
+			"/opt/APP (releases, environment file, backups) and /var/lib/valise/APP (records, lock).\n\n" + exitCodes,
 		Example: "  valise-installer install shop-1.0.0.tar.gz --key cosign.pub\n" +
 			"  valise-installer update shop-1.1.0.tar.gz\n" +
 			"  valise-installer rollback\n" +
 			"  valise-installer status --output json",
 	}
-	root.PersistentFlags().Var((*absolutePath)(&p.root), "root", "directory that stands for the root of the device's file system")
-	root.PersistentFlags().StringVar(&p.name, "app", "", "app, when more than one is installed")
-	for _, c := range commands {
-		root.AddCommand(c(p))
+	if app, ok := appOf(e.Program); ok {
+		root = p.appUpdateRoot(app)
+	} else {
+		root.PersistentFlags().StringVar(&p.name, "app", "", "app, when more than one is installed")
+		for _, c := range commands {
+			root.AddCommand(c(p))
+		}
 	}
+	root.PersistentFlags().Var((*absolutePath)(&p.root), "root", "directory that stands for the root of the device's file system")
 	return p.Run(ctx, root)
 }
 

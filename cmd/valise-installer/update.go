@@ -16,23 +16,29 @@ import (
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/docker"
 	"github.com/valise-ota/valise/installer/release"
+	"github.com/valise-ota/valise/installer/source"
 	"github.com/valise-ota/valise/verify"
 )
 
 func installCommand(p *program) *cobra.Command {
 	o := applyOptions{first: true}
 	c := &cobra.Command{
-		Use:   "install BUNDLE",
+		Use:   "install [BUNDLE|ADDRESS|VERSION]",
 		Short: "Install an app for the first time",
 		Long: "install verifies BUNDLE, remembers whose releases this device accepts, generates the\n" +
 			"app's secrets, starts it and checks its health. When that fails its containers, images and\n" +
 			"files are removed again; what stays is the environment file, the data volumes, the records\n" +
-			"and the trust policy. Repeat it when the cause is gone.",
+			"and the trust policy. Repeat it when the cause is gone.\n\n" +
+			"From a source, no BUNDLE means its newest stable release. The source stays in\n" +
+			"/etc/valise/APP.yaml; without --source it is the GitHub repository that the release names.\n" +
+			"The command APP-update is put into /usr/local/bin.",
 		Example: "  valise-installer install /media/usb/shop-1.0.0.tar.gz --key cosign.pub\n" +
-			"  valise-installer install shop-1.0.0.tar.gz --identity-regexp 'https://github.com/acme/shop/\\.github/workflows/release\\.yml@refs/tags/v.*'",
-		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return p.apply(cmd.Context(), args[0], o) },
+			"  valise-installer install shop-1.0.0.tar.gz --identity-regexp 'https://github.com/acme/shop/\\.github/workflows/release\\.yml@refs/tags/v.*'\n" +
+			"  valise-installer install --source github:acme/shop v1.0.0 --key cosign.pub",
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return p.apply(cmd.Context(), first(args), o) },
 	}
+	c.Flags().StringVar(&o.source, "source", "", "where releases come from: github:OWNER/REPOSITORY, https://HOST/DIRECTORY/ or /DIRECTORY")
 	o.trust.Register(c.Flags())
 	return c
 }
@@ -40,13 +46,15 @@ func installCommand(p *program) *cobra.Command {
 func updateCommand(p *program) *cobra.Command {
 	var o applyOptions
 	c := &cobra.Command{
-		Use:   "update BUNDLE",
+		Use:   "update [BUNDLE|ADDRESS|VERSION]",
 		Short: "Update an installed app, or go back by itself",
 		Long: "update verifies BUNDLE, loads the layers that are missing, saves the data, switches and\n" +
-			"checks health. When anything fails the release that ran before runs again (exit code 3).",
-		Example: "  valise-installer update /media/usb/shop-1.1.0.tar.gz\n  valise-installer update shop-1.1.0.tar.gz --dry-run",
-		Args:    cobra.ExactArgs(1),
-		RunE:    func(cmd *cobra.Command, args []string) error { return p.apply(cmd.Context(), args[0], o) },
+			"checks health. When anything fails the release that ran before runs again (exit code 3).\n\n" +
+			"Without BUNDLE it takes the newest stable release of the app's source, with VERSION that\n" +
+			"one. Of a bundle on a server only what this device lacks is fetched.",
+		Example: "  valise-installer update /media/usb/shop-1.1.0.tar.gz\n  valise-installer update shop-1.1.0.tar.gz --dry-run\n  valise-installer update\n  valise-installer update v1.1.0",
+		Args:    cobra.MaximumNArgs(1),
+		RunE:    func(cmd *cobra.Command, args []string) error { return p.apply(cmd.Context(), first(args), o) },
 	}
 	c.Flags().BoolVar(&o.forced, "force", false, "accept an older version, one that failed here before, or another release of a version that is here")
 	c.Flags().BoolVar(&o.dryRun, "dry-run", false, "print the plan and stop")
@@ -56,30 +64,44 @@ func updateCommand(p *program) *cobra.Command {
 func planCommand(p *program) *cobra.Command {
 	o := applyOptions{dryRun: true}
 	c := &cobra.Command{
-		Use:     "plan BUNDLE",
+		Use:     "plan [BUNDLE|ADDRESS|VERSION]",
 		Short:   "Show what an update would do, and change nothing",
-		Example: "  valise-installer plan shop-1.1.0.tar.gz\n  valise-installer plan shop-1.1.0.tar.gz --output json",
-		Args:    cobra.ExactArgs(1),
-		RunE:    func(cmd *cobra.Command, args []string) error { return p.apply(cmd.Context(), args[0], o) },
+		Long:    "plan says what an update would fetch, load, save and need. See update for what may be planned.",
+		Example: "  valise-installer plan shop-1.1.0.tar.gz\n  valise-installer plan shop-1.1.0.tar.gz --output json\n  valise-installer plan v1.1.0",
+		Args:    cobra.MaximumNArgs(1),
+		RunE:    func(cmd *cobra.Command, args []string) error { return p.apply(cmd.Context(), first(args), o) },
 	}
 	c.Flags().BoolVar(&o.forced, "force", false, "accept an older version, one that failed here before, or another release of a version that is here")
 	return c
 }
 
+// first is the argument, or nothing.
+func first(args []string) string {
+	if len(args) == 0 {
+		return ""
+	}
+	return args[0]
+}
+
 type applyOptions struct {
 	trust  cli.Trust
-	first  bool // install
+	first  bool   // install
+	source string // --source of install
 	forced bool
 	dryRun bool
+	whole  bool // no thin bundle
 }
 
 // apply is install, update and plan as commands.
 func (p *program) apply(ctx context.Context, path string, o applyOptions) error {
 	c, err := p.verified(ctx, path, o)
+	if newest := new(newestError); errors.As(err, &newest) {
+		return p.nothingNew(newest)
+	}
 	if err != nil {
 		return err
 	}
-	defer c.close()
+	defer func() { c.close() }() // c may become another bundle
 	if err := p.consider(ctx, c, o); err != nil {
 		return err
 	}
@@ -93,7 +115,7 @@ func (p *program) apply(ctx context.Context, path string, o applyOptions) error 
 	if err != nil {
 		return err
 	}
-	return p.end(res, c.plan)
+	return p.end(res, c)
 }
 
 // candidate is a verified release and what it would do here.
@@ -104,27 +126,33 @@ type candidate struct {
 	plan   *installer.Plan
 	policy verify.Policy
 	pin    bool // write the policy when the release is installed
-	close  func() error
+	source source.Config
+	from   *opened
 }
+
+func (c *candidate) close() error { return c.from.file.Close() }
 
 // verified opens and verifies a bundle. Nothing on the device changes, and one
 // that is refused leaves no trace.
 func (p *program) verified(ctx context.Context, path string, o applyOptions) (_ *candidate, err error) {
-	r, f, err := cli.OpenBundle(path)
+	b, err := p.open(ctx, path, o)
 	if err != nil {
 		return nil, err
 	}
 	defer func() {
 		if err != nil {
-			f.Close()
+			b.file.Close()
 		}
 	}()
-	if kind := r.Manifest().Kind; kind != bundle.KindCompose {
+	if b.version != "" {
+		path = "v" + b.version
+	}
+	if kind := b.Manifest().Kind; kind != bundle.KindCompose {
 		return nil, fmt.Errorf("open %s: this program does not install releases of kind %q yet", path, kind)
 	}
 	// The name is only the bundle's claim until it is verified; it decides
 	// which policy that happens against.
-	app := r.Manifest().App
+	app := b.Manifest().App
 	if p.name != "" && p.name != app {
 		return nil, &verify.Error{Check: verify.CheckApp, Reason: fmt.Sprintf("it says it is a release of %q, not of %q", app, p.name)}
 	}
@@ -139,13 +167,15 @@ func (p *program) verified(ctx context.Context, path string, o applyOptions) (_ 
 	if err != nil {
 		return nil, fmt.Errorf("read %s: %w", p.configPath(app), err)
 	}
-	update, finish := p.track("verify", "verify "+app+" "+r.Manifest().Version)
-	rel, err := verifier.Release(ctx, r, verify.Want{App: app}, update)
-	finish(err)
+	rel, err := p.verifyOpened(ctx, verifier, b, app)
 	if err != nil {
 		return nil, err
 	}
-	return &candidate{app: app, path: path, rel: rel, policy: policy, pin: pin, close: f.Close}, nil
+	from, err := p.sourceToPin(rel, o)
+	if err != nil {
+		return nil, err
+	}
+	return &candidate{app, path, rel, nil, policy, pin, from, b}, nil
 }
 
 // consider plans a candidate. Only a first installation, where there is no
@@ -157,7 +187,34 @@ func (p *program) consider(ctx context.Context, c *candidate, o applyOptions) (e
 		}
 	}
 	c.plan, err = p.preview(ctx, c.rel, c.path, o)
-	return err
+	if errors.As(err, new(*installer.LackingError)) && c.from.thin {
+		p.Note("%v", err)
+		o.whole = true
+		full, err := p.verified(ctx, c.path, o)
+		if err != nil {
+			return err
+		}
+		c.close()
+		*c = *full
+		return p.consider(ctx, c, o)
+	}
+	if err != nil {
+		return err
+	}
+	_, c.plan.FetchBytes = source.Join(fetches(c.from, c.plan))
+	return nil
+}
+
+// sourceToPin is where later releases will come from: what the operator says at
+// the first installation, else the repository that the signed release names.
+func (p *program) sourceToPin(rel *verify.Release, o applyOptions) (source.Config, error) {
+	if o.source != "" {
+		return source.Parse(o.source)
+	}
+	if s := rel.Manifest().Source; s != nil {
+		return source.FromRepository(s.Repository), nil
+	}
+	return source.Config{}, nil
 }
 
 // carryOut runs the transaction. The error is why it never began.
@@ -185,13 +242,24 @@ func (p *program) carryOut(ctx context.Context, c *candidate, o applyOptions) (i
 	if err := p.planError(c.plan); err != nil {
 		return none, err
 	}
+	_, c.plan.FetchBytes = source.Join(fetches(c.from, c.plan))
 	if c.pin {
-		if err := p.writePolicy(c.app, c.policy); err != nil {
+		if err := p.writePolicy(c.app, c.policy, c.source); err != nil {
 			return none, err
 		}
 	}
+	if err := p.fetchAhead(c); err != nil {
+		return none, err
+	}
 	p.UI.Step("plan", planLine(c.plan))
-	return d.Update(ctx, c.rel, c.rel.Manifest().Device.Keep.Releases), nil
+	res := d.Update(ctx, c.rel, c.rel.Manifest().Device.Keep.Releases)
+	p.spoolEnd(c, res)
+	if o.first && res.Outcome == installer.Done {
+		if err := p.installCommands(c.app); err != nil {
+			p.Note("%v", err)
+		}
+	}
+	return res, nil
 }
 
 func (p *program) notInstalled(app, path string) error {
@@ -283,19 +351,24 @@ type summary struct {
 	Error       string            `json:"error,omitempty"`
 	LoadedBytes int64             `json:"loaded_bytes,omitempty"`
 	TotalBytes  int64             `json:"total_bytes,omitempty"`
+	Fetched     *source.Traffic   `json:"fetched,omitempty"` // of a remote bundle
 }
 
 // end prints how a transaction ended and returns the error that carries the exit
-// code. plan may be nil.
-func (p *program) end(res installer.Result, plan *installer.Plan) error {
+// code. c may be nil.
+func (p *program) end(res installer.Result, c *candidate) error {
 	s := summary{Outcome: res.Outcome, Record: res.Record.ID, To: res.Record.To.Version}
 	if res.Record.From != nil {
 		s.From = res.Record.From.Version
 	}
-	if plan != nil {
-		s.App = plan.App
+	if c != nil {
+		s.App = c.app
 		if res.Outcome == installer.Done {
-			s.LoadedBytes, s.TotalBytes = plan.LoadBytes, plan.TotalBytes
+			s.LoadedBytes, s.TotalBytes = c.plan.LoadBytes, c.plan.TotalBytes
+		}
+		if c.from.remote != nil {
+			t := c.from.remote.Traffic()
+			s.Fetched = &t
 		}
 	}
 	if res.Err != nil {
@@ -337,6 +410,9 @@ func printSummary(w io.Writer, s summary) {
 		if s.TotalBytes > 0 {
 			fmt.Fprintf(w, "layers loaded: %s of %s\n", ui.Bytes(s.LoadedBytes), ui.Bytes(s.TotalBytes))
 		}
+		if f := s.Fetched; f != nil {
+			fmt.Fprintf(w, "fetched: %s in %d requests\n", ui.Bytes(f.Bytes), f.Requests)
+		}
 	case installer.Reverted:
 		fmt.Fprintf(w, "rolled back: %s runs again\n", s.From)
 	case installer.Unchanged:
@@ -362,6 +438,9 @@ func printPlan(w io.Writer, p *installer.Plan) {
 	fmt.Fprintf(w, "  signed by     %s\n  platform      %s\n", p.Signer, p.Platform)
 	for _, i := range p.Load {
 		fmt.Fprintf(w, "  image         %s: %d of %d layers missing, %s\n", i.Reference, i.Missing, i.Layers, ui.Bytes(i.Bytes))
+	}
+	if p.FetchBytes > 0 {
+		fmt.Fprintf(w, "  fetch         %s\n", ui.Bytes(p.FetchBytes))
 	}
 	fmt.Fprintf(w, "  engine's disk %s needed, %s free\n  app's disk    %s needed, %s free\n", ui.Bytes(p.NeedBytes), ui.Bytes(p.FreeBytes), ui.Bytes(p.FilesNeed), ui.Bytes(p.FilesFree))
 	for _, s := range p.Services {

@@ -82,7 +82,7 @@ func (a *App) writeFiles(dir *release.Staged, rel *verify.Release) error {
 		return err
 	}
 	for _, f := range rel.Manifest().Files {
-		if !staged(f.Path) {
+		if !Staged(f.Path) {
 			continue
 		}
 		rc, err := rel.OpenFile(f.Path)

@@ -21,7 +21,7 @@ func (a *App) Whole(ctx context.Context, r installer.Release) error {
 	}
 	var wrong []error
 	for _, f := range m.Files {
-		if !staged(f.Path) {
+		if !Staged(f.Path) {
 			continue
 		}
 		if err := a.checkFile(r, f); err != nil {
@@ -58,8 +58,8 @@ func (a *App) checkFile(r installer.Release, f bundle.File) error {
 	return nil
 }
 
-// staged reports whether a file of a bundle is kept with the release. What
+// Staged reports whether a file of a bundle is kept with the release. What
 // installs the installer and the engine is not.
-func staged(path string) bool {
+func Staged(path string) bool {
 	return path != pinsName && !strings.HasPrefix(path, "installer/") && !strings.HasPrefix(path, "engine/")
 }

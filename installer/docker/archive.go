@@ -23,8 +23,8 @@ type TaggedImage struct {
 // same blobs. Blobs an engine has may be left out on both.
 type archive struct {
 	images []TaggedImage       // sorted by tag
-	small  []bundle.Descriptor // configs and image manifests, sorted by digest
-	layers []bundle.Descriptor // those that are sent, sorted by digest
+	small  []bundle.Descriptor // configs and image manifests, in the order of the caller's images
+	layers []bundle.Descriptor // those that are sent, in that order: a bundle has them in it too
 	total  int64               // bytes of small and layers
 }
 
@@ -63,9 +63,6 @@ func newArchive(images []TaggedImage, skip map[bundle.Digest]bool) (*archive, er
 			}
 		}
 	}
-	byDigest := func(x, y bundle.Descriptor) int { return strings.Compare(string(x.Digest), string(y.Digest)) }
-	slices.SortFunc(a.small, byDigest)
-	slices.SortFunc(a.layers, byDigest)
 	slices.SortFunc(a.images, func(x, y TaggedImage) int { return strings.Compare(x.Tag, y.Tag) })
 	return a, nil
 }

@@ -261,7 +261,7 @@ func TestArchive(t *testing.T) {
 	base, shared := layer(t), layer(t)
 	one := b.image(t, "linux/amd64", v1.Config{}, base, shared)
 	two := b.image(t, "linux/amd64", v1.Config{}, base, shared, layer(t))
-	images := tagged("shop", two, one, two) // out of order, one twice
+	images := tagged("shop", two, one, two) // one twice
 	skip := map[bundle.Digest]bool{one.Layers[0].Digest: true}
 
 	write := func(images []TaggedImage) []byte {
@@ -276,8 +276,8 @@ func TestArchive(t *testing.T) {
 		return buf.Bytes()
 	}
 	raw := write(images)
-	if !bytes.Equal(raw, write(tagged("shop", one, two))) {
-		t.Error("the archive depends on the order of the images")
+	if !bytes.Equal(raw, write(images)) {
+		t.Error("the archive is another one each time")
 	}
 
 	var names []string
@@ -298,10 +298,10 @@ func TestArchive(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	small := []string{blobPath(one.Manifest.Digest), blobPath(one.Config.Digest), blobPath(two.Manifest.Digest), blobPath(two.Config.Digest)}
+	// In the order of the images, as a bundle has them: one that is fetched in
+	// parts is read from its beginning to its end.
+	small := []string{blobPath(two.Manifest.Digest), blobPath(two.Config.Digest), blobPath(one.Manifest.Digest), blobPath(one.Config.Digest)}
 	layers := []string{blobPath(one.Layers[1].Digest), blobPath(two.Layers[2].Digest)}
-	slices.Sort(small)
-	slices.Sort(layers)
 	if want := slices.Concat([]string{"oci-layout", "index.json", "manifest.json"}, small, layers); !slices.Equal(names, want) {
 		t.Errorf("entries\n%q, want\n%q", names, want)
 	}

@@ -1,8 +1,10 @@
 package release
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -28,7 +30,15 @@ func WriteFile(root *os.Root, name string, data []byte, perm fs.FileMode) error 
 	if _, err := lstatRegular(root, name); err != nil {
 		return fmt.Errorf("write %s: %w", name, err)
 	}
-	return writeFile(root, name, data, perm, nil)
+	return writeFile(root, name, bytes.NewReader(data), perm, nil)
+}
+
+// CopyFile is WriteFile with the data of r. When r fails, name stays as it was.
+func CopyFile(root *os.Root, name string, r io.Reader, perm fs.FileMode) error {
+	if _, err := lstatRegular(root, name); err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	return writeFile(root, name, r, perm, nil)
 }
 
 // ReplaceFile is WriteFile that keeps mode and owner of an existing file; perm
@@ -39,10 +49,10 @@ func ReplaceFile(root *os.Root, name string, data []byte, perm fs.FileMode) erro
 		return fmt.Errorf("replace %s: %w", name, err)
 	}
 	if old == nil {
-		return writeFile(root, name, data, perm, nil)
+		return writeFile(root, name, bytes.NewReader(data), perm, nil)
 	}
 	owner, _ := old.Sys().(*syscall.Stat_t)
-	return writeFile(root, name, data, old.Mode().Perm(), owner)
+	return writeFile(root, name, bytes.NewReader(data), old.Mode().Perm(), owner)
 }
 
 // lstatRegular returns nil, nil when name does not exist.
@@ -70,7 +80,7 @@ func kind(m fs.FileMode) string {
 	return "special file"
 }
 
-func writeFile(root *os.Root, name string, data []byte, perm fs.FileMode, owner *syscall.Stat_t) (err error) {
+func writeFile(root *os.Root, name string, r io.Reader, perm fs.FileMode, owner *syscall.Stat_t) (err error) {
 	tmp := tempName(name)
 	if err := removeLeftover(root, tmp); err != nil {
 		return fmt.Errorf("write %s: %w", name, err)
@@ -86,7 +96,7 @@ func writeFile(root *os.Root, name string, data []byte, perm fs.FileMode, owner 
 			err = fmt.Errorf("write %s: %w", name, err)
 		}
 	}()
-	if _, err := f.Write(data); err != nil {
+	if _, err := io.Copy(f, r); err != nil {
 		return err
 	}
 	// The owner first: chown may clear mode bits, and nobody may read a secret

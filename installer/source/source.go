@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -173,6 +174,20 @@ func New(app string, c Config, o Options) (*Source, error) {
 		s.lister = local{app, c.Path}
 	}
 	return s, err
+}
+
+// Direct is a bundle at an address.
+func Direct(address string, o Options) (*Source, Bundle, error) {
+	c := Config{URL: address}
+	if err := c.check(); err != nil {
+		return nil, Bundle{}, err
+	}
+	s := &Source{config: c, client: newClient(o)}
+	u, err := url.Parse(address)
+	if err != nil {
+		return nil, Bundle{}, err
+	}
+	return s, Bundle{name: name{Name: path.Base(u.Path)}, Size: -1, parts: []part{{url: address, size: -1, client: s.client}}}, nil
 }
 
 func (s *Source) String() string { return s.config.String() }

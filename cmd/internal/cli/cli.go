@@ -38,12 +38,13 @@ const (
 
 // Env is all that a program takes from the world around it.
 type Env struct {
-	Args   []string
-	Stdin  io.Reader
-	Stdout io.Writer
-	Stderr io.Writer
-	Getenv func(string) string
-	Now    func() time.Time
+	Program string // the name it was called by
+	Args    []string
+	Stdin   io.Reader
+	Stdout  io.Writer
+	Stderr  io.Writer
+	Getenv  func(string) string
+	Now     func() time.Time
 }
 
 // Main runs a program with the process's own Env and exits.
@@ -52,7 +53,7 @@ func Main(run func(context.Context, Env) int) {
 	logrus.SetOutput(io.Discard)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the program at once
-	os.Exit(run(ctx, Env{os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Getenv, time.Now}))
+	os.Exit(run(ctx, Env{os.Args[0], os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Getenv, time.Now}))
 }
 
 // App is what the subcommands of one program share.

@@ -1,0 +1,196 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/valise-ota/valise/cmd/internal/cli"
+	"github.com/valise-ota/valise/cmd/internal/ui"
+	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/release"
+	"github.com/valise-ota/valise/installer/source"
+)
+
+// updateSuffix ends the name by which this program is the updater of one app.
+const updateSuffix = "-update"
+
+// appUpdateRoot is the program under the name APP-update.
+func (p *program) appUpdateRoot(app string) *cobra.Command {
+	p.name = app
+	name := app + updateSuffix
+	var o applyOptions
+	var back, check bool
+	var file string
+	c := &cobra.Command{
+		Use:   name + " [VERSION]",
+		Short: "Update " + app + ", or go back by itself",
+		Long: name + " brings this device to the newest stable release of " + app + ", or to VERSION: it\n" +
+			"verifies who signed it, fetches what is missing, saves the data, switches and checks health.\n" +
+			"When anything fails the release that ran before runs again (exit code 3).\n\n" + exitCodes,
+		Example: "  " + name + "\n  " + name + " v1.2.3\n  " + name + " --check\n  " + name + " --rollback\n  " + name + " --bundle /media/usb/" + app + "-1.2.3.tar.gz",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			what := first(args)
+			given := 0
+			for _, g := range []bool{what != "", back, check, file != ""} {
+				if g {
+					given++
+				}
+			}
+			if given > 1 || (back || check) && (o.forced || o.dryRun) {
+				return cli.Usagef("a version, --bundle, --check and --rollback exclude each other, and the last two take no other flag")
+			}
+			if _, ok := asVersion(what); what != "" && !ok {
+				return cli.Usagef("%q is not a version like v1.2.3; a file is named with --bundle", what)
+			}
+			switch {
+			case back:
+				return p.rollback(cmd.Context(), false, false)
+			case check:
+				return p.check(cmd.Context())
+			case file != "":
+				what = file
+				if _, ok := asVersion(what); ok {
+					what = "./" + what
+				}
+			}
+			return p.apply(cmd.Context(), what, o)
+		},
+	}
+	c.Flags().BoolVar(&back, "rollback", false, "return to the release that ran before; needs no network")
+	c.Flags().BoolVar(&check, "check", false, "say whether there is a newer release, and stop")
+	c.Flags().StringVar(&file, "bundle", "", "take this file (or address) and ask no source")
+	c.Flags().BoolVar(&o.forced, "force", false, "accept an older version, one that failed here before, or another release of a version that is here")
+	c.Flags().BoolVar(&o.dryRun, "dry-run", false, "print the plan and stop")
+	return c
+}
+
+func checkCommand(p *program) *cobra.Command {
+	return &cobra.Command{
+		Use:     "check",
+		Short:   "Say whether the source has a newer release",
+		Long:    "check asks the source that /etc/valise/APP.yaml names. It changes nothing and fetches no bundle.",
+		Example: "  valise-installer check\n  valise-installer check --output json",
+		Args:    cobra.NoArgs,
+		RunE:    func(cmd *cobra.Command, _ []string) error { return p.check(cmd.Context()) },
+	}
+}
+
+// offer is what a source has for this device.
+type offer struct {
+	App       string    `json:"app"`
+	Current   string    `json:"current"`
+	Latest    string    `json:"latest,omitempty"`
+	Available bool      `json:"update_available"`
+	Source    string    `json:"source"`
+	Page      string    `json:"page,omitempty"`
+	Notes     string    `json:"notes,omitempty"`
+	Date      time.Time `json:"date,omitzero"`
+	Size      int64     `json:"size,omitempty"` // of the complete bundle; -1: unknown
+}
+
+// look asks the source of an app for the newest release.
+func (p *program) look(ctx context.Context) (offer, error) {
+	src, app, err := p.sourceOf(applyOptions{})
+	if err != nil {
+		return offer{}, err
+	}
+	st, err := p.stateOf(ctx, app)
+	if err != nil {
+		return offer{}, err
+	}
+	o := offer{App: app, Source: src.String()}
+	if st.Current != nil {
+		o.Current = st.Current.Version
+	}
+	rel, err := src.Latest(ctx, source.Query{Platform: thisPlatform(), Bad: st.Bad})
+	if errors.Is(err, source.ErrNoRelease) {
+		return o, nil
+	}
+	if err != nil {
+		return o, err
+	}
+	o.Latest, o.Page, o.Notes, o.Date, o.Size = rel.Version, rel.Page, rel.Notes, rel.Date, rel.For(thisPlatform())[0].Size
+	o.Available = o.Current == "" || source.Newer(o.Latest, o.Current)
+	return o, nil
+}
+
+func (p *program) check(ctx context.Context) error {
+	o, err := p.look(ctx)
+	if err != nil {
+		return err
+	}
+	return p.Result(o, func(w io.Writer) {
+		switch {
+		case o.Latest == "":
+			fmt.Fprintf(w, "%s runs; there is no release in %s\n", o.Current, o.Source)
+		case !o.Available:
+			fmt.Fprintf(w, "%s runs; the newest in %s is %s\n", o.Current, o.Source, o.Latest)
+		default:
+			fmt.Fprintf(w, "%s is available, %s runs\n  from  %s\n", o.Latest, o.Current, o.Source)
+			if o.Size > 0 {
+				fmt.Fprintf(w, "  size  %s; %q says what of it is fetched\n", ui.Bytes(o.Size), "valise-installer plan v"+o.Latest)
+			}
+		}
+	})
+}
+
+// nothingNew prints that the newest release runs, or a newer one.
+func (p *program) nothingNew(e *newestError) error {
+	s := summary{Outcome: installer.NothingToDo, App: e.app, From: e.runs, To: e.runs}
+	return p.Result(s, func(w io.Writer) {
+		fmt.Fprintf(w, "%s runs, nothing to do: the newest in %s is %s\n", e.runs, e.source, e.offered)
+	})
+}
+
+// binDir is where commands that people call are.
+func (p *program) binDir() string { return filepath.Join(p.root, "usr/local/bin") }
+
+// installCommands puts this program where it can be called, also by the name
+// APP-update.
+func (p *program) installCommands(app string) error {
+	dir, err := openDir(p.binDir(), 0o755)
+	if err != nil {
+		return fmt.Errorf("install %s%s: %w", app, updateSuffix, err)
+	}
+	defer dir.Close()
+	target := "valise-installer"
+	if err := p.installSelf(dir, target); err != nil {
+		return fmt.Errorf("install %s: %w", filepath.Join(p.binDir(), target), err)
+	}
+	name := app + updateSuffix
+	if fi, err := dir.Lstat(name); err == nil && fi.Mode().Type() != fs.ModeSymlink {
+		return fmt.Errorf("install %s: a file is there already", filepath.Join(p.binDir(), name))
+	}
+	if to, err := dir.Readlink(name); err == nil && to == target {
+		return nil
+	}
+	return release.Symlink(dir, target, name)
+}
+
+// installSelf copies the running program to a directory where there is none.
+func (p *program) installSelf(dir *os.Root, name string) error {
+	if _, err := dir.Stat(name); err == nil {
+		return nil
+	}
+	self, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return err
+	}
+	defer self.Close()
+	return release.CopyFile(dir, name, self, 0o755)
+}
+
+// appOf is the app whose updater a program called name is.
+func appOf(name string) (string, bool) {
+	return strings.CutSuffix(filepath.Base(name), updateSuffix)
+}
