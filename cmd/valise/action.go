@@ -338,7 +338,7 @@ func (s *step) outputs() {
 	}
 	if p := s.published; p != nil {
 		url = p.URL
-		manifest = strings.TrimSuffix(bundles[0], bundleSuffix) + manifestSuffix
+		manifest = stem(bundles[0]) + manifestSuffix
 		for _, t := range p.Thin {
 			thin = append(thin, s.workspace(t.Bundle))
 		}

@@ -19,7 +19,6 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
-	"github.com/google/renameio/v2"
 	"github.com/spf13/cobra"
 
 	"github.com/valise-ota/valise/bundle"
@@ -476,7 +475,7 @@ func (a *app) writeBundle(ctx context.Context, path string, compression bundle.C
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("write bundle: %w", err)
 	}
-	f, err := renameio.NewPendingFile(path, renameio.WithTempDir(dir), renameio.WithPermissions(0o644))
+	f, err := newFile(path)
 	if err != nil {
 		return fmt.Errorf("write bundle: %w", err)
 	}
@@ -491,16 +490,6 @@ func (a *app) writeBundle(ctx context.Context, path string, compression bundle.C
 		return fmt.Errorf("write bundle: %w", err)
 	}
 	return syncDir(dir)
-}
-
-// syncDir makes a rename in dir survive a power cut.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }
 
 // summarizeFile says what was written.

@@ -1,32 +1,13 @@
 package main
 
 import (
-	"os"
 	"time"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/cobra/doc"
+
+	"github.com/valise-ota/valise/cmd/internal/manpage"
 )
 
 func manCommand(a *app) *cobra.Command {
-	return &cobra.Command{
-		Use:     "man DIR",
-		Short:   "Write the manual pages into a directory",
-		Example: "  valise man ./man && man -l man/valise-build.1",
-		Args:    cobra.ExactArgs(1),
-		Hidden:  true, // for packagers
-		RunE: func(cmd *cobra.Command, args []string) error {
-			created, err := a.createdAt(nil)
-			if err != nil {
-				return err
-			}
-			if err := os.MkdirAll(args[0], 0o755); err != nil {
-				return err
-			}
-			root := cmd.Root()
-			root.DisableAutoGenTag = true // it would name the day of the build
-			date := created.In(time.UTC)
-			return doc.GenManTree(root, &doc.GenManHeader{Title: "VALISE", Section: "1", Source: "valise", Date: &date}, args[0])
-		},
-	}
+	return manpage.Command(func() (time.Time, error) { return a.createdAt(nil) })
 }

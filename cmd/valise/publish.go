@@ -12,7 +12,6 @@ import (
 	"strings"
 
 	"github.com/Masterminds/semver/v3"
-	"github.com/google/renameio/v2"
 	"github.com/spf13/cobra"
 
 	"github.com/valise-ota/valise/bundle"
@@ -22,13 +21,13 @@ import (
 	"github.com/valise-ota/valise/verify"
 )
 
-// bundleSuffix ends the name of a bundle; manifestSuffix stands in its place in
-// the name of the manifest that is published beside it, for thin bundles and for
-// whoever wants to read it without the bundle.
-const (
-	bundleSuffix   = ".tar.gz"
-	manifestSuffix = ".manifest.json"
-)
+// manifestSuffix stands in place of a bundle's .tar.gz in the name of the
+// manifest that is published beside it: for thin bundles, and for whoever wants
+// to read it without the bundle.
+const manifestSuffix = ".manifest.json"
+
+// stem is the path of a bundle without .tar.gz or the like.
+func stem(path string) string { return strings.TrimSuffix(path, compressionOf(path).Suffix()) }
 
 type publishFlags struct {
 	trust      cli.Trust
@@ -339,9 +338,9 @@ func (p *publishing) files(thin []thinResult) ([]publish.File, error) {
 	for i, path := range p.paths {
 		rel := p.releases[i]
 		add(path, p.same(rel))
-		base := strings.TrimSuffix(path, bundleSuffix) + manifestSuffix
+		base := stem(path) + manifestSuffix
 		for name, data := range map[string][]byte{base: rel.ManifestBytes(), base + ".sigstore.json": rel.Signature()} {
-			if err := renameio.WriteFile(name, data, 0o644); err != nil {
+			if err := writeFile(name, data); err != nil {
 				return nil, err
 			}
 		}
@@ -357,7 +356,7 @@ func (p *publishing) files(thin []thinResult) ([]publish.File, error) {
 	}
 	for _, t := range thin {
 		i := slices.IndexFunc(p.paths, func(path string) bool {
-			return strings.HasPrefix(t.Bundle, strings.TrimSuffix(path, bundleSuffix)+"-from-")
+			return strings.HasPrefix(t.Bundle, stem(path)+"-from-")
 		})
 		if i < 0 {
 			return nil, fmt.Errorf("thin bundle %s belongs to no bundle", t.Bundle)

@@ -14,7 +14,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/google/renameio/v2"
 	"github.com/spf13/cobra"
 
 	"github.com/valise-ota/valise/bundle"
@@ -159,7 +158,7 @@ func (a *app) sign(ctx context.Context, paths []string, flags signFlags) error {
 		for _, s := range all {
 			list.WriteString(checksumLine(s.SHA256, s.File))
 		}
-		if err := renameio.WriteFile(flags.checksums, []byte(list.String()), 0o644); err != nil {
+		if err := writeFile(flags.checksums, []byte(list.String())); err != nil {
 			return fmt.Errorf("write checksums: %w", err)
 		}
 		s, err := a.signOne(ctx, signer, flags.checksums)
@@ -205,7 +204,7 @@ func (a *app) signOne(ctx context.Context, signer sign.Signer, path string) (s s
 	if err != nil {
 		return s, err
 	}
-	out, err := renameio.NewPendingFile(path, renameio.WithPermissions(0o644))
+	out, err := newFile(path)
 	if err != nil {
 		return s, fmt.Errorf("write bundle: %w", err)
 	}
@@ -248,7 +247,7 @@ func writeBeside(ctx context.Context, signer sign.Signer, path string, sum [sha2
 			}
 			continue
 		}
-		if err := renameio.WriteFile(path+s.suffix, s.data, 0o644); err != nil {
+		if err := writeFile(path+s.suffix, s.data); err != nil {
 			return nil, fmt.Errorf("write signature: %w", err)
 		}
 		written = append(written, s.suffix)

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/google/renameio/v2"
 	"github.com/spf13/cobra"
 
 	"github.com/valise-ota/valise/bundle"
@@ -76,7 +75,7 @@ func (a *app) thin(ctx context.Context, path string, f thinFlags) error {
 	if err != nil {
 		return fmt.Errorf("thin %s: %w", path, err)
 	}
-	out, err := renameio.NewPendingFile(f.file, renameio.WithPermissions(0o644))
+	out, err := newFile(f.file)
 	if err != nil {
 		return fmt.Errorf("write bundle: %w", err)
 	}
