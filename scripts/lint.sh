@@ -12,7 +12,5 @@ go vet ./...
 go run "$staticcheck" ./...
 mapfile -t shell < <(git grep -lE '^#!(/bin/sh|/usr/bin/env bash)' -- ':!*.txtar' ':!*.go')
 shellcheck "${shell[@]}"
-if [ -d .github/workflows ]; then
-  go run "$actionlint"
-fi
+go run "$actionlint" .github/workflows/*.yml examples/workflows/*.yml
 echo "lint: ok" >&2

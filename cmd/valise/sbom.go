@@ -11,7 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/google/renameio/v2"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/valise-ota/valise/bundle"
@@ -103,7 +102,7 @@ func (a *app) describe(ctx context.Context, c *content, reference string, img *b
 		if err != nil {
 			return err
 		}
-		if err := renameio.WriteFile(cached, b, 0o644, renameio.WithTempDir(dir)); err != nil {
+		if err := writeFile(cached, b); err != nil {
 			return err
 		}
 	}

@@ -1,0 +1,197 @@
+#!/usr/bin/env bash
+# The Action as workflows run it: by act on this machine, against a double of GitHub and the private Sigstore, from two
+# pushed tags to published releases; then a device with a Docker engine installs and updates from them.
+# By hand, as root, after scripts/setup.sh:  scripts/e2e-action.sh
+# The first run builds act (a minute) and what make e2e needs. Everything else is below one temporary directory.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+act_version=v0.2.89
+cache=$(realpath -m -- "${VALISE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/valise}")
+
+step() { printf '\n== %s\n' "$*"; }
+fail() { echo "e2e-action: $*" >&2; exit 1; }
+
+act=$cache/act/$act_version/act
+if [ ! -x "$act" ]; then
+  echo "e2e-action: building act, this takes a minute once" >&2
+  GOBIN=$(dirname "$act") GOFLAGS='' CGO_ENABLED=0 go install -trimpath -ldflags "-s -w" "github.com/nektos/act@$act_version"
+fi
+
+dir=$(mktemp -d /tmp/valise-e2e-action.XXXXXX)
+pids=()
+clean() {
+  status=$?
+  trap '' INT TERM
+  if [ -e "$dir/device/opt/shop" ]; then
+    docker compose -p shop down -v --remove-orphans >/dev/null 2>&1 || true
+    keepers=$(docker ps -aq --filter label=dev.valise.app=shop)
+    # shellcheck disable=SC2086 # ids, one word each
+    [ -z "$keepers" ] || docker rm -f $keepers >/dev/null || true
+    images=$(docker images -q valise/shop)
+    # shellcheck disable=SC2086
+    [ -z "$images" ] || docker rmi -f $images >/dev/null || true
+  fi
+  [ ! -d "$dir/engine" ] || scripts/engine.sh down "$dir/engine" >&2 || true
+  scripts/sigstore.sh down "$dir/sigstore" >&2 || true
+  for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
+  if [ $status -ne 0 ] && [ -e "$dir/act.log" ]; then tail -n 40 "$dir/act.log" >&2; fi
+  if [ -z "${VALISE_KEEP:-}" ]; then rm -rf "$dir"; else echo "kept: $dir" >&2; fi
+}
+trap clean EXIT
+
+step "Set-up: a private Sigstore, a GitHub, the repository of an app, the Action with its pinned program"
+scripts/sigstore.sh up "$dir/sigstore" >"$dir/env"
+# shellcheck source=/dev/null
+. "$dir/env"
+scripts/sample-images.sh >/dev/null
+CGO_ENABLED=0 go build -trimpath -o "$dir/githubd" ./scripts/githubd
+
+# github NAME ARGUMENT...: runs a double; its line is in NAME.json.
+github() {
+  local name=$1
+  shift
+  mkfifo "$dir/$name.input"
+  "$dir/githubd" -dir "$dir/$name" "$@" <>"$dir/$name.input" >"$dir/$name.json" &
+  pids+=($!)
+  for _ in {1..100}; do
+    [ -s "$dir/$name.json" ] && return
+    sleep 0.05
+  done
+  fail "githubd did not start"
+}
+field() { sed -nE "s/.*\"$1\":\"([^\"]*)\".*/\1/p" "$2"; }
+
+# The app: this repository as it is, with a workflow of its own. Its commit is tagged.
+git clone -q --no-hardlinks . "$dir/app"
+git ls-files -z --cached --others --exclude-standard | while IFS= read -r -d '' f; do if [ -f "$f" ]; then printf '%s\0' "$f"; fi; done |
+  tar cf - --null -T - | tar xf - -C "$dir/app"
+rm -rf "$dir/app/.github/workflows"
+mkdir -p "$dir/app/.github/workflows" "$dir/store"
+cp testdata/action/*.yml "$dir/app/.github/workflows/"
+printf '# Changelog\n\n## 1.0.0\n\n- The first.\n' >"$dir/app/examples/shop/CHANGELOG.md"
+commit() {
+  git -C "$dir/app" add -A
+  git -C "$dir/app" -c user.name=e2e -c user.email=e2e@example.org commit -q -m "$1"
+  git -C "$dir/app" rev-parse HEAD
+}
+git -C "$dir/app" remote set-url origin https://github.com/valise-test/app.git
+first=$(commit "first")
+printf '\n' >>"$dir/app/examples/shop/frontend/site/style.css"
+second=$(commit "second")
+
+# The Action's own release: the program for this machine, signed as its release workflow would, and action.pin.
+git clone -q --no-hardlinks "$dir/app" "$dir/action"
+machine=linux-$(go env GOARCH)
+scripts/pin.sh v9.9.9 >"$dir/pin" &
+pin=$!
+CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -buildid= -X github.com/valise-ota/valise/cmd/internal/cli.version=9.9.9" \
+  -o "$dir/valise-$machine" ./cmd/valise
+wait "$pin"
+valise=$dir/valise-$machine
+ACTIONS_ID_TOKEN_REQUEST_URL="$ACTIONS_ID_TOKEN_REQUEST_URL&repository=valise-ota/valise&ref=refs/tags/v9.9.9" \
+  "$valise" sign "$valise" --signing-config "$VALISE_SIGNING_CONFIG" --progress none
+github valise -repository valise-ota/valise
+api=$(field url "$dir/valise.json")
+release=$(curl -fsS -H "Authorization: Bearer $(field write "$dir/valise.json")" -d '{"tag_name":"v9.9.9","draft":false}' "$api/repos/valise-ota/valise/releases")
+upload=$(sed -nE 's/.*"upload_url":"([^"{]*).*/\1/p' <<<"$release")
+for f in "$valise" "$valise.sigstore.json"; do
+  curl -fsS -o "$dir/uploaded" -H "Authorization: Bearer $(field write "$dir/valise.json")" --data-binary "@$f" "$upload?name=${f##*/}"
+done
+cp "$VALISE_TRUSTED_ROOT" "$dir/action/trusted_root.json"
+sed -E "s|^releases .*|releases $api/valise-ota/valise/releases/download|" "$dir/pin" >"$dir/action/action.pin"
+echo "root trusted_root.json" >>"$dir/action/action.pin"
+
+github app -repository valise-test/app -tag "v1.0.0=$first" -tag "v1.1.0=$second"
+url=$(field url "$dir/app.json")
+
+# push NAME REF ACT-ARGUMENT...: runs the workflow NAME.yml for a ref. CODE says how it must end.
+push() {
+  local name=$1 ref=$2 code=0
+  shift 2
+  printf '{"ref":"%s","repository":{"full_name":"valise-test/app","default_branch":"main"}}' "$ref" >"$dir/event.json"
+  (
+    cd "$dir/app"
+    env -u ACTIONS_ID_TOKEN_REQUEST_URL -u ACTIONS_ID_TOKEN_REQUEST_TOKEN HOME="$dir/home" GOCACHE="$gocache" GOMODCACHE="$gomodcache" XDG_CACHE_HOME="$(dirname "$cache")" \
+      "$act" push --pull=false -W ".github/workflows/$name.yml" -e "$dir/event.json" -P ubuntu-24.04=-self-hosted --no-cache-server \
+      --local-repository "valise-ota/valise@v9=$dir/action" --env "GITHUB_API_URL=$url" --env "GITHUB_REPOSITORY=valise-test/app" \
+      --env "E2E_STORE=$dir/store" --env "E2E_TRUSTED_ROOT=$VALISE_TRUSTED_ROOT" --env "E2E_SIGNING_CONFIG=$VALISE_SIGNING_CONFIG" "$@"
+  ) >"$dir/act.log" 2>&1 || code=$?
+  [ $code -eq "${CODE:-0}" ] || fail "the workflow $name for $ref ended with $code, want ${CODE:-0}; the end of its log is below"
+}
+gocache=$(go env GOCACHE) gomodcache=$(go env GOMODCACHE)
+mkdir -p "$dir/home"
+said() { grep -qF -- "$1" "$dir/act.log" || fail "the log does not say: $1"; }
+trusted() { # REF: the environment and token of a job of this repository that may sign and publish
+  printf -- '--env\nACTIONS_ID_TOKEN_REQUEST_URL=%s&ref=%s\n--env\nACTIONS_ID_TOKEN_REQUEST_TOKEN=%s\n-s\nGITHUB_TOKEN=%s\n' \
+    "$ACTIONS_ID_TOKEN_REQUEST_URL" "$1" "$ACTIONS_ID_TOKEN_REQUEST_TOKEN" "${2:-$(field write "$dir/app.json")}"
+}
+mapfile -t as_v1 < <(trusted refs/tags/v1.0.0)
+mapfile -t as_v11 < <(trusted refs/tags/v1.1.0)
+mapfile -t reader < <(trusted refs/tags/v1.0.0 "$(field read "$dir/app.json")")
+public() { curl -fsS "$url/repos/valise-test/app/releases"; }
+
+git -C "$dir/app" checkout -q "$first"
+step "A pull request from a fork: no identity, a token that reads. Publishing says why not; a dry run works"
+CODE=1 push release refs/tags/v1.0.0 -s "GITHUB_TOKEN=$(field read "$dir/app.json")"
+said 'no OIDC token'
+said 'a pull request from a fork never gets one: there, use dry-run: true'
+push dry refs/pull/1/merge -s "GITHUB_TOKEN=$(field read "$dir/app.json")"
+said 'valise build 0.0.0-dryrun'
+[ "$(public)" = '[]' ] || fail "something was published: $(public)"
+
+step "A job without the permission contents: write"
+CODE=1 push release refs/tags/v1.0.0 "${reader[@]}"
+said 'the token may not do that (Resource not accessible by integration)'
+said 'permissions: contents: write'
+[ "$(public)" = '[]' ] || fail "something was published: $(public)"
+
+step "Tag v1.0.0: one job builds, the other one signs and publishes"
+push release refs/tags/v1.0.0 "${as_v1[@]}"
+said "url=$url/valise-test/app/releases/tag/v1.0.0"
+public | grep -q '"tag_name":"v1.0.0"' || fail "v1.0.0 is not public"
+
+step "The workflow is run again: done already"
+push release refs/tags/v1.0.0 "${as_v1[@]}"
+said 'is published, with signatures of an earlier run, which stay'
+
+step "Tag v1.1.0: with a thin bundle for devices on 1.0.0"
+git -C "$dir/app" checkout -q "$second"
+push release refs/tags/v1.1.0 "${as_v11[@]}"
+said 'thin=dist/shop-1.1.0-from-1.0.0.tar.gz'
+
+step "uses: ./ builds valise from the source of the commit"
+push local refs/heads/main
+said 'version=0.0.0-dryrun'
+
+step "A program that is not the pinned one is not run"
+sed -i -E "s/^($machine) ./\1 0/; t; s/^($machine) 0/\1 1/" "$dir/action/action.pin"
+CODE=1 push dry refs/pull/1/merge
+said 'is not the one that this Action was released with'
+
+step "A device installs 1.0.0 from the release and updates to 1.1.0 with the thin bundle"
+if docker version --format '{{.Server.Version}}' >/dev/null 2>&1 && docker compose version >/dev/null 2>&1; then
+  DOCKER_HOST=${DOCKER_HOST:-unix:///var/run/docker.sock}
+else
+  scripts/engine.sh up "$dir/engine" >"$dir/env"
+  # shellcheck source=/dev/null
+  . "$dir/env"
+fi
+export DOCKER_HOST
+[ -z "$(docker ps -aq --filter label=com.docker.compose.project=shop)" ] || fail "this engine already runs a project called shop; stop it first"
+mkdir "$dir/stick"
+for file in v1.0.0/shop-1.0.0.tar.gz v1.0.0/CHECKSUMS.txt v1.0.0/CHECKSUMS.txt.sigstore.json v1.1.0/shop-1.1.0-from-1.0.0.tar.gz; do
+  curl -fsSL -o "$dir/stick/${file#*/}" "$url/valise-test/app/releases/download/$file"
+done
+identity='https://github\.com/valise-test/app/\.github/workflows/release\.yml@refs/tags/v.+'
+trust=(--identity-regexp "$identity" --trusted-root "$VALISE_TRUSTED_ROOT")
+unshare -n "$valise" verify "$dir/stick/shop-1.0.0.tar.gz" "${trust[@]}" --progress none
+unshare -n "$valise" verify --checksums "$dir/stick/CHECKSUMS.txt" "$dir/stick/shop-1.0.0.tar.gz" "${trust[@]}" --progress none
+tar xzOf "$dir/stick/shop-1.0.0.tar.gz" "installer/$machine/valise-installer" >"$dir/valise-installer"
+chmod +x "$dir/valise-installer"
+device=("$dir/valise-installer" --root "$dir/device" --progress plain)
+"${device[@]}" install "$dir/stick/shop-1.0.0.tar.gz" "${trust[@]}"
+"${device[@]}" update "$dir/stick/shop-1.1.0-from-1.0.0.tar.gz"
+answer=$(curl -fsS http://127.0.0.1:18080/health)
+[[ $answer == *'"version":"1.1.0"'* ]] || fail "the app answers $answer"
+echo "e2e-action: ok"
