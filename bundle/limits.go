@@ -14,6 +14,8 @@ const (
 	MaxPathLength    = 255       // one path
 	MaxStringLength  = 4096      // one text field, except the changelog
 	MaxChangelog     = 256 << 10 // the changelog
+	MaxSigners       = 16        // signers that a release names
+	MaxTrustedRoot   = 1 << 20   // a trusted root that a release carries
 	MaxImageManifest = 4 << 20   // one image manifest, image index or image config
 	MaxUnits         = 32        // units, and templates, of one release
 	MaxRequired      = 1000      // required paths

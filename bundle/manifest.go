@@ -44,6 +44,27 @@ type Manifest struct {
 	Archive      []File      `json:"archive,omitempty"`    // the entries of images.tar that are not blobs
 	Components   []Component `json:"components,omitempty"` // the images
 	Device       Device      `json:"device"`
+	Trust        *Trust      `json:"trust,omitempty"`
+}
+
+// Trust says who signs the releases after this one. A device that accepts and
+// commits this release goes by it from then on.
+type Trust struct {
+	Signers []Signer `json:"signers,omitempty" yaml:"signers"` // all of them; none: as before
+	// TrustedRoot is the path in Files of a Sigstore trusted_root.json.
+	TrustedRoot string `json:"trusted_root,omitempty" yaml:"trusted_root"`
+}
+
+// Signer is somebody who may sign releases: the holder of a key, or an identity
+// that an issuer vouches for, such as a workflow of a repository.
+type Signer struct {
+	Key string `json:"key,omitempty" yaml:"key"` // public key, PEM
+
+	Issuer string `json:"issuer,omitempty" yaml:"issuer"` // OIDC issuer, exactly
+	// Identity is the subject alternative name of the certificate, exactly;
+	// IdentityRegexp must match the whole of it. One of the two is set.
+	Identity       string `json:"identity,omitempty" yaml:"identity"`
+	IdentityRegexp string `json:"identity_regexp,omitempty" yaml:"identity_regexp"`
 }
 
 // Kinds of apps. Images, ImagesSHA256, Archive and Components belong to the

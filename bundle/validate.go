@@ -37,9 +37,9 @@ func ParseVersion(s string) (*semver.Version, error) {
 
 // Validate checks every rule that concerns the manifest alone.
 func (m *Manifest) Validate() error {
-	checks := []func() error{m.checkHead, m.checkFiles, m.checkComponents, m.checkArchive, m.checkDevice, m.checkCompose}
+	checks := []func() error{m.checkHead, m.checkFiles, m.checkComponents, m.checkArchive, m.checkDevice, m.checkCompose, m.checkTrust}
 	if m.Kind == KindTree {
-		checks = []func() error{m.checkHead, m.checkFiles, m.checkTree, m.checkDevice, m.checkTreeDevice}
+		checks = []func() error{m.checkHead, m.checkFiles, m.checkTree, m.checkDevice, m.checkTreeDevice, m.checkTrust}
 	}
 	for _, check := range checks {
 		if err := check(); err != nil {
@@ -294,7 +294,7 @@ func (m *Manifest) checkCompose() error {
 	if m.Prefix != "" || d.Tree != nil {
 		return formatErr("kind", ManifestName, "prefix or device.tree in a release of kind %q", m.Kind)
 	}
-	if i, ok := slices.BinarySearchFunc(m.Files, d.Compose, func(f File, p string) int { return strings.Compare(f.Path, p) }); !ok || m.Files[i].Size > MaxManifestSize || strings.Contains(d.Compose, "/") {
+	if i, ok := m.fileAt(d.Compose); !ok || m.Files[i].Size > MaxManifestSize || strings.Contains(d.Compose, "/") {
 		return bad("compose", "%.80q is not a small file at the root of the bundle", d.Compose)
 	}
 	if !projectPattern.MatchString(d.Project) {
@@ -338,6 +338,45 @@ func (m *Manifest) checkCompose() error {
 		return bad("rollback", "%v", err)
 	}
 	return nil
+}
+
+// checkTrust checks the form of what a release says about signers. Whether a
+// device can and will go by it is for package verify.
+func (m *Manifest) checkTrust() error {
+	bad := func(format string, args ...any) error { return formatErr("trust", ManifestName, format, args...) }
+	t := m.Trust
+	switch {
+	case t == nil:
+		return nil
+	case len(t.Signers) == 0 && t.TrustedRoot == "":
+		return bad("it names neither signers nor a trusted root")
+	case len(t.Signers) > MaxSigners:
+		return bad("%d signers, limit %d", len(t.Signers), MaxSigners)
+	}
+	for i, s := range t.Signers {
+		identity := s.Issuer != "" && (s.Identity == "") != (s.IdentityRegexp == "")
+		none := s.Issuer == "" && s.Identity == "" && s.IdentityRegexp == ""
+		if identity == (s.Key != "") || s.Key != "" && !none || slices.Contains(t.Signers[:i], s) {
+			return bad("signer %d: want a key, or an issuer with an identity or identity_regexp, and nobody twice", i)
+		}
+		for _, text := range []string{s.Key, s.Issuer, s.Identity, s.IdentityRegexp} {
+			if len(text) > MaxStringLength || !plainText(text) {
+				return bad("signer %d has a text of more than %d bytes or with control characters", i, MaxStringLength)
+			}
+		}
+		if _, err := regexp.Compile(s.IdentityRegexp); err != nil {
+			return bad("signer %d: identity_regexp: %v", i, err)
+		}
+	}
+	if i, ok := m.fileAt(t.TrustedRoot); t.TrustedRoot != "" && (!ok || m.Files[i].Size > MaxTrustedRoot) {
+		return bad("trusted_root %.80q is not a file of at most %d bytes in the bundle", t.TrustedRoot, MaxTrustedRoot)
+	}
+	return nil
+}
+
+// fileAt finds a file by its path.
+func (m *Manifest) fileAt(path string) (int, bool) {
+	return slices.BinarySearchFunc(m.Files, path, func(f File, p string) int { return strings.Compare(f.Path, p) })
 }
 
 func (m *Manifest) hasService(name string) bool {

@@ -252,6 +252,19 @@ func vectors(t *testing.T, signer *verifytest.Signer) []vector {
 	}
 
 	add("good", "success", "signed, as valise writes it", good)
+	key := bundle.Signer{Key: signer.PublicPEM()}
+	for name, trust := range map[string]bundle.Trust{
+		"trust-nobody":       {},
+		"trust-half":         {Signers: []bundle.Signer{{Issuer: "https://example.com"}}},
+		"trust-both":         {Signers: []bundle.Signer{{Key: key.Key, Issuer: "https://example.com", Identity: "x"}}},
+		"trust-twice":        {Signers: []bundle.Signer{key, key}},
+		"trust-many":         {Signers: make([]bundle.Signer, bundle.MaxSigners+1)},
+		"trust-expression":   {Signers: []bundle.Signer{{Issuer: "https://example.com", IdentityRegexp: "("}}},
+		"trust-escape":       {Signers: []bundle.Signer{{Issuer: "https://example.com", Identity: "\x1b[2J"}}},
+		"trust-root-missing": {TrustedRoot: "trusted_root.json"},
+	} {
+		valid(name, "trust", "what it says about the signers after it is malformed", func(m *bundle.Manifest) { m.Trust = &trust })
+	}
 	with("good-stored", "success", "signed, everything stored, an empty table of contents", func(*forged) {})
 	add("good-unsigned", "success", "a well-formed bundle that nobody signed", bundletest.Write(t, m, c)).verify = verify.CheckUnsigned
 	f := forge(t, m, c, signer.Sign(t, []byte("another text")))

@@ -18,6 +18,9 @@ type Installer struct {
 	Now     func() time.Time
 	NewID   func() string
 	Report  func(Event) // may be nil
+	// Rotate writes a rotation into the trust policy of this device. It may be
+	// called again with the same one. Nil leaves that to whoever has it.
+	Rotate func(context.Context, *verify.Rotation) error
 }
 
 // Outcome is how a call ended for the device.
@@ -145,7 +148,7 @@ func (in *Installer) Update(ctx context.Context, rel *verify.Release, keep int) 
 	if st.Current == nil {
 		action = ActionInstall
 	}
-	return in.run(ctx, st, Record{Action: action, From: st.Current, To: to}, rel, keep, Data{})
+	return in.run(ctx, st, Record{Action: action, From: st.Current, To: to, Rotation: rel.Rotation()}, rel, keep, Data{})
 }
 
 // Rollback brings the app back to the release that ran before the current one.
@@ -211,6 +214,7 @@ func (in *Installer) run(ctx context.Context, st State, r Record, rel *verify.Re
 		return in.revert(ctx, r, fmt.Errorf("commit %s: %w", r.To.Version, err), false)
 	}
 	r.Status = Completed
+	in.rotate(ctx)
 	in.prune(ctx, keep)
 	return Result{Outcome: Done, Record: r}
 }
@@ -265,6 +269,20 @@ func (in *Installer) revert(ctx context.Context, r Record, cause error, bad bool
 		res.Err = errors.Join(cause, res.Err)
 	}
 	return res
+}
+
+// rotate brings a committed rotation into the policy on disk. Until that has
+// worked the journal says what counts, so a failure is for recovery to mend.
+func (in *Installer) rotate(ctx context.Context) {
+	st, err := in.Journal.Load(ctx)
+	if err == nil && st.Rotation != nil && in.Rotate != nil {
+		if err = in.Rotate(ctx, st.Rotation); err == nil {
+			err = in.Journal.Rotated(ctx)
+		}
+	}
+	if err != nil {
+		in.report(Event{Step: "trust", Ended: true, Err: err})
+	}
 }
 
 func (in *Installer) prune(ctx context.Context, keep int) {

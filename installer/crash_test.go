@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/bundletest"
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/installertest"
@@ -52,8 +53,9 @@ func (d *device) boot() *installer.Installer {
 	}
 	return &installer.Installer{
 		Journal: j, Runtime: r,
-		Now:   func() time.Time { return time.Unix(1700000000, 0).UTC() },
-		NewID: func() string { return fmt.Sprint("record-", len(d.journal.Records)+1) },
+		Now:    func() time.Time { return time.Unix(1700000000, 0).UTC() },
+		NewID:  func() string { return fmt.Sprint("record-", len(d.journal.Records)+1) },
+		Rotate: d.world.Rotate,
 	}
 }
 
@@ -87,6 +89,13 @@ func scenarios(t testing.TB) map[string][]operation {
 			return in.Update(context.Background(), rel, 2)
 		}, version}
 	}
+	// rotate is an update to a release that names the signer after it.
+	rotate := func(version string) operation {
+		rel := s.Release(t, bundletest.Spec{Version: version, Trust: &bundle.Trust{Signers: []bundle.Signer{{Issuer: "https://example.com", Identity: signerOf(version)}}}})
+		return operation{"update to " + version + " and its signer", func(in *installer.Installer) installer.Result {
+			return in.Update(context.Background(), rel, 2)
+		}, version}
+	}
 	rollback := func(to string, data ...string) operation {
 		return operation{"rollback to " + to, func(in *installer.Installer) installer.Result {
 			return in.Rollback(context.Background(), 2, installer.Data{Record: strings.Join(data, "")})
@@ -104,6 +113,9 @@ func scenarios(t testing.TB) map[string][]operation {
 		"rollback twice":          {update("1.0.0"), update("1.1.0"), rollback("1.0.0"), rollback("1.1.0")},
 		"update after a rollback": {update("1.0.0"), update("1.1.0"), rollback("1.0.0"), update("1.2.0")},
 		"back to a kept release":  {update("1.0.0"), update("1.1.0"), update("1.0.0")},
+		"rotation":                {update("1.0.0"), rotate("1.1.0")},
+		"rotation to a sick one":  {update("1.0.0"), rotate(sick)},
+		"rollback of a rotation":  {update("1.0.0"), rotate("1.1.0"), rollback("1.0.0")},
 	}
 }
 
@@ -112,6 +124,9 @@ const (
 	migrates     = "2.0.0" // no other release can read its data
 	migratesSick = "2.0.6"
 )
+
+// signerOf is the signer that a release with a rotation names.
+func signerOf(version string) string { return "signer after " + version }
 
 // schedule runs every crash of every scenario and returns what went wrong.
 func schedule(t testing.TB, m mutant) (problems []string, runs int) {
@@ -145,6 +160,9 @@ func schedule(t testing.TB, m mutant) (problems []string, runs int) {
 					runs++
 					where := fmt.Sprintf("%s: %s at effect %d (%s)", name, fault, at, d.world.Last)
 					d.world.At = 0
+					for _, p := range d.trust() {
+						problems = append(problems, where+", before recovery: "+p)
+					}
 					inRecovery := false
 					if again > 0 {
 						f := installertest.CrashBefore
@@ -242,6 +260,12 @@ func (d *device) oracle(was *installer.Release, to string, res installer.Result,
 			bad("updated without a backup of %s", version(was))
 		}
 	}
+	// Who is trusted follows the commits: what an uncommitted release says about
+	// signers has no effect, and what a committed one says is not taken back.
+	if st.Rotation != nil {
+		bad("a rotation is pending after recovery")
+	}
+	problems = append(problems, d.trust()...)
 	// A rollback must really work from here.
 	if st.Previous != nil && !w.Sick[st.Previous.Version] {
 		data := ""
@@ -255,6 +279,25 @@ func (d *device) oracle(was *installer.Release, to string, res installer.Result,
 		}
 	}
 	return problems
+}
+
+// trust says what is wrong with who is trusted, at any moment: what counts is the
+// journal's rotation, else the policy on disk.
+func (d *device) trust() []string {
+	want := ""
+	for _, r := range d.journal.Records {
+		if r.Rotation != nil && r.Status == installer.Completed {
+			want = r.Rotation.Signers[0].Identity
+		}
+	}
+	got := d.world.Policy
+	if r := d.journal.State.Rotation; r != nil {
+		got = r.Signers[0].Identity
+	}
+	if got != want {
+		return []string{fmt.Sprintf("%q is trusted, the committed releases say %q", got, want)}
+	}
+	return nil
 }
 
 func TestCrashSchedule(t *testing.T) {
@@ -385,6 +428,52 @@ type swallowProbe struct{ installer.Runtime }
 
 func (m swallowProbe) Probe(context.Context, installer.Release) error { return nil }
 
+type trustEarly struct {
+	installer.Runtime
+	device *installertest.Journal
+	world  *installertest.World
+}
+
+func (m trustEarly) Probe(ctx context.Context, r installer.Release) error {
+	if st, _ := m.device.Load(ctx); st.Unfinished != nil && st.Unfinished.Rotation != nil && r == st.Unfinished.To {
+		if err := m.world.Rotate(ctx, st.Unfinished.Rotation); err != nil {
+			return err
+		}
+	}
+	return m.Runtime.Probe(ctx, r)
+}
+
+type trustNotedFirst struct{ installer.Journal }
+
+func (m trustNotedFirst) Load(ctx context.Context) (installer.State, error) {
+	st, err := m.Journal.Load(ctx)
+	if err == nil && st.Rotation != nil {
+		err = m.Rotated(ctx)
+	}
+	return st, err
+}
+
+type trustRolledBack struct {
+	installer.Journal
+	world *installertest.World
+}
+
+func (m trustRolledBack) Commit(ctx context.Context, id string, at time.Time) error {
+	st, err := m.Load(ctx)
+	if err == nil && st.Unfinished.Action == installer.ActionRollback {
+		m.world.Policy = ""
+	}
+	return errors.Join(err, m.Journal.Commit(ctx, id, at))
+}
+
+type trustForgotten struct{ installer.Journal }
+
+func (m trustForgotten) Load(ctx context.Context) (installer.State, error) {
+	st, err := m.Journal.Load(ctx)
+	st.Rotation = nil
+	return st, err
+}
+
 func TestMutants(t *testing.T) {
 	type j = installer.Journal
 	type r = installer.Runtime
@@ -403,6 +492,12 @@ func TestMutants(t *testing.T) {
 		"paused services stay so":     func(a j, b r) (j, r) { return a, noResume{b} },
 		"data stay as they are":       func(a j, b r) (j, r) { return a, keepData{b} },
 		"probe is not asked":          func(a j, b r) (j, r) { return a, swallowProbe{b} },
+		"trust before the commit": func(a j, b r) (j, r) {
+			return a, trustEarly{b, a.(*installertest.Journal), b.(*installertest.World)}
+		},
+		"trust noted before it is written": func(a j, b r) (j, r) { return trustNotedFirst{a}, b },
+		"trust rolled back":                func(a j, b r) (j, r) { return trustRolledBack{a, b.(*installertest.World)}, b },
+		"trust forgotten":                  func(a j, b r) (j, r) { return trustForgotten{a}, b },
 	} {
 		t.Run(name, func(t *testing.T) {
 			problems, _ := schedule(t, m)

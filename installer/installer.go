@@ -87,6 +87,9 @@ type Record struct {
 	Started   time.Time `json:"started_at,omitzero"` // when verifying or applying began
 	Ended     time.Time `json:"ended_at,omitzero"`
 	Steps     []Step    `json:"steps,omitempty"`
+	// Rotation is who signs from this record on, once it is committed; nil when
+	// that does not change.
+	Rotation *verify.Rotation `json:"rotation,omitempty"`
 }
 
 // Bundle is a file that was handed over for a record. It is not trusted: every
@@ -123,6 +126,9 @@ type State struct {
 	Kept     []Release `json:"kept,omitempty"`     // committed releases still on disk, newest commit first; holds Current and Previous
 	Floor    string    `json:"floor,omitempty"`    // highest version ever committed
 	Bad      []string  `json:"bad,omitempty"`      // versions that failed here
+	// Rotation is committed, and the trust policy on disk may not have it yet: it
+	// counts as if it had.
+	Rotation *verify.Rotation `json:"rotation,omitempty"`
 	// Unfinished is a record that neither committed nor ended: power was lost
 	// or the program was killed.
 	Unfinished *Record `json:"unfinished,omitempty"`
@@ -149,9 +155,11 @@ type Journal interface {
 	// End ends a record without a commit, as Failed or RolledBack.
 	End(ctx context.Context, id string, status Status, at time.Time) error
 	// Commit ends the record as Completed and, in the same transaction, makes
-	// its To the current release, its From the previous one, raises the floor
-	// and forgets that the version failed. It is the point of no return.
+	// its To the current release, its From the previous one, raises the floor,
+	// forgets that the version failed, and makes its Rotation that of the state. It is the point of no return.
 	Commit(ctx context.Context, id string, at time.Time) error
+	// Rotated notes that the trust policy on disk has State.Rotation.
+	Rotated(ctx context.Context) error
 	// Forget removes releases from Kept after a prune. Current and Previous
 	// cannot be forgotten.
 	Forget(ctx context.Context, dirs []string) error

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/verify"
@@ -24,6 +25,7 @@ type Facts struct {
 	Backup     int64                  // bytes of the backup before; 0 when there is none
 	Services   []ServiceChange        // nil when it is not known
 	PortsTaken []string               // that a first installation would need
+	RunsSince  time.Time              // when the release that runs was made; zero when none runs
 }
 
 // Change is what becomes of the containers of a service.
@@ -71,6 +73,10 @@ func downtime(services []ServiceChange) Downtime {
 	return DowntimeAll
 }
 
+// freezeAge is how much older than the release that runs a newer version may be
+// before that is worth a word: somebody may be handing out an old one on purpose.
+const freezeAge = 30 * 24 * time.Hour
+
 // Plan is what an update would do. It is computed from facts alone: making one
 // changes nothing.
 type Plan struct {
@@ -102,6 +108,9 @@ type Plan struct {
 	// Irreversible says that going back brings back the data saved before.
 	Irreversible bool               `json:"irreversible,omitempty"`
 	RestoreData  bundle.RestoreData `json:"restore_data"`
+	// Signers are who is trusted after it, when that changes.
+	Signers []string `json:"signers_after,omitempty"`
+	Notes   []string `json:"notes,omitempty"` // what an operator should look at; none stops the plan
 }
 
 // PlanImage is one image of a plan.
@@ -230,6 +239,15 @@ func NewPlan(st State, rel *verify.Release, f Facts) (*Plan, error) {
 			kind, service, what := b.Parts()
 			p.Backup = append(p.Backup, fmt.Sprintf("%s %s of service %s", kind, what, service))
 		}
+	}
+	if r := rel.Rotation(); r != nil {
+		for _, s := range r.Signers {
+			p.Signers = append(p.Signers, s.String())
+		}
+	}
+	if made := m.CreatedAt; !f.RunsSince.IsZero() && p.Action == ActionUpdate && made.Before(f.RunsSince.Add(-freezeAge)) {
+		p.Notes = append(p.Notes, fmt.Sprintf("%s was made on %s, %d days before %s, which runs: ask its maker whether it is what you should install",
+			m.Version, made.Format(time.DateOnly), int(f.RunsSince.Sub(made).Hours()/24), p.From))
 	}
 	return p, nil
 }

@@ -7,10 +7,12 @@ import (
 	"slices"
 )
 
-// Recover ends what did not finish: everything before the commit is undone. It
+// Recover ends what did not finish: everything before the commit is undone, and a
+// rotation of signers that was committed reaches the policy on disk. It
 // runs at boot, before every other change, and when a step fails. NothingToDo
 // means that nothing was unfinished.
 func (in *Installer) Recover(ctx context.Context) (Result, error) {
+	in.rotate(ctx)
 	st, err := in.Journal.Load(ctx)
 	if err != nil {
 		return Result{}, err

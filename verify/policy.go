@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/sha256"
 	"crypto/x509"
@@ -10,6 +11,9 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
+
+	"github.com/valise-ota/valise/bundle"
 )
 
 // PublicGood is the trusted root of the public Sigstore instance: who issues
@@ -25,18 +29,16 @@ type Policy struct {
 	// TrustedRoot is the Sigstore trusted_root.json that certificates of
 	// signers are checked against; PublicGood when it is nil.
 	TrustedRoot []byte
+	// Provenance is what a release must show besides its signature.
+	Provenance Provenance
 }
 
-// Signer is somebody who may sign releases: the holder of a key, or an identity
-// that an issuer vouches for, such as a workflow of a repository.
-type Signer struct {
-	Key string `json:"key,omitempty" yaml:"key,omitempty"` // public key, PEM
+// Signer is a bundle.Signer that a policy trusts.
+type Signer bundle.Signer
 
-	Issuer string `json:"issuer,omitempty" yaml:"issuer,omitempty"` // OIDC issuer, exactly
-	// Identity is the subject alternative name of the certificate, exactly;
-	// IdentityRegexp must match the whole of it. One of the two is set.
-	Identity       string `json:"identity,omitempty" yaml:"identity,omitempty"`
-	IdentityRegexp string `json:"identity_regexp,omitempty" yaml:"identity_regexp,omitempty"`
+// Same reports whether two policies trust the same signers under the same root.
+func (p Policy) Same(other Policy) bool {
+	return slices.Equal(p.Signers, other.Signers) && bytes.Equal(p.TrustedRoot, other.TrustedRoot) && p.Provenance == other.Provenance
 }
 
 // String names the signer as messages do.

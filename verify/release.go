@@ -11,9 +11,10 @@ import (
 // from the file that was checked, and is compared with the signed manifest as it
 // is read: it is the release's when reading ends with io.EOF, and not before.
 type Release struct {
-	reader *bundle.Reader
-	digest bundle.Digest
-	signer Signer
+	reader   *bundle.Reader
+	digest   bundle.Digest
+	by       signed
+	rotation *Rotation
 }
 
 // Valid reports whether r came from a Verifier.
@@ -30,7 +31,11 @@ func (r *Release) Manifest() *bundle.Manifest { return r.reader.Manifest() }
 func (r *Release) ManifestBytes() []byte { return r.reader.ManifestBytes() }
 func (r *Release) Signature() []byte     { return r.reader.Signature() }
 func (r *Release) Digest() bundle.Digest { return r.digest }
-func (r *Release) Signer() Signer        { return r.signer }
+func (r *Release) Signer() Signer        { return r.by.signer }
+
+// Rotation returns what a device that commits the release goes by from then on;
+// nil when that is what it goes by already. The caller does not change it.
+func (r *Release) Rotation() *Rotation { return r.rotation }
 
 // Size returns the bytes of the bundle file.
 func (r *Release) Size() int64 { return r.reader.Size() }

@@ -24,18 +24,21 @@ import (
 
 // Names of the checks, as Error.Check and exit messages show them.
 const (
-	CheckPolicy    = "policy"
-	CheckUnsigned  = "unsigned"
-	CheckSignature = "signature"
-	CheckSigner    = "signer"
-	CheckTime      = "time"
-	CheckApp       = "app"
-	CheckVersion   = "version"
-	CheckPlatform  = "platform"
-	CheckDowngrade = "downgrade"
-	CheckBad       = "failed-before"
-	CheckContent   = "content"
-	CheckChecksums = "checksums"
+	CheckPolicy     = "policy"
+	CheckUnsigned   = "unsigned"
+	CheckSignature  = "signature"
+	CheckSigner     = "signer"
+	CheckTime       = "time"
+	CheckApp        = "app"
+	CheckVersion    = "version"
+	CheckPlatform   = "platform"
+	CheckDowngrade  = "downgrade"
+	CheckBad        = "failed-before"
+	CheckContent    = "content"
+	CheckTrust      = "trust"
+	CheckProvenance = "provenance"
+	CheckSBOM       = "sbom"
+	CheckChecksums  = "checksums"
 )
 
 // Error is a refusal.
@@ -89,6 +92,9 @@ func New(p Policy) (*Verifier, error) {
 	if len(p.Signers) == 0 {
 		return nil, errors.New("trust policy: it names no signer")
 	}
+	if err := p.Provenance.validate(); err != nil {
+		return nil, fmt.Errorf("trust policy: %w", err)
+	}
 	for _, s := range p.Signers {
 		err := s.check()
 		switch {
@@ -116,7 +122,7 @@ func (v *Verifier) Release(ctx context.Context, r *bundle.Reader, want Want, pro
 	if err := r.Check(ctx, progress); err != nil {
 		return nil, err
 	}
-	return rel, nil
+	return v.judge(rel)
 }
 
 // Remote is Release for a file of which only parts will be read, because the rest
@@ -131,6 +137,17 @@ func (v *Verifier) Remote(r *bundle.Reader, want Want) (*Release, error) {
 		return nil, err
 	}
 	if err := r.Locate(); err != nil {
+		return nil, err
+	}
+	return v.judge(rel)
+}
+
+// judge checks what stands in files of a release whose manifest is trusted.
+func (v *Verifier) judge(rel *Release) (_ *Release, err error) {
+	if err := v.policy.Provenance.check(rel); err != nil {
+		return nil, err
+	}
+	if rel.rotation, err = v.rotate(rel); err != nil {
 		return nil, err
 	}
 	return rel, nil
@@ -155,7 +172,7 @@ func (v *Verifier) trusted(r *bundle.Reader, want Want) (*Release, error) {
 	if err != nil {
 		return nil, err
 	}
-	rel := &Release{reader: r, digest: bundle.DigestOf(r.ManifestBytes()), signer: by.signer}
+	rel := &Release{reader: r, digest: bundle.DigestOf(r.ManifestBytes()), by: by}
 	if err := rel.Meets(want); err != nil {
 		return nil, err
 	}

@@ -58,6 +58,7 @@ type Spec struct {
 	Compose   string            // compose file
 	Installer int               // bytes of a file that deflates well: 900
 	Files     map[string]string // more files
+	Trust     *bundle.Trust     // who signs after it: nothing
 }
 
 // Release makes a release whose layers are random bytes: no engine takes them.
@@ -80,7 +81,7 @@ func Release(t testing.TB, s Spec) (*bundle.Manifest, *Content) {
 	base := c.add(layerType, random("base", s.Layer))
 	m := &bundle.Manifest{
 		App: s.App, Kind: bundle.KindCompose, Version: s.Version, CreatedAt: time.Unix(1700000000, 0).UTC(),
-		Changelog: "first\n", Platforms: s.Platforms,
+		Changelog: "first\n", Platforms: s.Platforms, Trust: s.Trust,
 		Device: bundle.Device{
 			Compose: "compose.yaml", Project: s.App, VersionEnv: "APP_VERSION", Keep: bundle.Keep{Releases: 3, Backups: 5},
 			Health: bundle.Health{Compose: s.Services[:1], Retries: 3, Interval: bundle.Duration(time.Second)},

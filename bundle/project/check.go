@@ -21,7 +21,7 @@ var (
 // check checks everything that can be known without another file. It repeats
 // some rules of bundle.Manifest.Validate, because here the answer has a line.
 func (p *Project) check() error {
-	for _, f := range []func() error{p.checkApp, p.checkImages, p.checkDevice, p.checkData, p.checkEnv, p.checkFiles, p.checkTree} {
+	for _, f := range []func() error{p.checkApp, p.checkImages, p.checkDevice, p.checkData, p.checkEnv, p.checkFiles, p.checkTree, p.checkTrust} {
 		if err := f(); err != nil {
 			return err
 		}
@@ -305,6 +305,26 @@ func (p *Project) checkData() error {
 	}
 	if k := p.Keep.Backups; k < 1 || k > 1000 {
 		return p.at([]any{"keep", "backups"}, "backups is %d, want 1 to 1000", k)
+	}
+	return nil
+}
+
+func (p *Project) checkTrust() error {
+	t := p.Trust
+	if t == nil {
+		return nil
+	}
+	if len(t.Signers) == 0 && t.TrustedRoot == "" {
+		return p.at([]any{"trust"}, "trust names nobody, want signers, trusted_root or both")
+	}
+	for i, s := range t.Signers {
+		identity := s.Issuer != "" && (s.Identity == "") != (s.IdentityRegexp == "")
+		if (s.Key != "") == identity || s.Key != "" && s != (bundle.Signer{Key: s.Key}) {
+			return p.at([]any{"trust", "signers", i}, "want key (a file), or issuer with identity or identity_regexp")
+		}
+	}
+	if f := t.TrustedRoot; f != "" && (!filepath.IsLocal(f) || filepath.ToSlash(filepath.Clean(f)) != f) {
+		return p.at([]any{"trust", "trusted_root"}, "file %q is not a clean path below the directory of %s", f, DefaultFile)
 	}
 	return nil
 }

@@ -70,6 +70,9 @@ type Project struct {
 	Engine     string                   `yaml:"engine"`      // directory with <os>-<arch>[-<variant>]/{*.deb,docker-*.tgz,docker-compose}
 	Output     string                   `yaml:"output"`      // template of the bundle's file name
 	Arch       map[string]string        `yaml:"arch"`        // what {{.Arch}} is, by platform
+	// Trust is who signs the releases after this one. A key is the path of its
+	// file here, and so is the trusted root, which keeps that path in the bundle.
+	Trust *bundle.Trust `yaml:"trust"`
 
 	Dir  string `yaml:"-"` // directory of valise.yaml
 	File string `yaml:"-"` // valise.yaml as it was named to Load

@@ -3,6 +3,7 @@ package project
 import (
 	"cmp"
 	"context"
+	"encoding/pem"
 	"errors"
 	"io/fs"
 	"maps"
@@ -33,6 +34,8 @@ type Release struct {
 	// the version's own key is not one of them.
 	RequiredEnv []string
 	Env         map[string]bundle.EnvKey // what else is known of variables
+	// Trust is that of the project, with the keys themselves in place of their files.
+	Trust *bundle.Trust
 	// Notes are advice about the compose file: what works, but not well on a
 	// device.
 	Notes []string
@@ -74,6 +77,9 @@ func (p *Project) Release(ctx context.Context, version string, platforms []bundl
 		return nil, err
 	}
 	if r.Files, err = p.files(platforms); err != nil {
+		return nil, err
+	}
+	if r.Trust, err = p.trust(); err != nil {
 		return nil, err
 	}
 	if err := p.checkMounts(c); err != nil {
@@ -262,6 +268,11 @@ func (p *Project) files(platforms []bundle.Platform) ([]ReleaseFile, error) {
 			}
 		}
 	}
+	if p.Trust != nil && p.Trust.TrustedRoot != "" {
+		if err := add(p.Trust.TrustedRoot, p.Path(p.Trust.TrustedRoot), "trust", "trusted_root"); err != nil {
+			return nil, err
+		}
+	}
 	if p.Installer != "" {
 		for _, platform := range platforms {
 			name := platform.Dashed() + "/" + InstallerName
@@ -314,6 +325,28 @@ func (p *Project) engineFiles(platform bundle.Platform, add func(path, source st
 		return p.at([]any{"engine"}, "%s has %d *.deb and %d docker-*.tgz, want packages or one archive", dir, packages, archives)
 	}
 	return nil
+}
+
+// trust reads the keys of the signers to come.
+func (p *Project) trust() (*bundle.Trust, error) {
+	if p.Trust == nil {
+		return nil, nil
+	}
+	t := &bundle.Trust{Signers: slices.Clone(p.Trust.Signers), TrustedRoot: p.Trust.TrustedRoot}
+	for i, s := range t.Signers {
+		if s.Key == "" {
+			continue
+		}
+		key, err := os.ReadFile(p.Path(s.Key))
+		if err != nil {
+			return nil, p.at([]any{"trust", "signers", i, "key"}, "read public key: %v", err)
+		}
+		if block, _ := pem.Decode(key); block == nil || block.Type != "PUBLIC KEY" {
+			return nil, p.at([]any{"trust", "signers", i, "key"}, "%s is not a public key in PEM", s.Key)
+		}
+		t.Signers[i].Key = string(key)
+	}
+	return t, nil
 }
 
 // nameOf is an image reference without tag and digest.

@@ -191,6 +191,10 @@ var rules = map[string]func(*jsonschema.Schema){
 	"secrets.*.show":             func(s *jsonschema.Schema) { s.Types, s.Enum = nil, []any{"", "once"} },
 	"keep.releases":              between(2, 100),
 	"keep.backups":               between(1, 1000),
+	"trust.signers":              func(s *jsonschema.Schema) { s.MaxItems = new(bundle.MaxSigners) },
+	"trust.signers.*":            keyOrIdentity,
+	"trust.signers.*.key":        text(`.`),
+	"trust.trusted_root":         text(localPattern),
 	"files":                      func(s *jsonschema.Schema) { s.UniqueItems = true },
 	"files.*":                    text(localPattern),
 }
@@ -250,6 +254,15 @@ func anyOf(list ...string) []any {
 		out[i] = s
 	}
 	return out
+}
+
+// keyOrIdentity says that a signer has one of the two.
+func keyOrIdentity(s *jsonschema.Schema) {
+	s.OneOf = []*jsonschema.Schema{
+		{Required: []string{"key"}, Properties: map[string]*jsonschema.Schema{"issuer": nothing(), "identity": nothing(), "identity_regexp": nothing()}},
+		{Required: []string{"issuer", "identity"}, Properties: map[string]*jsonschema.Schema{"key": nothing(), "identity_regexp": nothing()}},
+		{Required: []string{"issuer", "identity_regexp"}, Properties: map[string]*jsonschema.Schema{"key": nothing(), "identity": nothing()}},
+	}
 }
 
 // anyCheck says that something must be checked, and that only an answer has a
@@ -357,4 +370,12 @@ var descriptions = map[string]string{
 	"backup.*.sqlite":           "A database file in a volume of a service.",
 	"backup.*.volume":           "All files of a volume of a service, which is paused meanwhile.",
 	"backup.*.command":          "save writes the data to standard output, restore reads them.",
+
+	"trust":                           "Who signs the releases after this one. A device that accepts this release goes by it from then on.",
+	"trust.signers":                   "All of them; as before when it is missing.",
+	"trust.signers.*.key":             "File of a public key, as valise keygen writes it.",
+	"trust.signers.*.issuer":          "OIDC issuer, https://token.actions.githubusercontent.com for GitHub Actions.",
+	"trust.signers.*.identity":        "Identity in the certificate, exactly.",
+	"trust.signers.*.identity_regexp": "Regular expression that must match the whole identity.",
+	"trust.trusted_root":              "Sigstore trusted_root.json for the devices, as valise trust update writes it.",
 }

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/bundletest"
 	"github.com/valise-ota/valise/bundle/sign"
 	"github.com/valise-ota/valise/verify"
 )
@@ -115,6 +116,25 @@ func TestKeyless(t *testing.T) {
 	}
 }
 
+// joinRoots returns a trusted root with what is in both.
+func joinRoots(t *testing.T, a, b []byte) []byte {
+	t.Helper()
+	var both, more map[string]any
+	if err := errors.Join(json.Unmarshal(a, &both), json.Unmarshal(b, &more)); err != nil {
+		t.Fatal(err)
+	}
+	for key, list := range more {
+		if old, ok := both[key].([]any); ok {
+			both[key] = append(old, list.([]any)...)
+		}
+	}
+	out, err := json.Marshal(both)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
 // TestFixtures writes one signature for every row of the table in package
 // verify's identity_test.go.
 func TestFixtures(t *testing.T) {
@@ -157,6 +177,24 @@ func TestFixtures(t *testing.T) {
 		t.Fatal(err)
 	}
 	write("shop-1.2.3.tar.gz", sealed.Bytes())
+	// Releases that carry a trusted root.
+	own, public := read(t, s.TrustedRoot), read(t, "../../verify/trustroot/public-good.json")
+	for name, root := range map[string][]byte{
+		"both": joinRoots(t, own, public), "other": bytes.Replace(public, []byte(`"start": "20`), []byte(`"start": "21`), 1), "older": public, "same": own, "none": []byte("{}"),
+	} {
+		m, c := bundletest.Release(t, bundletest.Spec{Services: []string{"api"}, Platforms: []bundle.Platform{"linux/amd64"},
+			Files: map[string]string{"trusted_root.json": string(root)}, Trust: &bundle.Trust{TrustedRoot: "trusted_root.json"}})
+		b := bundletest.Write(t, m, c)
+		r, err := bundle.Open(bytes.NewReader(b), int64(len(b)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var sealed bytes.Buffer
+		if err := bundle.Seal(t.Context(), &sealed, r, s.sign(t, rekor2, "", string(r.ManifestBytes())).Sigstore); err != nil {
+			t.Fatal(err)
+		}
+		write("root-"+name+".tar.gz", sealed.Bytes())
+	}
 	noSCT := bytes.ReplaceAll(rekor2, []byte(s.Fulcio), []byte(s.FulcioNoSCT))
 	write("no-sct.sigstore.json", s.sign(t, noSCT, "", text).Sigstore)
 	write("of-another-file.sigstore.json", s.sign(t, rekor2, "", "another").Sigstore)

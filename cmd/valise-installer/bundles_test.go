@@ -76,6 +76,8 @@ func signer(t testing.TB, name string) *verifytest.Signer {
 //	secret=KEY        generated, immutable and shown once
 //	backup=USER       a database is saved by that user
 //	health=compose    asks the engine only
+//	next=NAME         it names that signer as the one after it
+//	made=DAY          created_at, 2026-01-31
 func makeBundle(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: mkbundle FILE VERSION [KEY=VALUE...]")
@@ -98,6 +100,15 @@ func makeBundle(ts *testscript.TestScript, neg bool, args []string) {
 		m, c = bundletest.Release(t, bundletest.Spec{App: o["app"], Version: args[1]})
 	} else {
 		m, c = tinyRelease(ts, args[1], o)
+	}
+	if o["next"] != "" {
+		m.Trust = &bundle.Trust{Signers: []bundle.Signer{{Key: signer(t, o["next"]).PublicPEM()}}}
+		ts.Check(os.WriteFile(ts.MkAbs(o["next"]+".pub"), []byte(signer(t, o["next"]).PublicPEM()), 0o644))
+	}
+	if o["made"] != "" {
+		made, err := time.Parse(time.DateOnly, o["made"])
+		ts.Check(err)
+		m.CreatedAt = made
 	}
 	var b []byte
 	if o["by"] == "nobody" {

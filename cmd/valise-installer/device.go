@@ -18,6 +18,8 @@ import (
 	"github.com/valise-ota/valise/installer/docker"
 	"github.com/valise-ota/valise/installer/record"
 	"github.com/valise-ota/valise/installer/release"
+	"github.com/valise-ota/valise/installer/source"
+	"github.com/valise-ota/valise/verify"
 )
 
 // device is one app on this machine, opened to be changed: it holds the app's
@@ -130,7 +132,7 @@ func (p *program) openDevice(ctx context.Context, app, what string) (_ *device, 
 	closers = append(closers, func() { store.Close() })
 	a := p.runtime(app, store, engine, command)
 	return &device{
-		Installer: &installer.Installer{Journal: journal, Runtime: a, Now: p.Now, NewID: p.newID, Report: a.Report},
+		Installer: &installer.Installer{Journal: journal, Runtime: a, Now: p.Now, NewID: p.newID, Report: a.Report, Rotate: p.rotate(app)},
 		app:       a, engine: engine, journal: journal, close: closeAll,
 	}, nil
 }
@@ -141,6 +143,21 @@ func (p *program) newID() string {
 		return p.record
 	}
 	return rand.Text()
+}
+
+// rotate returns what brings a committed rotation into the trust policy of an app.
+func (p *program) rotate(app string) func(context.Context, *verify.Rotation) error {
+	return func(_ context.Context, r *verify.Rotation) error {
+		policy, err := p.policyFile(app)
+		if err != nil {
+			return err
+		}
+		policy = policy.After(r)
+		for _, s := range policy.Signers {
+			p.Note("from now on releases of %s are accepted from %s", app, s)
+		}
+		return p.writePolicy(app, policy, source.Config{})
+	}
 }
 
 // runtime is the app's runtime. store may be nil where nothing is installed, and

@@ -140,7 +140,7 @@ func (p *program) examineClock(f *findings, app string, st installer.State) {
 }
 
 func (p *program) examineApp(ctx context.Context, f *findings, app string, engine *docker.Engine) {
-	if policy, err := p.readPolicy(app); err != nil {
+	if policy, err := p.readPolicy(ctx, app); err != nil {
 		f.add(app, "trust", findingFailed, "restore "+p.configPath(app)+" from a backup; without it no bundle is accepted", "%v", err)
 	} else if _, err := verify.New(policy); err != nil {
 		f.add(app, "trust", findingFailed, "mend "+p.configPath(app), "%v", err)

@@ -100,6 +100,12 @@ func params(dir, host string) testscript.Params {
 			e.Setenv("DEVICE", filepath.Join(e.WorkDir, "device"))
 			e.Setenv("DOCKER_HOST", host)
 			e.Setenv("DOCKER_CONFIG", os.Getenv("DOCKER_CONFIG"))
+			repository, err := filepath.Abs("../..")
+			if err != nil {
+				return err
+			}
+			e.Setenv("FIXTURES", filepath.Join(repository, "verify/testdata/keyless"))
+			e.Setenv("PUBLICGOOD", filepath.Join(repository, "verify/trustroot/public-good.json"))
 			port, err := freePort()
 			if err != nil {
 				return err

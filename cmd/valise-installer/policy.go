@@ -1,32 +1,35 @@
 package main
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
-	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v4"
 
-	"github.com/valise-ota/valise/cmd/internal/cli"
+	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/installer/daemon"
 	"github.com/valise-ota/valise/installer/release"
 	"github.com/valise-ota/valise/installer/source"
 	"github.com/valise-ota/valise/verify"
 )
 
-// deviceConfig is /etc/valise/APP.yaml. It belongs to the device: no release
-// changes it.
+// deviceConfig is /etc/valise/APP.yaml. It belongs to the device: a release
+// changes it by a signed rotation only.
 type deviceConfig struct {
 	Trust struct {
 		Signers []verify.Signer `yaml:"signers"`
 		// TrustedRoot is a Sigstore trusted_root.json beside this file; empty
 		// for the public instance's, which is built in.
-		TrustedRoot string `yaml:"trusted_root,omitempty"`
+		TrustedRoot string            `yaml:"trusted_root,omitempty"`
+		Provenance  verify.Provenance `yaml:"provenance,omitempty"`
 	} `yaml:"trust"`
 	// Source is where releases come from, when they are not brought.
 	Source source.Config `yaml:"source,omitempty"`
@@ -37,7 +40,7 @@ type deviceConfig struct {
 // goType is what the YAML library says of an unknown key beyond its name.
 var goType = regexp.MustCompile(`(?m) not found in type .*$`)
 
-const configHead = "# Whose releases of %s this device accepts. Written at the first installation;\n# it belongs to this device and no release changes it.\n"
+const configHead = "# Whose releases of %s this device accepts. It belongs to this device: \"valise-installer trust\"\n# changes it, and so does a release that a signer named here signed, when it names the signers after it.\n"
 
 func (p *program) configPath(app string) string {
 	return filepath.Join(p.root, "etc/valise", app+".yaml")
@@ -56,14 +59,27 @@ func (p *program) readConfig(app string) (c deviceConfig, err error) {
 	return c, nil
 }
 
-// readPolicy returns the trust policy of an app. The error is fs.ErrNotExist
-// when there is none.
-func (p *program) readPolicy(app string) (verify.Policy, error) {
+// readPolicy returns the trust policy of an app: that of its file, and what a
+// committed release changed about it and a power cut kept from the file. The
+// error is fs.ErrNotExist when there is none.
+func (p *program) readPolicy(ctx context.Context, app string) (verify.Policy, error) {
+	policy, err := p.policyFile(app)
+	if err != nil || !p.hasRecords(app) {
+		return policy, err
+	}
+	j, st, err := p.readState(ctx, app)
+	if err != nil {
+		return policy, err
+	}
+	return policy.After(st.Rotation), j.Close()
+}
+
+func (p *program) policyFile(app string) (verify.Policy, error) {
 	c, err := p.readConfig(app)
 	if err != nil {
 		return verify.Policy{}, err
 	}
-	policy := verify.Policy{Signers: c.Trust.Signers}
+	policy := verify.Policy{Signers: c.Trust.Signers, Provenance: c.Trust.Provenance}
 	if c.Trust.TrustedRoot != "" {
 		var err error
 		if policy.TrustedRoot, err = os.ReadFile(filepath.Join(filepath.Dir(p.configPath(app)), filepath.Base(c.Trust.TrustedRoot))); err != nil {
@@ -73,59 +89,143 @@ func (p *program) readPolicy(app string) (verify.Policy, error) {
 	return policy, nil
 }
 
-// writePolicy makes the trust policy of an app durable, and where its releases
-// come from.
+// writePolicy makes signers and trusted root of a policy durable, in one step:
+// the root has its digest in its name and is there before the file names it. What
+// else stands in the file stays, comments too. from is where releases come from,
+// when that is to be remembered as well.
 func (p *program) writePolicy(app string, policy verify.Policy, from source.Config) error {
-	c := deviceConfig{Source: from}
-	c.Trust.Signers = policy.Signers
+	raw, err := os.ReadFile(p.configPath(app))
+	if errors.Is(err, fs.ErrNotExist) {
+		raw = fmt.Appendf(nil, configHead+"trust: {}\n", app)
+	} else if err != nil {
+		return err
+	}
 	dir, err := openDir(filepath.Dir(p.configPath(app)), 0o755)
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
+	root := ""
 	if policy.TrustedRoot != nil {
-		c.Trust.TrustedRoot = app + ".trusted_root.json"
-		if err := release.WriteFile(dir, c.Trust.TrustedRoot, policy.TrustedRoot, 0o644); err != nil {
+		root = app + ".trusted_root." + bundle.DigestOf(policy.TrustedRoot).Hex()[:16] + ".json"
+		if err := release.WriteFile(dir, root, policy.TrustedRoot, 0o644); err != nil {
 			return err
 		}
 	}
-	b, err := yaml.Dump(c)
+	text, err := editConfig(raw, policy.Signers, root, from)
 	if err != nil {
-		return fmt.Errorf("write trust policy: %w", err)
+		return fmt.Errorf("write trust policy %s: %w", p.configPath(app), err)
 	}
-	return release.WriteFile(dir, app+".yaml", append(fmt.Appendf(nil, configHead, app), b...), 0o644)
+	if err := release.WriteFile(dir, app+".yaml", text, 0o644); err != nil {
+		return err
+	}
+	// Roots of before, which nothing names any more.
+	ours := regexp.MustCompile(`^` + regexp.QuoteMeta(app) + `\.trusted_root\.[0-9a-f]{16}\.json$`)
+	entries, err := fs.ReadDir(dir.FS(), ".")
+	for _, e := range entries {
+		if ours.MatchString(e.Name()) && e.Name() != root {
+			err = errors.Join(err, release.RemoveAll(dir, e.Name()))
+		}
+	}
+	return err
 }
 
-// policyFor is the policy that decides about a bundle: that of the device; or,
-// at a first installation without one, what the operator passes, which is to be
-// pinned. Nobody is trusted silently.
-func (p *program) policyFor(app string, o applyOptions) (policy verify.Policy, pin bool, err error) {
-	have, err := p.readPolicy(app)
-	if !o.first || err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return have, false, err
+// editConfig returns the text of a config file with other signers and another
+// trusted root, and everything else as it was.
+func editConfig(text []byte, signers []verify.Signer, root string, from source.Config) ([]byte, error) {
+	var doc yaml.Node
+	if err := yaml.Load(text, &doc, yaml.WithUniqueKeys()); err != nil {
+		return nil, err
 	}
-	if !o.trust.Given() {
-		if err != nil {
-			return have, false, cli.WithHint(fmt.Errorf("install %s: nobody is trusted to sign it yet", app),
-				"pass the signer's public key with --key FILE, or their --identity; get it from the maker of the app, not from the stick the bundle is on")
+	top := &doc
+	if doc.Kind == yaml.DocumentNode {
+		top = doc.Content[0]
+	}
+	trust := member(top, "trust")
+	if trust == nil || trust.Kind != yaml.MappingNode {
+		return nil, errors.New("trust is no map")
+	}
+	trust.Style = 0
+	list := &yaml.Node{Kind: yaml.SequenceNode}
+	for _, s := range signers {
+		one := &yaml.Node{Kind: yaml.MappingNode}
+		for _, field := range []struct{ key, value string }{{"key", s.Key}, {"issuer", s.Issuer}, {"identity", s.Identity}, {"identity_regexp", s.IdentityRegexp}} {
+			if field.value != "" {
+				one.Content = append(one.Content, text1(field.key), text1(field.value))
+			}
 		}
-		return have, false, nil
+		list.Content = append(list.Content, one)
 	}
-	given, terr := o.trust.Policy()
-	if terr != nil {
-		return have, false, terr
+	setMember(trust, "signers", list)
+	if root == "" {
+		setMember(trust, "trusted_root", nil)
+	} else {
+		setMember(trust, "trusted_root", text1(root))
 	}
-	if _, nerr := verify.New(given); nerr != nil {
-		return have, false, fmt.Errorf("read %s: %w", strings.Join(slices.DeleteFunc([]string{o.trust.Key, o.trust.TrustedRoot}, func(s string) bool { return s == "" }), " or "), nerr)
+	if !reflect.ValueOf(from).IsZero() {
+		b, err := yaml.Dump(from)
+		if err != nil {
+			return nil, err
+		}
+		var n yaml.Node
+		if err := yaml.Load(b, &n); err != nil {
+			return nil, err
+		}
+		if n.Kind == yaml.DocumentNode {
+			n = *n.Content[0]
+		}
+		setMember(top, "source", &n)
 	}
-	if err != nil {
-		return given, true, nil
+	var out bytes.Buffer
+	e := yaml.NewEncoder(&out)
+	e.SetIndent(2)
+	if err := errors.Join(e.Encode(&doc), e.Close()); err != nil {
+		return nil, err
 	}
-	if signer := given.Signers[0]; !slices.ContainsFunc(have.Signers, func(s verify.Signer) bool { return s.String() == signer.String() }) {
-		return have, false, cli.WithHint(fmt.Errorf("install %s: %s is not trusted here, %s says so", app, signer, p.configPath(app)),
-			"edit that file if the maker of the app signs differently now")
+	// What is written must mean what was meant.
+	var again deviceConfig
+	if err := yaml.Load(out.Bytes(), &again, yaml.WithKnownFields(), yaml.WithUniqueKeys()); err != nil {
+		return nil, err
 	}
-	return have, false, nil
+	if got := (verify.Policy{Signers: again.Trust.Signers}); !got.Same(verify.Policy{Signers: signers}) || again.Trust.TrustedRoot != root {
+		return nil, errors.New("it would not read back as it was meant")
+	}
+	return out.Bytes(), nil
+}
+
+func text1(s string) *yaml.Node {
+	n := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: s}
+	if strings.Contains(s, "\n") {
+		n.Style = yaml.LiteralStyle
+	}
+	return n
+}
+
+func member(m *yaml.Node, key string) *yaml.Node {
+	for i := 0; m.Kind == yaml.MappingNode && i+1 < len(m.Content); i += 2 {
+		if m.Content[i].Value == key {
+			return m.Content[i+1]
+		}
+	}
+	return nil
+}
+
+// setMember sets a member of a map; nil removes it.
+func setMember(m *yaml.Node, key string, value *yaml.Node) {
+	for i := 0; i+1 < len(m.Content); i += 2 {
+		if m.Content[i].Value != key {
+			continue
+		}
+		if value == nil {
+			m.Content = append(m.Content[:i], m.Content[i+2:]...)
+			return
+		}
+		m.Content[i+1] = value
+		return
+	}
+	if value != nil {
+		m.Content = append(m.Content, text1(key), value)
+	}
 }
 
 // openDir opens a directory, making it and its parents first.

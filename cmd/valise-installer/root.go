@@ -26,6 +26,7 @@ var commands = []func(*program) *cobra.Command{
 	receiptsCommand,
 	serveCommand,
 	pageCommand,
+	trustCommand,
 }
 
 const exitCodes = "Exit codes: 0 done or nothing to do, 1 failed and unchanged, 2 required environment keys\n" +

@@ -156,7 +156,7 @@ func (p *program) verified(ctx context.Context, path string, o applyOptions) (_ 
 	if p.name != "" && p.name != app {
 		return nil, &verify.Error{Check: verify.CheckApp, Reason: fmt.Sprintf("it says it is a release of %q, not of %q", app, p.name)}
 	}
-	policy, pin, err := p.policyFor(app, o)
+	policy, pin, err := p.policyFor(ctx, b.Reader, o)
 	if !o.first && (errors.Is(err, fs.ErrNotExist) || !p.hasRecords(app)) {
 		return nil, p.notInstalled(app, path)
 	}
@@ -247,6 +247,11 @@ func (p *program) carryOut(ctx context.Context, c *candidate, o applyOptions) (i
 		if err := p.writePolicy(c.app, c.policy, c.source); err != nil {
 			return none, err
 		}
+	} else if now, err := p.readPolicy(ctx, c.app); err != nil || !now.Same(c.policy) {
+		return none, cli.WithHint(errors.Join(fmt.Errorf("whom this device trusts changed while %s was verified", c.path), err), "try again")
+	}
+	for _, n := range c.plan.Notes {
+		p.Note("%s", n)
 	}
 	if err := p.fetchAhead(c); err != nil {
 		return none, err
@@ -469,6 +474,12 @@ func printPlan(w io.Writer, p *installer.Plan) {
 	}
 	if p.Migration != "" {
 		fmt.Fprintf(w, "  migration     %s\n", p.Migration)
+	}
+	for _, s := range p.Signers {
+		fmt.Fprintf(w, "  trusted after %s\n", s)
+	}
+	for _, n := range p.Notes {
+		fmt.Fprintf(w, "  note          %s\n", n)
 	}
 	if p.RollbackTo != "" {
 		fmt.Fprintf(w, "  goes back to  %s when it fails%s\n", p.RollbackTo, map[bundle.RestoreData]string{

@@ -36,6 +36,7 @@ func (a *App) Inspect(ctx context.Context, rel *verify.Release, st installer.Sta
 		if err != nil {
 			return f, err
 		}
+		f.RunsSince = old.CreatedAt
 		if old.Device.Project != m.Device.Project {
 			return f, fmt.Errorf("inspect: the release runs as compose project %q, %q is installed: it would start on new, empty volumes", m.Device.Project, old.Device.Project)
 		}

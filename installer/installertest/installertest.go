@@ -77,6 +77,7 @@ type World struct {
 	Running string          // what the engine runs
 	Sick    map[string]bool // versions that never become healthy
 	Saved   []string        // versions whose data was saved, in order
+	Policy  string          // identity of the signer in the trust policy on disk
 	Paused  bool            // the app waits while its data are saved
 
 	Migrates map[string]bool   // versions whose data no other version can read
@@ -216,6 +217,14 @@ func (w *World) Prune(_ context.Context, kept []installer.Release) error {
 	)
 }
 
+// Rotate writes the trust policy; half of it may be all that is written.
+func (w *World) Rotate(_ context.Context, r *verify.Rotation) error {
+	return w.effects(
+		w.one("write policy", func() { w.Policy = "half of " + r.Signers[0].Identity }),
+		w.one("write rest of policy", func() { w.Policy = r.Signers[0].Identity }),
+	)
+}
+
 // Journal is an installer.Journal in memory. Its writes are effects of the same
 // Faults: each happens wholly or not at all, as a database's do.
 type Journal struct {
@@ -335,6 +344,9 @@ func (j *Journal) Commit(_ context.Context, id string, at time.Time) error {
 		j.State.Kept = slices.DeleteFunc(j.State.Kept, same)
 		j.State.Kept = append([]installer.Release{to}, j.State.Kept...)
 		j.State.Current, j.State.Previous = &to, r.From
+		if r.Rotation != nil {
+			j.State.Rotation = clone(r.Rotation)
+		}
 		j.State.Bad = slices.DeleteFunc(j.State.Bad, func(v string) bool { return v == to.Version })
 		a, errA := bundle.ParseVersion(to.Version)
 		b, errB := bundle.ParseVersion(j.State.Floor)
@@ -342,6 +354,10 @@ func (j *Journal) Commit(_ context.Context, id string, at time.Time) error {
 			j.State.Floor = to.Version
 		}
 	})
+}
+
+func (j *Journal) Rotated(context.Context) error {
+	return j.Effect("journal: rotated", func() { j.State.Rotation = nil })
 }
 
 func (j *Journal) Forget(_ context.Context, dirs []string) error {

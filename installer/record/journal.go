@@ -14,7 +14,7 @@ import (
 
 // Begin implements installer.Journal. From must be the current release: a plan
 // made before another update is refused. Only ID, Action, From, To and Created
-// are taken from r, of one that was Add-ed before only Action, From, To and, as
+// are taken from r, of one that was Add-ed before only Action, From, To, Rotation and, as
 // the time it started, Created.
 func (s *Store) Begin(ctx context.Context, r installer.Record) error {
 	s.reserve()
@@ -45,18 +45,22 @@ func (s *Store) Begin(ctx context.Context, r installer.Record) error {
 		if from != current.String {
 			return fmt.Errorf("it begins at release %q, but current is %q", from, current.String)
 		}
-		fromJSON, err := encodeRelease(r.From)
+		fromJSON, err := encodeJSON(r.From)
 		if err != nil {
 			return err
 		}
-		toJSON, err := encodeRelease(&r.To)
+		toJSON, err := encodeJSON(&r.To)
+		if err != nil {
+			return err
+		}
+		rotation, err := encodeJSON(r.Rotation)
 		if err != nil {
 			return err
 		}
 		turn, added, err := find(ctx, tx, r.ID)
 		if errors.Is(err, installer.ErrNoRecord) {
-			_, err = tx.ExecContext(ctx, `INSERT INTO record (id, action, from_release, to_release, status, created, started) VALUES (?, ?, ?, ?, ?, ?, ?)`,
-				r.ID, r.Action, fromJSON, toJSON, installer.Applying, encodeTime(r.Created), encodeTime(r.Created))
+			_, err = tx.ExecContext(ctx, `INSERT INTO record (id, action, from_release, to_release, status, rotation, created, started) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
+				r.ID, r.Action, fromJSON, toJSON, installer.Applying, rotation, encodeTime(r.Created), encodeTime(r.Created))
 			return err
 		}
 		if err != nil {
@@ -65,8 +69,8 @@ func (s *Store) Begin(ctx context.Context, r installer.Record) error {
 		if err := checkStatus(added.Status, installer.Applying); err != nil {
 			return err
 		}
-		_, err = tx.ExecContext(ctx, `UPDATE record SET action = ?, from_release = ?, to_release = ?, status = ?, started = ? WHERE turn = ?`,
-			r.Action, fromJSON, toJSON, installer.Applying, encodeTime(r.Created), turn)
+		_, err = tx.ExecContext(ctx, `UPDATE record SET action = ?, from_release = ?, to_release = ?, status = ?, rotation = ?, started = ? WHERE turn = ?`,
+			r.Action, fromJSON, toJSON, installer.Applying, rotation, encodeTime(r.Created), turn)
 		return err
 	})
 	return wrap("begin", r.ID, err)
@@ -158,7 +162,7 @@ func (s *Store) Commit(ctx context.Context, id string, at time.Time) error {
 			previous = sql.NullString{String: r.From.Dir, Valid: true}
 		}
 		r.To.CommittedAt = at.UTC()
-		to, err := encodeRelease(&r.To)
+		to, err := encodeJSON(&r.To)
 		if err != nil {
 			return err
 		}
@@ -166,6 +170,7 @@ func (s *Store) Commit(ctx context.Context, id string, at time.Time) error {
 			{`INSERT INTO release (dir, release, turn) VALUES (?, ?, (SELECT coalesce(max(turn), 0) + 1 FROM release))
 				ON CONFLICT (dir) DO UPDATE SET release = excluded.release, turn = excluded.turn`, []any{r.To.Dir, to}},
 			{`UPDATE app SET current = ?, previous = ?, floor = ?`, []any{r.To.Dir, previous, floor}},
+			{`UPDATE app SET rotation = ? WHERE (SELECT rotation FROM record WHERE turn = ?) IS NOT NULL`, []any{turn, turn}},
 			{`DELETE FROM bad WHERE version = ?`, []any{r.To.Version}},
 			{`UPDATE step SET state = ?, ended = ? WHERE record = ? AND state = ?`, []any{installer.StepDone, encodeTime(at), turn, installer.StepBegun}},
 			{forgetUndo, []any{turn}},
@@ -241,6 +246,18 @@ func (s *Store) End(ctx context.Context, id string, status installer.Status, at 
 		})
 	})
 	return wrap("end", id, err)
+}
+
+// Rotated implements installer.Journal.
+func (s *Store) Rotated(ctx context.Context) error {
+	err := s.change(ctx, func(tx *sql.Tx) error {
+		_, err := tx.ExecContext(ctx, "UPDATE app SET rotation = NULL")
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("note rotation: %w", err)
+	}
+	return nil
 }
 
 // Forget implements installer.Journal. Unknown names are fine. Nothing is

@@ -33,6 +33,15 @@ func (s *Store) Load(ctx context.Context) (installer.State, error) {
 		if state.Bad, err = collect(ctx, tx, scanText, "SELECT version FROM bad ORDER BY turn"); err != nil {
 			return err
 		}
+		rotation, err := collect(ctx, tx, scanText, "SELECT rotation FROM record WHERE turn = (SELECT rotation FROM app)")
+		if err != nil {
+			return err
+		}
+		for _, text := range rotation {
+			if err := json.Unmarshal([]byte(text), &state.Rotation); err != nil {
+				return err
+			}
+		}
 		unfinished, err := loadRecords(ctx, tx, " WHERE status = ?", installer.Applying)
 		if err != nil || len(unfinished) == 0 {
 			return err
@@ -63,7 +72,7 @@ func loadApp(ctx context.Context, tx *sql.Tx) (current, previous sql.NullString,
 	return current, previous, floor, err
 }
 
-const selectRecord = `SELECT turn, id, action, from_release, to_release, status, error, attention, changelog, bundle, actor, created, started, ended FROM record`
+const selectRecord = `SELECT turn, id, action, from_release, to_release, status, error, attention, changelog, bundle, actor, rotation, created, started, ended FROM record`
 
 // loadRecords returns records with their steps.
 func loadRecords(ctx context.Context, tx *sql.Tx, where string, args ...any) ([]installer.Record, error) {
@@ -124,10 +133,15 @@ func scanRelease(row scanner) (r installer.Release, err error) {
 }
 
 func scanRecord(row scanner) (turn int64, r installer.Record, err error) {
-	var from, file, started, ended sql.NullString
+	var from, file, rotation, started, ended sql.NullString
 	var to, created string
-	if err := row.Scan(&turn, &r.ID, &r.Action, &from, &to, &r.Status, &r.Error, &r.Attention, &r.Changelog, &file, &r.By, &created, &started, &ended); err != nil {
+	if err := row.Scan(&turn, &r.ID, &r.Action, &from, &to, &r.Status, &r.Error, &r.Attention, &r.Changelog, &file, &r.By, &rotation, &created, &started, &ended); err != nil {
 		return 0, r, err
+	}
+	if rotation.Valid {
+		if err := json.Unmarshal([]byte(rotation.String), &r.Rotation); err != nil {
+			return 0, r, err
+		}
 	}
 	if file.Valid {
 		if err := json.Unmarshal([]byte(file.String), &r.Bundle); err != nil {
@@ -168,12 +182,12 @@ func scanStep(row scanner) (st installer.Step, err error) {
 	return st, err
 }
 
-// encodeRelease returns NULL for no release.
-func encodeRelease(r *installer.Release) (sql.NullString, error) {
-	if r == nil {
+// encodeJSON returns NULL for nothing.
+func encodeJSON[T any](v *T) (sql.NullString, error) {
+	if v == nil {
 		return sql.NullString{}, nil
 	}
-	b, err := json.Marshal(r)
+	b, err := json.Marshal(v)
 	return sql.NullString{String: string(b), Valid: true}, err
 }
 

@@ -36,7 +36,7 @@ func (s *Store) Add(ctx context.Context, r installer.Record) error {
 		default:
 			return fmt.Errorf("it is %s, want pending, downloading or failed", r.Status)
 		}
-		to, err := encodeRelease(&r.To)
+		to, err := encodeJSON(&r.To)
 		if err != nil {
 			return err
 		}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/verify"
 )
 
 // at is minute n of the test's clock.
@@ -416,7 +417,7 @@ func TestOpen(t *testing.T) {
 			valid(t, path)
 			ok(t, os.Truncate(path, 3*4096))
 		}},
-		{"newer", "has schema 99, this program knows up to 2", ErrNewer, func(t *testing.T, path string) {
+		{"newer", "has schema 99, this program knows up to 3", ErrNewer, func(t *testing.T, path string) {
 			valid(t, path)
 			exec(t, path, "PRAGMA user_version = 99")
 		}},
@@ -601,5 +602,56 @@ func TestDiskFull(t *testing.T) {
 			}
 			undone(t, s)
 		})
+	}
+}
+
+// TestRotation: who signs next counts from the commit on, until it is noted that
+// the policy has it; the history keeps it.
+func TestRotation(t *testing.T) {
+	ctx := t.Context()
+	path := filepath.Join(t.TempDir(), "record.db")
+	s := openAt(t, path)
+	pending := func() string {
+		t.Helper()
+		ok(t, s.Close())
+		s = openAt(t, path)
+		if r := load(t, s).Rotation; r != nil {
+			return r.Signers[0].Identity + string(r.TrustedRoot)
+		}
+		return ""
+	}
+	want := func(what, identity string) {
+		t.Helper()
+		if got := pending(); got != identity {
+			t.Errorf("%s: %q is to be trusted, want %q", what, got, identity)
+		}
+	}
+	rotate := func(id, v, identity string) {
+		t.Helper()
+		ok(t, s.Begin(ctx, installer.Record{ID: id, Action: installer.ActionUpdate, From: load(t, s).Current, To: release(v), Created: at(0),
+			Rotation: &verify.Rotation{Signers: []verify.Signer{{Issuer: "i", Identity: identity}}, TrustedRoot: json.RawMessage(`{"a":1}`)}}))
+	}
+	commit(t, s, "r1", installer.ActionInstall, "1.0.0", 1)
+	want("no rotation", "")
+	rotate("r2", "1.1.0", "failed")
+	want("begun", "")
+	ok(t, s.Fail(ctx, "r2", "cause", true))
+	ok(t, s.End(ctx, "r2", installer.RolledBack, at(2)))
+	want("undone", "")
+	rotate("r3", "1.2.0", "next")
+	ok(t, s.Commit(ctx, "r3", at(3)))
+	want("committed", `next{"a":1}`)
+	commit(t, s, "r4", installer.ActionUpdate, "1.3.0", 4)
+	want("after another release", `next{"a":1}`)
+	ok(t, s.Rotated(ctx))
+	want("noted", "")
+	ok(t, s.Rotated(ctx))
+	begin(t, s, "r5", installer.ActionRollback, "1.2.0")
+	ok(t, s.Commit(ctx, "r5", at(5)))
+	want("rolled back to it", "")
+	records, err := s.History(ctx, -1, 0)
+	ok(t, err)
+	if r := records[2]; r.ID != "r3" || r.Rotation == nil || r.Rotation.Signers[0].Identity != "next" {
+		t.Errorf("the history says %+v", r)
 	}
 }

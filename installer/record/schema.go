@@ -104,6 +104,9 @@ DROP TABLE record;
 ALTER TABLE record2 RENAME TO record;
 ALTER TABLE step2 RENAME TO step;
 CREATE UNIQUE INDEX record_unfinished ON record (status) WHERE status = 'applying';
+`, `
+ALTER TABLE record ADD COLUMN rotation TEXT CHECK (json_valid(rotation)); -- who signs from here on, once committed
+ALTER TABLE app ADD COLUMN rotation INTEGER REFERENCES record (turn); -- committed, and not yet in the policy on disk
 `}
 
 // schemaVersion returns 0 for a file that has no schema yet, and an error for

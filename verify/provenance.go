@@ -1,0 +1,159 @@
+package verify
+
+import (
+	"fmt"
+	"io"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/provenance"
+)
+
+// Provenance is what a policy wants to know of a release beyond who signed it.
+// An empty field wants nothing.
+//
+// Two things may say where a release comes from. The certificate of a keyless
+// signature is the stronger one: there its authority vouches for the workflow
+// that signed. The bundle's provenance.json is what the signer says. Each that
+// says something about a field must say what the policy wants, and at least one
+// must.
+type Provenance struct {
+	// Builder is the platform that built: for GitHub's own machines
+	// https://github.com/actions/runner/github-hosted.
+	Builder    string `json:"builder,omitempty" yaml:"builder,omitempty"`
+	Repository string `json:"repository,omitempty" yaml:"repository,omitempty"` // of the source: https://github.com/OWNER/REPO
+	Ref        string `json:"ref,omitempty" yaml:"ref,omitempty"`               // of the source: refs/tags/v1.2.3
+	RefRegexp  string `json:"ref_regexp,omitempty" yaml:"ref_regexp,omitempty"` // must match the whole ref
+	Workflow   string `json:"workflow,omitempty" yaml:"workflow,omitempty"`     // .github/workflows/release.yml
+	SBOM       bool   `json:"sbom,omitempty" yaml:"sbom,omitempty"`             // a list of what every image is made of is in the bundle
+}
+
+// Lines are what p wants, for people.
+func (p Provenance) Lines() []string {
+	var lines []string
+	for _, f := range []struct{ name, want string }{{"builder", p.Builder}, {"repository", p.Repository}, {"ref", p.Ref}, {"ref like", p.RefRegexp}, {"workflow", p.Workflow}} {
+		if f.want != "" {
+			lines = append(lines, f.name+" "+f.want)
+		}
+	}
+	if p.SBOM {
+		lines = append(lines, "what its images are made of")
+	}
+	return lines
+}
+
+// githubRunner is how GitHub's provenance names the machines of GitHub Actions;
+// certificates have the last part only.
+const githubRunner = "https://github.com/actions/runner/"
+
+// validate says what is wrong with what a policy wants.
+func (p Provenance) validate() error {
+	if p.Ref != "" && p.RefRegexp != "" {
+		return fmt.Errorf("provenance: ref and ref_regexp exclude each other")
+	}
+	if _, err := regexp.Compile(p.RefRegexp); err != nil {
+		return fmt.Errorf("provenance: ref_regexp: %w", err)
+	}
+	return nil
+}
+
+func (p Provenance) check(rel *Release) error {
+	if p.SBOM {
+		if err := checkSBOM(rel); err != nil {
+			return err
+		}
+	}
+	if p.SBOM = false; p == (Provenance{}) {
+		return nil
+	}
+	said, err := statement(rel)
+	if err != nil {
+		return err
+	}
+	certified := map[string]string{}
+	if c := rel.by.certificate; c != nil {
+		certified["repository"], certified["ref"] = c.SourceRepositoryURI, c.SourceRepositoryRef
+		// https://github.com/OWNER/REPO/.github/workflows/release.yml@refs/tags/v1.2.3
+		workflow, _, _ := strings.Cut(c.BuildConfigURI, "@")
+		certified["workflow"] = strings.TrimPrefix(workflow, c.SourceRepositoryURI+"/")
+		if c.RunnerEnvironment != "" {
+			certified["builder"] = githubRunner + c.RunnerEnvironment
+		}
+	}
+	ref := regexp.QuoteMeta(p.Ref)
+	if p.RefRegexp != "" {
+		ref = p.RefRegexp
+	}
+	for _, field := range []struct{ name, want, pattern string }{
+		{"builder", p.Builder, regexp.QuoteMeta(p.Builder)},
+		{"repository", p.Repository, regexp.QuoteMeta(p.Repository)},
+		{"ref", p.Ref + p.RefRegexp, ref},
+		{"workflow", p.Workflow, regexp.QuoteMeta(p.Workflow)},
+	} {
+		if field.want == "" {
+			continue
+		}
+		whole, err := regexp.Compile(`\A(?:` + field.pattern + `)\z`)
+		if err != nil {
+			return fmt.Errorf("trust policy: provenance: %w", err)
+		}
+		known := false
+		for _, source := range []struct {
+			name  string
+			claim string
+		}{{"the certificate of its signature", certified[field.name]}, {provenance.Name + " in it", said[field.name]}} {
+			if source.claim == "" {
+				continue
+			}
+			if known = true; !whole.MatchString(source.claim) {
+				return refuse(CheckProvenance, nil, "it is signed by %s, but %s says its %s is %.200q, and this policy wants %q: it was built elsewhere or from something else; ask its maker", rel.Signer(), source.name, field.name, source.claim, field.want)
+			}
+		}
+		if !known {
+			return refuse(CheckProvenance, nil, "it is signed by %s, but nothing in it says what its %s is, and this policy wants %q; ask its maker for a release that says how it was built", rel.Signer(), field.name, field.want)
+		}
+	}
+	return nil
+}
+
+// statement returns what provenance.json in a release says, by field; nothing
+// when there is none.
+func statement(rel *Release) (map[string]string, error) {
+	i := slices.IndexFunc(rel.Manifest().Files, func(f bundle.File) bool { return f.Path == provenance.Name })
+	if i < 0 {
+		return nil, nil
+	}
+	f, err := rel.OpenFile(provenance.Name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, provenance.MaxSize+1))
+	if err != nil {
+		return nil, err
+	}
+	s, err := provenance.Parse(b)
+	if err == nil {
+		err = s.About(rel.Manifest())
+	}
+	if err != nil {
+		return nil, refuse(CheckProvenance, err, "it is signed by %s, but %s in it does not say how this release was built: %v; ask its maker for a release that is right", rel.Signer(), provenance.Name, err)
+	}
+	said := map[string]string{"builder": s.Predicate.RunDetails.Builder.ID}
+	if w := s.Predicate.BuildDefinition.ExternalParameters.Workflow; w != nil {
+		said["repository"], said["ref"], said["workflow"] = w.Repository, w.Ref, w.Path
+	}
+	return said, nil
+}
+
+// checkSBOM: there is a list for every image.
+func checkSBOM(rel *Release) error {
+	for _, f := range rel.Manifest().Files {
+		if strings.HasPrefix(f.Path, "sbom/") && strings.HasSuffix(f.Path, ".json") {
+			return nil
+		}
+	}
+	return refuse(CheckSBOM, nil, "it is signed by %s, but it has no list of what its images are made of (sbom/*.json), and this policy wants one; ask its maker for a release that has it", rel.Signer())
+}
