@@ -16,6 +16,9 @@ cosign=$(scripts/sigstore.sh cosign)
 echo "== keyless signing against Fulcio, Rekor 1 and 2, the timestamp authority"
 go test -count=1 -tags e2e ./bundle/sign
 
+echo "== every refusal taken away once"
+go test -count=1 -tags e2e -run TestRemoval ./verify
+
 echo "== Dockerfiles through BuildKit, two platforms at once"
 scripts/buildkit.sh up "$dir/buildkit" >"$dir/env"
 # shellcheck source=/dev/null

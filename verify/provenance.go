@@ -148,12 +148,32 @@ func statement(rel *Release) (map[string]string, error) {
 	return said, nil
 }
 
-// checkSBOM: there is a list for every image.
+// checkSBOM: there is a list for every image and platform, in one of the two
+// standards; of an app without images one document will do. What the lists say is
+// for people.
 func checkSBOM(rel *Release) error {
-	for _, f := range rel.Manifest().Files {
-		if strings.HasPrefix(f.Path, "sbom/") && strings.HasSuffix(f.Path, ".json") {
-			return nil
+	if missing := missingSBOM(rel.Manifest()); missing != "" {
+		return refuse(CheckSBOM, nil, "it is signed by %s, but it has no list of what %s is made of, and this policy wants one; ask its maker for a release made with \"valise build --sbom\"", rel.Signer(), missing)
+	}
+	return nil
+}
+
+func missingSBOM(m *bundle.Manifest) string {
+	has := func(prefix string, suffixes ...string) bool {
+		return slices.ContainsFunc(m.Files, func(f bundle.File) bool {
+			end, ok := strings.CutPrefix(f.Path, prefix)
+			return ok && (len(suffixes) == 0 || slices.Contains(suffixes, end))
+		})
+	}
+	for _, c := range m.Components {
+		for _, img := range c.Images {
+			if !has("sbom/"+c.Services[0]+"-"+img.Platform.Dashed(), ".spdx.json", ".cdx.json") {
+				return fmt.Sprintf("image %s for %s", c.Reference, img.Platform)
+			}
 		}
 	}
-	return refuse(CheckSBOM, nil, "it is signed by %s, but it has no list of what its images are made of (sbom/*.json), and this policy wants one; ask its maker for a release that has it", rel.Signer())
+	if len(m.Components) == 0 && !has("sbom/") {
+		return "it"
+	}
+	return ""
 }

@@ -20,7 +20,7 @@ func TestProvenance(t *testing.T) {
 	}
 	// with is a release signed with a key, with the provenance that change makes.
 	with := func(change func(*provenance.Statement)) []byte {
-		files := map[string]string{"sbom/api.json": "{}"}
+		files := map[string]string{"sbom/api-linux-amd64.cdx.json": "{}"}
 		m, _ := plain(files)
 		p := provenance.New(m, provenance.ExternalParameters{Project: "valise.yaml", Workflow: &provenance.Workflow{
 			Ref: "refs/tags/v1.0.0", Repository: "https://github.com/valise-test/app", Path: ".github/workflows/release.yml",
@@ -75,6 +75,10 @@ func TestProvenance(t *testing.T) {
 			return s.Bundle(t, m, c)
 		}(), verify.CheckProvenance},
 		{"inventory", byKey(verify.Provenance{SBOM: true}), said, ""},
+		{"inventory of another image", byKey(verify.Provenance{SBOM: true}), func() []byte {
+			m, c := plain(map[string]string{"sbom/web-linux-amd64.cdx.json": "{}"})
+			return s.Bundle(t, m, c)
+		}(), verify.CheckSBOM},
 		{"no inventory", byKey(verify.Provenance{SBOM: true}), bare, verify.CheckSBOM},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

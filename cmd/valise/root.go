@@ -18,6 +18,7 @@ var commands = []func(*app) *cobra.Command{
 	keygenCommand,
 	signCommand,
 	verifyCommand,
+	trustCommand,
 	inspectCommand,
 	diffCommand,
 	thinCommand,
