@@ -140,6 +140,8 @@ func params(dir, host string) testscript.Params {
 			"loadedonly": loadedOnly,
 			"chain":      chain,
 			"thinfor":    thinFor,
+			"stick":      stick,
+			"unstick":    unstick,
 			"awaits":     awaits,
 			"token":      makeToken,
 			"grows":      grows,

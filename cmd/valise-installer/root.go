@@ -24,6 +24,7 @@ var commands = []func(*program) *cobra.Command{
 	checkCommand,
 	doctorCommand,
 	receiptsCommand,
+	usbCommand,
 	serveCommand,
 	pageCommand,
 	trustCommand,

@@ -37,6 +37,7 @@ func serveCommand(p *program) *cobra.Command {
 			"  updates:\n" +
 			"    drop: /srv/updates        # another drop folder\n" +
 			"    drop_mode: stage          # off, stage: wait for somebody to apply it, apply (the default)\n" +
+			"    usb: stage                # a release on a stick: off, stage (the default), apply\n" +
 			"    check: 6h                 # ask the source for releases; 0 is never\n" +
 			"    auto: stage               # what to do with a newer one: off, stage, apply\n" +
 			"    window: 02:00-04:30       # when, in local time\n" +

@@ -14,7 +14,8 @@ import (
 	"github.com/valise-ota/valise/installer/release"
 )
 
-// units are the services of serve and page. @PROGRAM@ is this program.
+// units are the services of serve, page and usb, and the rule that starts the last.
+// @PROGRAM@ is this program.
 //
 //go:embed units
 var units embed.FS
@@ -36,24 +37,43 @@ func (p *program) installUnits(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	dir, err := openDir(filepath.Join(p.root, "etc/systemd/system"), 0o755)
+	files, err := units.ReadDir("units")
 	if err != nil {
 		return err
 	}
-	defer dir.Close()
-	for _, name := range []string{"valise.service", "valise-page.service"} {
-		b, err := units.ReadFile("units/" + name)
-		if err != nil {
-			return err
-		}
-		if err := release.WriteFile(dir, name, bytes.ReplaceAll(b, []byte("@PROGRAM@"), []byte(self)), 0o644); err != nil {
+	for _, f := range files {
+		if err := p.installUnit(f.Name(), self); err != nil {
 			return err
 		}
 	}
 	if !live {
 		return nil
 	}
-	return command(ctx, "systemctl", "daemon-reload")
+	if err := command(ctx, "systemctl", "daemon-reload"); err != nil {
+		return err
+	}
+	if !there("/run/udev/control") { // a container: no sticks
+		return nil
+	}
+	return command(ctx, "udevadm", "control", "--reload")
+}
+
+// installUnit writes a unit or a rule of udev.
+func (p *program) installUnit(name, self string) error {
+	b, err := units.ReadFile("units/" + name)
+	if err != nil {
+		return err
+	}
+	to := "etc/systemd/system"
+	if filepath.Ext(name) == ".rules" {
+		to = "etc/udev/rules.d"
+	}
+	dir, err := openDir(filepath.Join(p.root, to), 0o755)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return release.WriteFile(dir, name, bytes.ReplaceAll(b, []byte("@PROGRAM@"), []byte(self)), 0o644)
 }
 
 func command(ctx context.Context, name string, args ...string) error {

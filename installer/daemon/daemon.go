@@ -146,6 +146,8 @@ type Config struct {
 	// when it is empty.
 	Drop     string `yaml:"drop,omitempty"`
 	DropMode Mode   `yaml:"drop_mode,omitempty"`
+	// USB is what happens with a release on a stick; Stage when it is empty.
+	USB Mode `yaml:"usb,omitempty"`
 	// Check is how often the source is asked, 0 for never; Auto is what happens
 	// with a newer release; Window, "02:00-04:30" in local time, is when.
 	Check  time.Duration `yaml:"check,omitempty"`
@@ -163,7 +165,7 @@ type Config struct {
 
 // Validate says what is wrong with a configuration.
 func (c Config) Validate() error {
-	for name, m := range map[string]Mode{"drop_mode": c.DropMode, "auto": c.Auto} {
+	for name, m := range map[string]Mode{"drop_mode": c.DropMode, "usb": c.USB, "auto": c.Auto} {
 		if m != "" && m != Off && m != Stage && m != Apply {
 			return fmt.Errorf("%s is %q, want off, stage or apply", name, m)
 		}

@@ -1,0 +1,345 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/Masterminds/semver/v3"
+	"github.com/spf13/cobra"
+
+	"github.com/valise-ota/valise/cmd/internal/cli"
+	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/daemon"
+	"github.com/valise-ota/valise/installer/host"
+)
+
+// apiPrefix is where the update service has its API.
+const apiPrefix = "/api/v1/ota"
+
+// maxStickFiles bounds how many files of a stick are looked at.
+const maxStickFiles = 256
+
+func usbCommand(p *program) *cobra.Command {
+	return &cobra.Command{
+		Use:   "usb DEVICE",
+		Short: "Take a newer release from a stick that was plugged in",
+		Long: "usb mounts DEVICE read-only, looks for bundles of installed apps in its top directory, and hands\n" +
+			"the newest of each to the update service, which copies it to this device before it verifies it.\n" +
+			"What happens then is said in /etc/valise/APP.yaml:\n\n" +
+			"  updates:\n" +
+			"    usb: stage                # off, stage: wait for somebody to apply it (the default), apply\n\n" +
+			"Afterwards receipts and inventory are written to a stick that lets itself be written to. udev\n" +
+			"starts this command when a stick is plugged in.",
+		Example: "  valise-installer usb /dev/sda1",
+		Args:    cobra.ExactArgs(1),
+		RunE:    func(cmd *cobra.Command, args []string) error { return p.usb(cmd.Context(), args[0]) },
+	}
+}
+
+func (p *program) usb(ctx context.Context, device string) error {
+	dir := filepath.Join(p.runDir(), "usb-"+filepath.Base(device))
+	unmount, err := host.MountStick(device, dir, false)
+	if err != nil {
+		return err
+	}
+	taken, err := p.takeFrom(ctx, dir)
+	if uerr := unmount(); err == nil {
+		err = uerr
+	}
+	if err != nil {
+		return err
+	}
+	for _, t := range taken {
+		if err := p.finishUSB(ctx, t); err != nil {
+			p.Note("%s %s: %v", t.app, t.version, err)
+		}
+	}
+	if len(taken) == 0 {
+		p.Note("nothing on %s is newer than what is installed", device)
+	}
+	return p.giveBack(ctx, device, dir)
+}
+
+// taken is a bundle that the update service has.
+type taken struct {
+	app, version, record string
+	apply                bool
+}
+
+// takeFrom hands the newest bundle of each app in dir to the update service.
+func (p *program) takeFrom(ctx context.Context, dir string) ([]taken, error) {
+	apps, err := p.installed()
+	if err != nil {
+		return nil, err
+	}
+	files, err := p.bundlesIn(dir)
+	if err != nil {
+		return nil, err
+	}
+	var list []taken
+	for _, app := range apps {
+		c, err := p.readConfig(app)
+		if err == nil {
+			err = c.Updates.Validate()
+		}
+		if err != nil {
+			return list, err
+		}
+		mode := cmp.Or(c.Updates.USB, daemon.Stage)
+		newer, err := p.newer(ctx, app, files)
+		if err != nil {
+			return list, err
+		}
+		if mode == daemon.Off {
+			continue
+		}
+		// A stick may hold a damaged copy beside a good one.
+		var refused error
+		for _, f := range newer {
+			p.UI.Step("stick", fmt.Sprintf("%s %s is on it, in %s", app, f.version, filepath.Base(f.path)))
+			id, err := p.waiting(ctx, app, f.version)
+			if err == nil && id == "" {
+				id, err = p.handOver(ctx, app, f.path)
+			}
+			if err == nil {
+				list, refused = append(list, taken{app, f.version, id, mode == daemon.Apply}), nil
+				break
+			}
+			if refused != nil {
+				p.Note("%v", refused)
+			}
+			refused = fmt.Errorf("take %s from the stick: %w", filepath.Base(f.path), err)
+		}
+		if refused != nil {
+			return list, refused
+		}
+	}
+	return list, nil
+}
+
+// offered is a bundle on a stick, and what it says of itself.
+type offered struct{ path, app, version string }
+
+func (p *program) bundlesIn(dir string) ([]offered, error) {
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("look at the stick: %w", err)
+	}
+	defer d.Close()
+	entries, err := d.ReadDir(maxStickFiles)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("look at the stick: %w", err)
+	}
+	var list []offered
+	for _, e := range entries {
+		path := filepath.Join(dir, e.Name())
+		if !e.Type().IsRegular() || e.Name()[0] == '.' {
+			continue
+		}
+		r, f, err := cli.OpenBundle(path)
+		if err != nil {
+			continue // not a bundle
+		}
+		m := r.Manifest()
+		f.Close()
+		list = append(list, offered{path, m.App, m.Version})
+	}
+	return list, nil
+}
+
+// newer are the files that are newer than what runs and did not fail here before,
+// the newest first.
+func (p *program) newer(ctx context.Context, app string, files []offered) ([]offered, error) {
+	j, st, err := p.readState(ctx, app)
+	if err != nil {
+		return nil, err
+	}
+	j.Close()
+	compare := func(a, b string) int {
+		// Both were checked when they were read.
+		return semver.MustParse(a).Compare(semver.MustParse(b))
+	}
+	var list []offered
+	for _, f := range files {
+		if f.app == app && !slices.Contains(st.Bad, f.version) && (st.Current == nil || compare(f.version, st.Current.Version) > 0) {
+			list = append(list, f)
+		}
+	}
+	slices.SortStableFunc(list, func(a, b offered) int { return -compare(a.version, b.version) })
+	return list, nil
+}
+
+// waiting is the record of a version that the update service has already; empty
+// when it has not.
+func (p *program) waiting(ctx context.Context, app, version string) (string, error) {
+	var page daemon.Page
+	if err := p.ask(ctx, http.MethodGet, apiPrefix, app, nil, &page); err != nil {
+		return "", err
+	}
+	for _, u := range page.Data {
+		if u.Version == version && u.Status == installer.Pending && u.HasFirmwareFile {
+			return u.PublicID, nil
+		}
+	}
+	return "", nil
+}
+
+// handOver copies a file to the update service, which verifies its copy: a stick
+// that gives other answers later gains nothing. It returns the record's ID.
+func (p *program) handOver(ctx context.Context, app, path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return "", err
+	}
+	var up daemon.Upload
+	if err := p.ask(ctx, http.MethodPost, "/uploads", app, jsonBody(map[string]int64{"size": info.Size()}), &up); err != nil {
+		return "", err
+	}
+	update, finish := p.UI.Track("copy " + filepath.Base(path))
+	body := &counted{r: f, total: info.Size(), report: update}
+	err = p.ask(ctx, http.MethodPatch, "/uploads/"+url.PathEscape(up.ID)+"?offset=0", app, body, &up)
+	finish(err)
+	if err == nil {
+		var u daemon.Update
+		if err = p.ask(ctx, http.MethodPost, "/uploads/"+url.PathEscape(up.ID)+"/done", app, nil, &u); err == nil {
+			return u.PublicID, nil
+		}
+	}
+	_ = p.ask(context.WithoutCancel(ctx), http.MethodDelete, "/uploads/"+url.PathEscape(up.ID), app, nil, nil)
+	return "", err
+}
+
+// finishUSB applies what was taken where the device says so, and waits for the
+// end.
+func (p *program) finishUSB(ctx context.Context, t taken) error {
+	if !t.apply {
+		p.UI.Step("stick", fmt.Sprintf("%s %s is verified and waits for somebody to apply it", t.app, t.version))
+		return nil
+	}
+	if err := p.ask(ctx, http.MethodPost, apiPrefix+"/"+t.record+"/apply", t.app, nil, nil); err != nil {
+		return err
+	}
+	for {
+		var u daemon.Update
+		if err := p.ask(ctx, http.MethodGet, apiPrefix+"/"+t.record, t.app, nil, &u); err != nil {
+			return err
+		}
+		switch u.Status {
+		case installer.Completed:
+			p.UI.Step("stick", fmt.Sprintf("%s %s runs", t.app, t.version))
+			return nil
+		case installer.Failed, installer.RolledBack:
+			why := string(u.Status)
+			if u.ErrorMessage != nil {
+				why += ": " + *u.ErrorMessage
+			}
+			return errors.New(why)
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// giveBack writes receipts and inventories to the stick, where it lets itself be
+// written to.
+func (p *program) giveBack(ctx context.Context, device, dir string) error {
+	unmount, err := host.MountStick(device, dir, true)
+	if err != nil {
+		p.Note("the stick cannot be written to: it takes no receipts back")
+		return nil
+	}
+	stick, err := os.OpenRoot(dir)
+	if err == nil {
+		var apps []string
+		apps, err = p.installed()
+		for _, app := range apps {
+			var c deviceConfig
+			if c, err = p.readConfig(app); err != nil || c.Updates.USB == daemon.Off {
+				continue
+			}
+			if _, err = p.writeReceipts(ctx, app, stick); err != nil {
+				break
+			}
+		}
+		stick.Close()
+	}
+	return errors.Join(err, unmount())
+}
+
+// ask asks the update service on its socket.
+func (p *program) ask(ctx context.Context, method, path, app string, body io.Reader, answer any) error {
+	u, err := url.Parse("http://valise" + path)
+	if err != nil {
+		return err
+	}
+	q := u.Query()
+	q.Set("app", app)
+	u.RawQuery = q.Encode()
+	r, err := http.NewRequestWithContext(ctx, method, u.String(), body)
+	if err != nil {
+		return err
+	}
+	r.Header.Set(daemon.ActorHeader, "usb")
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", p.socketPath())
+	}}}
+	res, err := client.Do(r)
+	if err != nil {
+		return cli.WithHint(fmt.Errorf("ask the update service: %w", err), "start it: %q", "systemctl enable --now valise")
+	}
+	defer res.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(res.Body, 1<<20))
+	if err != nil {
+		return fmt.Errorf("ask the update service: %w", err)
+	}
+	if res.StatusCode >= 300 {
+		var problem daemon.Problem
+		if json.Unmarshal(b, &problem) == nil && problem.Detail != "" {
+			return errors.New(problem.Detail)
+		}
+		return fmt.Errorf("the update service says %s", res.Status)
+	}
+	if answer == nil {
+		return nil
+	}
+	return json.Unmarshal(b, answer)
+}
+
+func jsonBody(v any) io.Reader {
+	b, _ := json.Marshal(v)
+	return bytes.NewReader(b)
+}
+
+// counted reports how much of r was read.
+type counted struct {
+	r           io.Reader
+	done, total int64
+	report      func(done, total int64)
+}
+
+func (c *counted) Read(b []byte) (int, error) {
+	n, err := c.r.Read(b)
+	c.done += int64(n)
+	c.report(c.done, c.total)
+	return n, err
+}
