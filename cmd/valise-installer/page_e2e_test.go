@@ -5,15 +5,12 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
+	"net"
 	"net/http"
-	"net/http/httptest"
-	"net/http/httputil"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"testing"
 	"time"
 
@@ -29,15 +26,17 @@ import (
 func TestBrowser(t *testing.T) {
 	p := params("testdata/browser", realEngine(t))
 	p.Cmds["browser"] = runBrowser
+	p.ContinueOnError = false // one thing leads to another
 	testscript.Run(t, p)
 }
 
 // tab is a browser with one page of the device open.
 type tab struct {
+	name string
 	ts   *testscript.TestScript
 	ctx  context.Context
 	base string
-	cut  *atomic.Bool // connections to the device are lost
+	link *link
 }
 
 // runBrowser is browser SCENARIO: what somebody does in a browser.
@@ -46,22 +45,10 @@ func runBrowser(ts *testscript.TestScript, neg bool, args []string) {
 	if !ok {
 		ts.Fatalf("no scenario %q", args[0])
 	}
-	device, err := url.Parse("http://127.0.0.1:" + ts.Getenv("PAGE"))
-	ts.Check(err)
 	// Between browser and device there is a network that can fail.
-	cut := new(atomic.Bool)
-	proxy := httputil.NewSingleHostReverseProxy(device)
-	proxy.FlushInterval = -1
-	network := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if cut.Load() {
-			panic(http.ErrAbortHandler)
-		}
-		if r.Method == http.MethodPatch {
-			r.Body = &lossy{r.Body, cut}
-		}
-		proxy.ServeHTTP(w, r)
-	}))
-	defer network.Close()
+	link, err := newLink("127.0.0.1:" + ts.Getenv("PAGE"))
+	ts.Check(err)
+	defer link.Close()
 	alloc, stop := chromedp.NewExecAllocator(context.Background(), chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU, chromedp.NoFirstRun,
 		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-background-networking", true), chromedp.Flag("disable-component-update", true),
 		chromedp.Flag("lang", "en"), chromedp.WindowSize(1280, 900))
@@ -71,23 +58,78 @@ func runBrowser(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(chromedp.Do(ctx, chromedp.EmulateViewport(1280, 900))) // without a limit: it begins the browser
 	ctx, cancel = context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
-	b := &tab{ts, ctx, network.URL, cut}
+	b := &tab{args[0], ts, ctx, "http://" + link.Addr().String(), link}
 	scenario(b, args[1:])
 }
 
-// lossy ends in the middle when the network is cut.
-type lossy struct {
-	rc  io.ReadCloser
-	cut *atomic.Bool
+// link is a slow TCP connection to a device that can be cut.
+type link struct {
+	net.Listener
+	to string
+
+	mu    sync.Mutex
+	cut   bool
+	conns []net.Conn
 }
 
-func (l *lossy) Read(p []byte) (int, error) {
-	if l.cut.Load() {
-		panic(http.ErrAbortHandler)
+func newLink(to string) (*link, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
 	}
-	return l.rc.Read(p[:min(len(p), 64<<10)])
+	n := &link{Listener: l, to: to}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go n.carry(c)
+		}
+	}()
+	return n, nil
 }
-func (l *lossy) Close() error { return l.rc.Close() }
+
+func (l *link) carry(c net.Conn) {
+	d, err := net.Dial("tcp", l.to)
+	l.mu.Lock()
+	if err != nil || l.cut {
+		l.mu.Unlock()
+		c.Close()
+		return
+	}
+	l.conns = append(l.conns, c, d)
+	l.mu.Unlock()
+	for _, pair := range [][2]net.Conn{{c, d}, {d, c}} {
+		go func() {
+			b := make([]byte, 64<<10)
+			for {
+				n, err := pair[0].Read(b)
+				if n > 0 {
+					time.Sleep(4 * time.Millisecond) // 16 MB/s
+					_, _ = pair[1].Write(b[:n])
+				}
+				if err != nil {
+					pair[1].Close()
+					return
+				}
+			}
+		}()
+	}
+}
+
+// set cuts the link, or mends it.
+func (l *link) set(cut bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.cut = cut
+	if cut {
+		for _, c := range l.conns {
+			c.Close()
+		}
+		l.conns = nil
+	}
+}
 
 func (b *tab) do(actions ...chromedp.Action[chromedp.Void]) {
 	b.check(chromedp.Do(b.ctx, actions...))
@@ -96,7 +138,7 @@ func (b *tab) do(actions ...chromedp.Action[chromedp.Void]) {
 func (b *tab) check(err error) {
 	if err != nil {
 		body, _ := chromedp.Run(b.ctx, chromedp.Text("body"))
-		b.shot("failure")
+		b.shot("failure-" + b.name)
 		b.ts.Fatalf("%v; the page says:\n%s", err, body)
 	}
 }
@@ -120,7 +162,7 @@ func scheme(name string) chromedp.Action[chromedp.Void] {
 
 // until waits for an expression to be true.
 func (b *tab) until(js string) {
-	ctx, cancel := context.WithTimeout(b.ctx, 60*time.Second)
+	ctx, cancel := context.WithTimeout(b.ctx, 30*time.Second)
 	defer cancel()
 	_, err := chromedp.Run(ctx, chromedp.Poll[bool](js, chromedp.WithPollingInterval(50*time.Millisecond), chromedp.WithPollingTimeout(0)))
 	if err != nil {
@@ -130,7 +172,7 @@ func (b *tab) until(js string) {
 }
 
 func (b *tab) says(selector, text string) {
-	b.until(fmt.Sprintf("[...document.querySelectorAll(%q)].some(e => e.offsetParent !== null && e.innerText.includes(%q))", selector, text))
+	b.until(fmt.Sprintf("[...document.querySelectorAll(%q)].some(e => e.checkVisibility() && e.innerText.includes(%q))", selector, text))
 }
 
 func (b *tab) click(selector string) { b.do(chromedp.Click(selector, chromedp.NodeVisible)) }
@@ -195,7 +237,7 @@ var scenarios = map[string]func(*tab, []string){
 	"update": func(b *tab, args []string) {
 		b.login("admin")
 		b.says("#version", "1.0.0")
-		b.says("#release", "unreachable")
+		b.says("#release", args[0])
 		b.says("[data-part=health]", "engine")
 		b.axe("page")
 		b.choose("1.1.0.tar.gz")
@@ -251,15 +293,29 @@ var scenarios = map[string]func(*tab, []string){
 		b.axe("german")
 		b.shot("german")
 	},
+	// The source has something newer; it is fetched, looked at and left alone.
+	"download": func(b *tab, args []string) {
+		b.login("admin")
+		b.says("#release", "1.5.0")
+		b.says("#release .badge", "newer")
+		b.axe("newer")
+		b.click("#release [data-action=download]")
+		b.says("#plan .versions", "1.5.0")
+		b.click("#plan [data-close]")
+		b.shots("newer")
+		b.click("#waiting [data-action=delete]")
+		b.click("#confirm-yes")
+		b.says("#waiting", "Nothing is waiting")
+	},
 	// The connection is lost in the middle of an upload; the page is even closed.
 	"lost": func(b *tab, args []string) {
 		b.login("admin")
 		b.choose("big.tar.gz")
 		b.until("document.querySelector('#upload progress').value > 0.3")
-		b.cut.Store(true)
+		b.link.set(true)
 		b.says("#upload-text", "Connection lost")
 		b.shot("lost")
-		b.cut.Store(false)
+		b.link.set(false)
 		b.until("document.querySelector('#upload progress').value > 0.5 || document.querySelector('#plan').open")
 		b.says("#plan .versions", "1.5.0")
 		b.click("#plan [data-close]")

@@ -18,6 +18,7 @@ import (
 	"github.com/valise-ota/valise/installer/daemon"
 	"github.com/valise-ota/valise/installer/record"
 	"github.com/valise-ota/valise/installer/release"
+	"github.com/valise-ota/valise/installer/source"
 	"github.com/valise-ota/valise/verify"
 )
 
@@ -43,6 +44,9 @@ func (s *served) Config(app string) (daemon.Config, error) {
 	u.Drop = cmp.Or(u.Drop, filepath.Join(s.p.appDir(app), "updates"))
 	u.DropMode, u.Auto = cmp.Or(u.DropMode, daemon.Apply), cmp.Or(u.Auto, daemon.Off)
 	u.Inbox = filepath.Join(s.p.stateDir(app), "inbox")
+	if c.Source != (source.Config{}) {
+		u.Source = c.Source.String()
+	}
 	for _, signer := range c.Trust.Signers {
 		u.Signers = append(u.Signers, signer.String())
 	}
@@ -151,12 +155,56 @@ func (s *served) Explain(err error) (text, check string) {
 	return cli.Explain(err), check
 }
 
-func (s *served) Latest(context.Context, string) (daemon.Latest, error) {
-	return daemon.Latest{}, daemon.ErrNoSource
+// sourceOf is where the releases of app come from.
+func (s *served) sourceOf(app string) (*source.Source, error) {
+	c, err := s.p.readConfig(app)
+	if err != nil {
+		return nil, err
+	}
+	if c.Source == (source.Config{}) {
+		return nil, daemon.ErrNoSource
+	}
+	return source.New(app, c.Source, s.p.sourceOptions(app))
 }
 
-func (s *served) Fetch(context.Context, string, string, *os.File, func(installer.Event)) error {
-	return daemon.ErrNoSource
+func (s *served) Latest(ctx context.Context, app string) (daemon.Latest, error) {
+	src, err := s.sourceOf(app)
+	if err != nil {
+		return daemon.Latest{}, err
+	}
+	rel, err := src.Latest(ctx, source.Query{Platform: thisPlatform()})
+	if errors.Is(err, source.ErrNoRelease) {
+		return daemon.Latest{}, nil
+	}
+	if err != nil {
+		return daemon.Latest{}, err
+	}
+	b := rel.For(thisPlatform())[0]
+	return daemon.Latest{Version: rel.Version, DownloadURL: b.URL(), ReleaseURL: rel.Page, Notes: rel.Notes, Published: rel.Date, Size: max(0, b.Size)}, nil
+}
+
+// Fetch downloads the whole bundle: it waits for somebody to apply it, who may
+// have no network then.
+func (s *served) Fetch(ctx context.Context, app, version string, dst *os.File, report func(installer.Event)) error {
+	src, err := s.sourceOf(app)
+	if err != nil {
+		return err
+	}
+	rel, err := src.Exactly(ctx, version, source.Query{Platform: thisPlatform()})
+	if err != nil {
+		return err
+	}
+	b := rel.For(thisPlatform())[0]
+	if b.Remote() {
+		return src.Download(ctx, b, dst, func(done, total int64) { report(installer.Event{Step: "download", Done: done, Total: max(0, total)}) })
+	}
+	f, err := b.OpenLocal()
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	_, err = io.Copy(dst, io.NewSectionReader(f, 0, f.Size()))
+	return err
 }
 
 // Doctor is the command of that name.

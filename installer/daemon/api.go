@@ -389,7 +389,7 @@ func (a *app) getCheck(_ http.ResponseWriter, r *http.Request) (any, error) {
 	case err != nil:
 		c.GitHubError = known(a.explain(err))
 	case l.Version == "":
-		c.GitHubError = known("no release is published there yet")
+		// None is published there yet; that is no error.
 	default:
 		c.GitHubLatestVersion, c.GitHubDownloadURL, c.GitHubReleaseURL = known(l.Version), known(l.DownloadURL), known(l.ReleaseURL)
 		c.GitHubPublishedOn, c.GitHubNotes, c.GitHubSizeBytes = known(l.Published), known(l.Notes), known(l.Size)
@@ -481,7 +481,7 @@ func (a *app) postRollback(_ http.ResponseWriter, r *http.Request) (any, error) 
 		return nil, refuse(http.StatusConflict, "cannot roll back: %v", installer.ErrNoPrevious)
 	}
 	id := a.NewID()
-	if err := a.enqueue(job{record: id, run: func(ctx context.Context) (installer.Result, error) {
+	if err := a.enqueue(job{record: id, by: actor(r), run: func(ctx context.Context) (installer.Result, error) {
 		return a.Device.Rollback(ctx, a.name, id, in.Data, a.report(id))
 	}}); err != nil {
 		return nil, refuse(http.StatusTooManyRequests, "%v", err)
@@ -495,7 +495,7 @@ func (a *app) postRestore(_ http.ResponseWriter, r *http.Request) (any, error) {
 		return nil, err
 	}
 	id := a.NewID()
-	if err := a.enqueue(job{record: id, run: func(ctx context.Context) (installer.Result, error) {
+	if err := a.enqueue(job{record: id, by: actor(r), run: func(ctx context.Context) (installer.Result, error) {
 		return a.Device.Restore(ctx, a.name, id, b.ID, a.report(id))
 	}}); err != nil {
 		return nil, refuse(http.StatusTooManyRequests, "%v", err)

@@ -44,6 +44,7 @@ type app struct {
 type job struct {
 	record string
 	forced bool
+	by     string
 	run    func(ctx context.Context) (installer.Result, error)
 }
 
@@ -238,13 +239,16 @@ func (a *app) other(ctx context.Context, j job) {
 	})
 	ctx = context.WithoutCancel(ctx)
 	if err == nil && res.Record.ID == j.record {
+		if err := a.records.Note(ctx, j.record, j.by); err != nil {
+			a.log().Error("write record", "err", err)
+		}
 		a.changed(j.record, res.Record.Status)
 		return
 	}
 	if err == nil {
 		err = res.Err
 	}
-	r := installer.Record{ID: j.record, Action: installer.ActionRollback, Status: installer.Failed, Error: a.explain(err), Created: a.Now()}
+	r := installer.Record{ID: j.record, Action: installer.ActionRollback, Status: installer.Failed, Error: a.explain(err), By: j.by, Created: a.Now()}
 	if err := a.records.Add(ctx, r); err != nil {
 		a.log().Error("write record", "err", err)
 	}

@@ -24,13 +24,17 @@ import (
 // more when the daemon was interrupted: never again and again.
 
 const (
-	bundleSuffix = ".tar.gz"
 	appliedDir   = "applied"
 	failedDir    = "failed"
 	reasonSuffix = ".reason.txt"
 	keepDropped  = 3 // bundles in each of the two
 	maxTries     = 2
 )
+
+// isBundle tells by its name what may be a bundle.
+func isBundle(name string) bool {
+	return strings.HasSuffix(name, ".tar.gz") || strings.HasSuffix(name, ".tar.zst") || strings.HasSuffix(name, ".tar")
+}
 
 // look is how a file of the drop folder was when it was last looked at.
 type look struct {
@@ -68,7 +72,7 @@ func (a *app) watchDrop(ctx context.Context) (stop func()) {
 				if !ok {
 					return
 				}
-				if strings.HasSuffix(e.Name, bundleSuffix) {
+				if isBundle(e.Name) {
 					a.poke()
 				}
 			}
@@ -120,7 +124,7 @@ func (a *app) complete(ctx context.Context) (ready []dropped, again time.Duratio
 	now, seen, moving := a.Now(), map[string]look{}, false
 	for _, e := range entries {
 		info, err := e.Info()
-		if err != nil || !info.Mode().IsRegular() || strings.HasPrefix(e.Name(), ".") || !strings.HasSuffix(e.Name(), bundleSuffix) {
+		if err != nil || !info.Mode().IsRegular() || strings.HasPrefix(e.Name(), ".") || !isBundle(e.Name()) {
 			continue
 		}
 		l, ok := a.seen[e.Name()]
@@ -294,7 +298,7 @@ func pruneDropped(root *os.Root, dir string) error {
 	}
 	var files []fs.FileInfo
 	for _, e := range entries {
-		if info, err := e.Info(); err == nil && strings.HasSuffix(e.Name(), bundleSuffix) {
+		if info, err := e.Info(); err == nil && isBundle(e.Name()) {
 			files = append(files, info)
 		}
 	}

@@ -31,6 +31,7 @@ const (
 type hub struct {
 	mu       sync.Mutex
 	replay   []Event
+	moved    Event // the last about bytes that move
 	watchers map[chan Event]bool
 }
 
@@ -50,13 +51,18 @@ func (h *hub) send(e Event) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	e.Time = time.Now()
-	if n := len(h.replay); n > 0 && e.Type == "progress" && h.replay[n-1].Type == "progress" && h.replay[n-1].Step == e.Step {
+	if e.Done > 0 && !e.Ended {
 		// Ten a second are enough for an eye.
-		if e.Time.Sub(h.replay[n-1].Time) < 100*time.Millisecond && e.Done != e.Total {
+		if h.moved.Type == e.Type && h.moved.Step == e.Step && e.Time.Sub(h.moved.Time) < 100*time.Millisecond && e.Done != e.Total {
 			return
 		}
+		h.moved = e
+	}
+	switch n := len(h.replay); {
+	case e.Type == "upload" || e.Type == "download": // not part of a transaction
+	case n > 0 && e.Type == "progress" && h.replay[n-1].Type == "progress" && h.replay[n-1].Step == e.Step:
 		h.replay[n-1] = e
-	} else if n < maxReplay {
+	case n < maxReplay:
 		h.replay = append(h.replay, e)
 	}
 	for w := range h.watchers {

@@ -25,6 +25,7 @@ import (
 
 const (
 	unverified     = ".unverified"
+	bundleSuffix   = ".bundle"
 	maxUpload      = 8 << 30
 	maxUploads     = 8        // unfinished ones at a time
 	maxKept        = 8        // bundles that wait to be applied

@@ -43,7 +43,7 @@ func (b *backend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case apiPrefix + "/apps":
 		v = []string{"shop"}
 	case apiPrefix + "/state":
-		v = daemon.State{App: "shop", Current: &installer.Release{Version: "1.0.0", Signer: "<b>me</b>"}, Signers: []string{"key"}}
+		v = daemon.State{App: "shop", Current: &installer.Release{Version: "1.0.0", Signer: "<b>me</b>"}, Signers: []string{"key"}, Source: "GitHub releases of acme/shop"}
 	case apiPrefix + "/check":
 		v = daemon.Check{CurrentVersion: "1.0.0", LatestVersion: &version, GitHubLatestVersion: &version, UpdateAvailable: true, GitHubNotes: &notes}
 	case apiPrefix:

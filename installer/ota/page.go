@@ -76,6 +76,9 @@ var parts = map[string]func(*Server, context.Context, *http.Request, *view) erro
 		if !v.May(string(check)) {
 			return nil
 		}
+		if err := s.fillState(ctx, r, v); err != nil || v.State.Source == "" {
+			return err
+		}
 		v.Check = new(daemon.Check)
 		return s.engine.call(ctx, http.MethodGet, apiPrefix+"/check", appQuery(v.App), nil, v.Check)
 	},

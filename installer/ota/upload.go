@@ -46,8 +46,8 @@ func (s *Server) postUpload(w http.ResponseWriter, r *http.Request) {
 		if part.FormName() != "file" {
 			continue
 		}
-		if !strings.HasSuffix(part.FileName(), ".tar.gz") {
-			problem(w, http.StatusBadRequest, "the file must be a .tar.gz bundle")
+		if !bundleName.MatchString(part.FileName()) {
+			problem(w, http.StatusBadRequest, "the file must be a bundle: .tar.gz, .tar.zst or .tar")
 			return
 		}
 		s.takeForm(w, r, part)
@@ -145,6 +145,8 @@ func (s *Server) tus() http.HandlerFunc {
 	}
 	return http.StripPrefix(filesPrefix, h).ServeHTTP
 }
+
+var bundleName = regexp.MustCompile(`\.tar(\.gz|\.zst)?$`)
 
 var idPattern = regexp.MustCompile(`^[A-Z2-7]{1,64}$`)
 

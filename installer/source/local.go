@@ -53,6 +53,15 @@ type LocalFile struct {
 	ends  []int64
 }
 
+// URL is where a browser gets the bundle; empty for one that is on this device or
+// in several files.
+func (b Bundle) URL() string {
+	if len(b.parts) != 1 {
+		return ""
+	}
+	return b.parts[0].url
+}
+
 // OpenLocal opens a bundle that is not Remote. The caller closes it.
 func (b Bundle) OpenLocal() (*LocalFile, error) {
 	f := &LocalFile{}

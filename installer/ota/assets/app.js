@@ -174,9 +174,10 @@ function watch() {
     if ($('#messages').dataset.lost) { $('#messages').replaceChildren(); delete $('#messages').dataset.lost; }
   });
   events.addEventListener('now', e => happened(JSON.parse(e.data)));
+  events.onopen = () => clearTimeout(waits.lost);
   events.onerror = () => {
-    $('#messages').dataset.lost = '1';
-    say(t('lost'), 'warn');
+    clearTimeout(waits.lost);
+    waits.lost = setTimeout(() => { $('#messages').dataset.lost = '1'; say(t('lost'), 'warn'); }, 5000);
     if (events.readyState === 2) setTimeout(watch, 2000);
   };
 }
