@@ -7,7 +7,7 @@ LDFLAGS := -s -w -buildid=
 # Device platforms of the installer.
 PLATFORMS := linux-amd64 linux-arm64 linux-arm-v7
 
-.PHONY: help build installers demo test e2e e2e-page e2e-engines e2e-device e2e-action bench lint setup sigstore-up sigstore-down verify-tarball clean
+.PHONY: help build installers demo test e2e e2e-page e2e-engines e2e-device e2e-action release-check bench lint setup sigstore-up sigstore-down verify-tarball clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18
@@ -52,6 +52,9 @@ e2e-page: ## the update page in a real Chromium; pictures in build/page
 
 e2e-action: ## the Action by act, from a tag to a published release to a device; a few minutes
 	scripts/e2e-action.sh
+
+release-check: ## our own release as a snapshot: built twice, compared, signed, verified
+	scripts/release-check.sh
 
 bench: ## pack, verify, thin and memory beside their peers; writes docs/benchmarks.md
 	scripts/bench.sh -doc docs/benchmarks.md

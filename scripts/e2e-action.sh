@@ -169,7 +169,7 @@ sed -i -E "s/^($machine) ./\1 0/; t; s/^($machine) 0/\1 1/" "$dir/action/action.
 CODE=1 push dry refs/pull/1/merge
 said 'is not the one that this Action was released with'
 
-step "A device installs 1.0.0 from the release and updates to 1.1.0 with the thin bundle"
+step "A device installs 1.0.0 from a stick, and shop-update takes 1.1.0 from the releases"
 if docker version --format '{{.Server.Version}}' >/dev/null 2>&1 && docker compose version >/dev/null 2>&1; then
   DOCKER_HOST=${DOCKER_HOST:-unix:///var/run/docker.sock}
 else
@@ -191,7 +191,11 @@ tar xzOf "$dir/stick/shop-1.0.0.tar.gz" "installer/$machine/valise-installer" >"
 chmod +x "$dir/valise-installer"
 device=("$dir/valise-installer" --root "$dir/device" --progress plain)
 "${device[@]}" install "$dir/stick/shop-1.0.0.tar.gz" "${trust[@]}"
-"${device[@]}" update "$dir/stick/shop-1.1.0-from-1.0.0.tar.gz"
+"${device[@]}" plan "$dir/stick/shop-1.1.0-from-1.0.0.tar.gz" | grep -q 'update 1.0.0 -> 1.1.0' || fail "the thin bundle is no update"
+printf 'source:\n  github: valise-test/app\n  api: %s\n' "$url" >>"$dir/device/etc/valise/shop.yaml"
+update=("$dir/device/usr/local/bin/shop-update" --root "$dir/device")
+"${update[@]}" --check
+"${update[@]}" --progress plain
 answer=$(curl -fsS http://127.0.0.1:18080/health)
 [[ $answer == *'"version":"1.1.0"'* ]] || fail "the app answers $answer"
 echo "e2e-action: ok"

@@ -69,7 +69,7 @@ func Notes(m *bundle.Manifest, f Facts) string {
 	if missing := unset(m); len(missing) > 0 {
 		line("\nIt asks for values of %s in `/opt/%s/.env` and changes nothing before they are there.", code(missing), m.App)
 	}
-	line("\nWhere an older release runs:\n\n```sh\nvalise-installer plan %s\nvalise-installer update %s\n```", name, name)
+	line("\nWhere an older release runs, with the file, or from here over the network:\n\n```sh\nvalise-installer update %s\n%s-update v%s\n```", name, m.App, m.Version)
 	if len(m.Device.Backup) > 0 {
 		line("\nThe database is dumped first. If the release is not healthy, the one before runs again.")
 	}
