@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/rand"
@@ -59,8 +60,8 @@ func actionCommand(a *app) *cobra.Command {
 type inputs struct {
 	bundle, project, version, platforms string
 	sign, trustedRoot, signingConfig    string
-	publish, draft, dryRun              bool
-	prerelease, thinFrom, splitSize     string
+	publish, draft, dryRun, split       bool
+	prerelease, thinFrom                string
 	extraFiles                          []string
 }
 
@@ -70,9 +71,20 @@ type step struct {
 	gha *githubactions.Action
 	in  inputs
 
-	built     summary
+	built     summaries // one for each of bundles
 	bundles   []string
 	published *publishResult
+}
+
+// summaries is the result of build: one, or a list of several.
+type summaries []summary
+
+func (s *summaries) UnmarshalJSON(b []byte) error {
+	if bytes.HasPrefix(b, []byte("[")) {
+		return json.Unmarshal(b, (*[]summary)(s))
+	}
+	*s = make(summaries, 1)
+	return json.Unmarshal(b, &(*s)[0])
 }
 
 func (a *app) newStep() *step {
@@ -115,8 +127,8 @@ func (s *step) readInputs() error {
 	get := s.gha.GetInput
 	in := inputs{bundle: get("bundle"), project: cmp.Or(get("project"), project.DefaultFile), platforms: strings.Join(list(get("platforms")), ","),
 		sign: cmp.Or(get("sign"), signKeyless), trustedRoot: get("trusted-root"), signingConfig: get("signing-config"),
-		prerelease: cmp.Or(get("prerelease"), "auto"), thinFrom: cmp.Or(get("thin-from"), "0"), splitSize: get("split-size")}
-	for name, value := range map[string]*bool{"publish": &in.publish, "draft": &in.draft, "dry-run": &in.dryRun} {
+		prerelease: cmp.Or(get("prerelease"), "auto"), thinFrom: cmp.Or(get("thin-from"), "0")}
+	for name, value := range map[string]*bool{"publish": &in.publish, "draft": &in.draft, "dry-run": &in.dryRun, "split-platforms": &in.split} {
 		b, err := strconv.ParseBool(cmp.Or(get(name), "false"))
 		if err != nil {
 			return cli.Usagef("input %s is %q, want true or false", name, get(name))
@@ -216,11 +228,15 @@ func (s *step) build(ctx context.Context) error {
 			}
 			s.bundles = append(s.bundles, files...)
 		}
-		if err := s.command(ctx, &s.built, "inspect", s.bundles[0]); err != nil {
-			return err
-		}
-		if s.in.version != "" && s.in.version != s.built.Version && s.in.version != dryVersion {
-			return fmt.Errorf("%s is version %s, this is a run for %s", s.bundles[0], s.built.Version, s.in.version)
+		for _, b := range s.bundles {
+			var one summary
+			if err := s.command(ctx, &one, "inspect", b); err != nil {
+				return err
+			}
+			if s.in.version != "" && s.in.version != one.Version && s.in.version != dryVersion {
+				return fmt.Errorf("%s is version %s, this is a run for %s", b, one.Version, s.in.version)
+			}
+			s.built = append(s.built, one)
 		}
 		return nil
 	}
@@ -228,13 +244,15 @@ func (s *step) build(ctx context.Context) error {
 	if s.in.platforms != "" {
 		args = append(args, "--platform", s.in.platforms)
 	}
-	if s.in.splitSize != "" {
-		args = append(args, "--split-size", s.in.splitSize)
+	if s.in.split {
+		args = append(args, "--split-platforms")
 	}
 	if err := s.command(ctx, &s.built, args...); err != nil {
 		return err
 	}
-	s.bundles = []string{s.built.Path}
+	for _, b := range s.built {
+		s.bundles = append(s.bundles, b.Path)
+	}
 	return nil
 }
 
@@ -332,7 +350,7 @@ func (s *step) outputs() {
 	if s.in.sign != signNone && !s.in.dryRun {
 		signature = bundles[0] + ".sigstore.json"
 	}
-	size := s.built.Size
+	size := s.built[0].Size
 	if info, err := os.Stat(s.bundles[0]); err == nil {
 		size = info.Size()
 	}
@@ -344,7 +362,7 @@ func (s *step) outputs() {
 		}
 	}
 	for _, o := range [][2]string{
-		{"bundle", bundles[0]}, {"bundles", strings.Join(bundles, "\n")}, {"version", s.built.Version}, {"digest", string(s.built.ManifestDigest)},
+		{"bundle", bundles[0]}, {"bundles", strings.Join(bundles, "\n")}, {"version", s.built[0].Version}, {"digest", string(s.built[0].ManifestDigest)},
 		{"manifest", manifest}, {"signature", signature}, {"release-url", url}, {"size", strconv.FormatInt(size, 10)}, {"thin-bundles", strings.Join(thin, "\n")},
 	} {
 		s.gha.SetOutput(o[0], o[1])

@@ -2,7 +2,9 @@ package main
 
 import (
 	"fmt"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/valise-ota/valise/cmd/internal/ui"
@@ -15,7 +17,7 @@ const maxChanges = 50
 func (s *step) summary() string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
-	m, p := s.built, s.published
+	m, p := s.built[0], s.published
 	line("## %s %s\n", m.App, m.Version)
 	switch {
 	case s.in.dryRun:
@@ -31,29 +33,30 @@ func (s *step) summary() string {
 	default:
 		line("[Published](%s), after everything was downloaded again and verified.\n", p.URL)
 	}
-	line("| image | services | %s |", joinPlatforms(m.Platforms))
-	line("|---|---|---|")
-	for _, i := range m.Images {
-		var sizes []string
-		for _, n := range i.Sizes {
-			sizes = append(sizes, ui.Bytes(n))
+	for i, m := range s.built {
+		line("| image | services | %s |", joinPlatforms(m.Platforms))
+		line("|---|---|---|")
+		for _, i := range m.Images {
+			var sizes []string
+			for _, n := range i.Sizes {
+				sizes = append(sizes, ui.Bytes(n))
+			}
+			line("| `%s` | %s | %s |", i.Reference, strings.Join(i.Services, ", "), strings.Join(sizes, ", "))
 		}
-		line("| `%s` | %s | %s |", i.Reference, strings.Join(i.Services, ", "), strings.Join(sizes, ", "))
+		line("| **bundle** | `%s` | %s |", filepath.Base(s.bundles[i]), ui.Bytes(m.Size))
+		line("| **layers** | %d, %d of them shared, which saves %s | %s |", m.Layers.Count, m.Layers.Shared, ui.Bytes(m.Layers.Saved), ui.Bytes(m.Layers.Size))
+		line("| **manifest** | `%s` | |\n", m.ManifestDigest)
 	}
-	line("\n| | |\n|---|---|")
-	line("| bundle | `%s`, %s |", filepath.Base(s.bundles[0]), ui.Bytes(m.Size))
-	line("| layers | %d, %s; %d shared, which saves %s |", m.Layers.Count, ui.Bytes(m.Layers.Size), m.Layers.Shared, ui.Bytes(m.Layers.Saved))
-	line("| manifest | `%s` |", m.ManifestDigest)
 	if p == nil {
 		return b.String()
 	}
-	line("| signer | `%s` |", p.Signer)
+	line("Signed by `%s`.\n", p.Signer)
 	for _, t := range p.Thin {
-		line("| thin bundle for %s | `%s`, %s of %s |", t.From, filepath.Base(t.Bundle), ui.Bytes(t.Size), ui.Bytes(t.Full))
+		line("- thin bundle for %s: `%s`, %s of %s", t.From, filepath.Base(t.Bundle), ui.Bytes(t.Size), ui.Bytes(t.Full))
 	}
 	if d := p.Diff; d != nil {
 		line("\n### What changes for a device on %s\n", d.From)
-		for _, platform := range m.Platforms {
+		for _, platform := range slices.Sorted(maps.Keys(d.NeedBytes)) {
 			line("- %s: loads %s of layers", platform, ui.Bytes(d.NeedBytes[platform]))
 		}
 		line("\n| | | |\n|---|---|---|")

@@ -265,9 +265,10 @@ func (p *publishing) compare(ctx context.Context, before []earlier, result *publ
 			continue
 		}
 		for j, path := range p.paths {
-			old := manifests[0]
-			if j < len(manifests) {
-				old = manifests[j]
+			old := manifestFor(manifests, p.releases[j].Manifest().Platforms)
+			if old == "" {
+				p.Note("release %s has nothing for the platforms of %s", rel.Tag, filepath.Base(path))
+				continue
 			}
 			if i == 0 && j == 0 {
 				result.Diff = new(difference)
@@ -295,15 +296,31 @@ func (p *publishing) compare(ctx context.Context, before []earlier, result *publ
 	return nil
 }
 
-// manifestsOf downloads the manifests of an older release of the same app, in
-// the order of the bundles' names.
-func (p *publishing) manifestsOf(ctx context.Context, rel earlier) ([]string, error) {
+// manifestFile is a manifest that was downloaded.
+type manifestFile struct {
+	path      string
+	platforms []bundle.Platform
+}
+
+// manifestFor returns the manifest that has the first of the platforms, "" when
+// none has.
+func manifestFor(all []manifestFile, platforms []bundle.Platform) string {
+	for _, m := range all {
+		if slices.Contains(m.platforms, platforms[0]) {
+			return m.path
+		}
+	}
+	return ""
+}
+
+// manifestsOf downloads the manifests of an older release of the same app: one
+// for each of its bundles.
+func (p *publishing) manifestsOf(ctx context.Context, rel earlier) ([]manifestFile, error) {
 	assets, err := p.repo.Assets(ctx, rel.ID)
 	if err != nil {
 		return nil, err
 	}
-	slices.SortFunc(assets, func(a, b publish.Asset) int { return cmp.Compare(a.Name, b.Name) })
-	var paths []string
+	var manifests []manifestFile
 	for _, asset := range assets {
 		if !strings.HasSuffix(asset.Name, manifestSuffix) || asset.Size > bundle.MaxManifestSize {
 			continue
@@ -320,9 +337,9 @@ func (p *publishing) manifestsOf(ctx context.Context, rel earlier) ([]string, er
 			p.Note("%s of release %s is not a manifest of %s %s", asset.Name, rel.Tag, p.manifest().App, rel.version)
 			continue
 		}
-		paths = append(paths, f.Name())
+		manifests = append(manifests, manifestFile{f.Name(), m.Platforms})
 	}
-	return paths, nil
+	return manifests, nil
 }
 
 // files are all files of the release: bundles, what stands beside them under
@@ -417,7 +434,7 @@ func (a *app) publishHint(err error) error {
 	case errors.As(err, new(*publish.PermissionError)):
 		return cli.WithHint(err, "set GITHUB_TOKEN to a token of that repository with the permission contents: write")
 	case errors.As(err, new(*publish.SizeError)):
-		return cli.WithHint(err, "build a bundle for each platform, or in parts with --split-size")
+		return cli.WithHint(err, "build a bundle for each platform: valise build --split-platforms")
 	case errors.As(err, new(*publish.PublishedError)), errors.As(err, new(*publish.BurntError)):
 		return cli.WithHint(err, "give the release a new version and build it again")
 	}
