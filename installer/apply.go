@@ -51,6 +51,13 @@ var ErrNoRecord = errors.New("there is no such record")
 // ErrUnfinished means that Recover has to run first.
 var ErrUnfinished = errors.New("an earlier update did not finish: run recover first")
 
+// DeviceError is a failure that is the device's and not the release's, such as an
+// engine that does not answer.
+type DeviceError struct{ Err error }
+
+func (e *DeviceError) Error() string { return e.Err.Error() }
+func (e *DeviceError) Unwrap() error { return e.Err }
+
 // Names of the steps, in their order.
 const (
 	stepStage    = "stage"
@@ -202,7 +209,7 @@ func (in *Installer) run(ctx context.Context, st State, r Record, rel *verify.Re
 			cause := fmt.Errorf("%s %s: %w", s.name, r.To.Version, err)
 			// A release that fails by itself is marked; one that was
 			// interrupted, or never got as far, is not to blame.
-			bad := r.Action == ActionUpdate && ctx.Err() == nil && begun && (s.name == stepActivate || s.name == stepProbe)
+			bad := r.Action == ActionUpdate && ctx.Err() == nil && begun && !errors.As(err, new(*DeviceError)) && (s.name == stepActivate || s.name == stepProbe)
 			return in.revert(context.WithoutCancel(ctx), r, cause, bad)
 		}
 	}

@@ -564,6 +564,29 @@ func TestNotItsFault(t *testing.T) {
 	}
 }
 
+type noEngine struct{ installer.Runtime }
+
+func (m noEngine) Probe(ctx context.Context, r installer.Release) error {
+	if r.Version == "1.1.0" {
+		return &installer.DeviceError{Err: errors.New("reach container engine")}
+	}
+	return m.Runtime.Probe(ctx, r)
+}
+
+// TestDeviceAtFault: a release that ran into a failing device may be tried again.
+func TestDeviceAtFault(t *testing.T) {
+	s := verifytest.NewSigner(t)
+	d := newDevice(nil)
+	d.boot().Update(context.Background(), s.Release(t, bundletest.Spec{Version: "1.0.0"}), 2)
+	d.mutant = func(j installer.Journal, r installer.Runtime) (installer.Journal, installer.Runtime) {
+		return j, noEngine{r}
+	}
+	res := d.boot().Update(context.Background(), s.Release(t, bundletest.Spec{Version: "1.1.0"}), 2)
+	if res.Outcome != installer.Reverted || len(d.journal.State.Bad) != 0 {
+		t.Errorf("%s, bad versions %v", res.Outcome, d.journal.State.Bad)
+	}
+}
+
 func TestNeedsAttention(t *testing.T) {
 	s := verifytest.NewSigner(t)
 	d := newDevice(nil)

@@ -66,6 +66,7 @@ func signer(t testing.TB, name string) *verifytest.Signer {
 //	hook-NAME=WORD    a hook in a container runs tiny WORD
 //	script-NAME=FILE  a hook on the device runs that file
 //	command=WORD      a health check that runs tiny WORD
+//	retries=N         of the health checks
 //	stable=D          all checks must pass for so long
 //	same=V            its image is that of release V
 //	from=V engine=V   what it requires
@@ -136,6 +137,11 @@ func tinyRelease(ts *testscript.TestScript, version string, o map[string]string)
 	text, health := cmp.Or(o["same"], version), bundle.Health{
 		Compose: []string{"app"}, HTTP: "http://127.0.0.1:${TINY_PORT}/health", Version: "version", Retries: 25, Interval: bundle.Duration(200 * time.Millisecond),
 	}
+	number := func(key string) int {
+		n, err := strconv.Atoi(o[key])
+		ts.Check(err)
+		return n
+	}
 	if o["sick"] != "" {
 		text, health.Retries = text+" sick", 4
 	}
@@ -151,16 +157,14 @@ func tinyRelease(ts *testscript.TestScript, version string, o map[string]string)
 	if o["same"] != "" {
 		health.Version = ""
 	}
+	if o["retries"] != "" {
+		health.Retries = number("retries")
+	}
 	if o["stable"] != "" {
 		ts.Check(health.StableFor.UnmarshalText([]byte(o["stable"])))
 	}
 	if o["health"] == "compose" {
 		health.HTTP, health.Version = "", ""
-	}
-	number := func(key string) int {
-		n, err := strconv.Atoi(o[key])
-		ts.Check(err)
-		return n
 	}
 	c := &bundletest.Content{Files: map[string][]byte{}, Blobs: map[bundle.Digest][]byte{}}
 	layers := []bundle.Layer{
@@ -207,7 +211,10 @@ func tinyRelease(ts *testscript.TestScript, version string, o map[string]string)
 	}
 	scripts := map[string][]byte{}
 	for key, value := range o {
-		h := bundle.Hook{Timeout: bundle.Duration(3 * time.Second)}
+		h := bundle.Hook{Timeout: bundle.Duration(time.Minute)}
+		if value == "sleep" {
+			h.Timeout = bundle.Duration(3 * time.Second)
+		}
 		if name, ok := strings.CutPrefix(key, "hook-"); ok {
 			h.Service, h.Run = "app", []string{value, "by"}
 			m.Device.Hooks = set(m.Device.Hooks, name, h)

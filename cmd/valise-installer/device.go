@@ -277,6 +277,9 @@ func (p *program) reporter() func(installer.Event) {
 			case e.Err != nil && e.Step == "hook":
 				p.Note("%v", e.Err)
 			}
+		case e.Step == "edited":
+			end(nil)
+			p.Note("%s", e.Detail)
 		case e.Done > 0:
 			if update == nil {
 				update, finish = p.UI.Track(stepLabel[e.Step])

@@ -148,6 +148,7 @@ func params(dir, host string) testscript.Params {
 			"web":        web,
 			"fault":      fault,
 			"traffic":    traffic,
+			"enginedies": engineDies,
 		},
 	}
 }
@@ -160,6 +161,7 @@ type state struct {
 	unlock  func() error // of holdlock
 	running *stopped     // of during
 	web     *webServer   // of web
+	engine  func(string) // of ownengine: kill, up
 }
 
 // tb lets the helpers of other packages, which want a testing.TB, end a script.

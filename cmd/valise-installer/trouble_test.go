@@ -159,8 +159,8 @@ func stepBegun(ts *testscript.TestScript, step string) bool {
 	})
 }
 
-// wrapDocker makes a docker that stops for good before or after a compose call
-// with the argument word, and says so in the file "blocked".
+// wrapDocker makes a docker that stops before or after the first compose call with
+// the argument word, and says so in the file "blocked".
 func wrapDocker(ts *testscript.TestScript, when, word string) string {
 	dir, err := os.MkdirTemp(ts.MkAbs("."), "wrap")
 	ts.Check(err)
@@ -175,6 +175,7 @@ stop() {
 go=
 hit=
 for a in "$@"; do [ "$a" != %[3]q ] || hit=yes; done
+[ ! -e %[1]s/blocked ] || hit= # once
 [ "${hit}%[2]s" != yesbefore ] || stop
 %[4]s "$@"
 code=$?
@@ -239,11 +240,69 @@ func ownEngine(ts *testscript.TestScript, neg bool, args []string) {
 			test(ts).Errorf("engine down: %v", err)
 		}
 	})
+	ts.Value(testKey{}).(*state).engine = func(command string) {
+		if command == "kill" {
+			ts.Check(killEngine(dir + "/e"))
+			return
+		}
+		_, err := engine(command)
+		ts.Check(err)
+	}
 	for _, line := range strings.Split(strings.TrimSpace(out), "\n") {
 		key, value, ok := strings.Cut(strings.TrimPrefix(line, "export "), "=")
 		if !ok {
 			ts.Fatalf("engine.sh printed %q", out)
 		}
 		ts.Setenv(key, value)
+	}
+}
+
+// killEngine ends the engine below dir and its containerd, as a power cut does.
+// Containers go when it starts again.
+func killEngine(dir string) error {
+	b, err := os.ReadFile(dir + "/docker.pid")
+	if err != nil {
+		return err
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil {
+		return err
+	}
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	if err != nil {
+		return err
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		return err
+	}
+	for _, child := range strings.Fields(string(children)) {
+		if n, err := strconv.Atoi(child); err == nil {
+			_ = syscall.Kill(n, syscall.SIGKILL)
+		}
+	}
+	return nil
+}
+
+// engineDies is enginedies [-restart] CODE PLACE [ARG...]: runs valise-installer
+// and kills the script's own engine when it has come to a place; it ends with
+// CODE. Then, or with -restart at once, the engine is started again.
+func engineDies(ts *testscript.TestScript, neg bool, args []string) {
+	s := ts.Value(testKey{}).(*state)
+	restart := args[0] == "-restart"
+	if restart {
+		args = args[1:]
+	}
+	r := runUntil(ts, args[1], args[2:])
+	s.engine("kill")
+	if restart {
+		s.engine("up")
+	}
+	r.signalDocker(ts, syscall.SIGUSR1)
+	<-r.ended
+	if got := strconv.Itoa(r.cmd.ProcessState.ExitCode()); got != args[0] {
+		ts.Fatalf("exit code %s, want %s:\n%s", got, args[0], r.out.String())
+	}
+	if !restart {
+		s.engine("up")
 	}
 }

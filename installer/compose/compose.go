@@ -111,7 +111,7 @@ func (a *App) Probe(ctx context.Context, r installer.Release) error {
 		return out, err
 	}})
 	if err != nil {
-		return err
+		return a.blame(ctx, err)
 	}
 	return a.hook(ctx, m, r, "post-probe")
 }

@@ -6,9 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -39,6 +41,11 @@ func (a *App) Snapshot(ctx context.Context, sw installer.Switch) (json.RawMessag
 	}
 	if err := a.checkCompose(ctx, m, a.running(m, sw.To).Files); err != nil {
 		return nil, err
+	}
+	if sw.Action == installer.ActionRollback {
+		if err := a.checkImages(ctx, m); err != nil {
+			return nil, fmt.Errorf("the images of %s are not here any more (%w): bring them back with its bundle, by update --force", sw.To.Version, err)
+		}
 	}
 	s := snapshot{Project: m.Device.Project, Compose: m.Device.Compose, To: sw.To}
 	if s.Env, err = os.ReadFile(a.envPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -74,12 +81,32 @@ func (a *App) dataOnUndo(m *bundle.Manifest, sw installer.Switch) (string, error
 // services, with the release's hooks around it; on a rollback with those of the
 // release that is left.
 func (a *App) Activate(ctx context.Context, sw installer.Switch) error {
+	return a.blame(ctx, a.activate(ctx, sw))
+}
+
+// blame says whose fault err is: without an engine nothing runs.
+func (a *App) blame(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, down := a.Engine.Info(ctx); down != nil {
+		return &installer.DeviceError{Err: err}
+	}
+	return err
+}
+
+func (a *App) activate(ctx context.Context, sw installer.Switch) error {
 	to := sw.To
 	m, err := a.manifest(to)
 	if err != nil {
 		return err
 	}
 	back := sw.Action == installer.ActionRollback
+	if sw.From != nil && sw.From.Dir != to.Dir {
+		if err := a.keepEdits(*sw.From); err != nil {
+			return err
+		}
+	}
 	if back {
 		a.rollbackHook(ctx, *sw.From, "pre-rollback")
 	} else if err := a.hook(ctx, m, to, "pre-activate"); err != nil {
@@ -122,6 +149,71 @@ func (a *App) Activate(ctx context.Context, sw installer.Switch) error {
 	}
 	return a.hook(ctx, m, to, "post-activate")
 }
+
+// checkImages returns nil when the engine has every image of a release.
+func (a *App) checkImages(ctx context.Context, m *bundle.Manifest) error {
+	info, err := a.Engine.Info(ctx)
+	if err != nil {
+		return err
+	}
+	images, err := a.images(m, info.Platform)
+	if err != nil {
+		return err
+	}
+	_, err = a.Engine.Check(ctx, images)
+	return err
+}
+
+// keepEdits copies the files of release r that somebody changed beside the app,
+// before another release takes their place, and says so: where an edit lasts is
+// docker-compose.override.yml.
+func (a *App) keepEdits(r installer.Release) error {
+	m, err := a.manifest(r)
+	if err != nil {
+		return err
+	}
+	root := a.Releases.Root()
+	if fi, err := root.Lstat(m.Device.Compose); err == nil && fi.Mode().IsRegular() {
+		// Editors and sed -i put a file of their own in the place of the link.
+		name := m.Device.Compose + ".edited-" + r.Version
+		if err := release.Rename(root, m.Device.Compose, name); err != nil {
+			return err
+		}
+		a.reportEdit(m.Device.Compose, r, name, "was never in effect")
+	}
+	for _, f := range m.Files {
+		if !Staged(f.Path) || a.checkFile(r, f) == nil {
+			continue
+		}
+		file, err := a.Releases.OpenFile(r.Dir, f.Path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // removed: nothing to keep
+		}
+		if err != nil {
+			return err
+		}
+		b, err := io.ReadAll(io.LimitReader(file, maxEdited))
+		file.Close()
+		if err != nil {
+			return err
+		}
+		name := strings.ReplaceAll(f.Path, "/", "-") + ".edited-" + r.Version
+		if err := release.WriteFile(root, name, b, 0o600); err != nil {
+			return err
+		}
+		a.reportEdit(f.Path, r, name, "is not in the new release")
+	}
+	return nil
+}
+
+func (a *App) reportEdit(file string, r installer.Release, name, why string) {
+	a.report(installer.Event{Step: "edited", Detail: fmt.Sprintf("%s of %s was edited here; the edit is kept as %s and %s: what must last belongs in %s",
+		file, r.Version, filepath.Join(a.Dir, name), why, operatorName)})
+}
+
+// maxEdited is how much of an edited file is kept, in bytes: they are written by
+// hand.
+const maxEdited = 16 << 20
 
 // rollbackHook runs a hook of a release that is left. Nothing may stand in the
 // way back, so its failure is only reported.

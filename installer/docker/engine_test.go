@@ -9,7 +9,9 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/compression"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 
@@ -153,6 +155,24 @@ func TestLoadThin(t *testing.T) {
 }
 
 // A thin load without its base must not pass for a success.
+// Every engine gets layers that it can unpack, whole and thin.
+func TestEngineZstd(t *testing.T) {
+	e, info, app := realEngine(t)
+	b := blobs{}
+	base := layerOf(t, compression.ZStd, types.OCILayerZStd)
+	old := b.image(t, info.Platform, v1.Config{}, base, layer(t))
+	load(t, e, b, tagged(app, old))
+	img := b.image(t, info.Platform, v1.Config{}, base, layerOf(t, compression.ZStd, types.OCILayerZStd))
+	if sent := load(t, e, b, tagged(app, img), old); sent > 30<<10 {
+		t.Errorf("thin load sent %d bytes", sent)
+	}
+	for _, i := range []bundle.Image{old, img} {
+		if err := e.Keep(t.Context(), app, Tag(app, i)); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestLoadThinWithoutBase(t *testing.T) {
 	e, info, app := realEngine(t)
 	b := blobs{}

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/compression"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
@@ -32,6 +33,10 @@ type file struct {
 
 // layer returns a gzip layer with files, or with one random file of 20 KiB.
 func layer(t *testing.T, files ...file) v1.Layer {
+	return layerOf(t, compression.GZip, types.OCILayer, files...)
+}
+
+func layerOf(t *testing.T, c compression.Compression, mediaType types.MediaType, files ...file) v1.Layer {
 	t.Helper()
 	if files == nil {
 		body := make([]byte, 20<<10)
@@ -52,7 +57,7 @@ func layer(t *testing.T, files ...file) v1.Layer {
 		t.Fatal(err)
 	}
 	l, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(buf.Bytes())), nil },
-		tarball.WithMediaType(types.OCILayer))
+		tarball.WithCompression(c), tarball.WithMediaType(mediaType))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/klauspost/compress/zstd"
+
 	"github.com/valise-ota/valise/bundle"
 )
 
@@ -28,8 +30,8 @@ func (e *Engine) Load(ctx context.Context, images []TaggedImage, skip map[bundle
 	if err != nil {
 		return err
 	}
-	if err := e.checkLayerTypes(ctx, a); err != nil {
-		return err
+	if open, err = e.inflateZstd(ctx, a, open); err != nil {
+		return fmt.Errorf("load images: %w", err)
 	}
 	pr, pw := io.Pipe()
 	written := make(chan error, 1)
@@ -113,24 +115,74 @@ func engineError(s string) error {
 	return fmt.Errorf("container engine says: %s", s)
 }
 
-// checkLayerTypes refuses zstd layers where the engine cannot unpack them; it
-// would only say "invalid tar header" after everything was sent. Inflating them
-// on the way is no option: the archive states sizes before content, and nobody
-// knows the inflated ones.
-func (e *Engine) checkLayerTypes(ctx context.Context, a *archive) error {
-	for _, d := range a.layers {
+// zstdEngine is the first engine whose graph driver unpacks zstd.
+const zstdEngine = 23
+
+// maxWindow is the most that a zstd layer may make us remember, in bytes. It is
+// what levels up to 19 need; zstd --ultra and --long go beyond.
+const maxWindow = 8 << 20
+
+// inflateZstd prepares zstd layers for an engine that cannot unpack them and
+// would only say "invalid tar header": they are sent as plain tars. An archive
+// states sizes before content, so each is inflated once more to know its own.
+func (e *Engine) inflateZstd(ctx context.Context, a *archive, open openBlob) (openBlob, error) {
+	plain := map[bundle.Digest]bool{}
+	for i, d := range a.layers {
 		if !strings.HasSuffix(d.MediaType, "zstd") {
 			continue
 		}
-		info, err := e.Info(ctx)
+		if len(plain) == 0 {
+			info, err := e.Info(ctx)
+			if err != nil {
+				return nil, err
+			}
+			major, _, _ := strings.Cut(info.Version, ".")
+			if n, err := strconv.Atoi(major); info.Store != GraphDriver || err != nil || n >= zstdEngine {
+				return open, nil
+			}
+		}
+		r, err := openZstd(open, d)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		major, _, _ := strings.Cut(info.Version, ".")
-		if n, err := strconv.Atoi(major); info.Store == GraphDriver && err == nil && n < 23 {
-			return fmt.Errorf("load images: container engine %s cannot unpack zstd layers (layer %s): it needs engine 23 or newer, or a bundle built with gzip layers", info.Version, d.Digest)
+		n, err := io.Copy(io.Discard, r)
+		r.Close()
+		if err != nil {
+			return nil, fmt.Errorf("inflate layer %s: %w", d.Digest, err)
 		}
-		return nil
+		a.layers[i].Size, plain[d.Digest] = n, true
+		a.total += n - d.Size
 	}
-	return nil
+	return func(d bundle.Descriptor) (io.ReadCloser, error) {
+		if plain[d.Digest] {
+			return openZstd(open, d)
+		}
+		return open(d)
+	}, nil
+}
+
+type openBlob = func(bundle.Descriptor) (io.ReadCloser, error)
+
+// zstdReader closes what it reads from, too.
+type zstdReader struct {
+	*zstd.Decoder
+	from io.Closer
+}
+
+func (r zstdReader) Close() error {
+	r.Decoder.Close()
+	return r.from.Close()
+}
+
+func openZstd(open openBlob, d bundle.Descriptor) (io.ReadCloser, error) {
+	from, err := open(d)
+	if err != nil {
+		return nil, fmt.Errorf("open blob %s: %w", d.Digest, err)
+	}
+	z, err := zstd.NewReader(from, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
+	if err != nil {
+		from.Close()
+		return nil, fmt.Errorf("inflate layer %s: %w", d.Digest, err)
+	}
+	return zstdReader{z, from}, nil
 }

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/klauspost/compress/zstd"
 
 	"github.com/valise-ota/valise/bundle"
 )
@@ -236,22 +237,59 @@ func TestLoadCancel(t *testing.T) {
 	}
 }
 
-func TestLoadRefusesZstd(t *testing.T) {
-	images, open := hugeImage(100)
-	images[0].Image.Layers[0].MediaType = "application/vnd.oci.image.layer.v1.tar+zstd"
+// An engine that cannot unpack zstd is sent what is in it; another one the very
+// blob.
+func TestLoadZstd(t *testing.T) {
+	plain := bytes.Repeat([]byte("tar"), 100_000)
+	z, err := zstd.NewWriter(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	packed := z.EncodeAll(plain, nil)
+	images, _ := hugeImage(int64(len(packed)))
+	layer := &images[0].Image.Layers[0]
+	layer.MediaType = "application/vnd.oci.image.layer.v1.tar+zstd"
+	small := int64(100)
+	images[0].Image.Manifest.Size, images[0].Image.Config.Size = small, small
+	broken := false
+	open := func(d bundle.Descriptor) (io.ReadCloser, error) {
+		switch {
+		case d.Digest == layer.Digest && broken:
+			return io.NopCloser(bytes.NewReader(packed[:len(packed)/2])), nil
+		case d.Digest == layer.Digest:
+			return io.NopCloser(bytes.NewReader(packed)), nil
+		}
+		return io.NopCloser(io.LimitReader(zeros{}, small)), nil
+	}
+	for name, want := range map[string][]byte{version2010: plain, version29: packed} {
+		var got []byte
+		f := fakeEngine{"GET /version": answer(name), "GET /info": answer(infoGraph), "POST /images/load": func(w http.ResponseWriter, r *http.Request) {
+			for tr := tar.NewReader(r.Body); ; {
+				h, err := tr.Next()
+				if err != nil {
+					break
+				}
+				if strings.HasSuffix(h.Name, layer.Digest.Hex()) {
+					got, _ = io.ReadAll(tr)
+				}
+			}
+			io.Copy(io.Discard, r.Body)
+		}}
+		var done, total int64
+		if err := f.start(t).Load(t.Context(), images, nil, open, func(d, n int64) { done, total = d, n }); err != nil {
+			t.Error(err)
+		}
+		if !bytes.Equal(got, want) || done != total || total != 2*small+int64(len(want)) {
+			t.Errorf("sent %d bytes, want %d; progress %d of %d", len(got), len(want), done, total)
+		}
+	}
+	broken = true
 	e := fakeEngine{"GET /version": answer(version2010), "GET /info": answer(infoGraph)}.start(t)
-	err := e.Load(t.Context(), images, nil, open, nil)
-	if err == nil || !strings.Contains(err.Error(), "engine 20.10.24+dfsg1 cannot unpack zstd layers") {
+	if err := e.Load(t.Context(), images, nil, open, nil); err == nil || !strings.Contains(err.Error(), "inflate layer "+string(layer.Digest)) {
 		t.Errorf("Load: %v", err)
 	}
 	// Not sent, not in the way.
-	e = takes("").start(t)
-	if err := e.Load(t.Context(), images, map[bundle.Digest]bool{images[0].Image.Layers[0].Digest: true}, open, nil); err != nil {
-		t.Error(err)
-	}
-	f := takes("")
-	f["GET /version"], f["GET /info"] = answer(version29), answer(infoC8d)
-	if err := f.start(t).Load(t.Context(), images, nil, open, nil); err != nil {
+	if err := takes("").start(t).Load(t.Context(), images, map[bundle.Digest]bool{layer.Digest: true}, open, nil); err != nil {
 		t.Error(err)
 	}
 }

@@ -85,12 +85,51 @@ func openWritable(ctx context.Context, path, app string) (*Store, error) {
 
 // OpenReadOnly opens an existing record for Load and History, also while
 // another process updates. A record that does not exist yet is an error that is
-// fs.ErrNotExist, one of an older program is ErrOlder. The caller must be allowed to write to the directory, because
-// SQLite keeps its locks there.
+// fs.ErrNotExist, one of an older program is ErrOlder. SQLite keeps its locks
+// beside the file; where it cannot, on a full or read-only file system, a copy in
+// memory is read.
 func OpenReadOnly(ctx context.Context, path, app string) (*Store, error) {
 	if _, err := os.Stat(path); err != nil {
 		return nil, fmt.Errorf("open record: %w", err)
 	}
+	s, err := openReadOnly(ctx, path, app)
+	if err == nil || !noRoom(err) {
+		return s, err
+	}
+	if s, cerr := openCopy(ctx, path, app); cerr == nil {
+		return s, nil
+	}
+	return nil, err
+}
+
+// memoryDir is a file system in memory on every Linux.
+const memoryDir = "/dev/shm"
+
+// openCopy reads a copy in memory of the file and its log. No other process has
+// the file open, or SQLite would not have had to make anything beside it.
+func openCopy(ctx context.Context, path, app string) (*Store, error) {
+	dir, err := os.MkdirTemp(memoryDir, "valise-record-")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir) // SQLite has its files open by then
+	to := filepath.Join(dir, filepath.Base(path))
+	for _, suffix := range []string{"", "-wal"} {
+		b, err := os.ReadFile(path + suffix)
+		if errors.Is(err, fs.ErrNotExist) && suffix != "" {
+			continue
+		}
+		if err == nil {
+			err = os.WriteFile(to+suffix, b, 0o600)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return openReadOnly(ctx, to, app)
+}
+
+func openReadOnly(ctx context.Context, path, app string) (*Store, error) {
 	return open(ctx, path, app, url.Values{"mode": {"ro"}, "_query_only": {"on"}}, func(s *Store) error {
 		return s.view(ctx, func(tx *sql.Tx) error {
 			version, err := schemaVersion(ctx, tx, len(migrations))

@@ -655,3 +655,55 @@ func TestRotation(t *testing.T) {
 		t.Errorf("the history says %+v", r)
 	}
 }
+
+// status must say what is there when nothing can be written, a log that was not
+// emptied included.
+func TestReadOnFullDisk(t *testing.T) {
+	for _, name := range []string{"full", "read-only"} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=4m"); err != nil {
+				t.Skipf("mount tmpfs: %v", err)
+			}
+			t.Cleanup(func() {
+				if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
+					t.Error(err)
+				}
+			})
+			path := filepath.Join(dir, "record.db")
+			s := openAt(t, path)
+			commit(t, s, "r0", installer.ActionInstall, "1.0.0", 0)
+			begin(t, s, "r1", installer.ActionUpdate, "2.0.0")
+			// As after a power cut: the log holds what the file does not.
+			wal, err := os.ReadFile(path + "-wal")
+			ok(t, err)
+			file, err := os.ReadFile(path)
+			ok(t, err)
+			ok(t, s.Close())
+			ok(t, os.WriteFile(path, file, 0o600))
+			ok(t, os.WriteFile(path+"-wal", wal, 0o600))
+			if len(wal) == 0 {
+				t.Fatal("the log is empty")
+			}
+			if name == "full" {
+				fill, err := os.Create(filepath.Join(dir, "fill"))
+				ok(t, err)
+				defer fill.Close()
+				for err == nil {
+					_, err = fill.Write(make([]byte, 4096))
+				}
+			} else {
+				ok(t, syscall.Mount("", dir, "", syscall.MS_REMOUNT|syscall.MS_RDONLY, ""))
+			}
+			r, err := OpenReadOnly(t.Context(), path, "shop")
+			ok(t, err)
+			defer r.Close()
+			if st := load(t, r); st.Current == nil || st.Current.Version != "1.0.0" || st.Unfinished == nil || st.Unfinished.ID != "r1" {
+				t.Errorf("%+v", st)
+			}
+			if left, _ := filepath.Glob(filepath.Join(memoryDir, "valise-record-*")); left != nil {
+				t.Errorf("left: %q", left)
+			}
+		})
+	}
+}

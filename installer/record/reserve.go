@@ -35,13 +35,18 @@ func (s *Store) reserve() {
 // gainRoom reports whether err may come from a full disk and there was a
 // reserve, which is room now.
 func gainRoom(path string, err error) bool {
+	return noRoom(err) && os.Remove(path+reserveSuffix) == nil
+}
+
+// noRoom reports whether err may come from a full or read-only file system.
+func noRoom(err error) bool {
 	var e *sqlite.Error
 	if !errors.As(err, &e) {
 		return false
 	}
 	switch e.Code() & 0xff {
-	case sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN:
-		return os.Remove(path+reserveSuffix) == nil
+	case sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY:
+		return true
 	}
 	return false
 }
