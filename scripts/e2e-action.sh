@@ -112,7 +112,7 @@ push() {
   printf '{"ref":"%s","repository":{"full_name":"valise-test/app","default_branch":"main"}}' "$ref" >"$dir/event.json"
   (
     cd "$dir/app"
-    env -u ACTIONS_ID_TOKEN_REQUEST_URL -u ACTIONS_ID_TOKEN_REQUEST_TOKEN HOME="$dir/home" GOCACHE="$gocache" GOMODCACHE="$gomodcache" XDG_CACHE_HOME="$(dirname "$cache")" \
+    env -u ACTIONS_ID_TOKEN_REQUEST_URL -u ACTIONS_ID_TOKEN_REQUEST_TOKEN HOME="$dir/home" GOCACHE="$gocache" GOMODCACHE="$gomodcache" XDG_CACHE_HOME="$dir/home/.cache" VALISE_CACHE="$cache" \
       "$act" push --pull=false -W ".github/workflows/$name.yml" -e "$dir/event.json" -P ubuntu-24.04=-self-hosted --no-cache-server \
       --local-repository "valise-ota/valise@v9=$dir/action" --env "GITHUB_API_URL=$url" --env "GITHUB_REPOSITORY=valise-test/app" \
       --env "E2E_STORE=$dir/store" --env "E2E_TRUSTED_ROOT=$VALISE_TRUSTED_ROOT" --env "E2E_SIGNING_CONFIG=$VALISE_SIGNING_CONFIG" "$@"
@@ -192,6 +192,8 @@ chmod +x "$dir/valise-installer"
 device=("$dir/valise-installer" --root "$dir/device" --progress plain)
 "${device[@]}" install "$dir/stick/shop-1.0.0.tar.gz" "${trust[@]}"
 "${device[@]}" plan "$dir/stick/shop-1.1.0-from-1.0.0.tar.gz" | grep -q 'update 1.0.0 -> 1.1.0' || fail "the thin bundle is no update"
+# The first installation wrote where the bundle's source says releases are; here that repository is on the double.
+sed -i '/^source:/,$d' "$dir/device/etc/valise/shop.yaml"
 printf 'source:\n  github: valise-test/app\n  api: %s\n' "$url" >>"$dir/device/etc/valise/shop.yaml"
 update=("$dir/device/usr/local/bin/shop-update" --root "$dir/device")
 "${update[@]}" --check
