@@ -7,7 +7,7 @@ LDFLAGS := -s -w -buildid=
 # Device platforms of the installer.
 PLATFORMS := linux-amd64 linux-arm64 linux-arm-v7
 
-.PHONY: help build installers demo test e2e e2e-page e2e-engines e2e-device e2e-action release-check bench lint setup sigstore-up sigstore-down verify-tarball clean
+.PHONY: help build installers demo test remote e2e e2e-page e2e-engines e2e-device e2e-action release-check bench lint setup sigstore-up sigstore-down verify-tarball clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18
@@ -55,6 +55,10 @@ e2e-action: ## the Action by act, from a tag to a published release to a device;
 
 release-check: ## our own release as a snapshot: built twice, compared, signed, verified
 	scripts/release-check.sh
+
+remote: ## updates over a network: bytes, requests, bad links; nginx and a registry
+	command -v nginx >/dev/null || apt-get install -y --no-install-recommends nginx-light
+	scripts/test.sh -tags remote -run TestRemote -v ./cmd/valise-installer
 
 bench: ## pack, verify, thin and memory beside their peers; writes docs/benchmarks.md
 	scripts/bench.sh -doc docs/benchmarks.md

@@ -8,18 +8,20 @@ import (
 	"slices"
 	"sort"
 	"sync"
+	"time"
 
 	"github.com/valise-ota/valise/bundle"
 )
 
 // How a remote file is read.
 const (
-	headWindow = 32 << 10 // bytes fetched at its beginning, where the manifest is
-	tailWindow = 8 << 10  // and at its end, where the table of contents is
-	maxWindow  = 1 << 20  // what windows grow to when reading goes on
-	joinGap    = 8 << 10  // ranges this near to each other are fetched as one
-	chunkSize  = 4 << 20  // bytes of one request
-	parallel   = 3        // requests at once, and chunks in memory
+	headWindow = 32 << 10         // bytes fetched at its beginning, where the manifest is
+	tailWindow = 8 << 10          // and at its end, where the table of contents is
+	maxWindow  = 1 << 20          // what windows grow to when reading goes on
+	joinGap    = 8 << 10          // ranges this near to each other are fetched as one
+	chunkSize  = 4 << 20          // bytes of one request
+	parallel   = 3                // requests at once, and chunks in memory
+	slow       = 10 * time.Second // for a chunk: more at once would only end later
 )
 
 // File is a bundle on a server. It is an io.ReaderAt: what Expect announced is
@@ -40,6 +42,7 @@ type File struct {
 	window   int64    // size of the next one
 	spool    *spool   // may be nil
 	free     [][]byte // buffers of chunks that were dropped
+	lanes    int      // requests at once: 1 or parallel
 	running  sync.WaitGroup
 	requests int
 	bytes    int64
@@ -60,7 +63,7 @@ type chunk struct {
 // that gives only whole files: see Download. The caller closes the file.
 func (s *Source) Open(ctx context.Context, b Bundle) (*File, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	f := &File{ctx: ctx, cancel: cancel, window: headWindow}
+	f := &File{ctx: ctx, cancel: cancel, window: headWindow, lanes: 1}
 	f.changed.L = &f.mu
 	var head *chunk
 	for i, p := range b.parts {
@@ -240,7 +243,7 @@ func (f *File) at(off, n int64) *chunk {
 				if c.started {
 					f.drop(c)
 				}
-			} else if !c.started {
+			} else if !c.started && j < i+f.lanes {
 				f.start(c)
 			}
 		}
@@ -288,6 +291,7 @@ func (f *File) start(c *chunk) {
 		buf = make([]byte, 0, c.To-c.From)
 	}
 	c.buf, c.busy = buf, true
+	began := time.Now()
 	f.running.Go(func() {
 		defer cancel()
 		err := f.fill(ctx, c, &buf)
@@ -296,6 +300,10 @@ func (f *File) start(c *chunk) {
 		}
 		f.mu.Lock()
 		defer f.mu.Unlock()
+		f.lanes = parallel
+		if time.Since(began).Seconds()*chunkSize > slow.Seconds()*float64(len(buf)) {
+			f.lanes = 1
+		}
 		if ctx.Err() != nil && f.ctx.Err() == nil {
 			f.recycle(buf) // it was dropped
 			return
