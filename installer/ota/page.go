@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/yuin/goldmark"
@@ -262,10 +263,15 @@ func serveCompressed(w http.ResponseWriter, r *http.Request, name string, b []by
 		return
 	}
 	h.Set("Content-Encoding", "gzip")
-	z := gzip.NewWriter(w)
+	z := gzips.Get().(*gzip.Writer)
+	defer gzips.Put(z)
+	z.Reset(w)
 	_, _ = z.Write(b)
 	_ = z.Close()
 }
+
+// gzips are used again: each has 800 KiB.
+var gzips = sync.Pool{New: func() any { return gzip.NewWriter(nil) }}
 
 func etag(b []byte) string {
 	sum := sha256.Sum256(b)
