@@ -169,7 +169,7 @@ func tinyRelease(ts *testscript.TestScript, version string, o map[string]string)
 	c := &bundletest.Content{Files: map[string][]byte{}, Blobs: map[bundle.Digest][]byte{}}
 	layers := []bundle.Layer{
 		addLayer(ts, c, program),
-		addLayer(ts, c, map[string][]byte{"version": []byte(text)}),
+		addLayer(ts, c, map[string][]byte{"version": []byte(text), "app": []byte(o["app"])}),
 	}
 	if pad := number("pad"); pad > 0 {
 		b := make([]byte, pad)
