@@ -1,0 +1,185 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/valise-ota/valise/bundle/bundletest"
+	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/record"
+)
+
+func TestWindow(t *testing.T) {
+	at := func(h, m int) time.Time { return time.Date(2026, 5, 1, h, m, 0, 0, time.UTC) }
+	for _, tc := range []struct {
+		window string
+		now    time.Time
+		want   time.Duration
+	}{
+		{"", at(12, 0), 0},
+		{"02:00-04:30", at(2, 0), 0},
+		{"02:00-04:30", at(4, 29), 0},
+		{"02:00-04:30", at(4, 30), 21*time.Hour + 30*time.Minute},
+		{"02:00-04:30", at(1, 0), time.Hour},
+		{"22:00-05:00", at(23, 0), 0},
+		{"22:00-05:00", at(4, 59), 0},
+		{"22:00-05:00", at(5, 0), 17 * time.Hour},
+		{"22:00-24:00", at(23, 59), 0},
+	} {
+		w, err := parseWindow(tc.window)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := w.wait(tc.now); got != tc.want {
+			t.Errorf("%s at %s: wait %s, want %s", tc.window, tc.now.Format("15:04"), got, tc.want)
+		}
+	}
+	for _, bad := range []string{"2-4", "25:00-26:00", "02:60-03:00", "-1:00-02:00", "noon"} {
+		if (Config{Window: bad}).Validate() == nil {
+			t.Errorf("window %q is accepted", bad)
+		}
+	}
+	for _, bad := range []Config{{DropMode: "now"}, {Auto: "yes"}, {Check: time.Second}, {MaxUpload: -1}} {
+		if bad.Validate() == nil {
+			t.Errorf("%+v is accepted", bad)
+		}
+	}
+}
+
+func TestHub(t *testing.T) {
+	h := newHub()
+	h.send(Event{Type: "status", Record: "old"})
+	h.begin("r1")
+	h.send(Event{Type: "step", Step: "stage"})
+	for i := range 1000 {
+		h.send(Event{Type: "progress", Step: "stage", Done: int64(i + 1), Total: 1000})
+	}
+	past, next, ok := h.watch()
+	// begin, step and one progress: what moved is one line, however often.
+	if !ok || len(past) != 3 || past[0].Type != "begin" || past[2].Done != 1000 {
+		t.Fatalf("%v, %d events, %+v", ok, len(past), past[:min(len(past), 4)])
+	}
+	// Who does not listen is let go, and nobody waits for them.
+	for range 100 {
+		h.send(Event{Type: "step", Step: "probe"})
+	}
+	n := 0
+	for range next {
+		n++
+	}
+	if n == 0 || n >= 100 {
+		t.Errorf("%d events before the end", n)
+	}
+	h.leave(next)
+}
+
+// device counts how often an update is tried, and ends as an interrupted one does.
+type device struct {
+	Device
+	tried int
+	stop  context.CancelFunc
+}
+
+func (d *device) Recover(context.Context, string) error { return nil }
+func (d *device) Ready(context.Context) error           { return nil }
+func (d *device) Explain(err error) (string, string)    { return err.Error(), "" }
+func (d *device) Update(ctx context.Context, _, _, _ string, _ bool, _ func(installer.Event)) (installer.Result, error) {
+	d.tried++
+	d.stop()
+	return installer.Result{}, ctx.Err()
+}
+
+// A bundle that takes the daemon down with it is tried twice, not for ever.
+func TestInterrupted(t *testing.T) {
+	dir := t.TempDir()
+	drop := filepath.Join(dir, "updates")
+	for _, d := range []string{drop, filepath.Join(dir, "inbox")} {
+		if err := os.Mkdir(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m, c := bundletest.Release(t, bundletest.Spec{App: "shop", Version: "1.1.0"})
+	if err := os.WriteFile(filepath.Join(drop, "shop.tar.gz"), bundletest.Write(t, m, c), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	dev := new(device)
+	ids := 0
+	for boot := range 4 {
+		ctx, stop := context.WithCancel(t.Context())
+		dev.stop = stop
+		records, err := record.Open(ctx, filepath.Join(dir, "state.db"), "shop")
+		if err != nil {
+			t.Fatal(err)
+		}
+		inbox, err := os.OpenRoot(filepath.Join(dir, "inbox"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := &Daemon{Device: dev, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Now: time.Now, NewID: func() string { ids++; return strings.Repeat("A", ids) }}
+		d.Timing = Timing{Stable: time.Nanosecond}
+		d.Timing.defaults()
+		a := &app{Daemon: d, name: "shop", config: Config{Drop: drop, DropMode: Apply, Inbox: inbox.Name()}, records: records, inbox: inbox, hub: newHub(), wake: make(chan struct{}, 1), seen: map[string]look{}, uploads: map[string]*upload{}}
+		a.afterRestart(ctx)
+		a.lookAtDrop(ctx) // it appears
+		a.lookAtDrop(ctx) // it has not changed
+		stop()
+		if want := min(boot+1, 2); dev.tried != want {
+			t.Fatalf("boot %d: tried %d times, want %d", boot, dev.tried, want)
+		}
+		a.close()
+	}
+	reason, err := os.ReadFile(filepath.Join(drop, failedDir, "shop.tar.gz"+reasonSuffix))
+	if err != nil || !strings.Contains(string(reason), "interrupted") && !strings.Contains(string(reason), "canceled") {
+		t.Fatalf("%s %v", reason, err)
+	}
+	if _, err := os.Stat(filepath.Join(drop, failedDir, "shop.tar.gz")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// A webhook gets a CloudEvent, again when it does not answer well at first.
+func TestWebhook(t *testing.T) {
+	got := make(chan map[string]any, 1)
+	tries := 0
+	hook := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if tries++; tries == 1 {
+			w.WriteHeader(http.StatusBadGateway)
+			return
+		}
+		var event map[string]any
+		if r.Header.Get("Content-Type") != "application/cloudevents+json" || json.NewDecoder(r.Body).Decode(&event) != nil {
+			t.Errorf("%v", r.Header)
+		}
+		got <- event
+	}))
+	defer hook.Close()
+	records, err := record.Open(t.Context(), filepath.Join(t.TempDir(), "state.db"), "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer records.Close()
+	r := installer.Record{ID: "R1", To: installer.Release{Version: "1.1.0"}, Status: installer.Failed, Error: "no", Created: time.Now()}
+	if err := records.Add(t.Context(), r); err != nil {
+		t.Fatal(err)
+	}
+	a := &app{Daemon: &Daemon{Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Now: time.Now}, name: "shop", config: Config{Webhook: hook.URL}, records: records}
+	a.webhook("R1")
+	event := <-got
+	for key, want := range map[string]any{"specversion": "1.0", "type": "dev.valise.update.failed", "source": "/valise/shop", "id": "R1-failed", "subject": "1.1.0"} {
+		if event[key] != want {
+			t.Errorf("%s is %v, want %v", key, event[key], want)
+		}
+	}
+	if data, _ := event["data"].(map[string]any); data["error_message"] != "no" {
+		t.Errorf("data is %v", event["data"])
+	}
+}
