@@ -50,6 +50,10 @@ e2e-engines: setup ## the engine tests on Docker 20.10 and 29, with graph driver
 e2e-page: ## the update page in a real Chromium; pictures in build/page
 	scripts/e2e-page.sh
 
+.PHONY: e2e-systemd
+e2e-systemd: ## apps that are file trees, on machines with a real systemd
+	VALISE_TEST_SYSTEMD=1 $(GO) test -count=1 -timeout 20m -run TestSystemd -v ./cmd/valise-installer
+
 e2e-action: ## the Action by act, from a tag to a published release to a device; a few minutes
 	scripts/e2e-action.sh
 

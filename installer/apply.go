@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/verify"
 )
 
@@ -147,7 +148,10 @@ func (in *Installer) Update(ctx context.Context, rel *verify.Release, keep int) 
 		return Result{Outcome: Unchanged, Err: err}
 	}
 	m := rel.Manifest()
-	to := Release{Version: m.Version, Manifest: rel.Digest(), Signer: rel.Signer().String(), Dir: dirFor(m.Version, string(rel.Digest().Hex()), st.Kept)}
+	to := Release{Version: m.Version, Manifest: rel.Digest(), Signer: rel.Signer().String(), Dir: dirFor(m, rel.Digest(), st.Kept)}
+	if m.Kind != bundle.KindCompose {
+		to.Kind = m.Kind
+	}
 	if st.Current != nil && st.Current.Manifest == to.Manifest && st.Unfinished == nil {
 		return Result{Outcome: NothingToDo, Record: Record{From: st.Current, To: *st.Current}}
 	}
@@ -185,14 +189,19 @@ func (in *Installer) RestoreData(ctx context.Context, keep int, data Data) Resul
 }
 
 // dirFor names the directory of a release after its version, and after its
-// digest too when another release of that version is still there.
-func dirFor(version, hex string, kept []Release) string {
+// digest too when another release of that version is still there. Trees have a v
+// before it, as scripts older than Valise do.
+func dirFor(m *bundle.Manifest, digest bundle.Digest, kept []Release) string {
+	name := m.Version
+	if m.Kind == bundle.KindTree {
+		name = "v" + name
+	}
 	for _, k := range kept {
-		if k.Dir == version && k.Manifest.Hex() != hex {
-			return version + "~" + hex[:12]
+		if k.Dir == name && k.Manifest != digest {
+			return name + "~" + digest.Hex()[:12]
 		}
 	}
-	return version
+	return name
 }
 
 func (in *Installer) run(ctx context.Context, st State, r Record, rel *verify.Release, keep int, data Data) Result {

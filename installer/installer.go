@@ -25,6 +25,7 @@ type Release struct {
 	Dir         string        `json:"dir"`      // name below the releases directory
 	Manifest    bundle.Digest `json:"manifest"` // digest of its manifest.json
 	Signer      string        `json:"signer"`
+	Kind        string        `json:"kind,omitempty"` // of the app; empty means bundle.KindCompose
 	CommittedAt time.Time     `json:"committed_at,omitzero"`
 }
 

@@ -80,31 +80,34 @@ const freezeAge = 30 * 24 * time.Hour
 // Plan is what an update would do. It is computed from facts alone: making one
 // changes nothing.
 type Plan struct {
-	App        string           `json:"app"`
-	Action     Action           `json:"action,omitempty"` // empty when there is nothing to do
-	From       string           `json:"from,omitempty"`
-	To         string           `json:"to"`
-	Signer     string           `json:"signer"`
-	Platform   bundle.Platform  `json:"platform"`
-	Load       []PlanImage      `json:"images"`
-	LoadBytes  int64            `json:"load_bytes"`  // compressed layers the engine lacks
-	TotalBytes int64            `json:"total_bytes"` // compressed layers of this platform
-	NeedBytes  int64            `json:"need_bytes"`  // most that the engine takes meanwhile, at least
-	FreeBytes  int64            `json:"free_bytes"`
-	FetchBytes int64            `json:"fetch_bytes,omitempty"` // of a remote bundle, beyond what planning took; set by who reads it
-	Missing    []bundle.Digest  `json:"-"`                     // layers to load
-	FilesNeed  int64            `json:"files_need_bytes"`      // of the release's directory and a backup like the last
-	FilesFree  int64            `json:"files_free_bytes"`
-	Services   []ServiceChange  `json:"services,omitempty"`
-	Downtime   Downtime         `json:"downtime,omitempty"`
-	PortsTaken []string         `json:"ports_taken,omitempty"`
-	EnvMissing []string         `json:"env_missing,omitempty"`
-	EnvNew     []string         `json:"env_new,omitempty"`
-	EnvChanged []string         `json:"env_changed,omitempty"`
-	Backup     []string         `json:"backup,omitempty"`       // what is saved before the switch
-	BackupSize int64            `json:"backup_bytes,omitempty"` // of the backup before
-	RollbackTo string           `json:"rollback_to,omitempty"`
-	Migration  bundle.Migration `json:"migration,omitempty"`
+	App        string          `json:"app"`
+	Action     Action          `json:"action,omitempty"` // empty when there is nothing to do
+	From       string          `json:"from,omitempty"`
+	To         string          `json:"to"`
+	Signer     string          `json:"signer"`
+	Platform   bundle.Platform `json:"platform"`
+	Load       []PlanImage     `json:"images"`
+	LoadBytes  int64           `json:"load_bytes"`  // compressed layers the engine lacks
+	TotalBytes int64           `json:"total_bytes"` // compressed layers, or files, of this platform
+	NeedBytes  int64           `json:"need_bytes"`  // most that the engine takes meanwhile, at least
+	FreeBytes  int64           `json:"free_bytes"`
+	FetchBytes int64           `json:"fetch_bytes,omitempty"` // of a remote bundle, beyond what planning took; set by who reads it
+	Missing    []bundle.Digest `json:"-"`                     // layers to load
+	FilesNeed  int64           `json:"files_need_bytes"`      // of the release's directory and a backup like the last
+	FilesFree  int64           `json:"files_free_bytes"`
+	Services   []ServiceChange `json:"services,omitempty"`
+	Downtime   Downtime        `json:"downtime,omitempty"`
+	PortsTaken []string        `json:"ports_taken,omitempty"`
+	EnvMissing []string        `json:"env_missing,omitempty"`
+	EnvNew     []string        `json:"env_new,omitempty"`
+	EnvChanged []string        `json:"env_changed,omitempty"`
+	EnvFile    string          `json:"env_file,omitempty"` // of a tree
+	// EnvHelp says what the keys of EnvMissing are for, where that is known.
+	EnvHelp    map[string]string `json:"env_help,omitempty"`
+	Backup     []string          `json:"backup,omitempty"`       // what is saved before the switch
+	BackupSize int64             `json:"backup_bytes,omitempty"` // of the backup before
+	RollbackTo string            `json:"rollback_to,omitempty"`
+	Migration  bundle.Migration  `json:"migration,omitempty"`
 	// Irreversible says that going back brings back the data saved before.
 	Irreversible bool               `json:"irreversible,omitempty"`
 	RestoreData  bundle.RestoreData `json:"restore_data"`
@@ -194,7 +197,22 @@ func NewPlan(st State, rel *verify.Release, f Facts) (*Plan, error) {
 		Migration: m.Device.Migration, Irreversible: m.Device.Migration == bundle.Irreversible, RestoreData: m.Device.RestoreData()}
 	at := slices.Index(m.Platforms, f.Platform)
 	if at < 0 {
-		return nil, fmt.Errorf("plan: no images for %s in the release", f.Platform)
+		return nil, fmt.Errorf("plan: nothing for %s in the release", f.Platform)
+	}
+	for _, key := range f.EnvMissing {
+		if help := m.Device.Env[key].Help; help != "" {
+			if p.EnvHelp == nil {
+				p.EnvHelp = map[string]string{}
+			}
+			p.EnvHelp[key] = help
+		}
+	}
+	if m.Kind == bundle.KindTree {
+		p.EnvFile = m.Device.Tree.EnvFile
+		for _, t := range m.TreeFiles(f.Platform) {
+			p.TotalBytes += t.Size
+		}
+		p.LoadBytes = p.TotalBytes
 	}
 	if err := checkRequires(st, m, f.Engine); err != nil {
 		return nil, err
@@ -224,7 +242,9 @@ func NewPlan(st State, rel *verify.Release, f Facts) (*Plan, error) {
 	}
 	// The engine first copies what it is sent to a temporary directory and
 	// then unpacks it, and unpacked is never smaller.
-	p.NeedBytes = 2 * p.LoadBytes
+	if m.Kind == bundle.KindCompose {
+		p.NeedBytes = 2 * p.LoadBytes
+	}
 	p.FilesNeed, p.FilesFree = f.Files, f.FilesFree
 	switch {
 	case st.Current == nil:

@@ -28,5 +28,6 @@ VALISE_ENGINE_NET=private scripts/engine.sh up "$dir/engine" >"$dir/env"
 # shellcheck source=/dev/null
 . "$dir/env"
 export VALISE_TEST_DOCKER_HOST=$DOCKER_HOST
+export VALISE_TEST_SYSTEMD=1 # containers of their own: scripts/systemd.sh
 echo "engine: $(docker info --format '{{.ServerVersion}}, {{.Driver}}')" >&2
 go test -shuffle=on -timeout 20m -exec "nsenter -t $(cat "$dir/engine/docker.pid") -n" "$@"

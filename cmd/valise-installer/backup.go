@@ -25,6 +25,9 @@ func backupCommand(p *program) *cobra.Command {
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return p.onDevice(cmd.Context(), "backup", func(ctx context.Context, d *device) error {
+				if d.app == nil {
+					return errNoData
+				}
 				if err := p.recoverFirst(ctx, d); err != nil {
 					return err
 				}
@@ -69,6 +72,9 @@ func restoreCommand(p *program) *cobra.Command {
 				return p.listBackups()
 			}
 			return p.onDevice(cmd.Context(), "restore", func(ctx context.Context, d *device) error {
+				if d.app == nil {
+					return errNoData
+				}
 				set, err := d.findBackup(args)
 				if err != nil {
 					return err

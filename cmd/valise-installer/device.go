@@ -19,6 +19,7 @@ import (
 	"github.com/valise-ota/valise/installer/record"
 	"github.com/valise-ota/valise/installer/release"
 	"github.com/valise-ota/valise/installer/source"
+	"github.com/valise-ota/valise/installer/tree"
 	"github.com/valise-ota/valise/verify"
 )
 
@@ -26,7 +27,8 @@ import (
 // lock until close.
 type device struct {
 	*installer.Installer
-	app     *compose.App
+	app     *compose.App // nil when the app is a tree
+	tree    *tree.App    // nil when it is not
 	engine  *docker.Engine
 	journal *record.Store
 	close   func()
@@ -81,9 +83,9 @@ func (p *program) theApp() (string, error) {
 	return apps[0], nil
 }
 
-// openDevice locks an app for what, opens its journal and connects the engine. It
-// changes nothing that runs: see recoverFirst.
-func (p *program) openDevice(ctx context.Context, app, what string) (_ *device, err error) {
+// openDevice locks an app of a kind for what, opens its journal and connects the
+// engine. It changes nothing that runs: see recoverFirst.
+func (p *program) openDevice(ctx context.Context, app, kind, what string) (_ *device, err error) {
 	var closers []func()
 	closeAll := func() {
 		for i := len(closers) - 1; i >= 0; i-- {
@@ -95,14 +97,16 @@ func (p *program) openDevice(ctx context.Context, app, what string) (_ *device, 
 			closeAll()
 		}
 	}()
-	engine, err := p.connect(ctx)
-	if err != nil {
-		return nil, err
-	}
-	closers = append(closers, func() { engine.Close() })
-	command, _, err := docker.FindCompose(ctx, p.dockerEnv())
-	if err != nil {
-		return nil, err
+	d := &device{close: closeAll}
+	var command []string
+	if kind == bundle.KindCompose {
+		if d.engine, err = p.connect(ctx); err != nil {
+			return nil, err
+		}
+		closers = append(closers, func() { d.engine.Close() })
+		if command, _, err = docker.FindCompose(ctx, p.dockerEnv()); err != nil {
+			return nil, err
+		}
 	}
 	state, err := openDir(p.stateDir(app), 0o700)
 	if err != nil {
@@ -117,11 +121,10 @@ func (p *program) openDevice(ctx context.Context, app, what string) (_ *device, 
 		return nil, err
 	}
 	closers = append(closers, func() { unlock() })
-	journal, err := record.Open(ctx, p.journalPath(app), app)
-	if err != nil {
+	if d.journal, err = record.Open(ctx, p.journalPath(app), app); err != nil {
 		return nil, err
 	}
-	closers = append(closers, func() { journal.Close() })
+	closers = append(closers, func() { d.journal.Close() })
 	if err := os.MkdirAll(filepath.Join(p.root, "opt"), 0o755); err != nil {
 		return nil, fmt.Errorf("make directory: %w", err)
 	}
@@ -130,11 +133,18 @@ func (p *program) openDevice(ctx context.Context, app, what string) (_ *device, 
 		return nil, err
 	}
 	closers = append(closers, func() { store.Close() })
-	a := p.runtime(app, store, engine, command)
-	return &device{
-		Installer: &installer.Installer{Journal: journal, Runtime: a, Now: p.Now, NewID: p.newID, Report: a.Report, Rotate: p.rotate(app)},
-		app:       a, engine: engine, journal: journal, close: closeAll,
-	}, nil
+	var runtime installer.Runtime
+	report := p.reporter()
+	if kind == bundle.KindTree {
+		d.tree = p.treeApp(app, store, report)
+		runtime = d.tree
+	} else {
+		d.app = p.runtime(app, store, d.engine, command)
+		d.app.Report = report
+		runtime = d.app
+	}
+	d.Installer = &installer.Installer{Journal: d.journal, Runtime: runtime, Now: p.Now, NewID: p.newID, Report: report, Rotate: p.rotate(app)}
+	return d, nil
 }
 
 // newID is the ID of the next record.
@@ -207,8 +217,11 @@ func (d *device) resume(ctx context.Context) error {
 	if err != nil || st.Current == nil {
 		return err
 	}
-	return d.app.Resume(ctx, *st.Current)
+	return d.Runtime.Resume(ctx, *st.Current)
 }
+
+// errNoData is what a tree has to say about backups.
+var errNoData = errors.New("an app that is a file tree has no data of its own: save what it writes as you do for other services")
 
 // savedSets lists what was saved of an app, without locking it.
 func (p *program) savedSets(app string) ([]backup.Set, error) {

@@ -158,10 +158,11 @@ type testKey struct{}
 
 type state struct {
 	testing.TB
-	unlock  func() error // of holdlock
-	running *stopped     // of during
-	web     *webServer   // of web
-	engine  func(string) // of ownengine: kill, up
+	unlock  func() error    // of holdlock
+	running *stopped        // of during
+	web     *webServer      // of web
+	engine  func(string)    // of ownengine: kill, up
+	watched func() []string // of watch
 }
 
 // tb lets the helpers of other packages, which want a testing.TB, end a script.

@@ -37,6 +37,9 @@ func rollbackCommand(p *program) *cobra.Command {
 
 // rollbackData decides which data a rollback brings back and says what is lost.
 func (p *program) rollbackData(ctx context.Context, d *device, restore, keep bool) (installer.Data, error) {
+	if d.app == nil {
+		return installer.Data{}, nil // a tree has no data of its own
+	}
 	st, err := d.journal.Load(ctx)
 	if err != nil || st.Current == nil || st.Previous == nil || keep {
 		return installer.Data{}, err
@@ -114,7 +117,7 @@ func (p *program) rollback(ctx context.Context, restore, keep bool) error {
 }
 
 func recoverCommand(p *program) *cobra.Command {
-	return &cobra.Command{
+	c := &cobra.Command{
 		Use:     "recover",
 		Short:   "Undo what a power cut left unfinished",
 		Long:    "recover brings a device back to its committed release after an update was cut off. It runs\nat boot; by hand it does no harm.",
@@ -138,6 +141,8 @@ func recoverCommand(p *program) *cobra.Command {
 			})
 		},
 	}
+	c.Flags().BoolVar(&p.boot, "boot", false, "the machine starts: units that do not run yet are started by systemd afterwards")
+	return c
 }
 
 // onDevice opens the installed app for a command that takes no bundle.
@@ -146,7 +151,11 @@ func (p *program) onDevice(ctx context.Context, what string, do func(context.Con
 	if err != nil {
 		return err
 	}
-	d, err := p.openDevice(ctx, app, what)
+	kind, err := p.kindOf(ctx, app)
+	if err != nil {
+		return err
+	}
+	d, err := p.openDevice(ctx, app, kind, what)
 	if err != nil {
 		return cli.WithHint(err, "%q shows the state without the engine", "valise-installer status")
 	}

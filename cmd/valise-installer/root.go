@@ -40,6 +40,9 @@ type program struct {
 	root string // directory that stands for /
 	name string // --app
 
+	given map[string]string // --set, and what a person was asked
+	boot  bool              // recover --boot
+
 	// The daemon calls the commands' code without a terminal.
 	observe func(installer.Event) // gets the progress, instead of stderr
 	record  string                // ID of the record that the next transaction continues

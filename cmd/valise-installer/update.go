@@ -40,7 +40,12 @@ func installCommand(p *program) *cobra.Command {
 	}
 	c.Flags().StringVar(&o.source, "source", "", "where releases come from: github:OWNER/REPOSITORY, https://HOST/DIRECTORY/ or /DIRECTORY")
 	o.trust.Register(c.Flags())
+	registerSet(c, &o)
 	return c
+}
+
+func registerSet(c *cobra.Command, o *applyOptions) {
+	c.Flags().StringArrayVar(&o.set, "set", nil, "KEY=VALUE for the environment file of an app that is a file tree (repeatable)")
 }
 
 func updateCommand(p *program) *cobra.Command {
@@ -58,6 +63,7 @@ func updateCommand(p *program) *cobra.Command {
 	}
 	c.Flags().BoolVar(&o.forced, "force", false, "accept an older version, one that failed here before, or another release of a version that is here")
 	c.Flags().BoolVar(&o.dryRun, "dry-run", false, "print the plan and stop")
+	registerSet(c, &o)
 	return c
 }
 
@@ -90,10 +96,14 @@ type applyOptions struct {
 	forced bool
 	dryRun bool
 	whole  bool // no thin bundle
+	set    []string
 }
 
 // apply is install, update and plan as commands.
 func (p *program) apply(ctx context.Context, path string, o applyOptions) error {
+	if err := p.parseGiven(o.set); err != nil {
+		return err
+	}
 	c, err := p.verified(ctx, path, o)
 	if newest := new(newestError); errors.As(err, &newest) {
 		return p.nothingNew(newest)
@@ -147,9 +157,6 @@ func (p *program) verified(ctx context.Context, path string, o applyOptions) (_ 
 	if b.version != "" {
 		path = "v" + b.version
 	}
-	if kind := b.Manifest().Kind; kind != bundle.KindCompose {
-		return nil, fmt.Errorf("open %s: this program does not install releases of kind %q yet", path, kind)
-	}
 	// The name is only the bundle's claim until it is verified; it decides
 	// which policy that happens against.
 	app := b.Manifest().App
@@ -181,7 +188,7 @@ func (p *program) verified(ctx context.Context, path string, o applyOptions) (_ 
 // consider plans a candidate. Only a first installation, where there is no
 // engine, changes something: it brings one.
 func (p *program) consider(ctx context.Context, c *candidate, o applyOptions) (err error) {
-	if o.first {
+	if o.first && c.rel.Manifest().Kind == bundle.KindCompose {
 		if err := p.ensureEngine(ctx, c.rel); err != nil {
 			return err
 		}
@@ -220,10 +227,18 @@ func (p *program) sourceToPin(rel *verify.Release, o applyOptions) (source.Confi
 // carryOut runs the transaction. The error is why it never began.
 func (p *program) carryOut(ctx context.Context, c *candidate, o applyOptions) (installer.Result, error) {
 	var none installer.Result
+	if asked, err := p.askEnv(c.plan); err != nil {
+		return none, err
+	} else if asked {
+		if c.plan, err = p.preview(ctx, c.rel, c.path, o); err != nil {
+			return none, err
+		}
+	}
 	if err := p.planError(c.plan); err != nil {
 		return none, err
 	}
-	d, err := p.openDevice(ctx, c.app, "apply "+c.path)
+	m := c.rel.Manifest()
+	d, err := p.openDevice(ctx, c.app, m.Kind, "apply "+c.path)
 	if err != nil {
 		return none, err
 	}
@@ -236,7 +251,7 @@ func (p *program) carryOut(ctx context.Context, c *candidate, o applyOptions) (i
 		return none, err
 	}
 	// Somebody else may have been here since the preview.
-	if c.plan, err = p.plan(ctx, d.app, d.engine, c.rel, st, c.path, o); err != nil {
+	if c.plan, err = p.plan(ctx, d.Runtime, d.engine, c.rel, st, c.path, o); err != nil {
 		return none, err
 	}
 	if err := p.planError(c.plan); err != nil {
@@ -257,7 +272,13 @@ func (p *program) carryOut(ctx context.Context, c *candidate, o applyOptions) (i
 		return none, err
 	}
 	p.UI.Step("plan", planLine(c.plan))
-	res := d.Update(ctx, c.rel, c.rel.Manifest().Device.Keep.Releases)
+	keep := m.Device.Keep.Releases
+	if m.Kind == bundle.KindTree {
+		if keep, err = p.prepareTree(ctx, m, c.plan); err != nil {
+			return none, err
+		}
+	}
+	res := d.Update(ctx, c.rel, keep)
 	p.spoolEnd(c, res)
 	if o.first && res.Outcome == installer.Done {
 		if err := p.installCommands(c.app); err != nil {
@@ -275,11 +296,14 @@ func (p *program) notInstalled(app, path string) error {
 // and releases are only read.
 func (p *program) preview(ctx context.Context, rel *verify.Release, path string, o applyOptions) (*installer.Plan, error) {
 	app := rel.Manifest().App
-	engine, err := p.connect(ctx)
-	if err != nil {
-		return nil, err
+	var engine *docker.Engine
+	if rel.Manifest().Kind == bundle.KindCompose {
+		var err error
+		if engine, err = p.connect(ctx); err != nil {
+			return nil, err
+		}
+		defer engine.Close()
 	}
-	defer engine.Close()
 	var st installer.State
 	var store *release.Store
 	if p.hasRecords(app) {
@@ -299,6 +323,9 @@ func (p *program) preview(ctx context.Context, rel *verify.Release, path string,
 	if o.dryRun && st.Unfinished != nil {
 		p.Note("an earlier %s to %s did not finish; an update undoes it first", st.Unfinished.Action, st.Unfinished.To.Version)
 	}
+	if engine == nil {
+		return p.plan(ctx, p.treeApp(app, store, nil), nil, rel, st, path, o)
+	}
 	command, _, err := docker.FindCompose(ctx, p.dockerEnv())
 	if err != nil {
 		command = nil // openDevice says so; a plan only knows less
@@ -310,16 +337,21 @@ func (p *program) preview(ctx context.Context, rel *verify.Release, path string,
 func (p *program) plan(ctx context.Context, rt installer.Runtime, engine *docker.Engine, rel *verify.Release, st installer.State, path string, o applyOptions) (*installer.Plan, error) {
 	m := rel.Manifest()
 	switch {
+	case m.Kind == bundle.KindTree && p.root != "/":
+		return nil, cli.Usagef("--root %s: the units of an app that is a file tree run on this machine", p.root)
 	case !o.first && st.Current == nil:
 		return nil, p.notInstalled(m.App, path) // it was tried once
 	case o.first && st.Current != nil && st.Current.Version != m.Version:
 		return nil, cli.WithHint(fmt.Errorf("app %s is installed already, version %s runs", m.App, st.Current.Version), "use %q", "valise-installer update "+path)
 	}
-	info, err := engine.Info(ctx)
+	platform, err := p.platform(ctx, engine)
 	if err != nil {
 		return nil, err
 	}
-	want := verify.Want{Platform: info.Platform, Floor: st.Floor, Bad: st.Bad, Known: map[string]bundle.Digest{}, Forced: o.forced}
+	if kind := kindIn(st); kind != "" && kind != m.Kind {
+		return nil, fmt.Errorf("app %s is installed as a %s app, the release is a %s app: uninstall the one before you install the other", m.App, kind, m.Kind)
+	}
+	want := verify.Want{Platform: platform, Floor: st.Floor, Bad: st.Bad, Known: map[string]bundle.Digest{}, Forced: o.forced}
 	for _, k := range st.Kept {
 		want.Known[k.Version] = k.Manifest
 	}
@@ -341,7 +373,16 @@ func (p *program) plan(ctx context.Context, rt installer.Runtime, engine *docker
 func (p *program) planError(plan *installer.Plan) error {
 	err := plan.Check()
 	if missing := new(installer.MissingEnvError); errors.As(err, &missing) {
-		return cli.WithCode(cli.WithHint(err, "give them a value in %s and repeat; nothing was changed", filepath.Join(p.appDir(plan.App), ".env")), cli.ExitEnv)
+		for _, key := range missing.Keys {
+			if help := plan.EnvHelp[key]; help != "" {
+				p.Note("%s: %s", key, cli.OneLine(help))
+			}
+		}
+		file := plan.EnvFile
+		if file == "" {
+			file = filepath.Join(p.appDir(plan.App), ".env")
+		}
+		return cli.WithCode(cli.WithHint(err, "give them a value in %s or with --set KEY=VALUE and repeat; nothing was changed", file), cli.ExitEnv)
 	}
 	return err
 }
@@ -413,7 +454,7 @@ func printSummary(w io.Writer, s summary) {
 		}
 		fmt.Fprintln(w)
 		if s.TotalBytes > 0 {
-			fmt.Fprintf(w, "layers loaded: %s of %s\n", ui.Bytes(s.LoadedBytes), ui.Bytes(s.TotalBytes))
+			fmt.Fprintf(w, "loaded: %s of %s\n", ui.Bytes(s.LoadedBytes), ui.Bytes(s.TotalBytes))
 		}
 		if f := s.Fetched; f != nil {
 			fmt.Fprintf(w, "fetched: %s in %d requests\n", ui.Bytes(f.Bytes), f.Requests)
@@ -447,7 +488,10 @@ func printPlan(w io.Writer, p *installer.Plan) {
 	if p.FetchBytes > 0 {
 		fmt.Fprintf(w, "  fetch         %s\n", ui.Bytes(p.FetchBytes))
 	}
-	fmt.Fprintf(w, "  engine's disk %s needed, %s free\n  app's disk    %s needed, %s free\n", ui.Bytes(p.NeedBytes), ui.Bytes(p.FreeBytes), ui.Bytes(p.FilesNeed), ui.Bytes(p.FilesFree))
+	if p.Load != nil {
+		fmt.Fprintf(w, "  engine's disk %s needed, %s free\n", ui.Bytes(p.NeedBytes), ui.Bytes(p.FreeBytes))
+	}
+	fmt.Fprintf(w, "  app's disk    %s needed, %s free\n", ui.Bytes(p.FilesNeed), ui.Bytes(p.FilesFree))
 	for _, s := range p.Services {
 		fmt.Fprintf(w, "  service       %s: %s\n", s.Service, s.Change)
 	}

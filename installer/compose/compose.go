@@ -20,7 +20,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -76,26 +75,11 @@ func (a *App) Probe(ctx context.Context, r installer.Release) error {
 		return err
 	}
 	h := m.Device.Health
-	url, err := env.Expand(h.HTTP)
+	checks, err := health.ChecksOf(h, m.Version, env.Expand)
 	if err != nil {
-		return fmt.Errorf("health check URL: %w", err)
+		return err
 	}
-	checks := health.Checks{
-		Services: h.Compose, URL: url, Status: h.Status, Body: h.Body, JSON: maps.Clone(h.JSON),
-		Retries: h.Retries, Interval: time.Duration(h.Interval), StableFor: time.Duration(h.StableFor),
-	}
-	if h.Version != "" {
-		if checks.JSON == nil {
-			checks.JSON = map[string]string{}
-		}
-		checks.JSON[h.Version] = m.Version
-	}
-	for _, address := range h.TCP {
-		if address, err = env.Expand(address); err != nil {
-			return fmt.Errorf("health check tcp: %w", err)
-		}
-		checks.TCP = append(checks.TCP, address)
-	}
+	checks.Services = h.Compose
 	c := a.running(m, r)
 	if h.Command != nil {
 		checks.Command = func(ctx context.Context) error {

@@ -228,3 +228,36 @@ func (f *File) Expand(s string) (string, error) {
 	}
 	return out, nil
 }
+
+var templateReference = regexp.MustCompile(`\$?` + reference.String())
+
+// Render replaces ${KEY} and ${KEY:-default} in the text of a configuration file
+// by values of the file or, first, of more. Every other $ stays; $${ stands for
+// ${. A key that is unset and has no default is an error.
+func (f *File) Render(text string, more map[string]string) (string, error) {
+	var unset []string
+	if rest := templateReference.ReplaceAllString(text, ""); strings.Contains(strings.ReplaceAll(rest, "$${", ""), "${") {
+		return "", errors.New("a ${ that is neither ${KEY} nor ${KEY:-default}: write $${ for one that is to stay")
+	}
+	out := templateReference.ReplaceAllStringFunc(text, func(ref string) string {
+		if strings.HasPrefix(ref, "$$") {
+			return ref[1:]
+		}
+		m := reference.FindStringSubmatch(ref)
+		v, ok := more[m[1]]
+		if !ok {
+			v, ok = f.values[m[1]]
+		}
+		switch {
+		case m[2] != "" && v == "":
+			return m[3]
+		case !ok:
+			unset = append(unset, m[1])
+		}
+		return v
+	})
+	if unset != nil {
+		return "", fmt.Errorf("the environment file does not set %s", strings.Join(unset, ", "))
+	}
+	return out, nil
+}

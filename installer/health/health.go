@@ -18,6 +18,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/valise-ota/valise/bundle"
 )
 
 const (
@@ -41,6 +43,33 @@ type Checks struct {
 	// StableFor is how long attempts must go on passing; zero means that one is
 	// enough.
 	StableFor time.Duration
+}
+
+// ChecksOf returns the checks that a release of a version asks for, except what
+// only a kind of app knows: services and the command. expand fills in what comes
+// from the environment file.
+func ChecksOf(h bundle.Health, version string, expand func(string) (string, error)) (Checks, error) {
+	c := Checks{
+		Status: h.Status, Body: h.Body, JSON: maps.Clone(h.JSON),
+		Retries: h.Retries, Interval: time.Duration(h.Interval), StableFor: time.Duration(h.StableFor),
+	}
+	if h.Version != "" {
+		if c.JSON == nil {
+			c.JSON = map[string]string{}
+		}
+		c.JSON[h.Version] = version
+	}
+	var err error
+	if c.URL, err = expand(h.HTTP); err != nil {
+		return c, fmt.Errorf("health check URL: %w", err)
+	}
+	for _, address := range h.TCP {
+		if address, err = expand(address); err != nil {
+			return c, fmt.Errorf("health check tcp: %w", err)
+		}
+		c.TCP = append(c.TCP, address)
+	}
+	return c, nil
 }
 
 // Container is one container of a compose service. Its fields are those of

@@ -4,6 +4,7 @@
 //	ROOT/releases/.staging-NAME/... one being written
 //	ROOT/releases/.trash-NAME/...   one being removed
 //	ROOT/current -> releases/NAME   the one that runs
+//	ROOT/failed/NAME/...            one that failed, kept for people
 //
 // A directory under its own name is complete, because it gets the name after
 // everything in it is durable and loses the name before anything in it goes.
@@ -23,12 +24,15 @@ import (
 	"path"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
+	"time"
 )
 
 const (
 	releasesDir   = "releases"
 	currentLink   = "current"
+	failedDir     = "failed"
 	stagingPrefix = ".staging-"
 	trashPrefix   = ".trash-"
 
@@ -227,6 +231,61 @@ func (s *Store) Clean() error {
 			if err := RemoveAll(s.root, releasePath(e.Name())); err != nil {
 				return err
 			}
+		}
+	}
+	return nil
+}
+
+// MoveAside takes a release out of the store, into failed/NAME beside it, where
+// nothing uses it; a missing one is fine, the current one is refused. Of what is
+// there the newest keep stay.
+func (s *Store) MoveAside(name string, keep int) error {
+	if err := checkName(name); err != nil {
+		return fmt.Errorf("move release aside: %w", err)
+	}
+	if _, err := s.root.Lstat(releasePath(name)); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	current, ok, err := s.Current()
+	if err != nil {
+		return fmt.Errorf("move release %s aside: %w", name, err)
+	}
+	if ok && current == name {
+		return fmt.Errorf("move release %s aside: it is current", name)
+	}
+	if err := Mkdir(s.root, failedDir, 0o700); err != nil {
+		return err
+	}
+	aside := path.Join(failedDir, name)
+	if err := RemoveAll(s.root, aside); err != nil {
+		return err
+	}
+	if err := Rename(s.root, releasePath(name), aside); err != nil {
+		return err
+	}
+	now := time.Now()
+	if err := s.root.Chtimes(aside, now, now); err != nil { // for the order below, and for people
+		return fmt.Errorf("move release %s aside: %w", name, err)
+	}
+	return s.pruneFailed(keep)
+}
+
+func (s *Store) pruneFailed(keep int) error {
+	entries, err := fs.ReadDir(s.root.FS(), failedDir)
+	if err != nil {
+		return fmt.Errorf("list failed releases: %w", err)
+	}
+	age := func(e fs.DirEntry) time.Time {
+		info, err := e.Info()
+		if err != nil {
+			return time.Time{}
+		}
+		return info.ModTime()
+	}
+	slices.SortFunc(entries, func(a, b fs.DirEntry) int { return age(b).Compare(age(a)) })
+	for _, e := range entries[min(keep, len(entries)):] {
+		if err := RemoveAll(s.root, path.Join(failedDir, e.Name())); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -76,7 +76,7 @@ var onlyImportedBy = []struct {
 	{"github.com/yuin/goldmark", own("installer/ota"), "only a page shows release notes"},
 	{"github.com/coreos/go-systemd", own("cmd/valise-installer"), "services are what the program runs as"},
 	{"github.com/vbauerster/mpb", own("cmd/internal/ui"), "libraries do not print"},
-	{"os/exec", own("installer/docker", "installer/host", "installer/hook", "bundle/image", "cmd", "scripts"), "commands are run in few places"},
+	{"os/exec", own("installer/docker", "installer/host", "installer/hook", "installer/systemd", "installer/tree", "bundle/image", "cmd", "scripts"), "commands are run in few places"},
 	{"go.yaml.in/yaml", own("bundle/project", "cmd"), "the format and the device's records are JSON"},
 }
 

@@ -1,0 +1,45 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/valise-ota/valise/installer/release"
+	"github.com/valise-ota/valise/installer/systemd"
+)
+
+// installRecovery puts this program where it stays, and the unit that recovers
+// an app at boot before units start. It is there before the first step of a
+// transaction.
+func (p *program) installRecovery(ctx context.Context, app string, units []string) error {
+	bin, err := openDir(p.binDir(), 0o755)
+	if err != nil {
+		return err
+	}
+	defer bin.Close()
+	const program = "valise-installer"
+	if err := p.installSelf(bin, program); err != nil {
+		return fmt.Errorf("install %s: %w", filepath.Join(p.binDir(), program), err)
+	}
+	name := systemd.RecoveryName(app)
+	text := systemd.RecoveryUnit(app, filepath.Join(p.binDir(), program), units, nil)
+	file := filepath.Join(systemd.UnitDir, name)
+	if have, err := os.ReadFile(file); err == nil && bytes.Equal(have, text) {
+		return nil
+	}
+	dir, err := openDir(systemd.UnitDir, 0o755)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if err := release.WriteFile(dir, name, text, 0o644); err != nil {
+		return err
+	}
+	if err := systemd.DaemonReload(ctx); err != nil {
+		return err
+	}
+	return systemd.Enable(ctx, name)
+}

@@ -1,0 +1,249 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// TestSystemd runs the sample app that is a file tree on machines of their own,
+// whose first process is systemd: see scripts/systemd.sh.
+func TestSystemd(t *testing.T) {
+	if os.Getenv("VALISE_TEST_SYSTEMD") == "" {
+		need(t, "permission to boot containers with systemd (VALISE_TEST_SYSTEMD=1, as root)")
+	}
+	script, err := filepath.Abs("../../scripts/systemd.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	releases := t.TempDir()
+	buildCloud(t, releases)
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata/systemd",
+		Setup: func(e *testscript.Env) error {
+			machine, err := os.MkdirTemp("", "valise-machine-")
+			if err != nil {
+				return err
+			}
+			e.Values[testKey{}] = &state{TB: e.T().(testing.TB)}
+			e.Defer(func() {
+				if out, err := exec.Command(script, "down", machine).CombinedOutput(); err != nil {
+					t.Errorf("down: %v\n%s", err, out)
+				}
+			})
+			if out, err := exec.Command(script, "up", machine).CombinedOutput(); err != nil {
+				return fmt.Errorf("boot: %w\n%s", err, out)
+			}
+			bin := filepath.Join(e.WorkDir, ".bin")
+			if err := os.Mkdir(bin, 0o755); err != nil {
+				return err
+			}
+			in := fmt.Sprintf("#!/bin/sh\nexec %s run %s \"$@\"\n", script, machine)
+			if err := os.WriteFile(filepath.Join(bin, "in"), []byte(in), 0o755); err != nil {
+				return err
+			}
+			e.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+			e.Setenv("SYSTEMD", script)
+			e.Setenv("MACHINE", machine)
+			e.Setenv("ROOT", filepath.Join(machine, "root"))
+			e.Setenv("DEVICE", filepath.Join(machine, "root"))
+			e.Setenv("APP", "cloud")
+			stick := filepath.Join(machine, "root/srv")
+			if err := os.CopyFS(stick, os.DirFS(releases)); err != nil {
+				return err
+			}
+			return os.Rename(filepath.Join(stick, "valise-installer"), filepath.Join(machine, "root/usr/local/bin/valise-installer"))
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"code": code, "health": checkHealth, "cutat": powerCut, "boot": boot, "watch": watch, "downtime": downtime,
+		},
+	})
+}
+
+// buildCloud packs and signs releases of examples/cloud below dir, VERSION.tar.gz
+// each, and the installer:
+//
+//	1.0.0, 1.1.0, 2.0.0, 2.1.0, 2.10.0, 2.9.0
+//	1.2.0       never gets healthy
+//	1.3.0       does not start
+//	1.4.0       with another unit
+//	1.5.0       needs one more key
+//	1.6.0       with a configuration file that its own check refuses
+//	3.0.0-rc.1  a pre-release
+func buildCloud(t *testing.T, dir string) {
+	t.Helper()
+	const cloud = "../../examples/cloud"
+	tools := t.TempDir()
+	command := func(in string, name string, args ...string) {
+		t.Helper()
+		cmd := exec.Command(name, args...)
+		cmd.Dir = in
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "HOME="+tools, "COSIGN_PASSWORD=test",
+			"GOCACHE="+goEnv(t, "GOCACHE"), "GOPATH="+goEnv(t, "GOPATH"), "SOURCE_DATE_EPOCH=1700000000")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s %v: %v\n%s", name, args, err, out)
+		}
+	}
+	valise := filepath.Join(tools, "valise")
+	command("../valise", "go", "build", "-buildvcs=false", "-o", valise, ".")
+	command(".", "go", "build", "-buildvcs=false", "-ldflags", "-s -w", "-o", filepath.Join(dir, "valise-installer"), ".")
+	command(dir, valise, "keygen")
+	program := filepath.Join(tools, "cloud")
+	command(cloud, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -buildid=", "-o", program, "./cmd")
+	for _, version := range []string{"1.0.0", "1.1.0", "1.2.0", "1.3.0", "1.4.0", "1.5.0", "1.6.0", "2.0.0", "2.1.0", "2.9.0", "2.10.0", "3.0.0-rc.1"} {
+		work := filepath.Join(t.TempDir(), "cloud")
+		if err := os.CopyFS(work, os.DirFS(cloud)); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.RemoveAll(filepath.Join(work, "build")); err != nil {
+			t.Fatal(err)
+		}
+		edit(t, filepath.Join(work, "valise.yaml"), `installer: .*\n`, "")
+		edit(t, filepath.Join(work, "valise.yaml"), `retries: \d+, interval: 1s`, "retries: 20, interval: 500ms")
+		arch := map[string]string{"amd64": "x86_64-linux", "arm64": "aarch64-linux"}[runtime.GOARCH]
+		bin := filepath.Join(work, "build", arch, "cloud")
+		if err := os.MkdirAll(filepath.Dir(bin), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Link(program, bin); err != nil {
+			t.Fatal(err)
+		}
+		switch version {
+		case "1.2.0":
+			edit(t, filepath.Join(work, "valise.yaml"), `retries: \d+`, "retries: 4")
+			edit(t, filepath.Join(work, "packaging/cloud.service"), `RestartSec=1s`, "RestartSec=2s")
+			edit(t, filepath.Join(work, "packaging/cloud.conf.tmpl"), `greeting =`, "maintenance = yes\ngreeting =")
+			edit(t, filepath.Join(work, "valise.yaml"), `PORT: {default: 8080}`, "PORT: {default: 8080}\n  LEVEL: {default: debug}")
+		case "1.3.0":
+			if err := errors.Join(os.Remove(bin), os.WriteFile(bin, []byte("#!/bin/sh\ncase $1 in check) ;; *) echo this release does not start; exit 1 ;; esac\n"), 0o755)); err != nil {
+				t.Fatal(err)
+			}
+			edit(t, filepath.Join(work, "valise.yaml"), `retries: \d+`, "retries: 4")
+		case "1.4.0":
+			edit(t, filepath.Join(work, "packaging/cloud.service"), `RestartSec=1s`, "RestartSec=3s")
+		case "1.5.0":
+			edit(t, filepath.Join(work, ".env.example"), `\n# What /health`, "\n# Account for mails, from your provider.\nSMTP_USER=me\n\n# What /health")
+		case "1.6.0":
+			edit(t, filepath.Join(work, "packaging/cloud.conf.tmpl"), `greeting =`, "greeting")
+		}
+		file := filepath.Join(dir, version+".tar.gz")
+		command(work, valise, "build", version, "--platform", "linux/"+runtime.GOARCH, "-o", file)
+		command(dir, valise, "sign", file, "--key", "cosign.key")
+	}
+}
+
+// code is code N COMMAND...: a command in the machine ends with exit code N.
+func code(ts *testscript.TestScript, _ bool, args []string) {
+	err := ts.Exec("in", args[1:]...)
+	got := 0
+	if exit := new(exec.ExitError); errors.As(err, &exit) {
+		got = exit.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if strconv.Itoa(got) != args[0] {
+		ts.Fatalf("exit code %d, want %s", got, args[0])
+	}
+}
+
+const request = `exec 3<>/dev/tcp/127.0.0.1/8080 && printf "GET /health HTTP/1.0\r\n\r\n" >&3 && cat <&3`
+
+// checkHealth is health TEXT...: the service answers, with each text.
+func checkHealth(ts *testscript.TestScript, neg bool, args []string) {
+	var out []byte
+	var err error
+	for range 50 { // a unit is active before it listens
+		if out, err = exec.Command(filepath.Join(ts.Getenv("WORK"), ".bin/in"), "bash", "-c", request).CombinedOutput(); neg || err == nil {
+			break
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	if neg {
+		if err == nil {
+			ts.Fatalf("it answers:\n%s", out)
+		}
+		return
+	}
+	for _, text := range args {
+		if err != nil || !strings.Contains(string(out), text) {
+			ts.Fatalf("%v, want %s:\n%s", err, text, out)
+		}
+	}
+}
+
+// powerCut is cutat STEP DELAY ARG...: runs valise-installer, and the power goes
+// DELAY after STEP began.
+func powerCut(ts *testscript.TestScript, _ bool, args []string) {
+	delay, err := time.ParseDuration(args[1])
+	ts.Check(err)
+	cmd := exec.Command(filepath.Join(ts.Getenv("WORK"), ".bin/in"), append([]string{"valise-installer"}, args[2:]...)...)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	ts.Check(cmd.Start())
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	for !stepBegun(ts, args[0]) {
+		select {
+		case err := <-ended:
+			ts.Fatalf("it ended before %s: %v\n%s", args[0], err, out.String())
+		case <-time.After(time.Millisecond):
+		}
+	}
+	time.Sleep(delay)
+	ts.Check(ts.Exec("sh", "-c", "exec $SYSTEMD cut $MACHINE"))
+	<-ended
+	if strings.Contains(out.String(), "runs and is healthy") {
+		ts.Fatalf("it was through before the cut:\n%s", out.String())
+	}
+}
+
+// boot starts the machine after a cut.
+func boot(ts *testscript.TestScript, _ bool, _ []string) {
+	ts.Check(ts.Exec("sh", "-c", "exec $SYSTEMD up $MACHINE"))
+}
+
+// watch asks the service all the time until downtime does.
+func watch(ts *testscript.TestScript, _ bool, _ []string) {
+	loop := `while :; do (` + request + `) 2>/dev/null | grep -q '"status":"ok"' && date +%s%3N; sleep 0.01; done`
+	cmd := exec.Command(filepath.Join(ts.Getenv("WORK"), ".bin/in"), "bash", "-c", loop)
+	out := new(bytes.Buffer)
+	cmd.Stdout = out
+	ts.Check(cmd.Start())
+	s := ts.Value(testKey{}).(*state)
+	s.watched = func() []string {
+		_ = cmd.Process.Kill()
+		_ = ts.Exec("in", "pkill", "-f", "tcp/127.0.0.1/8080")
+		_ = cmd.Wait()
+		return strings.Fields(out.String())
+	}
+}
+
+// downtime is downtime MAX: the service was never without an answer for longer.
+func downtime(ts *testscript.TestScript, _ bool, args []string) {
+	most, err := time.ParseDuration(args[0])
+	ts.Check(err)
+	var gap, last int64
+	times := ts.Value(testKey{}).(*state).watched()
+	for _, text := range times {
+		at, err := strconv.ParseInt(text, 10, 64)
+		ts.Check(err)
+		if last != 0 {
+			gap = max(gap, at-last)
+		}
+		last = at
+	}
+	ts.Logf("no answer for %d ms, in %d answers", gap, len(times))
+	if len(times) < 10 || time.Duration(gap)*time.Millisecond > most {
+		ts.Fatalf("no answer for %d ms in %d answers, want at most %s", gap, len(times), most)
+	}
+}

@@ -1,0 +1,192 @@
+package tree
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/environ"
+	"github.com/valise-ota/valise/installer/release"
+	"github.com/valise-ota/valise/installer/systemd"
+)
+
+// ownedName is where the digests of files that we wrote are: another content is
+// somebody else's.
+const ownedName = ".valise-files.json"
+
+// validateTimeout is what one validator may take.
+const validateTimeout = time.Minute
+
+// file is a file of the device that a release decides about.
+type file struct {
+	path string
+	data []byte
+	mode fs.FileMode // of a new one
+	unit bool
+}
+
+// files are the units and configuration files of a release that is on disk.
+func (a *App) files(m *bundle.Manifest, r installer.Release, env *environ.File) ([]file, error) {
+	var list []file
+	more := map[string]string{"VALISE_APP": m.App, "VALISE_VERSION": m.Version, "VALISE_CURRENT": filepath.Join(a.Dir, "current")}
+	for _, t := range m.Device.Tree.Templates {
+		b, err := a.readTree(m, r, t.From)
+		if err != nil {
+			return nil, err
+		}
+		text, err := env.Render(string(b), more)
+		if err != nil {
+			return nil, fmt.Errorf("render %s of release %s: %w", t.From, r.Version, err)
+		}
+		list = append(list, file{path: t.To, data: []byte(text), mode: fs.FileMode(t.Mode)})
+	}
+	for _, u := range m.Device.Tree.Units {
+		b, err := a.readTree(m, r, u)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, file{path: unitPath(path.Base(u)), data: b, mode: 0o644, unit: true})
+	}
+	return list, nil
+}
+
+func unitPath(name string) string { return filepath.Join(systemd.UnitDir, name) }
+
+// validate lets the release's own validators read the configuration files as
+// they would be.
+func (a *App) validate(ctx context.Context, m *bundle.Manifest, r installer.Release, files []file) error {
+	for i, t := range m.Device.Tree.Templates {
+		if len(t.Validate) == 0 {
+			continue
+		}
+		if err := a.validateFile(ctx, r, files[i], t.Validate); err != nil {
+			return fmt.Errorf("validate %s of release %s: %w", t.To, r.Version, err)
+		}
+	}
+	return nil
+}
+
+func (a *App) validateFile(ctx context.Context, r installer.Release, f file, argv []string) error {
+	// Beside the file, which may include others by a relative path, and with
+	// its extension, by which some programs go.
+	candidate := filepath.Join(filepath.Dir(f.path), ".valise-check-"+filepath.Base(f.path))
+	if err := writeFile(candidate, f.data, f.mode); err != nil {
+		return err
+	}
+	defer removeFile(candidate)
+	args := make([]string, len(argv))
+	for i, arg := range argv {
+		args[i] = strings.ReplaceAll(arg, "{}", candidate)
+	}
+	if strings.Contains(args[0], "/") && !filepath.IsAbs(args[0]) {
+		args[0] = filepath.Join(a.releaseDir(r), args[0])
+	}
+	ctx, cancel := context.WithTimeout(ctx, validateTimeout)
+	defer cancel()
+	c := exec.CommandContext(ctx, args[0], args[1:]...)
+	c.Dir = a.releaseDir(r)
+	c.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
+	c.WaitDelay = time.Second
+	out, err := c.CombinedOutput()
+	if ctx.Err() != nil {
+		return fmt.Errorf("%s: %w", args[0], ctx.Err())
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w: %.600s", args[0], err, bytes.TrimSpace(out))
+	}
+	return nil
+}
+
+// put writes what differs and reports whether that was a unit, or any. A file
+// that we did not write, or that somebody changed since, is kept under another
+// name first.
+func (a *App) put(files []file) (units, any bool, err error) {
+	owned, err := a.owned()
+	if err != nil {
+		return false, false, err
+	}
+	for _, f := range files {
+		have, err := os.ReadFile(f.path)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return units, any, fmt.Errorf("read %s: %w", f.path, err)
+		}
+		if err == nil && bytes.Equal(have, f.data) {
+			continue
+		}
+		if digest := bundle.DigestOf(have); err == nil && owned[f.path] != digest {
+			old := f.path + ".valise-old-" + digest.Hex()[:8]
+			a.note("activate", "%s was changed here; its content is kept in %s", f.path, old)
+			if err := writeFile(old, have, 0o600); err != nil {
+				return units, any, err
+			}
+		}
+		owned[f.path] = bundle.DigestOf(f.data)
+		if err := a.setOwned(owned); err != nil {
+			return units, any, err
+		}
+		if err := writeFile(f.path, f.data, f.mode); err != nil {
+			return units, any, err
+		}
+		units, any = units || f.unit, true
+	}
+	return units, any, nil
+}
+
+func (a *App) owned() (map[string]bundle.Digest, error) {
+	owned := map[string]bundle.Digest{}
+	b, err := os.ReadFile(filepath.Join(a.Dir, ownedName))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("read %s: %w", ownedName, err)
+	}
+	if err := json.Unmarshal(b, &owned); err != nil {
+		return map[string]bundle.Digest{}, nil // then every file is somebody's, and kept
+	}
+	return owned, nil
+}
+
+func (a *App) setOwned(owned map[string]bundle.Digest) error {
+	b, err := json.Marshal(owned)
+	if err != nil {
+		return err
+	}
+	return release.WriteFile(a.Releases.Root(), ownedName, b, 0o600)
+}
+
+// writeFile writes a file of the device, durably; an existing one keeps mode and
+// owner. Its directory is made when it is missing.
+func writeFile(name string, data []byte, mode fs.FileMode) error {
+	dir := filepath.Dir(name)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	defer root.Close()
+	return release.ReplaceFile(root, filepath.Base(name), data, mode)
+}
+
+// removeFile removes a file of the device; a missing one is fine.
+func removeFile(name string) error {
+	root, err := os.OpenRoot(filepath.Dir(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("remove %s: %w", name, err)
+	}
+	defer root.Close()
+	return release.RemoveAll(root, filepath.Base(name))
+}

@@ -1,0 +1,120 @@
+package tree
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"io/fs"
+	"slices"
+
+	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/verify"
+)
+
+// keepFailed is how many failed releases stay for whoever wants to know why.
+const keepFailed = 2
+
+// Stage writes the tree into a directory that gets its name last, when
+// everything in it is durable.
+func (a *App) Stage(ctx context.Context, rel *verify.Release, to installer.Release, kept []installer.Release) error {
+	if err := a.Releases.Clean(); err != nil {
+		return err
+	}
+	if slices.ContainsFunc(kept, func(k installer.Release) bool { return k.Dir == to.Dir }) {
+		return a.checkKept(ctx, to)
+	}
+	// A directory nobody committed proves nothing about its content. It may be
+	// somebody's work, so it is not removed.
+	if err := a.Releases.MoveAside(to.Dir, keepFailed); err != nil {
+		return err
+	}
+	dir, err := a.Releases.Stage(to.Dir)
+	if err != nil {
+		return err
+	}
+	defer dir.Abort()
+	if err := dir.WriteFile(bundle.ManifestName, 0o644, bytes.NewReader(rel.ManifestBytes())); err != nil {
+		return err
+	}
+	if err := dir.WriteFile(bundle.SignatureName, 0o644, bytes.NewReader(rel.Signature())); err != nil {
+		return err
+	}
+	files := rel.Manifest().TreeFiles(a.Platform)
+	var done, total int64
+	for _, f := range files {
+		total += f.Size
+	}
+	for _, f := range files {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		rc, err := rel.OpenFile(f.Path)
+		if err != nil {
+			return err
+		}
+		err = dir.WriteFile(f.TreePath, fs.FileMode(f.Mode), rc)
+		rc.Close()
+		if err != nil {
+			return err
+		}
+		if done += f.Size; a.Report != nil {
+			a.Report(installer.Event{Step: "stage", Done: done, Total: total})
+		}
+	}
+	if err := dir.Commit(); err != nil {
+		return err
+	}
+	a.staged = to.Dir
+	return nil
+}
+
+// checkKept hashes the tree of a release that is still on disk.
+func (a *App) checkKept(ctx context.Context, r installer.Release) error {
+	m, err := a.manifest(r)
+	if err != nil {
+		return err
+	}
+	for _, f := range m.TreeFiles(a.Platform) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		file, err := a.Releases.OpenFile(r.Dir, f.TreePath)
+		if err != nil {
+			return err
+		}
+		sum := sha256.New()
+		_, err = io.Copy(sum, io.LimitReader(file, f.Size+1))
+		file.Close()
+		if err != nil {
+			return fmt.Errorf("read release %s: %w", r.Version, err)
+		}
+		if hex.EncodeToString(sum.Sum(nil)) != f.Digest.Hex() {
+			return fmt.Errorf("read release %s: %s is not what was verified: the directory was changed", r.Version, f.TreePath)
+		}
+	}
+	return nil
+}
+
+// Prune removes the directories of releases that are not kept. Failed ones were
+// moved aside before.
+func (a *App) Prune(ctx context.Context, kept []installer.Release) error {
+	if err := a.Releases.Clean(); err != nil {
+		return err
+	}
+	names, err := a.Releases.List()
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if !slices.ContainsFunc(kept, func(k installer.Release) bool { return k.Dir == name }) {
+			if err := a.Releases.Remove(name); err != nil {
+				return err
+			}
+		}
+	}
+	return ctx.Err()
+}

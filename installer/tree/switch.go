@@ -1,0 +1,377 @@
+package tree
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/environ"
+	"github.com/valise-ota/valise/installer/release"
+	"github.com/valise-ota/valise/installer/systemd"
+)
+
+// snapshot is what Restore goes back to.
+type snapshot struct {
+	Current string   `json:"current"` // name of the release, empty when there was none
+	To      string   `json:"to"`      // name of the one that is activated
+	New     bool     `json:"new"`     // To was staged for this: it goes aside when it fails
+	Units   []unit   `json:"units"`   // of To
+	Secrets []string `json:"secrets"` // keys that To generates
+	EnvFile string   `json:"env_file"`
+	Files   []saved  `json:"files"` // the environment file, units, configuration, and which of them are ours
+}
+
+// unit is a unit as it was.
+type unit struct {
+	Name    string `json:"name"`
+	Active  bool   `json:"active"`
+	Enabled bool   `json:"enabled"`
+}
+
+// saved is a file as it was; one that did not exist has no content.
+type saved struct {
+	Path    string `json:"path"`
+	Exists  bool   `json:"exists"`
+	Content []byte `json:"content,omitempty"`
+}
+
+// Snapshot reads everything that Activate may change. It fails when the release
+// cannot be activated here: then there is nothing to undo.
+func (a *App) Snapshot(ctx context.Context, change installer.Switch) (json.RawMessage, error) {
+	to := change.To
+	m, env, _, err := a.next(to)
+	if err != nil {
+		return nil, err
+	}
+	if missing := env.Missing(m.Device.RequiredEnv); len(missing) > 0 {
+		return nil, &installer.MissingEnvError{Keys: missing}
+	}
+	files, err := a.files(m, to, env)
+	if err != nil {
+		return nil, err
+	}
+	if err := a.validate(ctx, m, to, files); err != nil {
+		return nil, err
+	}
+	s := snapshot{To: to.Dir, New: a.staged == to.Dir, EnvFile: m.Device.Tree.EnvFile, Secrets: slices.Sorted(maps.Keys(m.Device.Secrets))}
+	for _, name := range unitNames(m) {
+		u, err := systemd.Show(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		s.Units = append(s.Units, unit{name, u.Running(), u.Enabled})
+	}
+	if s.Current, _, err = a.Releases.Current(); err != nil {
+		return nil, err
+	}
+	paths := []string{m.Device.Tree.EnvFile, filepath.Join(a.Dir, ownedName)}
+	for _, f := range files {
+		paths = append(paths, f.path)
+	}
+	// Units of the release that runs may go.
+	if s.Current != "" {
+		old, err := a.unitsOf(s.Current)
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range old {
+			paths = append(paths, unitPath(name))
+		}
+	}
+	for i, p := range paths {
+		if slices.Contains(paths[:i], p) {
+			continue
+		}
+		f := saved{Path: p}
+		f.Content, err = os.ReadFile(p)
+		if f.Exists = err == nil; err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("read %s: %w", p, err)
+		}
+		s.Files = append(s.Files, f)
+	}
+	return json.Marshal(s)
+}
+
+// next is the manifest of a release on disk and the environment file it needs.
+func (a *App) next(to installer.Release) (*bundle.Manifest, *environ.File, []string, error) {
+	m, err := a.manifest(to)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	example, err := a.example(m, func(name string) (io.ReadCloser, error) { return a.Releases.OpenFile(to.Dir, name) })
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	_, running, err := a.Releases.Current()
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	env, generated, err := a.nextEnv(m, example, !running)
+	return m, env, generated, err
+}
+
+// unitsOf returns the units of the release in a directory. Its manifest only
+// names what is to be saved or stopped, so it is not compared with anything.
+func (a *App) unitsOf(dir string) ([]string, error) {
+	b, err := a.read(installer.Release{Version: dir, Dir: dir}, bundle.ManifestName, bundle.MaxManifestSize)
+	if err != nil {
+		return nil, err
+	}
+	m, err := bundle.ParseManifest(b)
+	if err != nil {
+		return nil, fmt.Errorf("read release %s: %w", dir, err)
+	}
+	return unitNames(m), nil
+}
+
+// Activate writes environment file, configuration and units, switches current
+// and restarts the units.
+func (a *App) Activate(ctx context.Context, change installer.Switch) error {
+	to := change.To
+	m, env, generated, err := a.next(to)
+	if err != nil {
+		return err
+	}
+	files, err := a.files(m, to, env)
+	if err != nil {
+		return err
+	}
+	envChanged, err := a.writeEnv(m, env, generated)
+	if err != nil {
+		return err
+	}
+	unitsChanged, _, err := a.put(files)
+	if err != nil {
+		return err
+	}
+	old, running, err := a.Releases.Current()
+	if err != nil {
+		return err
+	}
+	if running {
+		names, err := a.unitsOf(old)
+		if err != nil {
+			return err
+		}
+		names = slices.DeleteFunc(names, func(n string) bool { return slices.Contains(unitNames(m), n) })
+		if err := dropUnits(ctx, names); err != nil {
+			return err
+		}
+		unitsChanged = unitsChanged || len(names) > 0
+	}
+	if err := a.Releases.SetCurrent(to.Dir); err != nil {
+		return err
+	}
+	if unitsChanged {
+		if err := systemd.DaemonReload(ctx); err != nil {
+			return err
+		}
+	}
+	return a.start(ctx, unitNames(m), !unitsChanged && !envChanged)
+}
+
+// writeEnv writes the environment file, if it changed, and shows secrets.
+func (a *App) writeEnv(m *bundle.Manifest, env *environ.File, generated []string) (changed bool, err error) {
+	name := m.Device.Tree.EnvFile
+	have, err := os.ReadFile(name)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return false, fmt.Errorf("read environment file: %w", err)
+	}
+	if err == nil && bytes.Equal(have, env.Bytes()) {
+		return false, nil
+	}
+	if err := writeFile(name, env.Bytes(), 0o600); err != nil {
+		return false, err
+	}
+	for _, key := range generated {
+		if value, _ := env.Lookup(key); m.Device.Secrets[key].Show != "" && a.Show != nil {
+			a.Show(key, value)
+		}
+	}
+	return true, nil
+}
+
+// start enables and starts units in their order. reload lets those reload that
+// can; a process that has other rules or another environment is a new one.
+func (a *App) start(ctx context.Context, units []string, reload bool) error {
+	for _, name := range units {
+		if err := systemd.Enable(ctx, name); err != nil {
+			return err
+		}
+		u, err := systemd.Show(ctx, name)
+		if err != nil {
+			return err
+		}
+		switch {
+		case a.Boot && !u.Running():
+			continue
+		case reload && !u.Changed:
+			err = systemd.ReloadOrRestart(ctx, name)
+		default:
+			err = systemd.Restart(ctx, name)
+		}
+		if err != nil {
+			return a.withLog(ctx, err, []string{name})
+		}
+	}
+	return nil
+}
+
+// dropUnits stops units, takes them out of the boot and removes their files.
+func dropUnits(ctx context.Context, names []string) error {
+	for _, name := range names {
+		u, err := systemd.Show(ctx, name)
+		if err != nil {
+			return err
+		}
+		if u.Loaded {
+			if err := systemd.Stop(ctx, name); err != nil {
+				return err
+			}
+			if err := systemd.Disable(ctx, name); err != nil {
+				return err
+			}
+		}
+		if err := removeFile(unitPath(name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Restore brings back environment file, configuration, units and current
+// together, and what ran. Keys that Activate generated stay in the environment
+// file: data may need them. What is as it was is not written again, so that a
+// full disk, which may be why Activate failed, does not stop the way back.
+func (a *App) Restore(ctx context.Context, raw json.RawMessage, from *installer.Release) error {
+	var s snapshot
+	if err := json.Unmarshal(raw, &s); err != nil || s.To == "" {
+		return fmt.Errorf("restore: damaged snapshot: %v", err)
+	}
+	var units, gone []string
+	if from != nil {
+		m, err := a.manifest(*from)
+		if err != nil {
+			return err
+		}
+		units = unitNames(m)
+	}
+	for _, u := range s.Units {
+		if !slices.Contains(units, u.Name) {
+			gone = append(gone, u.Name)
+		}
+	}
+	if err := dropUnits(ctx, gone); err != nil {
+		return err
+	}
+	for _, f := range s.Files {
+		if err := a.restoreFile(f, s); err != nil {
+			return err
+		}
+	}
+	if err := a.restoreCurrent(s.Current); err != nil {
+		return err
+	}
+	if err := systemd.DaemonReload(ctx); err != nil {
+		return err
+	}
+	if err := a.start(ctx, units, false); err != nil {
+		return err
+	}
+	for _, u := range s.Units {
+		if err := restoreUnit(ctx, u, units); err != nil {
+			return err
+		}
+	}
+	if s.New {
+		return a.Releases.MoveAside(s.To, keepFailed)
+	}
+	return nil
+}
+
+// restoreUnit brings back a unit that was there before the app came.
+func restoreUnit(ctx context.Context, u unit, ours []string) error {
+	if slices.Contains(ours, u.Name) {
+		return nil
+	}
+	if u.Enabled {
+		if err := systemd.Enable(ctx, u.Name); err != nil {
+			return err
+		}
+	}
+	if u.Active {
+		return systemd.Start(ctx, u.Name)
+	}
+	return nil
+}
+
+func (a *App) restoreCurrent(name string) error {
+	current, ok, err := a.Releases.Current()
+	switch {
+	case err != nil:
+		return err
+	case ok && name == "":
+		return a.Releases.ClearCurrent()
+	case name != "" && current != name:
+		return a.Releases.SetCurrent(name)
+	}
+	return nil
+}
+
+func (a *App) restoreFile(f saved, s snapshot) error {
+	have, err := os.ReadFile(f.Path)
+	exists := err == nil
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("read %s: %w", f.Path, err)
+	}
+	want := f.Content
+	switch {
+	case f.Path == s.EnvFile && !f.Exists:
+		return nil // a first installation: what it generated stays
+	case f.Path == s.EnvFile:
+		if want, err = mergeEnv(f.Content, have, s.Secrets); err != nil {
+			return err
+		}
+	case !f.Exists && exists:
+		return removeFile(f.Path)
+	}
+	if f.Exists == exists && bytes.Equal(have, want) {
+		return nil
+	}
+	if filepath.Base(f.Path) == ownedName {
+		return release.WriteFile(a.Releases.Root(), ownedName, want, 0o600)
+	}
+	return writeFile(f.Path, want, 0o644)
+}
+
+// mergeEnv is the environment file before, with the secrets that came since.
+func mergeEnv(before, since []byte, secrets []string) ([]byte, error) {
+	env, err := environ.Parse(before)
+	if err != nil {
+		return nil, err
+	}
+	now, err := environ.Parse(since)
+	if err != nil {
+		return nil, err
+	}
+	for _, key := range secrets {
+		value, _ := now.Lookup(key)
+		if have, _ := env.Lookup(key); have != "" || value == "" {
+			continue
+		}
+		if err := env.Set(key, value); err != nil {
+			return nil, err
+		}
+	}
+	return env.Bytes(), nil
+}

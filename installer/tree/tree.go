@@ -1,0 +1,287 @@
+// Package tree is the installer.Runtime of apps that are a file tree which
+// systemd units run.
+//
+// On disk, with APP in /opt/APP:
+//
+//	current                link to releases/<name>
+//	releases/<name>/       manifest.json, its signature, and the tree
+//	failed/<name>/         releases that did not get healthy, for whoever wants to know why
+//	.valise-files.json     digests of the units and configuration files that are ours
+//
+// and, where the release says so, the environment file, configuration files made
+// from templates, and units in /etc/systemd/system. Units name /opt/APP/current.
+package tree
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"syscall"
+
+	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/environ"
+	"github.com/valise-ota/valise/installer/health"
+	"github.com/valise-ota/valise/installer/release"
+	"github.com/valise-ota/valise/installer/systemd"
+	"github.com/valise-ota/valise/verify"
+)
+
+// App is one installed app. Its methods are called by one process at a time,
+// which holds the app's lock.
+type App struct {
+	Name     string
+	Dir      string         // absolute path of Releases
+	Releases *release.Store // the app's directory; nil where nothing is installed
+	Platform bundle.Platform
+	Rand     io.Reader
+	Given    map[string]string // values for the environment file, from the operator
+	// Boot is set while the machine starts: units that do not run yet are left
+	// to systemd, which waits for us, and nothing can be probed.
+	Boot   bool
+	Report func(installer.Event)   // may be nil
+	Show   func(key, value string) // told of a generated secret that is shown once; may be nil
+
+	staged string // directory that Stage made in this process
+}
+
+// fileOverhead is what a file takes beyond its bytes, on average: half a block
+// and its inode.
+const fileOverhead = 4 << 10
+
+var _ installer.Runtime = (*App)(nil)
+
+// Inspect asks the environment file and the disk what planning needs.
+func (a *App) Inspect(ctx context.Context, rel *verify.Release, st installer.State) (installer.Facts, error) {
+	if err := systemd.Available(ctx); err != nil {
+		return installer.Facts{}, err
+	}
+	m := rel.Manifest()
+	f := installer.Facts{Platform: a.Platform}
+	for _, name := range unitNames(m) {
+		f.Services = append(f.Services, installer.ServiceChange{Service: name, Change: installer.Recreated})
+	}
+	var err error
+	if f.FilesFree, err = freeBytes(a.Dir); err != nil {
+		return f, err
+	}
+	for _, t := range m.TreeFiles(a.Platform) {
+		f.Files += t.Size + fileOverhead
+	}
+	if st.Current != nil {
+		old, err := a.manifest(*st.Current)
+		if err != nil {
+			return f, err
+		}
+		if old.Device.Tree == nil || old.Device.Tree.EnvFile != m.Device.Tree.EnvFile {
+			return f, fmt.Errorf("inspect: the release reads its environment from %s, the one that runs from another file: move that file first, or ask the maker of the app", m.Device.Tree.EnvFile)
+		}
+		if err := a.lostSecrets(old, m); err != nil {
+			return f, err
+		}
+	}
+	example, err := a.example(m, func(p string) (io.ReadCloser, error) { return openInBundle(rel, a.Platform, p) })
+	if err != nil {
+		return f, err
+	}
+	env, generated, err := a.nextEnv(m, example, st.Current == nil)
+	if err != nil {
+		return f, err
+	}
+	f.EnvMissing, f.EnvNew = env.Missing(m.Device.RequiredEnv), generated
+	return f, nil
+}
+
+// lostSecrets refuses to make a value anew that data depends on.
+func (a *App) lostSecrets(old, next *bundle.Manifest) error {
+	env, err := environ.Load(next.Device.Tree.EnvFile)
+	if err != nil {
+		return err
+	}
+	for key, secret := range next.Device.Secrets {
+		if _, known := old.Device.Secrets[key]; known && secret.Immutable && len(env.Missing([]string{key})) > 0 {
+			return fmt.Errorf("inspect: %s lost %s, which existing data depends on: put the old value back (a new one would lock the data out)", next.Device.Tree.EnvFile, key)
+		}
+	}
+	return nil
+}
+
+func openInBundle(rel *verify.Release, p bundle.Platform, name string) (io.ReadCloser, error) {
+	for _, f := range rel.Manifest().TreeFiles(p) {
+		if f.TreePath == name {
+			return rel.OpenFile(f.Path)
+		}
+	}
+	return nil, fs.ErrNotExist
+}
+
+// freeBytes is what dir, or the nearest directory above it that exists, has room
+// for.
+func freeBytes(dir string) (int64, error) {
+	for {
+		var st syscall.Statfs_t
+		err := syscall.Statfs(dir, &st)
+		if err == nil {
+			return int64(st.Bavail) * st.Bsize, nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) || dir == "/" {
+			return 0, fmt.Errorf("measure free space of %s: %w", dir, err)
+		}
+		dir = filepath.Dir(dir)
+	}
+}
+
+// Backup has nothing to save: a tree has no data of its own.
+func (a *App) Backup(context.Context, installer.Release, string) error { return nil }
+
+// Resume has nothing to let go on.
+func (a *App) Resume(context.Context, installer.Release) error { return nil }
+
+// Probe asks the units and the release's own health check.
+func (a *App) Probe(ctx context.Context, r installer.Release) error {
+	if a.Boot {
+		return nil // nothing that waits for us runs yet
+	}
+	m, err := a.manifest(r)
+	if err != nil {
+		return err
+	}
+	env, err := environ.Load(m.Device.Tree.EnvFile)
+	if err != nil {
+		return err
+	}
+	checks, err := health.ChecksOf(m.Device.Health, m.Version, env.Expand)
+	if err != nil {
+		return err
+	}
+	units := unitNames(m)
+	checks.Services = units
+	err = health.Probe(ctx, checks, health.Deps{Ps: func(ctx context.Context) ([]health.Container, error) { return states(ctx, units) }})
+	if err != nil {
+		return a.withLog(ctx, err, units)
+	}
+	return nil
+}
+
+// states shows units as the health check sees things that run.
+func states(ctx context.Context, units []string) ([]health.Container, error) {
+	var list []health.Container
+	for _, name := range units {
+		u, err := systemd.Show(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		c := health.Container{ID: name + " " + u.Started, Service: name, State: u.Active + " (" + u.Sub + ", " + u.Result + ")", RestartCount: u.Restarts}
+		if u.Running() {
+			c.State = "running"
+		}
+		list = append(list, c)
+	}
+	return list, nil
+}
+
+// withLog adds to err what the units wrote last.
+func (a *App) withLog(ctx context.Context, err error, units []string) error {
+	for _, name := range units {
+		if text := systemd.Log(ctx, name, 3); text != "" {
+			err = fmt.Errorf("%w; last words of %s: %.600s", err, name, text)
+		}
+	}
+	return err
+}
+
+// Keep is how many releases stay: what the environment file says, where the
+// release lets it, else what the release says.
+func Keep(m *bundle.Manifest) (int, error) {
+	keep := m.Device.Keep.Releases
+	key := m.Device.Tree.KeepEnv
+	if key == "" {
+		return keep, nil
+	}
+	env, err := environ.Load(m.Device.Tree.EnvFile)
+	if err != nil {
+		return keep, err
+	}
+	value, _ := env.Lookup(key)
+	if value == "" {
+		return keep, nil
+	}
+	n, err := strconv.Atoi(value)
+	if err != nil || n < 1 || n > 1000 {
+		return keep, fmt.Errorf("%s in %s is %.40q, want a number from 1 to 1000; %d releases are kept", key, m.Device.Tree.EnvFile, value, keep)
+	}
+	return n, nil
+}
+
+// manifest reads the manifest of a release on disk and compares it with what
+// was verified when it came.
+func (a *App) manifest(r installer.Release) (*bundle.Manifest, error) {
+	b, err := a.read(r, bundle.ManifestName, bundle.MaxManifestSize)
+	if err != nil {
+		return nil, err
+	}
+	if got := bundle.DigestOf(b); got != r.Manifest {
+		return nil, fmt.Errorf("read release %s: its manifest on disk is %s, %s was verified: the directory was changed", r.Version, got, r.Manifest)
+	}
+	return bundle.ParseManifest(b)
+}
+
+// read reads a small file of a release on disk.
+func (a *App) read(r installer.Release, name string, limit int64) ([]byte, error) {
+	f, err := a.Releases.OpenFile(r.Dir, name)
+	if err != nil {
+		return nil, fmt.Errorf("read release %s: %w", r.Version, err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		err = fmt.Errorf("%s has more than %d bytes", name, limit)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read release %s: %w", r.Version, err)
+	}
+	return b, nil
+}
+
+// readTree reads a small file of the tree of a release on disk and compares it
+// with the manifest: what root is about to write or to run is what was signed.
+func (a *App) readTree(m *bundle.Manifest, r installer.Release, name string) ([]byte, error) {
+	b, err := a.read(r, name, bundle.MaxConfigFile)
+	if err != nil {
+		return nil, err
+	}
+	files := m.TreeFiles(a.Platform)
+	i := slices.IndexFunc(files, func(f bundle.TreeFile) bool { return f.TreePath == name })
+	if i < 0 || bundle.DigestOf(b) != files[i].Digest {
+		return nil, fmt.Errorf("read release %s: %s is not what was verified: the directory was changed", r.Version, name)
+	}
+	return b, nil
+}
+
+func unitNames(m *bundle.Manifest) []string {
+	var names []string
+	for _, u := range m.Device.Tree.Units {
+		names = append(names, path.Base(u))
+	}
+	return names
+}
+
+func (a *App) releaseDir(r installer.Release) string { return filepath.Join(a.Dir, "releases", r.Dir) }
+
+func (a *App) note(step, format string, args ...any) {
+	if a.Report != nil {
+		a.Report(installer.Event{Step: step, Detail: fmt.Sprintf(format, args...)})
+	}
+}
+
+func exists(p string) bool {
+	_, err := os.Lstat(p)
+	return err == nil
+}
