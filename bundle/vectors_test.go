@@ -116,12 +116,16 @@ func TestEveryRuleHasAVector(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	inText := map[string]bool{}
-	for _, m := range regexp.MustCompile("(?m)^\\*\\*R[0-9]+ `([a-z0-9-]+)`").FindAllStringSubmatch(string(format), -1) {
-		if inText[m[1]] {
-			t.Errorf("FORMAT.md has the rule %s twice", m[1])
+	inText, numbers := map[string]bool{}, map[string]string{}
+	for _, m := range regexp.MustCompile("(?m)^\\*\\*(R[0-9]+) `([a-z0-9-]+)`").FindAllStringSubmatch(string(format), -1) {
+		number, rule := m[1], m[2]
+		if inText[rule] {
+			t.Errorf("FORMAT.md has the rule %s twice", rule)
 		}
-		inText[m[1]] = true
+		if numbers[number] != "" {
+			t.Errorf("FORMAT.md has the number %s twice: %s and %s", number, numbers[number], rule)
+		}
+		inText[rule], numbers[number] = true, rule
 	}
 	inVectors := map[string]bool{}
 	for _, v := range readVectors(t) {
