@@ -50,6 +50,18 @@ token=$(curl -fsS -H "Authorization: bearer $ACTIONS_ID_TOKEN_REQUEST_TOKEN" "$A
 unshare -n "${verify[@]}" --bundle "$dir/blob.sigstore.json" "$dir/blob"
 unshare -n "${verify[@]}" --bundle "$dir/blob.sigstore.json" "sha256:$(sha256sum "$dir/blob" | cut -d' ' -f1)"
 
+# The installer itself, with a certificate that expired long ago. Without an engine, what is trusted gets as far as
+# looking for one.
+CGO_ENABLED=0 go build -o "$dir/valise-installer" ./cmd/valise-installer
+install=(env DOCKER_HOST=unix:///nowhere/docker.sock unshare -n "$dir/valise-installer" --root "$dir/device" --progress none install
+  verify/testdata/keyless/shop-1.2.3.tar.gz --trusted-root verify/testdata/keyless/trusted_root.json --identity)
+code=0
+"${install[@]}" "$identity" 2>"$dir/err" || code=$?
+{ [ $code -eq 1 ] && grep -q 'reach container engine' "$dir/err"; } || fail "a trusted bundle ended with exit code $code: $(cat "$dir/err")"
+code=0
+"${install[@]}" "$identity.1" 2>"$dir/err" || code=$?
+{ [ $code -eq 4 ] && grep -q 'check "signer"' "$dir/err"; } || fail "somebody else's bundle ended with exit code $code: $(cat "$dir/err")"
+
 code=0
 echo x >>"$dir/blob"
 "${verify[@]}" --bundle "$dir/blob.sigstore.json" "$dir/blob" || code=$?
