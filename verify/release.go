@@ -21,7 +21,7 @@ type Release struct {
 func (r *Release) Valid() bool { return r != nil && r.reader != nil }
 
 // Meets checks expectations that were not known when r was verified.
-func (r *Release) Meets(want Want) error { return meets(r.Manifest(), r.digest, want) }
+func (r *Release) Meets(want Want) error { return meets(r.Manifest(), r.digest, r.by.signer, want) }
 
 // Manifest returns the signed manifest. The caller does not change it.
 func (r *Release) Manifest() *bundle.Manifest { return r.reader.Manifest() }

@@ -179,22 +179,23 @@ func (v *Verifier) trusted(r *bundle.Reader, want Want) (*Release, error) {
 	return rel, nil
 }
 
-// meets compares a release with what is expected of it.
-func meets(m *bundle.Manifest, digest bundle.Digest, want Want) error {
+// meets compares a release, which a trusted signer made, with what is expected of
+// it.
+func meets(m *bundle.Manifest, digest bundle.Digest, by Signer, want Want) error {
 	if want.App != "" && m.App != want.App {
-		return refuse(CheckApp, nil, "it is a release of %q, this is %q", m.App, want.App)
+		return refuse(CheckApp, nil, "it is a release of %q, signed by %s, and a release of %q is wanted: the file is of another app; get one of %q from its maker", m.App, by, want.App, want.App)
 	}
 	if want.Version != "" && m.Version != want.Version {
-		return refuse(CheckVersion, nil, "it is signed as version %s, %s was asked for; the file was renamed or is the wrong one", m.Version, want.Version)
+		return refuse(CheckVersion, nil, "%s signed it as version %s, %s was asked for: the file was renamed or is the wrong one; get %s from its maker", by, m.Version, want.Version, want.Version)
 	}
 	if want.Platform != "" && !slices.Contains(m.Platforms, want.Platform) {
-		return refuse(CheckPlatform, nil, "it holds images for %v, this machine is %s", m.Platforms, want.Platform)
+		return refuse(CheckPlatform, nil, "it holds images for %v, this machine is %s: %s signed it for other machines; ask its maker for a release for %s", m.Platforms, want.Platform, by, want.Platform)
 	}
 	if want.Forced {
 		return nil
 	}
 	if known, ok := want.Known[m.Version]; ok && known != digest {
-		return refuse(CheckVersion, nil, "version %s is installed with other content; a new release needs a new version (--force installs it all the same)", m.Version)
+		return refuse(CheckVersion, nil, "version %s is installed with other content: %s signed two releases of one version; ask its maker for one with a new version (--force installs it all the same)", m.Version, by)
 	}
 	version, err := bundle.ParseVersion(m.Version)
 	if err != nil {
@@ -206,11 +207,11 @@ func meets(m *bundle.Manifest, digest bundle.Digest, want Want) error {
 			return fmt.Errorf("downgrade floor: %w", err)
 		}
 		if version.LessThan(floor) {
-			return refuse(CheckDowngrade, nil, "version %s is older than %s, the newest that ran here; an old release may have known holes (--force installs it all the same)", m.Version, want.Floor)
+			return refuse(CheckDowngrade, nil, "version %s is older than %s, the newest that ran here: %s signed it, but an old release may have known holes; get a newer one (--force installs it all the same)", m.Version, want.Floor, by)
 		}
 	}
 	if slices.Contains(want.Bad, m.Version) {
-		return refuse(CheckBad, nil, "version %s failed on this device before (--force tries it again)", m.Version)
+		return refuse(CheckBad, nil, "version %s failed on this device before: %s signed it, and it would most likely fail again; get a newer one from its maker (--force tries it again)", m.Version, by)
 	}
 	return nil
 }

@@ -88,27 +88,32 @@ func TestRefused(t *testing.T) {
 		b     []byte
 		want  verify.Want
 		check string
+		says  string
 	}{
-		{"unsigned", unsigned, verify.Want{}, verify.CheckUnsigned},
-		{"another signer", other.Bundle(t, m, c), verify.Want{}, verify.CheckSignature},
-		{"signature of another bundle", reseal(unsigned, signatureOf(newer)), verify.Want{}, verify.CheckSignature},
-		{"signature is not one", reseal(unsigned, []byte(`{}`)), verify.Want{}, verify.CheckSignature},
-		{"attested, not signed", reseal(unsigned, s.Attest(t, encoded(t, m))), verify.Want{}, verify.CheckSignature},
-		{"another app", good, verify.Want{App: "till"}, verify.CheckApp},
-		{"renamed version", good, verify.Want{Version: "2.0.0"}, verify.CheckVersion},
-		{"another platform", good, verify.Want{Platform: "linux/arm/v7"}, verify.CheckPlatform},
-		{"downgrade", good, verify.Want{Floor: "1.10.0"}, verify.CheckDowngrade},
-		{"pre-release below its release", good, verify.Want{Floor: "1.2.4-rc.1"}, verify.CheckDowngrade},
-		{"version with other content", good, verify.Want{Known: map[string]bundle.Digest{"1.2.3": bundle.DigestOf(nil)}}, verify.CheckVersion},
-		{"failed before", good, verify.Want{Bad: []string{"1.2.3"}}, verify.CheckBad},
-		{"forced does not touch trust", other.Bundle(t, m, c), verify.Want{Forced: true}, verify.CheckSignature},
-		{"forced does not touch the app", good, verify.Want{App: "till", Forced: true}, verify.CheckApp},
+		{"unsigned", unsigned, verify.Want{}, verify.CheckUnsigned, ""},
+		{"another signer", other.Bundle(t, m, c), verify.Want{}, verify.CheckSignature, ""},
+		{"signature of another bundle", reseal(unsigned, signatureOf(newer)), verify.Want{}, verify.CheckSignature, ""},
+		{"signature is not one", reseal(unsigned, []byte(`{}`)), verify.Want{}, verify.CheckSignature, ""},
+		{"attested, not signed", reseal(unsigned, s.Attest(t, encoded(t, m))), verify.Want{}, verify.CheckSignature, ""},
+		{"another app", good, verify.Want{App: "till"}, verify.CheckApp, "a release of \"till\" is wanted: the file is of another app"},
+		{"renamed version", good, verify.Want{Version: "2.0.0"}, verify.CheckVersion, "2.0.0 was asked for: the file was renamed or is the wrong one"},
+		{"another platform", good, verify.Want{Platform: "linux/arm/v7"}, verify.CheckPlatform, "this machine is linux/arm/v7"},
+		{"downgrade", good, verify.Want{Floor: "1.10.0"}, verify.CheckDowngrade, "older than 1.10.0, the newest that ran here"},
+		{"pre-release below its release", good, verify.Want{Floor: "1.2.4-rc.1"}, verify.CheckDowngrade, "older than 1.2.4-rc.1"},
+		{"version with other content", good, verify.Want{Known: map[string]bundle.Digest{"1.2.3": bundle.DigestOf(nil)}}, verify.CheckVersion, "two releases of one version"},
+		{"failed before", good, verify.Want{Bad: []string{"1.2.3"}}, verify.CheckBad, "version 1.2.3 failed on this device before"},
+		{"forced does not touch trust", other.Bundle(t, m, c), verify.Want{Forced: true}, verify.CheckSignature, ""},
+		{"forced does not touch the app", good, verify.Want{App: "till", Forced: true}, verify.CheckApp, "till"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			rel, err := check(t, s.Policy(), tc.b, tc.want)
 			var v *verify.Error
-			if !errors.As(err, &v) || v.Check != tc.check {
-				t.Errorf("got %v, want check %s", err, tc.check)
+			if !errors.As(err, &v) || v.Check != tc.check || !strings.Contains(err.Error(), tc.says) {
+				t.Errorf("got %v, want check %s and %q", err, tc.check, tc.says)
+			}
+			// What a good signature is not enough for says whose it is.
+			if by := s.Policy().Signers[0].String(); tc.says != "" && !strings.Contains(err.Error(), by) {
+				t.Errorf("%v does not name %s", err, by)
 			}
 			if rel != nil {
 				t.Error("a release came back with the refusal")

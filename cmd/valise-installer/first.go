@@ -41,6 +41,9 @@ func (p *program) policyFor(ctx context.Context, r *bundle.Reader, o applyOption
 		if !none {
 			return have, false, nil
 		}
+		if c := o.instead; c != nil && c.pin && c.app == app {
+			return c.policy, true, nil
+		}
 		given, err := p.whomToTrust(app, r, o.trust)
 		return given, true, err
 	}

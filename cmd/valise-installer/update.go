@@ -97,6 +97,9 @@ type applyOptions struct {
 	dryRun bool
 	whole  bool // no thin bundle
 	set    []string
+	// instead is the candidate that the bundle is taken in place of; whom the
+	// operator trusts is decided.
+	instead *candidate
 }
 
 // apply is install, update and plan as commands.
@@ -161,7 +164,7 @@ func (p *program) verified(ctx context.Context, path string, o applyOptions) (_ 
 	// which policy that happens against.
 	app := b.Manifest().App
 	if p.name != "" && p.name != app {
-		return nil, &verify.Error{Check: verify.CheckApp, Reason: fmt.Sprintf("it says it is a release of %q, not of %q", app, p.name)}
+		return nil, &verify.Error{Check: verify.CheckApp, Reason: fmt.Sprintf("it says it is a release of %q, not of %q, which is wanted: the file is of another app, and nobody looked at who signed it; get a release of %q from its maker", app, p.name, p.name)}
 	}
 	policy, pin, err := p.policyFor(ctx, b.Reader, o)
 	if !o.first && (errors.Is(err, fs.ErrNotExist) || !p.hasRecords(app)) {
@@ -196,7 +199,7 @@ func (p *program) consider(ctx context.Context, c *candidate, o applyOptions) (e
 	c.plan, err = p.preview(ctx, c.rel, c.path, o)
 	if errors.As(err, new(*installer.LackingError)) && c.from.thin {
 		p.Note("%v", err)
-		o.whole = true
+		o.whole, o.instead = true, c
 		full, err := p.verified(ctx, c.path, o)
 		if err != nil {
 			return err
