@@ -34,7 +34,6 @@ const (
 	CheckPlatform   = "platform"
 	CheckDowngrade  = "downgrade"
 	CheckBad        = "failed-before"
-	CheckContent    = "content"
 	CheckTrust      = "trust"
 	CheckProvenance = "provenance"
 	CheckSBOM       = "sbom"

@@ -353,6 +353,11 @@ func addBlob(c *bundletest.Content, mediaType string, b []byte) bundle.Descripto
 //	thin=N       without layer N of the first image, which is no fault
 //	toc          its table of contents is empty, which is no fault
 //	entry        with a file that the manifest does not list
+//	swap=FILE    that file of it has other content
+//	drop=FILE    without that file
+//	images=B     with images.tar of the bundle B
+//	signature=B  with the signature of the bundle B
+//	twice        the manifest names an app twice, and maker signed it
 func mutate(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 3 {
 		ts.Fatalf("usage: mutate FROM TO HOW")
@@ -401,6 +406,27 @@ func mutate(ts *testscript.TestScript, neg bool, args []string) {
 	case "entry":
 		extra := list[2]
 		list = slices.Insert(list, 3, extra)
+		b = pack(list)
+	case "swap", "drop":
+		i := slices.IndexFunc(list, func(e entry) bool { return e.name == value })
+		if i < 0 {
+			ts.Fatalf("mutate: no %s in it", value)
+		}
+		if list[i].data[0] ^= 1; how == "drop" {
+			list = slices.Delete(list, i, i+1)
+		}
+		b = pack(list)
+	case "images", "signature":
+		other, i := unpack(ts, []byte(ts.ReadFile(value))), images
+		if how == "signature" {
+			i = 1
+		}
+		j := slices.IndexFunc(other, func(e entry) bool { return e.name == list[i].name })
+		list[i] = other[j]
+		b = pack(list)
+	case "twice":
+		list[0] = list[0].with(bytes.Replace(list[0].data, []byte("  \"app\":"), []byte("  \"app\": \"till\",\n  \"app\":"), 1))
+		list[1] = list[1].with(signer(test(ts), "maker").Sign(test(ts), list[0].data))
 		b = pack(list)
 	default:
 		ts.Fatalf("mutate: unknown %q", args[2])

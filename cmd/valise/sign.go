@@ -86,6 +86,9 @@ func (a *app) readKey(name string) ([]byte, error) {
 		}
 		return nil, fmt.Errorf("read private key: %s is not set", variable)
 	}
+	if scheme, _, ok := strings.Cut(name, "://"); ok {
+		return nil, cli.WithHint(fmt.Errorf("read private key %s: a key behind %s:// cannot be used", name, scheme), "name a file or env://NAME, or sign keylessly, without --key")
+	}
 	private, err := os.ReadFile(name)
 	if err != nil {
 		return nil, fmt.Errorf("read private key: %w", err)
