@@ -3,6 +3,8 @@
 # By hand, as root:  scripts/demo.sh        (the same as make demo)
 # Everything it makes is below one temporary directory and is removed at the end. It uses a Docker engine that
 # already runs, or starts a private one; without either it stops after verifying and says so.
+# It signs keylessly when the private Sigstore is built already (scripts/sigstore.sh) or VALISE_DEMO_SIGN=keyless says
+# so, which builds it, in about ten minutes; else, or with VALISE_DEMO_SIGN=key, with a key.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -29,13 +31,13 @@ clean() {
     [ -z "$images" ] || docker rmi -f $images >/dev/null || true
   fi
   [ -z "$engine" ] || scripts/engine.sh down "$engine" || true
+  scripts/sigstore.sh down "$dir/sigstore" || true
   rm -rf "$dir"
   if [ $status -eq 0 ]; then echo "demo: done, everything it made is removed"; else echo "demo: stopped (exit $status), everything it made is removed" >&2; fi
 }
 trap clean EXIT
 trap 'exit 130' INT TERM
 
-export COSIGN_PASSWORD=demo
 valise=$dir/valise
 shop=examples/shop
 
@@ -43,7 +45,9 @@ shop=examples/shop
 release() {
   "$shop/build.sh" "$@"
   run "$valise" build "$1" --project "$shop/valise.yaml" -o "$dir/"
-  run "$valise" sign "$dir/shop-$1.tar.gz" --key "$dir/cosign.key" --progress none
+  # The token is that of a workflow which runs for the tag.
+  ACTIONS_ID_TOKEN_REQUEST_URL=${tokens:-}\&repository=acme/shop\&ref=refs/tags/v$1 \
+    run "$valise" sign "$dir/shop-$1.tar.gz" "${sign[@]}" --progress none
 }
 
 step "Set-up: packages, programs, the sample's base images from Debian packages"
@@ -52,11 +56,35 @@ CGO_ENABLED=0 go build -trimpath -o "$valise" ./cmd/valise
 scripts/sample-images.sh >/dev/null
 
 step "Build and sign release 1.0.0 for linux/amd64 and linux/arm64, without Docker"
-run "$valise" keygen "$dir/cosign"
+case ${VALISE_DEMO_SIGN:-} in
+keyless | key) why='VALISE_DEMO_SIGN says so' ;;
+'')
+  if scripts/sigstore.sh cached; then
+    VALISE_DEMO_SIGN=keyless why='it is built already'
+  else
+    VALISE_DEMO_SIGN=key why='a private Sigstore to sign without one is not built yet (VALISE_DEMO_SIGN=keyless builds it, in about ten minutes)'
+  fi
+  ;;
+*) fail "VALISE_DEMO_SIGN is \"$VALISE_DEMO_SIGN\", want key or keyless" ;;
+esac
+if [ "$VALISE_DEMO_SIGN" = keyless ]; then
+  echo "signing keylessly, as a workflow does, through a private Sigstore: $why"
+  scripts/sigstore.sh up "$dir/sigstore" >"$dir/env"
+  # shellcheck source=/dev/null
+  . "$dir/env"
+  sign=(--signing-config "$VALISE_SIGNING_CONFIG")
+  tokens=$ACTIONS_ID_TOKEN_REQUEST_URL
+  trust=(--identity-regexp 'https://github\.com/acme/shop/\.github/workflows/release\.yml@refs/tags/v.+' --trusted-root "$VALISE_TRUSTED_ROOT")
+else
+  echo "signing with a key: $why"
+  export COSIGN_PASSWORD=demo
+  run "$valise" keygen "$dir/cosign"
+  sign=(--key "$dir/cosign.key") trust=(--key "$dir/cosign.pub")
+fi
 release 1.0.0
 
 step "Verify it the way a device does, with the network cut off"
-run unshare -n "$valise" verify "$dir/shop-1.0.0.tar.gz" --key "$dir/cosign.pub" --progress none
+run unshare -n "$valise" verify "$dir/shop-1.0.0.tar.gz" "${trust[@]}" --progress none
 
 step "One flipped byte is refused"
 cp "$dir/shop-1.0.0.tar.gz" "$dir/flipped.tar.gz"
@@ -64,7 +92,7 @@ middle=$(($(stat -c %s "$dir/flipped.tar.gz") / 2))
 byte=$(od -An -tu1 -j "$middle" -N 1 "$dir/flipped.tar.gz")
 printf '%b' "\\x$(printf %02x $((byte ^ 1)))" | dd of="$dir/flipped.tar.gz" bs=1 seek="$middle" conv=notrunc status=none
 code=0
-run "$valise" verify "$dir/flipped.tar.gz" --key "$dir/cosign.pub" --progress none || code=$?
+run "$valise" verify "$dir/flipped.tar.gz" "${trust[@]}" --progress none || code=$?
 [ $code -eq 4 ] || fail "the changed bundle ended with exit code $code, want 4"
 
 step "A Docker engine"
@@ -94,7 +122,7 @@ chmod +x "$dir/valise-installer"
 device=("$dir/valise-installer" --root "$dir/device" --progress plain)
 
 step "Install 1.0.0 below $dir/device"
-run "${device[@]}" install "$dir/shop-1.0.0.tar.gz" --key "$dir/cosign.pub"
+run "${device[@]}" install "$dir/shop-1.0.0.tar.gz" "${trust[@]}"
 run health
 for name in apples pears; do
   curl -fsS -X POST "$SHOP/api/items" -d "{\"name\":\"$name\"}" >/dev/null

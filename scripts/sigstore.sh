@@ -5,6 +5,7 @@
 #   eval "$(scripts/sigstore.sh up DIR)"    start one and sign against it (a running one is left as it is)
 #   scripts/sigstore.sh down DIR            end it and remove its files
 #   scripts/sigstore.sh sigstored|rekor1|cosign    print the path of that program
+#   scripts/sigstore.sh cached              are sigstored and rekor1 built, so that up takes seconds?
 # The programs are built once, into ${VALISE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/valise}: sigstored and rekor1
 # anew whenever their sources or Go change. Progress goes to stderr.
 set -euo pipefail
@@ -14,7 +15,7 @@ cache=$(realpath -m -- "${VALISE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/valise}"
 cosign=v2.6.5 # newer ones need a newer Go than go.mod asks for
 
 fail() { echo "sigstore: $*" >&2; exit 1; }
-usage() { echo "usage: sigstore.sh up|down DIR | sigstored | rekor1 | cosign" >&2; exit 64; }
+usage() { echo "usage: sigstore.sh up|down DIR | cached | sigstored | rekor1 | cosign" >&2; exit 64; }
 
 # build BINARY DIRECTORY ARGUMENT...: runs go with the arguments in the directory, which writes into $GOBIN, unless
 # the binary is there.
@@ -45,24 +46,31 @@ build() {
   exec 9>&-
 }
 
-# program NAME: builds it if need be and prints its path.
-program() {
-  local source=$root/verify/verifytest/$1 key
+# path NAME: where that program is when it is built.
+path() {
+  local key
   case $1 in
-  cosign)
-    build "$cache/cosign/$cosign/cosign" / install -trimpath -ldflags "-s -w" "github.com/sigstore/cosign/v2/cmd/cosign@$cosign"
-    echo "$cache/cosign/$cosign/cosign"
-    ;;
+  cosign) key=$cosign ;;
   *)
     key=$(
-      cd "$source" && go env GOVERSION GOARCH &&
+      cd "$root/verify/verifytest/$1" && go env GOVERSION GOARCH &&
         find . -type f ! -name '*_test.go' -print0 | LC_ALL=C sort -z | xargs -0 sha256sum
     ) || fail "cannot tell which $1 this is: Go is missing"
     key=$(sha256sum <<<"$key" | cut -c 1-16)
-    build "$cache/$1/$key/$1" "$source" install -trimpath -ldflags "-s -w" .
-    echo "$cache/$1/$key/$1"
     ;;
   esac
+  echo "$cache/$1/$key/$1"
+}
+
+# program NAME: builds it if need be and prints its path.
+program() {
+  local binary
+  binary=$(path "$1")
+  case $1 in
+  cosign) build "$binary" / install -trimpath -ldflags "-s -w" "github.com/sigstore/cosign/v2/cmd/cosign@$cosign" ;;
+  *) build "$binary" "$root/verify/verifytest/$1" install -trimpath -ldflags "-s -w" . ;;
+  esac
+  echo "$binary"
 }
 
 # field NAME FILE: a string of the JSON line in the file.
@@ -160,6 +168,12 @@ up | down)
   if [ $# -ne 2 ] || [ -z "$2" ]; then usage; fi
   dir=$(realpath -m -- "$2")
   "$1"
+  ;;
+cached)
+  [ $# -eq 1 ] || usage
+  for name in sigstored rekor1; do
+    binary=$(path "$name") && [ -x "$binary" ] || exit 1
+  done
   ;;
 sigstored | rekor1 | cosign)
   [ $# -eq 1 ] || usage
