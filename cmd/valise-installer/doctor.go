@@ -8,19 +8,22 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/Masterminds/semver/v3"
 	"github.com/spf13/cobra"
 
+	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/cmd/internal/cli"
 	"github.com/valise-ota/valise/cmd/internal/ui"
 	"github.com/valise-ota/valise/installer"
-	"github.com/valise-ota/valise/installer/compose"
 	"github.com/valise-ota/valise/installer/docker"
 	"github.com/valise-ota/valise/installer/environ"
 	"github.com/valise-ota/valise/installer/release"
+	"github.com/valise-ota/valise/installer/systemd"
+	"github.com/valise-ota/valise/installer/tree"
 	"github.com/valise-ota/valise/verify"
 )
 
@@ -34,10 +37,10 @@ func doctorCommand(p *program) *cobra.Command {
 	return &cobra.Command{
 		Use:   "doctor",
 		Short: "Check everything that an update and a way back depend on",
-		Long: "doctor looks at the engine, docker compose, free space, the clock, and for every app (or --app)\n" +
-			"at the trust policy, the records, the environment file, and whether the files and images of the\n" +
-			"current and the previous release are whole. It changes nothing. The exit code is 1 when a check\n" +
-			"failed; warnings do not change it.",
+		Long: "doctor looks at free space, the clock, the engine and docker compose where an app needs them,\n" +
+			"and for every app (or --app) at the trust policy, the records, the environment file, the units of\n" +
+			"a file tree, and whether the files and images of the current and the previous release are whole.\n" +
+			"It changes nothing. The exit code is 1 when a check failed; warnings do not change it.",
 		Example: "  valise-installer doctor\n  valise-installer doctor --output json",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return p.doctor(cmd.Context()) },
@@ -69,16 +72,36 @@ const (
 	findingFailed  = "failed"
 )
 
-// examine checks this machine and apps; the page shows the same.
+// examine checks this machine and apps; the page shows the same. The engine
+// matters where an app needs it, or where there is none yet.
 func (p *program) examine(ctx context.Context, apps []string) findings {
 	var f findings
-	engine := p.examineEngine(ctx, &f)
-	if engine != nil {
-		defer engine.Close()
+	trees := map[string]bool{}
+	for _, app := range apps {
+		kind, err := p.kindOf(ctx, app) // examineApp tells what is wrong with records
+		trees[app] = err == nil && kind == bundle.KindTree
+	}
+	var engine *docker.Engine
+	if len(apps) == 0 || slices.ContainsFunc(apps, func(app string) bool { return !trees[app] }) {
+		if engine = p.examineEngine(ctx, &f); engine != nil {
+			defer engine.Close()
+		}
 	}
 	p.examineSpace(&f, "state", filepath.Join(p.root, "var/lib"))
 	for _, app := range apps {
-		p.examineApp(ctx, &f, app, engine)
+		st, store := p.examineApp(ctx, &f, app)
+		if store == nil {
+			continue
+		}
+		if trees[app] {
+			p.examineTree(ctx, &f, p.treeApp(app, store, nil), st)
+		} else {
+			p.examineEnvironment(&f, app, filepath.Join(p.appDir(app), ".env"))
+			if engine != nil {
+				p.examineReleases(ctx, &f, app, p.runtime(app, store, engine, nil), "files and images", "tar -xzf BUNDLE FILE, docker load", st)
+			}
+		}
+		store.Close()
 	}
 	return f
 }
@@ -139,7 +162,9 @@ func (p *program) examineClock(f *findings, app string, st installer.State) {
 	}
 }
 
-func (p *program) examineApp(ctx context.Context, f *findings, app string, engine *docker.Engine) {
+// examineApp checks what apps of every kind have. The store, which the caller
+// closes, is nil when there is nothing more to look at.
+func (p *program) examineApp(ctx context.Context, f *findings, app string) (installer.State, *release.Store) {
 	if policy, err := p.readPolicy(ctx, app); err != nil {
 		f.add(app, "trust", findingFailed, "restore "+p.configPath(app)+" from a backup; without it no bundle is accepted", "%v", err)
 	} else if _, err := verify.New(policy); err != nil {
@@ -154,7 +179,7 @@ func (p *program) examineApp(ctx context.Context, f *findings, app string, engin
 	j, st, err := p.readState(ctx, app)
 	if err != nil {
 		f.add(app, "records", findingFailed, "keep a copy of "+p.journalPath(app)+" and ask for help", "%v", err)
-		return
+		return st, nil
 	}
 	j.Close()
 	switch u := st.Unfinished; {
@@ -166,41 +191,71 @@ func (p *program) examineApp(ctx context.Context, f *findings, app string, engin
 		f.add(app, "records", findingOK, "", "nothing is unfinished")
 	}
 	p.examineClock(f, app, st)
-	p.examineEnvironment(f, app)
 	store, err := release.Open(p.appDir(app))
 	if err != nil {
 		f.add(app, "releases", findingFailed, "install the app again: valise-installer install BUNDLE", "%v", err)
-		return
+		return st, nil
 	}
-	defer store.Close()
-	if engine == nil {
-		return
-	}
-	a := p.runtime(app, store, engine, nil)
-	p.examineRelease(ctx, f, a, "current", st.Current)
-	p.examineRelease(ctx, f, a, "previous", st.Previous)
+	return st, store
 }
 
-func (p *program) examineRelease(ctx context.Context, f *findings, a *compose.App, which string, r *installer.Release) {
-	if r == nil {
-		if which == "current" {
-			f.add(a.Name, which, findingFailed, "valise-installer install BUNDLE", "no release is installed")
-		}
+// examineTree checks what only a file tree has.
+func (p *program) examineTree(ctx context.Context, f *findings, a *tree.App, st installer.State) {
+	p.examineReleases(ctx, f, a.Name, a, "files", "tar -xzf BUNDLE FILE", st)
+	if st.Current == nil {
 		return
 	}
-	if err := a.Whole(ctx, *r); err != nil {
-		status, remedy := findingFailed, "update to another release, or take what is wrong out of the bundle of "+r.Version+" again: tar -xzf BUNDLE FILE, docker load"
-		if which == "previous" {
-			status, remedy = findingWarning, "a rollback will not work; after the next update there is a new release to go back to"
-		}
-		f.add(a.Name, which, status, remedy, "%s is not whole: %v", r.Version, err)
-		return
+	if path, err := a.EnvFile(*st.Current); err == nil { // else the release is not whole, which stands there
+		p.examineEnvironment(f, a.Name, path)
 	}
-	f.add(a.Name, which, findingOK, "", "%s, files and images are what was verified", r.Version)
+	const link = "current link"
+	switch name, _, err := a.Releases.Current(); {
+	case err != nil:
+		f.add(a.Name, link, findingFailed, "ln -sfnT releases/"+st.Current.Dir+" "+filepath.Join(a.Dir, "current"), "%v", err)
+	case name != st.Current.Dir:
+		f.add(a.Name, link, findingFailed, "ln -sfnT releases/"+st.Current.Dir+" "+filepath.Join(a.Dir, "current"), "current leads to %q, and %s was committed", name, st.Current.Dir)
+	default:
+		f.add(a.Name, link, findingOK, "", "current leads to %s", name)
+	}
+	if err := a.UnitsRun(ctx, *st.Current); err != nil {
+		f.add(a.Name, "units", findingFailed, "systemctl enable --now UNIT; an update puts the units of the release back", "%v", err)
+	} else {
+		f.add(a.Name, "units", findingOK, "", "they run, start at boot and are those of the release")
+	}
+	name := systemd.RecoveryName(a.Name)
+	if u, err := systemd.Show(ctx, name); err != nil || !u.Enabled {
+		f.add(a.Name, "recovery", findingFailed, "systemctl enable "+name+"; the next update puts a lost one back", "%s does not run at boot: a power cut in an update would not be undone", name)
+	} else {
+		f.add(a.Name, "recovery", findingOK, "", "%s undoes at boot what a power cut left", name)
+	}
 }
 
-func (p *program) examineEnvironment(f *findings, app string) {
-	path := filepath.Join(p.appDir(app), ".env")
+// examineReleases checks whether the current and the previous release are whole:
+// what is what they consist of, and restore gets it out of a bundle.
+func (p *program) examineReleases(ctx context.Context, f *findings, app string, a interface {
+	Whole(context.Context, installer.Release) error
+}, what, restore string, st installer.State) {
+	if st.Current == nil {
+		f.add(app, "current", findingFailed, "valise-installer install BUNDLE", "no release is installed")
+	}
+	for i, r := range []*installer.Release{st.Current, st.Previous} {
+		if r == nil {
+			continue
+		}
+		which := []string{"current", "previous"}[i]
+		if err := a.Whole(ctx, *r); err != nil {
+			status, remedy := findingFailed, "update to another release, or take what is wrong out of the bundle of "+r.Version+" again: "+restore
+			if which == "previous" {
+				status, remedy = findingWarning, "a rollback will not work; after the next update there is a new release to go back to"
+			}
+			f.add(app, which, status, remedy, "%s is not whole: %v", r.Version, err)
+			continue
+		}
+		f.add(app, which, findingOK, "", "%s, %s are what was verified", r.Version, what)
+	}
+}
+
+func (p *program) examineEnvironment(f *findings, app, path string) {
 	info, err := os.Stat(path)
 	if err == nil {
 		_, err = environ.Load(path)

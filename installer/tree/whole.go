@@ -1,0 +1,94 @@
+package tree
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+
+	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/systemd"
+)
+
+// Whole returns nil when the tree of release r is here and is what was verified.
+// The error says all that is wrong.
+func (a *App) Whole(ctx context.Context, r installer.Release) error {
+	m, err := a.manifest(r)
+	if err != nil {
+		return err
+	}
+	var wrong []error
+	for _, f := range m.TreeFiles(a.Platform) {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := a.checkFile(r, f); err != nil {
+			wrong = append(wrong, fmt.Errorf("read release %s: %w", r.Version, err))
+		}
+	}
+	return errors.Join(wrong...)
+}
+
+func (a *App) checkFile(r installer.Release, f bundle.TreeFile) error {
+	file, err := a.Releases.OpenFile(r.Dir, f.TreePath)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	sum := sha256.New()
+	if _, err := io.Copy(sum, io.LimitReader(file, f.Size+1)); err != nil {
+		return err
+	}
+	if hex.EncodeToString(sum.Sum(nil)) != f.Digest.Hex() {
+		return fmt.Errorf("%s is not what was verified: the directory was changed", f.TreePath)
+	}
+	return nil
+}
+
+// EnvFile is the environment file that release r reads.
+func (a *App) EnvFile(r installer.Release) (string, error) {
+	m, err := a.manifest(r)
+	if err != nil {
+		return "", err
+	}
+	return m.Device.Tree.EnvFile, nil
+}
+
+// UnitsRun returns nil when the units of release r, which is current, run, start
+// at boot, and are those of the release. The error says all that is wrong.
+func (a *App) UnitsRun(ctx context.Context, r installer.Release) error {
+	m, err := a.manifest(r)
+	if err != nil {
+		return err
+	}
+	var wrong []error
+	for _, p := range m.Device.Tree.Units {
+		name := path.Base(p)
+		want, err := a.readTree(m, r, p)
+		if err != nil {
+			return err
+		}
+		u, err := systemd.Show(ctx, name)
+		if err != nil {
+			return err
+		}
+		if have, err := os.ReadFile(unitPath(name)); err != nil {
+			wrong = append(wrong, err)
+		} else if !bytes.Equal(have, want) {
+			wrong = append(wrong, fmt.Errorf("%s is not that of the release", unitPath(name)))
+		}
+		if !u.Running() {
+			wrong = append(wrong, fmt.Errorf("%s is %s (%s, %s)", name, u.Active, u.Sub, u.Result))
+		}
+		if !u.Enabled && bytes.Contains(want, []byte("[Install]")) {
+			wrong = append(wrong, fmt.Errorf("%s does not start at boot", name))
+		}
+	}
+	return errors.Join(wrong...)
+}
