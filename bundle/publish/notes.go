@@ -19,6 +19,7 @@ type Facts struct {
 	PrivateRoot bool     // the signer's certificate is of a private Sigstore
 	Download    string   // URL that file names of the release are put behind
 	Bundles     []string // file names
+	Parts       int      // of the first one, 0 when it is one file
 	Thin        []Thin
 	Previous    string   // version before this one, "" for the first
 	Commits     []string // since Previous, used when the manifest has no changelog
@@ -56,13 +57,19 @@ func Notes(m *bundle.Manifest, f Facts) string {
 		line("\nThere is a bundle for each platform: %s. The commands below show the first.", code(f.Bundles))
 	}
 	line("\n## Check it\n\nOn any machine, also without a network:\n\n```sh")
-	line("curl -fLO %s", quote(f.Download+name))
+	tar := "tar xzOf " + name
+	if f.Parts > 0 {
+		line("curl -fLO %s", quote(fmt.Sprintf("%s%s.[001-%03d]", f.Download, name, f.Parts)))
+		tar = "cat " + name + ".[0-9]* | tar xzO"
+	} else {
+		line("curl -fLO %s", quote(f.Download+name))
+	}
 	line("valise verify %s%s", name, f.trust(f.Signer.Identity, ""))
 	line("```\n\nIt is signed by %s.", inline(f.Signer.String()))
 	line("\n## Install it\n\nOn the device, as root, with the file on it (Docker Engine 20.10 or newer, Docker Compose 2 or newer, no network):\n\n```sh")
 	trust := f.trust("", lasting(f.Signer.Identity, m.Version))
 	if slices.ContainsFunc(m.Files, func(file bundle.File) bool { return file.Path == "install.sh" }) {
-		line("tar xzOf %s install.sh > install.sh\nsh install.sh %s%s\n```", name, name, trust)
+		line("%s install.sh > install.sh\nsh install.sh %s%s\n```", tar, name, trust)
 	} else {
 		line("valise-installer install %s%s\n```", name, trust)
 	}

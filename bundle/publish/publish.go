@@ -40,7 +40,7 @@ type File struct {
 	Name string // as people see it
 	Path string // here
 	// Check is given the file as GitHub has it, under another name, and says
-	// whether it is the release that it should be. Nil for files that prove
+	// whether it is the release that it should be. It may take the file away. Nil for files that prove
 	// nothing by themselves: those must have the bytes of Path.
 	Check func(ctx context.Context, downloaded string) error
 }
@@ -510,6 +510,9 @@ func (j *job) complete(ctx context.Context, rel *Release) (*Result, error) {
 		}
 	}
 	if resigned {
+		if i := slices.IndexFunc(missing, func(f local) bool { return f.Check != nil }); i >= 0 {
+			return nil, refuse("it has no %s, and its other files have signatures of an earlier run", missing[i].Name)
+		}
 		j.Note("release %s is published, with signatures of an earlier run, which stay", rel.Tag)
 		return result, nil
 	}

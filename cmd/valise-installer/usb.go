@@ -19,6 +19,7 @@ import (
 	"github.com/Masterminds/semver/v3"
 	"github.com/spf13/cobra"
 
+	"github.com/valise-ota/valise/bundle/parts"
 	"github.com/valise-ota/valise/cmd/internal/cli"
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/daemon"
@@ -149,8 +150,11 @@ func (p *program) bundlesIn(dir string) ([]offered, error) {
 			continue
 		}
 		r, f, err := cli.OpenBundle(path)
+		if errors.As(err, new(*parts.Error)) {
+			p.Note("%v", err)
+		}
 		if err != nil {
-			continue // not a bundle
+			continue // not a bundle, or a later part of one
 		}
 		m := r.Manifest()
 		f.Close()
@@ -196,24 +200,20 @@ func (p *program) waiting(ctx context.Context, app, version string) (string, err
 	return "", nil
 }
 
-// handOver copies a file to the update service, which verifies its copy: a stick
+// handOver copies a bundle to the update service, which verifies its copy: a stick
 // that gives other answers later gains nothing. It returns the record's ID.
 func (p *program) handOver(ctx context.Context, app, path string) (string, error) {
-	f, err := os.Open(path)
+	f, err := parts.Open(path)
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return "", err
-	}
 	var up daemon.Upload
-	if err := p.ask(ctx, http.MethodPost, "/uploads", app, jsonBody(map[string]int64{"size": info.Size()}), &up); err != nil {
+	if err := p.ask(ctx, http.MethodPost, "/uploads", app, jsonBody(map[string]int64{"size": f.Size()}), &up); err != nil {
 		return "", err
 	}
 	update, finish := p.UI.Track("copy " + filepath.Base(path))
-	body := &counted{r: f, total: info.Size(), report: update}
+	body := &counted{r: f.Reader(), total: f.Size(), report: update}
 	err = p.ask(ctx, http.MethodPatch, "/uploads/"+url.PathEscape(up.ID)+"?offset=0", app, body, &up)
 	finish(err)
 	if err == nil {

@@ -17,6 +17,7 @@ import (
 	githubactions "github.com/sethvargo/go-githubactions"
 	"github.com/spf13/cobra"
 
+	"github.com/valise-ota/valise/bundle/parts"
 	"github.com/valise-ota/valise/bundle/project"
 	"github.com/valise-ota/valise/bundle/sign"
 	"github.com/valise-ota/valise/cmd/internal/cli"
@@ -61,7 +62,7 @@ type inputs struct {
 	bundle, project, version, platforms string
 	sign, trustedRoot, signingConfig    string
 	publish, draft, dryRun, split       bool
-	prerelease, thinFrom                string
+	prerelease, thinFrom, splitSize     string
 	extraFiles                          []string
 }
 
@@ -127,7 +128,7 @@ func (s *step) readInputs() error {
 	get := s.gha.GetInput
 	in := inputs{bundle: get("bundle"), project: cmp.Or(get("project"), project.DefaultFile), platforms: strings.Join(list(get("platforms")), ","),
 		sign: cmp.Or(get("sign"), signKeyless), trustedRoot: get("trusted-root"), signingConfig: get("signing-config"),
-		prerelease: cmp.Or(get("prerelease"), "auto"), thinFrom: cmp.Or(get("thin-from"), "0")}
+		prerelease: cmp.Or(get("prerelease"), "auto"), thinFrom: cmp.Or(get("thin-from"), "0"), splitSize: get("split-size")}
 	for name, value := range map[string]*bool{"publish": &in.publish, "draft": &in.draft, "dry-run": &in.dryRun, "split-platforms": &in.split} {
 		b, err := strconv.ParseBool(cmp.Or(get(name), "false"))
 		if err != nil {
@@ -226,7 +227,12 @@ func (s *step) build(ctx context.Context) error {
 			if err != nil || len(files) == 0 {
 				return cli.Usagef("input bundle: nothing is called %q", pattern)
 			}
-			s.bundles = append(s.bundles, files...)
+			for _, file := range files {
+				name, part := parts.Split(file)
+				if part < 2 { // the first one stands for all
+					s.bundles = append(s.bundles, name)
+				}
+			}
 		}
 		for _, b := range s.bundles {
 			var one summary
@@ -246,6 +252,9 @@ func (s *step) build(ctx context.Context) error {
 	}
 	if s.in.split {
 		args = append(args, "--split-platforms")
+	}
+	if s.in.splitSize != "" {
+		args = append(args, "--split-size", s.in.splitSize)
 	}
 	if err := s.command(ctx, &s.built, args...); err != nil {
 		return err
@@ -342,17 +351,26 @@ func (s *step) publish(ctx context.Context, trust []string) error {
 
 // outputs sets the outputs of action.yml. Paths are relative to the workspace.
 func (s *step) outputs() {
-	var bundles, thin []string
-	for _, b := range s.bundles {
+	var bundles, files, thin []string
+	size := s.built[0].Size
+	for i, b := range s.bundles {
 		bundles = append(bundles, s.workspace(b))
+		f, err := parts.Open(b)
+		if err != nil {
+			files = append(files, s.workspace(b))
+			continue
+		}
+		f.Close()
+		for _, file := range f.Paths {
+			files = append(files, s.workspace(file))
+		}
+		if i == 0 {
+			size = f.Size()
+		}
 	}
 	signature, manifest, url := "", "", ""
 	if s.in.sign != signNone && !s.in.dryRun {
 		signature = bundles[0] + ".sigstore.json"
-	}
-	size := s.built[0].Size
-	if info, err := os.Stat(s.bundles[0]); err == nil {
-		size = info.Size()
 	}
 	if p := s.published; p != nil {
 		url = p.URL
@@ -362,7 +380,7 @@ func (s *step) outputs() {
 		}
 	}
 	for _, o := range [][2]string{
-		{"bundle", bundles[0]}, {"bundles", strings.Join(bundles, "\n")}, {"version", s.built[0].Version}, {"digest", string(s.built[0].ManifestDigest)},
+		{"bundle", bundles[0]}, {"bundles", strings.Join(files, "\n")}, {"version", s.built[0].Version}, {"digest", string(s.built[0].ManifestDigest)},
 		{"manifest", manifest}, {"signature", signature}, {"release-url", url}, {"size", strconv.FormatInt(size, 10)}, {"thin-bundles", strings.Join(thin, "\n")},
 	} {
 		s.gha.SetOutput(o[0], o[1])

@@ -23,6 +23,7 @@ import (
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/image"
+	"github.com/valise-ota/valise/bundle/parts"
 	"github.com/valise-ota/valise/bundle/project"
 	"github.com/valise-ota/valise/cmd/internal/cli"
 )
@@ -31,6 +32,7 @@ type buildFlags struct {
 	project     string
 	platforms   []string
 	split       bool
+	splitSize   string
 	file        string
 	compression string
 	from        string
@@ -53,9 +55,12 @@ func buildCommand(a *app) *cobra.Command {
 			"The bundle is a tar that gzip or zstd reads, or a bare one: --compression, else what the name\n" +
 			"of the file ends in. Layers are compressed already and stay as they are, so the difference\n" +
 			"is in other files, such as the installer.\n\n" +
+			"--split-size is for places that take no large files, such as GitHub (2 GiB) and FAT32 (4 GiB).\n" +
+			"Every command reads the parts as the one file: name BUNDLE, or BUNDLE.001.\n\n" +
 			"VERSION is SemVer 2, with or without a leading v. The bundle is not signed yet.",
 		Example: "  valise build 1.2.3\n" +
 			"  valise build 1.2.3 --from dist/shop-1.2.2.tar.gz\n" +
+			"  valise build 1.2.3 --split-size 2000MiB\n" +
 			"  valise build v1.2.3 --platform linux/arm64 -o /media/usb/\n" +
 			"  SOURCE_DATE_EPOCH=1767225600 valise build 1.2.3 --output json",
 		Args:              cobra.ExactArgs(1),
@@ -65,6 +70,7 @@ func buildCommand(a *app) *cobra.Command {
 	c.Flags().StringVar(&f.project, "project", project.DefaultFile, "project file")
 	c.Flags().StringSliceVar(&f.platforms, "platform", nil, "build for these platforms instead of the project's (repeatable)")
 	c.Flags().BoolVar(&f.split, "split-platforms", false, "write one bundle for each platform; so it is anyway when output names the platform")
+	c.Flags().StringVar(&f.splitSize, "split-size", "", "write BUNDLE.001, BUNDLE.002, ... of this size when it is larger: bytes, or such as 2000MiB")
 	c.Flags().StringVar(&f.from, "from", "", "leave out what this bundle, manifest.json or directory of an older release has (see valise thin)")
 	c.Flags().BoolVar(&f.sbom, "sbom", false, "list the packages of every image, as SPDX 2.3 and CycloneDX")
 	c.Flags().StringVarP(&f.file, "file", "o", "", "bundle to write, or an existing directory for it (default dist/NAME)")
@@ -76,6 +82,10 @@ func (a *app) build(ctx context.Context, version string, f buildFlags) error {
 	version = strings.TrimPrefix(version, "v")
 	if _, err := bundle.ParseVersion(version); err != nil {
 		return cli.Usagef("%w", err)
+	}
+	partSize, err := parsePartSize(f.splitSize)
+	if err != nil {
+		return err
 	}
 	p, err := project.Load(ctx, f.project)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -93,7 +103,7 @@ func (a *app) build(ctx context.Context, version string, f buildFlags) error {
 	}
 	var built []*summary
 	for i, platforms := range groups {
-		s, err := a.buildOne(ctx, p, version, platforms, f, i == 0)
+		s, err := a.buildOne(ctx, p, version, platforms, f, partSize, i == 0)
 		if err != nil {
 			return err
 		}
@@ -143,7 +153,7 @@ func platformGroups(p *project.Project, f buildFlags) ([][]bundle.Platform, erro
 
 // buildOne builds one bundle. What there is to note is the same for all, so it
 // is said with the first one.
-func (a *app) buildOne(ctx context.Context, p *project.Project, version string, platforms []bundle.Platform, f buildFlags, first bool) (*summary, error) {
+func (a *app) buildOne(ctx context.Context, p *project.Project, version string, platforms []bundle.Platform, f buildFlags, partSize int64, first bool) (*summary, error) {
 	one := bundle.Platform("")
 	if f.split || p.NamesPlatform() {
 		one = platforms[0]
@@ -175,7 +185,7 @@ func (a *app) buildOne(ctx context.Context, p *project.Project, version string, 
 	} else if isDir(path) {
 		path = filepath.Join(path, name)
 	}
-	if err := a.writeBundle(ctx, path, compression, m, content, omit); err != nil {
+	if err := a.writeBundle(ctx, newBundle(path, partSize), compression, m, content, omit); err != nil {
 		return nil, err
 	}
 	return summarizeFile(path, m)
@@ -469,41 +479,37 @@ func hashFile(ctx context.Context, f project.ReleaseFile) (bundle.File, error) {
 	return out, nil
 }
 
-// writeBundle writes the file under another name, syncs it and renames it, so
-// that path never is half a bundle.
-func (a *app) writeBundle(ctx context.Context, path string, compression bundle.Compression, m *bundle.Manifest, c *content, omit func(bundle.Digest) bool) (err error) {
-	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("write bundle: %w", err)
-	}
-	f, err := newFile(path)
-	if err != nil {
+// writeBundle writes the bundle under another name, syncs it and renames it, so
+// that it never is half there.
+func (a *app) writeBundle(ctx context.Context, f *pendingBundle, compression bundle.Compression, m *bundle.Manifest, c *content, omit func(bundle.Digest) bool) (err error) {
+	if err := os.MkdirAll(filepath.Dir(f.path), 0o755); err != nil {
 		return fmt.Errorf("write bundle: %w", err)
 	}
 	defer f.Cleanup()
-	progress, finish := a.UI.Track("write " + path)
-	err = bundle.WriteThin(ctx, f.File, compression, m, c, omit, progress)
+	progress, finish := a.UI.Track("write " + f.path)
+	err = bundle.WriteThin(ctx, f, compression, m, c, omit, progress)
 	finish(err)
 	if err != nil {
 		return fmt.Errorf("write bundle: %w", notRefused(err))
 	}
-	if err := f.CloseAtomicallyReplace(); err != nil {
+	if err := f.commit(); err != nil {
 		return fmt.Errorf("write bundle: %w", err)
 	}
-	return syncDir(dir)
+	return nil
 }
 
 // summarizeFile says what was written.
 func summarizeFile(path string, m *bundle.Manifest) (*summary, error) {
-	info, err := os.Stat(path)
+	f, err := parts.Open(path)
 	if err != nil {
 		return nil, err
 	}
+	f.Close()
 	raw, err := m.Encode()
 	if err != nil {
 		return nil, err
 	}
-	s := summarize(path, info.Size(), m, raw, false)
+	s := summarize(f, m, raw, false)
 	s.Next = "valise sign " + path
 	return s, nil
 }

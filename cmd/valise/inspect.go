@@ -56,7 +56,7 @@ func (a *app) inspect(ctx context.Context, path string) error {
 		return err
 	}
 	m := r.Manifest()
-	s := inspection{summary: summarize(path, r.Size(), m, r.ManifestBytes(), r.Signature() != nil), LayerUses: layerUses(r)}
+	s := inspection{summary: summarize(f, m, r.ManifestBytes(), r.Signature() != nil), LayerUses: layerUses(r)}
 	if s.Signed {
 		s.Signer = claimedSigner(r.Signature())
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/parts"
 	"github.com/valise-ota/valise/bundle/publish"
 	"github.com/valise-ota/valise/cmd/internal/cli"
 	"github.com/valise-ota/valise/cmd/internal/ui"
@@ -108,7 +109,8 @@ type publishing struct {
 	repo     *publish.Repository
 	verifier *verify.Verifier
 	releases []*verify.Release // of the bundles, in their order
-	paths    []string          // of the bundles
+	bundles  []*parts.File     // in the same order
+	paths    []string          // of the bundles, without numbers of parts
 	dir      string            // for what is downloaded
 }
 
@@ -117,7 +119,7 @@ func (a *app) publish(ctx context.Context, paths []string, flags publishFlags) (
 	if err != nil {
 		return nil, err
 	}
-	p := &publishing{app: a, publishFlags: flags, paths: paths}
+	p := &publishing{app: a, publishFlags: flags}
 	if p.verifier, err = verify.New(policy); err != nil {
 		return nil, err
 	}
@@ -143,7 +145,7 @@ func (a *app) publish(ctx context.Context, paths []string, flags publishFlags) (
 			return nil, err
 		}
 		defer f.Close()
-		p.releases = append(p.releases, rel)
+		p.releases, p.bundles, p.paths = append(p.releases, rel), append(p.bundles, f), append(p.paths, f.Name)
 	}
 	m := p.manifest()
 	version, err := bundle.ParseVersion(m.Version)
@@ -194,7 +196,7 @@ func (a *app) publish(ctx context.Context, paths []string, flags publishFlags) (
 func (p *publishing) manifest() *bundle.Manifest { return p.releases[0].Manifest() }
 
 // open verifies a bundle. The caller closes the file.
-func (p *publishing) open(ctx context.Context, path string, want verify.Want) (*verify.Release, io.Closer, error) {
+func (p *publishing) open(ctx context.Context, path string, want verify.Want) (*verify.Release, *parts.File, error) {
 	r, f, err := cli.OpenBundle(path)
 	if err != nil {
 		return nil, nil, err
@@ -223,6 +225,27 @@ func (p *publishing) same(as *verify.Release) func(context.Context, string) erro
 			return fmt.Errorf("it has manifest %s, this one has %s", rel.Digest(), as.Digest())
 		}
 		return nil
+	}
+}
+
+// sameParts returns the check of a downloaded part of f: it is kept, and with the
+// last one the whole is checked.
+func (p *publishing) sameParts(as *verify.Release, f *parts.File) func(name string) func(context.Context, string) error {
+	dir, missing := "", len(f.Paths)
+	return func(name string) func(context.Context, string) error {
+		return func(ctx context.Context, path string) error {
+			var err error
+			if dir == "" {
+				dir, err = os.MkdirTemp(p.dir, "parts-")
+			}
+			if err == nil {
+				err = os.Rename(path, filepath.Join(dir, name))
+			}
+			if missing--; err != nil || missing > 0 {
+				return err
+			}
+			return p.same(as)(ctx, filepath.Join(dir, filepath.Base(f.Name)))
+		}
 	}
 }
 
@@ -285,7 +308,7 @@ func (p *publishing) compare(ctx context.Context, before []earlier, result *publ
 			}
 			if thin.Omitted == 0 {
 				p.Note("%s has all layers anew: no thin bundle for %s", filepath.Base(path), rel.Tag)
-				if err := os.Remove(thin.Bundle); err != nil {
+				if err := removeBundle(thin.Bundle); err != nil {
 					return err
 				}
 				continue
@@ -294,6 +317,19 @@ func (p *publishing) compare(ctx context.Context, before []earlier, result *publ
 		}
 	}
 	return nil
+}
+
+// removeBundle removes a bundle, with all its parts.
+func removeBundle(path string) error {
+	f, err := parts.Open(path)
+	if err != nil {
+		return err
+	}
+	f.Close()
+	for _, file := range f.Paths {
+		err = errors.Join(err, os.Remove(file))
+	}
+	return err
 }
 
 // manifestFile is a manifest that was downloaded.
@@ -352,9 +388,19 @@ func (p *publishing) files(thin []thinResult) ([]publish.File, error) {
 			files = append(files, publish.File{Name: name, Path: path, Check: check})
 		}
 	}
+	addBundle := func(f *parts.File, rel *verify.Release) {
+		if f.PartSize() == 0 {
+			add(f.Paths[0], p.same(rel))
+			return
+		}
+		check := p.sameParts(rel, f)
+		for _, part := range f.Paths {
+			add(part, check(filepath.Base(part)))
+		}
+	}
 	for i, path := range p.paths {
 		rel := p.releases[i]
-		add(path, p.same(rel))
+		addBundle(p.bundles[i], rel)
 		base := stem(path) + manifestSuffix
 		for name, data := range map[string][]byte{base: rel.ManifestBytes(), base + ".sigstore.json": rel.Signature()} {
 			if err := writeFile(name, data); err != nil {
@@ -378,7 +424,12 @@ func (p *publishing) files(thin []thinResult) ([]publish.File, error) {
 		if i < 0 {
 			return nil, fmt.Errorf("thin bundle %s belongs to no bundle", t.Bundle)
 		}
-		add(t.Bundle, p.same(p.releases[i]))
+		f, err := parts.Open(t.Bundle)
+		if err != nil {
+			return nil, err
+		}
+		f.Close()
+		addBundle(f, p.releases[i])
 	}
 	for _, path := range p.attach {
 		add(path, nil)
@@ -403,6 +454,9 @@ func (p *publishing) writeNotes(ctx context.Context, q publish.Request, before [
 	facts := publish.Facts{Signer: result.Signer, PrivateRoot: private, Download: fmt.Sprintf("%s/%s/releases/download/%s/", server, repository, q.Tag)}
 	for _, path := range p.paths {
 		facts.Bundles = append(facts.Bundles, filepath.Base(path))
+	}
+	if f := p.bundles[0]; f.PartSize() > 0 {
+		facts.Parts = len(f.Paths)
 	}
 	for _, t := range result.Thin {
 		facts.Thin = append(facts.Thin, publish.Thin{Name: filepath.Base(t.Bundle), From: t.From, Size: ui.Bytes(t.Size)})
@@ -434,7 +488,7 @@ func (a *app) publishHint(err error) error {
 	case errors.As(err, new(*publish.PermissionError)):
 		return cli.WithHint(err, "set GITHUB_TOKEN to a token of that repository with the permission contents: write")
 	case errors.As(err, new(*publish.SizeError)):
-		return cli.WithHint(err, "build a bundle for each platform: valise build --split-platforms")
+		return cli.WithHint(err, "build it in parts, or a bundle for each platform: valise build --split-size 2000MiB, or --split-platforms")
 	case errors.As(err, new(*publish.PublishedError)), errors.As(err, new(*publish.BurntError)):
 		return cli.WithHint(err, "give the release a new version and build it again")
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/parts"
 	"github.com/valise-ota/valise/bundle/sign"
 	"github.com/valise-ota/valise/cmd/internal/cli"
 )
@@ -33,7 +34,7 @@ func signCommand(a *app) *cobra.Command {
 		Long: "sign puts a signature over the manifest into a bundle, which is replaced in one step, and\n" +
 			"writes signatures over the whole of each FILE beside it: FILE.sigstore.json (cosign\n" +
 			"verify-blob --bundle), FILE.sig with FILE.cert (cosign verify-blob --signature) and\n" +
-			"FILE.sha256. --checksums writes a list of the SHA-256 of all FILEs, and signs that too.\n\n" +
+			"FILE.sha256; those of a bundle in parts are over the joined file. --checksums writes a list of the SHA-256 of all FILEs, and signs that too.\n\n" +
 			"Without --key it signs keylessly, as the identity of an OIDC token: that of the GitHub\n" +
 			"Actions job it runs in (permission id-token: write), or --identity-token.",
 		Example: "  valise sign dist/shop-1.2.3.tar.gz\n" +
@@ -126,22 +127,19 @@ type signedFile struct {
 }
 
 func (a *app) sign(ctx context.Context, paths []string, flags signFlags) error {
-	if flags.checksums != "" {
-		names := map[string]bool{}
-		for _, path := range paths {
-			if name := filepath.Base(path); names[name] || strings.ContainsAny(name, "\\\n") {
-				return cli.Usagef("%q twice: a list of checksums names files without their directories", name)
-			}
-			names[filepath.Base(path)] = true
-		}
-	}
 	// A file that is not there should not be found after others were signed.
+	names := map[string]bool{}
 	for _, path := range paths {
-		if info, err := os.Stat(path); err != nil {
-			return err
-		} else if !info.Mode().IsRegular() {
-			return fmt.Errorf("sign %s: not a file", path)
+		f, err := parts.Open(path)
+		if err != nil {
+			return fmt.Errorf("sign: %w", err)
 		}
+		f.Close()
+		name := filepath.Base(f.Name)
+		if flags.checksums != "" && (names[name] || strings.ContainsAny(name, "\\\n")) {
+			return cli.Usagef("%q twice: a list of checksums names files without their directories", name)
+		}
+		names[name] = true
 	}
 	signer, err := a.signer(ctx, flags)
 	if err != nil {
@@ -159,7 +157,11 @@ func (a *app) sign(ctx context.Context, paths []string, flags signFlags) error {
 		slices.SortFunc(all, func(x, y signedFile) int { return strings.Compare(filepath.Base(x.File), filepath.Base(y.File)) })
 		var list strings.Builder
 		for _, s := range all {
-			list.WriteString(checksumLine(s.SHA256, s.File))
+			lines, err := a.checksumLines(s)
+			if err != nil {
+				return err
+			}
+			list.WriteString(lines)
 		}
 		if err := writeFile(flags.checksums, []byte(list.String())); err != nil {
 			return fmt.Errorf("write checksums: %w", err)
@@ -183,12 +185,13 @@ func (a *app) sign(ctx context.Context, paths []string, flags signFlags) error {
 
 // signOne signs the inside of a bundle, and any file as a whole.
 func (a *app) signOne(ctx context.Context, signer sign.Signer, path string) (s signedFile, err error) {
-	s.File = path
-	f, err := os.Open(path)
+	f, err := parts.Open(path)
 	if err != nil {
 		return s, fmt.Errorf("open file: %w", err)
 	}
 	defer f.Close()
+	path = f.Name
+	s.File = path
 	r, err := bundleIn(f)
 	if err != nil {
 		return s, fmt.Errorf("open %s: %w", path, err)
@@ -207,10 +210,7 @@ func (a *app) signOne(ctx context.Context, signer sign.Signer, path string) (s s
 	if err != nil {
 		return s, err
 	}
-	out, err := newFile(path)
-	if err != nil {
-		return s, fmt.Errorf("write bundle: %w", err)
-	}
+	out := newBundle(path, f.PartSize())
 	defer out.Cleanup()
 	digest := sha256.New()
 	update, finish := a.UI.Track("sign " + filepath.Base(path))
@@ -225,10 +225,32 @@ func (a *app) signOne(ctx context.Context, signer sign.Signer, path string) (s s
 	if s.Beside, err = writeBeside(ctx, signer, path, [sha256.Size]byte(sum)); err != nil {
 		return s, err
 	}
-	if err := out.CloseAtomicallyReplace(); err != nil {
+	if err := out.commit(); err != nil {
 		return s, fmt.Errorf("write bundle: %w", err)
 	}
 	return s, nil
+}
+
+// checksumLines are what a list of checksums says of a file: of one in parts, what
+// lies there to be compared, which is the parts.
+func (a *app) checksumLines(s signedFile) (string, error) {
+	f, err := parts.Open(s.File)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	if f.PartSize() == 0 {
+		return checksumLine(s.SHA256, s.File), nil
+	}
+	lines := ""
+	for _, path := range f.Paths {
+		sum, err := a.hashPart(path)
+		if err != nil {
+			return "", err
+		}
+		lines += checksumLine(hex.EncodeToString(sum), path)
+	}
+	return lines, nil
 }
 
 func checksumLine(hexSum, path string) string { return hexSum + "  " + filepath.Base(path) + "\n" }

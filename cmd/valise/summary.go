@@ -3,11 +3,13 @@ package main
 import (
 	"fmt"
 	"io"
+	"path/filepath"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/parts"
 	"github.com/valise-ota/valise/cmd/internal/ui"
 )
 
@@ -15,6 +17,7 @@ import (
 type summary struct {
 	Path           string            `json:"path"`
 	Size           int64             `json:"size"`
+	Parts          []string          `json:"parts,omitempty"` // paths, of a bundle that is not one file
 	App            string            `json:"app"`
 	Kind           string            `json:"kind"`
 	Version        string            `json:"version"`
@@ -55,9 +58,12 @@ type layerSummary struct {
 	Saved  int64 `json:"saved"`
 }
 
-func summarize(path string, size int64, m *bundle.Manifest, raw []byte, signed bool) *summary {
-	s := &summary{Path: path, Size: size, App: m.App, Kind: m.Kind, Version: m.Version, CreatedAt: m.CreatedAt, ManifestDigest: bundle.DigestOf(raw),
+func summarize(f *parts.File, m *bundle.Manifest, raw []byte, signed bool) *summary {
+	s := &summary{Path: f.Name, Size: f.Size(), App: m.App, Kind: m.Kind, Version: m.Version, CreatedAt: m.CreatedAt, ManifestDigest: bundle.DigestOf(raw),
 		Signed: signed, Source: m.Source, Platforms: m.Platforms, Files: m.Files, Changelog: m.Changelog, Environment: m.Device.RequiredEnv}
+	if f.PartSize() > 0 {
+		s.Parts = f.Paths
+	}
 	if m.Kind == bundle.KindTree {
 		for _, p := range m.Platforms {
 			t := treeSummary{Platform: p}
@@ -107,6 +113,9 @@ func (s *summary) writeHead(w io.Writer) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	row := func(key, format string, args ...any) { fmt.Fprintf(t, key+"\t"+format+"\n", args...) }
 	row("bundle", "%s (%s)", s.Path, ui.Bytes(s.Size))
+	if len(s.Parts) > 0 {
+		row("parts", "%d, %s to %s", len(s.Parts), s.Parts[0], filepath.Base(s.Parts[len(s.Parts)-1]))
+	}
 	row("app", "%s %s", s.App, s.Version)
 	row("created", "%s", s.CreatedAt.Format(time.RFC3339))
 	if s.Source != nil {

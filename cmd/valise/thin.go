@@ -27,7 +27,7 @@ func thinCommand(a *app) *cobra.Command {
 			"anything is touched.\n\n" +
 			"BASE is a bundle, a manifest.json, or a directory that has one: a bundle unpacked by tar, or\n" +
 			"a release on a device. INVENTORY is what one device says it has; see docs/inventory.md. What is\n" +
-			"made for it has the layers of its platform only. The result is compressed as BUNDLE is.",
+			"made for it has the layers of its platform only. The result is compressed and split as BUNDLE is.",
 		Example: "  valise thin dist/shop-1.1.0.tar.gz --from dist/shop-1.0.0.tar.gz\n" +
 			"  valise thin dist/shop-1.1.0.tar.gz --have /media/usb/inventory.json -o /media/usb/shop-1.1.0.tar.gz",
 		Args: cobra.ExactArgs(1),
@@ -67,7 +67,7 @@ func (a *app) thin(ctx context.Context, path string, f thinFlags) error {
 		return fmt.Errorf("thin %s: %w", path, err)
 	}
 	if f.file == "" {
-		f.file = thinName(path, version)
+		f.file = thinName(in.Name, version)
 	}
 	update, finish := a.UI.Track("check " + filepath.Base(path))
 	err = r.Check(ctx, update)
@@ -75,10 +75,7 @@ func (a *app) thin(ctx context.Context, path string, f thinFlags) error {
 	if err != nil {
 		return fmt.Errorf("thin %s: %w", path, err)
 	}
-	out, err := newFile(f.file)
-	if err != nil {
-		return fmt.Errorf("write bundle: %w", err)
-	}
+	out := newBundle(f.file, in.PartSize())
 	defer out.Cleanup()
 	update, finish = a.UI.Track("write " + filepath.Base(f.file))
 	err = bundle.Thin(ctx, out, r, omit, update)
@@ -86,17 +83,10 @@ func (a *app) thin(ctx context.Context, path string, f thinFlags) error {
 	if err != nil {
 		return fmt.Errorf("thin %s: %w", path, err)
 	}
-	info, err := out.Stat()
-	if err == nil {
-		err = out.CloseAtomicallyReplace()
-	}
-	if err == nil {
-		err = syncDir(filepath.Dir(f.file))
-	}
-	if err != nil {
+	if err := out.commit(); err != nil {
 		return fmt.Errorf("write bundle: %w", err)
 	}
-	result := thinResult{Bundle: f.file, From: version, Size: info.Size(), Full: r.Size()}
+	result := thinResult{Bundle: f.file, From: version, Size: out.end, Full: r.Size()}
 	for d := range layersOf(r.Manifest()) {
 		if r.HasBlob(d) && omit(d) {
 			result.Omitted++

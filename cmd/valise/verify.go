@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/parts"
 	"github.com/valise-ota/valise/cmd/internal/cli"
 	"github.com/valise-ota/valise/cmd/internal/ui"
 	"github.com/valise-ota/valise/verify"
@@ -136,7 +137,7 @@ func (a *app) verifyOne(ctx context.Context, verifier *verify.Verifier, list *ve
 		})
 		return v, err
 	}
-	f, err := os.Open(path)
+	f, err := parts.Open(path)
 	if err != nil {
 		return v, fmt.Errorf("open file: %w", err)
 	}
@@ -145,14 +146,16 @@ func (a *app) verifyOne(ctx context.Context, verifier *verify.Verifier, list *ve
 	if err != nil {
 		return v, err
 	}
-	switch beside := path + sigstoreSuffix; {
+	switch beside := f.Name + sigstoreSuffix; {
 	case list != nil:
-		sum, err := a.hash(f, crypto.SHA256)
-		if err == nil {
-			err = list.Check(filepath.Base(path), [sha256.Size]byte(sum))
-		}
-		if err != nil {
-			return v, err
+		for _, path := range f.Paths {
+			sum, err := a.hashPart(path)
+			if err == nil {
+				err = list.Check(filepath.Base(path), [sha256.Size]byte(sum))
+			}
+			if err != nil {
+				return v, err
+			}
 		}
 		v.Signer = list.Signer
 	case flags.signature == "" && r == nil && isFile(beside):
@@ -194,12 +197,8 @@ func isFile(path string) bool {
 
 // bundleIn returns the bundle in f, or nil when f is some other kind of file. A
 // file that says it is a bundle and breaks the format is an error.
-func bundleIn(f *os.File) (*bundle.Reader, error) {
-	info, err := f.Stat()
-	if err != nil || !info.Mode().IsRegular() {
-		return nil, err
-	}
-	r, err := bundle.Open(f, info.Size())
+func bundleIn(f *parts.File) (*bundle.Reader, error) {
+	r, err := bundle.Open(f, f.Size())
 	if format := new(bundle.FormatError); errors.As(err, &format) && (format.Rule == "framing" || format.Rule == "gzip" || format.Rule == "zstd" || format.Rule == "manifest-first" || format.Rule == "truncated") {
 		return nil, nil
 	}
@@ -207,19 +206,25 @@ func bundleIn(f *os.File) (*bundle.Reader, error) {
 }
 
 // hash returns the digest of a file.
-func (a *app) hash(f *os.File, hash crypto.Hash) ([]byte, error) {
-	info, err := f.Stat()
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", f.Name(), err)
-	}
-	update, finish := a.UI.Track("hash " + f.Name())
+func (a *app) hash(f *parts.File, hash crypto.Hash) ([]byte, error) {
+	update, finish := a.UI.Track("hash " + f.Name)
 	digest := hash.New()
-	_, err = io.Copy(io.MultiWriter(digest, &meter{total: info.Size(), update: update}), io.NewSectionReader(f, 0, info.Size()))
+	_, err := io.Copy(io.MultiWriter(digest, &meter{total: f.Size(), update: update}), f.Reader())
 	finish(err)
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", f.Name(), err)
+		return nil, fmt.Errorf("read %s: %w", f.Name, err)
 	}
 	return digest.Sum(nil), nil
+}
+
+// hashPart returns the SHA-256 of one file, be it a part or not.
+func (a *app) hashPart(path string) ([]byte, error) {
+	f, err := parts.OpenAll(path, []string{path})
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return a.hash(f, crypto.SHA256)
 }
 
 // parseDigest reads sha256:DIGEST and the like. What has not exactly that form

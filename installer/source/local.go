@@ -2,14 +2,12 @@ package source
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"sort"
-	"syscall"
+
+	"github.com/valise-ota/valise/bundle/parts"
 )
 
 // local is a directory on this device: a disk, a stick, a network share.
@@ -47,12 +45,6 @@ func among(ctx context.Context, l lister, version string) (Release, error) {
 	return Release{}, fs.ErrNotExist
 }
 
-// LocalFile is a bundle on this device, in one file or in parts.
-type LocalFile struct {
-	files []*os.File
-	ends  []int64
-}
-
 // URL is where a browser gets the bundle; empty for one that is on this device or
 // in several files.
 func (b Bundle) URL() string {
@@ -63,59 +55,14 @@ func (b Bundle) URL() string {
 }
 
 // OpenLocal opens a bundle that is not Remote. The caller closes it.
-func (b Bundle) OpenLocal() (*LocalFile, error) {
-	f := &LocalFile{}
-	var size int64
+func (b Bundle) OpenLocal() (*parts.File, error) {
+	var paths []string
 	for _, p := range b.parts {
-		// A pipe would make a plain open wait for somebody who writes to it.
-		file, err := os.OpenFile(p.path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
-		if err != nil {
-			f.Close()
-			return nil, fmt.Errorf("open bundle: %w", err)
-		}
-		f.files = append(f.files, file)
-		info, err := file.Stat()
-		if err == nil && !info.Mode().IsRegular() {
-			err = fmt.Errorf("%s is not a file", p.path)
-		}
-		if err != nil {
-			f.Close()
-			return nil, fmt.Errorf("open bundle: %w", err)
-		}
-		size += info.Size()
-		f.ends = append(f.ends, size)
+		paths = append(paths, p.path)
+	}
+	f, err := parts.OpenAll(b.Name, paths)
+	if err != nil {
+		return nil, fmt.Errorf("open bundle: %w", err)
 	}
 	return f, nil
-}
-
-// Size returns the bytes of the bundle.
-func (f *LocalFile) Size() int64 { return f.ends[len(f.ends)-1] }
-
-func (f *LocalFile) ReadAt(p []byte, off int64) (int, error) {
-	done := 0
-	for done < len(p) {
-		at := off + int64(done)
-		i := sort.Search(len(f.ends), func(i int) bool { return f.ends[i] > at })
-		if i == len(f.ends) {
-			return done, io.EOF
-		}
-		var base int64
-		if i > 0 {
-			base = f.ends[i-1]
-		}
-		n, err := f.files[i].ReadAt(p[done:done+int(min(int64(len(p)-done), f.ends[i]-at))], at-base)
-		if done += n; err != nil {
-			return done, err
-		}
-	}
-	return done, nil
-}
-
-// Close closes the files.
-func (f *LocalFile) Close() error {
-	var err error
-	for _, file := range f.files {
-		err = errors.Join(err, file.Close())
-	}
-	return err
 }

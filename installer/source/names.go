@@ -2,11 +2,11 @@ package source
 
 import (
 	"cmp"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/parts"
 )
 
 // name is what the file name of a bundle says:
@@ -28,20 +28,10 @@ var platformNames = map[string]bundle.Platform{
 	"linux-arm-v7": "linux/arm/v7", "armv7-linux": "linux/arm/v7", "linux-armv7": "linux/arm/v7", "arm-v7": "linux/arm/v7", "armv7": "linux/arm/v7", "armhf": "linux/arm/v7",
 }
 
-var partNumber = regexp.MustCompile(`^(.+)\.([0-9]{3})$`)
-
 // parseName reads the name of a file of app. part is 0 for a file that is no
 // part.
 func parseName(app, file string) (n name, part int, ok bool) {
-	if m := partNumber.FindStringSubmatch(file); m != nil {
-		file = m[1]
-		for _, c := range m[2] {
-			part = 10*part + int(c-'0')
-		}
-		if part == 0 {
-			return n, 0, false
-		}
-	}
+	file, part = parts.Split(file)
 	n.Name = file
 	rest, found := file, false
 	for _, c := range []bundle.Compression{bundle.Gzip, bundle.Zstd, bundle.None} {
@@ -99,14 +89,14 @@ func group(app string, files []found) []Release {
 		found
 		n int
 	}
-	parts := map[name][]numbered{}
+	byName := map[name][]numbered{}
 	for _, f := range files {
 		if n, i, ok := parseName(app, f.file); ok {
-			parts[n] = append(parts[n], numbered{f, i})
+			byName[n] = append(byName[n], numbered{f, i})
 		}
 	}
 	releases := map[string]*Release{}
-	for n, list := range parts {
+	for n, list := range byName {
 		slices.SortFunc(list, func(a, b numbered) int { return a.n - b.n })
 		whole := list[0].n == 0
 		if whole {

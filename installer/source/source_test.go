@@ -369,7 +369,7 @@ func TestLocal(t *testing.T) {
 	dir := t.TempDir()
 	content := randomBytes(1000)
 	for name, b := range map[string][]byte{
-		"shop-2.9.0.tar.gz": content, "shop-2.10.0.tar.gz.001": content[:400], "shop-2.10.0.tar.gz.002": content[400:], "shop-2.11.0.tar.gz.002": content, "readme.txt": nil,
+		"shop-2.9.0.tar.gz": content, "shop-2.10.0.tar.gz.001": content[:600], "shop-2.10.0.tar.gz.002": content[600:], "shop-2.11.0.tar.gz.002": content, "readme.txt": nil,
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), b, 0o644); err != nil {
 			t.Fatal(err)

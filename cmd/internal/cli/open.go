@@ -2,29 +2,19 @@ package cli
 
 import (
 	"fmt"
-	"os"
-	"syscall"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/parts"
 )
 
-// OpenBundle opens a bundle, whose content is unknown until it is verified. The
-// caller closes the file.
-func OpenBundle(path string) (*bundle.Reader, *os.File, error) {
-	// A pipe would make a plain open wait for somebody who writes to it.
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+// OpenBundle opens a bundle in one file or in parts, whose content is unknown
+// until it is verified. The caller closes the file.
+func OpenBundle(path string) (*bundle.Reader, *parts.File, error) {
+	f, err := parts.Open(path)
 	if err != nil {
 		return nil, nil, fmt.Errorf("open bundle: %w", err)
 	}
-	info, err := f.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = fmt.Errorf("%s is not a file", path)
-	}
-	if err != nil {
-		f.Close()
-		return nil, nil, fmt.Errorf("open bundle: %w", err)
-	}
-	r, err := bundle.Open(f, info.Size())
+	r, err := bundle.Open(f, f.Size())
 	if err != nil {
 		f.Close()
 		return nil, nil, fmt.Errorf("open %s: %w", path, err)
