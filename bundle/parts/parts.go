@@ -65,7 +65,7 @@ func Open(path string) (*File, error) {
 	case n == 0 && !exists(path) && exists(Name(path, 1)), n == 1:
 	case n > 1 && exists(Name(name, 1)):
 		return nil, fmt.Errorf("%s is a later part of a file: name the first one, %s", path, Name(name, 1))
-	case n > 1 && isBundle(name): // its first part is missing
+	case n > 1 && NamesBundle(name): // its first part is missing
 	default:
 		return OpenAll(path, []string{path})
 	}
@@ -98,7 +98,8 @@ func exists(path string) bool {
 	return err == nil
 }
 
-func isBundle(name string) bool {
+// NamesBundle reports whether a file name ends as those of bundles do.
+func NamesBundle(name string) bool {
 	for _, c := range []bundle.Compression{bundle.Gzip, bundle.Zstd, bundle.None} {
 		if strings.HasSuffix(name, c.Suffix()) {
 			return true

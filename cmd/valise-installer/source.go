@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/parts"
 	"github.com/valise-ota/valise/cmd/internal/cli"
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/compose"
@@ -309,11 +310,13 @@ func (p *program) stateOf(ctx context.Context, app string) (installer.State, err
 	return st, j.Close()
 }
 
-// asVersion reads v1.2.3 or 1.2.3.
+// asVersion reads v1.2.3 or 1.2.3. By its form 1.2.3-rc.1.tar.gz is a version too,
+// but it is the name of a file.
 func asVersion(s string) (string, bool) {
 	v := strings.TrimPrefix(s, "v")
 	_, err := bundle.ParseVersion(v)
-	return v, err == nil
+	name, _ := parts.Split(s)
+	return v, err == nil && !parts.NamesBundle(name)
 }
 
 // thisPlatform is what this program was built for: the engine may say more later.

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/Masterminds/semver/v3"
@@ -143,6 +144,7 @@ func (p *program) bundlesIn(dir string) ([]offered, error) {
 	if err != nil && !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("look at the stick: %w", err)
 	}
+	slices.SortFunc(entries, func(a, b os.DirEntry) int { return strings.Compare(a.Name(), b.Name()) })
 	var list []offered
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name())
