@@ -9,7 +9,6 @@ import (
 	"os"
 	"time"
 
-	"github.com/google/renameio/v2"
 	"github.com/spf13/cobra"
 
 	"github.com/valise-ota/valise/bundle"
@@ -84,7 +83,7 @@ func (a *app) updateTrust(path string, f trustFlags) error {
 		Changed time.Time     `json:"changed"` // when it was last changed, as far as it shows
 		Updated bool          `json:"updated"`
 	}{path, bundle.DigestOf(fresh), date, !bytes.Equal(have, fresh)}
-	if err := renameio.WriteFile(path, fresh, 0o644); err != nil {
+	if err := writeFile(path, fresh); err != nil {
 		return fmt.Errorf("write trusted root: %w", err)
 	}
 	return a.Result(result, func(w io.Writer) {
