@@ -3,7 +3,9 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -42,4 +44,24 @@ func (p *program) installRecovery(ctx context.Context, app string, units []strin
 		return err
 	}
 	return systemd.Enable(ctx, name)
+}
+
+// removeRecovery takes the unit away again.
+func removeRecovery(ctx context.Context, app string) error {
+	name := systemd.RecoveryName(app)
+	if _, err := os.Lstat(filepath.Join(systemd.UnitDir, name)); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err := systemd.Disable(ctx, name); err != nil {
+		return err
+	}
+	dir, err := openDir(systemd.UnitDir, 0o755)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if err := release.RemoveAll(dir, name); err != nil {
+		return err
+	}
+	return systemd.DaemonReload(ctx)
 }

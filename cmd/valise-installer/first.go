@@ -74,7 +74,7 @@ func (p *program) whomToTrust(app string, r *bundle.Reader, trust cli.Trust) (ve
 			return policy, fmt.Errorf("read trusted root: %w", err)
 		}
 	}
-	identity, file, err := p.signerFromEnv(app)
+	identity, file, err := signerFromEnv(filepath.Join(p.appDir(app), ".env"), filepath.Join(p.root, "etc", app, app+".env"))
 	if err != nil {
 		return policy, err
 	}
@@ -122,11 +122,11 @@ func lasting(s verify.Signer) (_ verify.Signer, more string) {
 	return verify.Signer{Issuer: s.Issuer, IdentityRegexp: regexp.QuoteMeta(workflow) + `@refs/tags/.+`}, ", and the same workflow at other tags,"
 }
 
-// signerFromEnv reads whom the environment file of an app names. The file is
-// parsed, not run, and the text must stand in it as it is: an expression that
+// signerFromEnv reads whom the first environment file that names anybody names,
+// of those there are. The file is parsed, not run, and the text must stand in it as it is: an expression that
 // quotes or variables change would not be what its author wrote.
-func (p *program) signerFromEnv(app string) (identity, file string, err error) {
-	for _, file := range []string{filepath.Join(p.appDir(app), ".env"), filepath.Join(p.root, "etc", app, app+".env")} {
+func signerFromEnv(files ...string) (identity, file string, err error) {
+	for _, file := range files {
 		env, err := environ.Load(file)
 		if err != nil {
 			return "", file, err

@@ -119,15 +119,29 @@ func (p *program) writePolicy(app string, policy verify.Policy, from source.Conf
 	if err := release.WriteFile(dir, app+".yaml", text, 0o644); err != nil {
 		return err
 	}
-	// Roots of before, which nothing names any more.
+	return removeRoots(dir, app, root)
+}
+
+// removeRoots removes the trusted roots of an app which nothing names any more.
+func removeRoots(dir *os.Root, app, but string) error {
 	ours := regexp.MustCompile(`^` + regexp.QuoteMeta(app) + `\.trusted_root\.[0-9a-f]{16}\.json$`)
 	entries, err := fs.ReadDir(dir.FS(), ".")
 	for _, e := range entries {
-		if ours.MatchString(e.Name()) && e.Name() != root {
+		if ours.MatchString(e.Name()) && e.Name() != but {
 			err = errors.Join(err, release.RemoveAll(dir, e.Name()))
 		}
 	}
 	return err
+}
+
+// removePolicy removes what the device knows of an app, its trust above all.
+func (p *program) removePolicy(app string) error {
+	dir, err := openDir(filepath.Dir(p.configPath(app)), 0o755)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return errors.Join(release.RemoveAll(dir, app+".yaml"), removeRoots(dir, app, ""))
 }
 
 // editConfig returns the text of a config file with other signers and another

@@ -22,6 +22,8 @@ var commands = []func(*program) *cobra.Command{
 	statusCommand,
 	historyCommand,
 	checkCommand,
+	adoptCommand,
+	uninstallCommand,
 	doctorCommand,
 	receiptsCommand,
 	usbCommand,

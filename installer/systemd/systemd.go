@@ -138,3 +138,16 @@ func command(ctx context.Context, args ...string) (string, error) {
 	}
 	return out.String(), nil
 }
+
+// EnvironmentFile is the first environment file of a unit, empty when it has
+// none.
+func EnvironmentFile(ctx context.Context, name string) (string, error) {
+	out, err := command(ctx, "show", "--property=EnvironmentFiles", "--", name)
+	if err != nil {
+		return "", err
+	}
+	// EnvironmentFiles=/etc/app/app.env (ignore_errors=no)
+	value := strings.TrimPrefix(strings.TrimSpace(out), "EnvironmentFiles=")
+	value, _, _ = strings.Cut(value, " (ignore_errors")
+	return value, nil
+}

@@ -187,11 +187,15 @@ func states(ctx context.Context, units []string) ([]health.Container, error) {
 	return list, nil
 }
 
+// logLines is how much of a unit's log says why it failed: what the manager says
+// of one start and one end, and the unit's own last words before it.
+const logLines = 8
+
 // withLog adds to err what the units wrote last.
 func (a *App) withLog(ctx context.Context, err error, units []string) error {
 	for _, name := range units {
-		if text := systemd.Log(ctx, name, 3); text != "" {
-			err = fmt.Errorf("%w; last words of %s: %.600s", err, name, text)
+		if text := systemd.Log(ctx, name, logLines); text != "" {
+			err = fmt.Errorf("%w; last words of %s: %.900s", err, name, text)
 		}
 	}
 	return err

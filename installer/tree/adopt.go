@@ -1,0 +1,239 @@
+package tree
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/Masterminds/semver/v3"
+
+	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/release"
+	"github.com/valise-ota/valise/installer/systemd"
+)
+
+// Adoption is what was found of an app that something else installed.
+type Adoption struct {
+	App      string   `json:"app"`
+	Unit     string   `json:"unit"`
+	EnvFile  string   `json:"env_file"`
+	Releases []Found  `json:"releases"` // oldest first, by when they were unpacked
+	Current  string   `json:"current"`  // name of a directory
+	Previous string   `json:"previous,omitempty"`
+	Link     string   `json:"link"`              // where current leads today
+	Skipped  []string `json:"skipped,omitempty"` // what is not taken over, and why
+	health   string
+}
+
+// Found is one release that is there.
+type Found struct {
+	Dir     string    `json:"dir"`
+	Version string    `json:"version"`
+	Since   time.Time `json:"since"` // modification time of the directory
+	version *semver.Version
+}
+
+// AdoptOptions say what cannot be found out.
+type AdoptOptions struct {
+	Unit     string // name; empty is APP.service
+	EnvFile  string // empty is that of the unit
+	Health   string // URL; may be empty
+	Previous string // version; empty is the stable one below the current one that was unpacked last
+}
+
+// Adopted is the signer of a release that was there before: nobody verified it.
+const Adopted = "adopted"
+
+// adoptedDir is where an adopted release gets the unit it runs with, when its
+// own tree does not have the same.
+const adoptedDir = "adopted"
+
+// maxVersionFile is more than any VERSION file has, in bytes.
+const maxVersionFile = 1 << 10
+
+// Find reads what is there. It changes nothing and runs nothing of the app's.
+func (a *App) Find(ctx context.Context, o AdoptOptions) (*Adoption, error) {
+	f := &Adoption{App: a.Name, Unit: o.Unit, EnvFile: o.EnvFile, health: o.Health}
+	if f.Unit == "" {
+		f.Unit = a.Name + ".service"
+	}
+	u, err := systemd.Show(ctx, f.Unit)
+	if err != nil {
+		return nil, err
+	}
+	if !u.Loaded || !exists(unitPath(f.Unit)) {
+		return nil, fmt.Errorf("find unit %s: there is no %s: name the unit that runs the app", f.Unit, unitPath(f.Unit))
+	}
+	if f.EnvFile == "" {
+		if f.EnvFile, err = systemd.EnvironmentFile(ctx, f.Unit); err != nil {
+			return nil, err
+		}
+	}
+	if f.EnvFile == "" {
+		return nil, fmt.Errorf("find environment file: unit %s has no EnvironmentFile: name the file", f.Unit)
+	}
+	if _, err := os.Stat(f.EnvFile); err != nil {
+		return nil, fmt.Errorf("find environment file: %w", err)
+	}
+	if f.Link, err = os.Readlink(filepath.Join(a.Dir, "current")); err != nil {
+		return nil, fmt.Errorf("find current release: %w", err)
+	}
+	f.Current = filepath.Base(f.Link)
+	if dir := filepath.Dir(f.Link); dir != "releases" && dir != filepath.Join(a.Dir, "releases") {
+		return nil, fmt.Errorf("find current release: current leads to %q, want a directory of %s/releases", f.Link, a.Dir)
+	}
+	if err := a.findReleases(f); err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(f.Releases, func(r Found) bool { return r.Dir == f.Current })
+	if i < 0 {
+		return nil, fmt.Errorf("find current release: %s is no release: %s", f.Current, strings.Join(f.Skipped, "; "))
+	}
+	return f, f.findPrevious(f.Releases[i].version, strings.TrimPrefix(o.Previous, "v"))
+}
+
+// findPrevious finds what ran before. A newer one than the current one may be
+// there because it failed: it is what ran before only if somebody says so.
+func (f *Adoption) findPrevious(current *semver.Version, want string) error {
+	for _, r := range f.Releases { // the last one that fits
+		if r.Dir != f.Current && (want == r.Version || want == "" && r.version.LessThan(current) && r.version.Prerelease() == "") {
+			f.Previous = r.Dir
+		}
+	}
+	if want != "" && f.Previous == "" {
+		return fmt.Errorf("find previous release: %s is not here", want)
+	}
+	f.Releases = slices.DeleteFunc(f.Releases, func(r Found) bool {
+		newer := r.Dir != f.Previous && r.version.GreaterThan(current)
+		if newer {
+			f.Skipped = append(f.Skipped, r.Dir+" is newer than what runs, so it may have failed")
+		}
+		return newer
+	})
+	return nil
+}
+
+func (a *App) findReleases(f *Adoption) error {
+	entries, err := os.ReadDir(filepath.Join(a.Dir, "releases"))
+	if err != nil {
+		return fmt.Errorf("find releases: %w", err)
+	}
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil {
+			return fmt.Errorf("find releases: %w", err)
+		}
+		version := strings.TrimPrefix(e.Name(), "v")
+		parsed, err := bundle.ParseVersion(version)
+		switch {
+		case !e.IsDir():
+			f.Skipped = append(f.Skipped, e.Name()+" is no directory")
+			continue
+		case err != nil || !release.ValidName(e.Name()):
+			f.Skipped = append(f.Skipped, e.Name()+" is not called after a version")
+			continue
+		}
+		b, err := a.read(installer.Release{Version: version, Dir: e.Name()}, bundle.VersionName, maxVersionFile)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if got := strings.TrimPrefix(strings.TrimSpace(string(b)), "v"); err == nil && got != version {
+			f.Skipped = append(f.Skipped, fmt.Sprintf("%s holds the version %.40q", e.Name(), got))
+			continue
+		}
+		f.Releases = append(f.Releases, Found{e.Name(), version, info.ModTime().UTC().Truncate(time.Second), parsed})
+	}
+	slices.SortFunc(f.Releases, func(x, y Found) int { return cmp.Or(x.Since.Compare(y.Since), x.version.Compare(y.version)) })
+	return nil
+}
+
+// Adopt gives every release that was found a manifest, unless it has one, and
+// current the form it has here. It returns the releases in the order in which
+// they are to be committed: the previous one and the current one last. It may be
+// called again.
+func (a *App) Adopt(ctx context.Context, f *Adoption) ([]installer.Release, error) {
+	unit, err := os.ReadFile(unitPath(f.Unit))
+	if err != nil {
+		return nil, fmt.Errorf("read unit: %w", err)
+	}
+	var others, last []installer.Release
+	for _, r := range f.Releases {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		digest, err := a.adoptRelease(f, r, unit)
+		if err != nil {
+			return nil, fmt.Errorf("adopt release %s: %w", r.Dir, err)
+		}
+		rel := installer.Release{Version: r.Version, Dir: r.Dir, Manifest: digest, Signer: Adopted, Kind: bundle.KindTree}
+		switch r.Dir {
+		case f.Current:
+			last = append(last, rel)
+		case f.Previous:
+			last = append([]installer.Release{rel}, last...)
+		default:
+			others = append(others, rel)
+		}
+	}
+	owned, err := a.owned()
+	if err != nil {
+		return nil, err
+	}
+	owned[unitPath(f.Unit)] = bundle.DigestOf(unit)
+	if err := a.setOwned(owned); err != nil {
+		return nil, err
+	}
+	return append(others, last...), a.Releases.SetCurrent(f.Current)
+}
+
+func (a *App) adoptRelease(f *Adoption, r Found, unit []byte) (bundle.Digest, error) {
+	dir := path.Join("releases", r.Dir)
+	root := a.Releases.Root()
+	if b, err := root.ReadFile(path.Join(dir, bundle.ManifestName)); err == nil {
+		if m, err := bundle.ParseManifest(b); err == nil && m.App == a.Name && m.Kind == bundle.KindTree && m.Version == r.Version && slices.Contains(m.Platforms, a.Platform) {
+			return bundle.DigestOf(b), nil // ours, unpacked by something else
+		}
+		return "", fmt.Errorf("it has a %s that is not that of a release of %s %s for %s", bundle.ManifestName, a.Name, r.Version, a.Platform)
+	}
+	m := &bundle.Manifest{
+		App: a.Name, Kind: bundle.KindTree, Version: r.Version, CreatedAt: r.Since, Platforms: []bundle.Platform{a.Platform}, Prefix: a.Name + "-v" + r.Version,
+		Device: bundle.Device{
+			Tree:   &bundle.Tree{EnvFile: f.EnvFile},
+			Health: bundle.Health{HTTP: f.health, Retries: 10, Interval: bundle.Duration(3 * time.Second)},
+			Keep:   bundle.Keep{Releases: 3, Backups: 5},
+		},
+	}
+	// The current release runs with the unit that is installed; one from before
+	// may have brought another.
+	name := path.Join("packaging", f.Unit)
+	own, err := root.ReadFile(path.Join(dir, name))
+	if err != nil || r.Dir == f.Current && !bytes.Equal(own, unit) {
+		name, own = path.Join(adoptedDir, f.Unit), unit
+		if err := release.Mkdir(root, path.Join(dir, adoptedDir), 0o755); err != nil {
+			return "", err
+		}
+		if err := release.WriteFile(root, path.Join(dir, name), own, 0o644); err != nil {
+			return "", err
+		}
+	}
+	m.Device.Tree.Units = []string{name}
+	m.Files = []bundle.File{{Path: name, Size: int64(len(own)), Mode: 0o644, Digest: bundle.DigestOf(own)}}
+	if err := m.Finish(); err != nil {
+		return "", err
+	}
+	b, err := m.Encode()
+	if err != nil {
+		return "", err
+	}
+	return bundle.DigestOf(b), release.WriteFile(root, path.Join(dir, bundle.ManifestName), b, 0o644)
+}
