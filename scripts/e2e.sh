@@ -73,4 +73,41 @@ export COSIGN_PASSWORD=e2e
 "$dir/valise" verify "$bundle" --key "$dir/cosign.pub" --bundle "$bundle.sig" --progress none
 "$cosign" verify-blob --key "$dir/cosign.pub" --signature "$bundle.sig" --insecure-ignore-tlog "$bundle"
 make -s verify-tarball TARBALL="$bundle" SIG="$bundle.sig" CERT="$dir/cosign.pub"
+
+echo "== an updater older than Valise, with cosign and tar, takes a file tree"
+tree=$dir/tree
+mkdir -p "$tree/bin" "$tree/packaging" "$tree/device/releases"
+printf '#!/bin/sh\necho cloud\n' >"$tree/bin/cloud"
+chmod 755 "$tree/bin/cloud"
+printf '[Service]\nExecStart=/opt/cloud/current/bin/cloud\n' >"$tree/packaging/cloud.service"
+echo PORT=8080 >"$tree/.env.example"
+cat >"$tree/valise.yaml" <<'END'
+app: cloud
+platforms: [linux/amd64]
+output: cloud-{{.Tag}}-x86_64-linux.tar.gz
+tree: {files: [{from: bin, to: bin}, {from: packaging, to: packaging}], units: [packaging/cloud.service]}
+health: {http: "http://127.0.0.1:8080/health"}
+END
+for version in 1.0.0 1.1.0; do
+  "$dir/valise" build "$version" --project "$tree/valise.yaml" -o "$tree" --progress none >/dev/null
+done
+sigstore=$(dirname "$VALISE_TRUSTED_ROOT")
+keyless=(env SIGSTORE_ROOT_FILE="$sigstore/fulcio.pem" SIGSTORE_CT_LOG_PUBLIC_KEY_FILE="$sigstore/ct.pub"
+  SIGSTORE_REKOR_PUBLIC_KEY="$sigstore/rekor1.pub" COSIGN="$cosign" cmd/valise/testdata/consumers/tree-updater)
+search=(--certificate-oidc-issuer "$issuer" --rekor-url "$(sed 's/.*"rekor1_url":"\([^"]*\)".*/\1/' "$VALISE_SIGSTORE_JSON")")
+file=$tree/cloud-v1.0.0-x86_64-linux.tar.gz
+"$dir/valise" sign "$file" --signing-config "$sigstore/signing_config_rekor1.json" --progress none
+if "${keyless[@]}" "$file" "$tree/device/releases" "${search[@]}" --certificate-identity "$identity.1"; then fail "cosign took somebody else's file"; fi
+"${keyless[@]}" "$file" "$tree/device/releases" "${search[@]}" --certificate-identity-regexp '^https://github\.com/valise-test/app/.*$'
+[ "$("$tree/device/current/bin/cloud")" = cloud ] || fail "the file tree does not run"
+keyed=(env COSIGN="$cosign" unshare -n cmd/valise/testdata/consumers/tree-updater)
+file=$tree/cloud-v1.1.0-x86_64-linux.tar.gz
+"$dir/valise" sign "$file" --key "$dir/cosign.key" --progress none
+"${keyed[@]}" "$file" "$tree/device/releases" --key "$dir/cosign.pub" --insecure-ignore-tlog
+[ "$(readlink "$tree/device/current")" = releases/v1.1.0 ] || fail "the signed file tree is not current"
+rm -r "$tree/device/releases/v1.1.0"
+echo x >>"$file"
+(cd "$tree" && sha256sum "${file##*/}" >"${file##*/}.sha256")
+if "${keyed[@]}" "$file" "$tree/device/releases" --key "$dir/cosign.pub" --insecure-ignore-tlog; then fail "cosign took a changed file"; fi
+[ "$(ls -A "$tree/device/releases")" = v1.0.0 ] || fail "a changed file was unpacked"
 echo "e2e: ok"

@@ -40,6 +40,7 @@ func TestScript(t *testing.T) {
 			e.Setenv("GIT_CONFIG_NOSYSTEM", "1")
 			fixtures, err := filepath.Abs("../../verify/testdata/keyless")
 			e.Setenv("FIXTURES", fixtures)
+			e.Setenv("CONSUMERS", filepath.Join(fixtures, "../../../cmd/valise/testdata/consumers"))
 			e.Setenv("PUBLICGOOD", filepath.Join(fixtures, "../../trustroot/public-good.json"))
 			return err
 		},
