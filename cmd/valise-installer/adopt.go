@@ -131,7 +131,7 @@ func (p *program) enterFound(ctx context.Context, d *device, found *tree.Adoptio
 	if err := p.writePolicy(found.App, policy, source.Config{}); err != nil {
 		return err
 	}
-	if err := p.installRecovery(ctx, found.App, []string{found.Unit}); err != nil {
+	if err := p.installRecovery(ctx, found.App, []string{found.Unit}, nil); err != nil {
 		return err
 	}
 	for i, r := range releases {

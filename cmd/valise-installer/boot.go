@@ -14,9 +14,9 @@ import (
 )
 
 // installRecovery puts this program where it stays, and the unit that recovers
-// an app at boot before units start. It is there before the first step of a
-// transaction.
-func (p *program) installRecovery(ctx context.Context, app string, units []string) error {
+// an app at boot, before some units start and after others. It is there before
+// the first step of a transaction.
+func (p *program) installRecovery(ctx context.Context, app string, before, after []string) error {
 	bin, err := openDir(p.binDir(), 0o755)
 	if err != nil {
 		return err
@@ -27,7 +27,7 @@ func (p *program) installRecovery(ctx context.Context, app string, units []strin
 		return fmt.Errorf("install %s: %w", filepath.Join(p.binDir(), program), err)
 	}
 	name := systemd.RecoveryName(app)
-	text := systemd.RecoveryUnit(app, filepath.Join(p.binDir(), program), units, nil)
+	text := systemd.RecoveryUnit(app, filepath.Join(p.binDir(), program), before, after)
 	file := filepath.Join(systemd.UnitDir, name)
 	if have, err := os.ReadFile(file); err == nil && bytes.Equal(have, text) {
 		return nil

@@ -105,7 +105,7 @@ func (p *program) prepareTree(ctx context.Context, m *bundle.Manifest, plan *ins
 	for _, u := range m.Device.Tree.Units {
 		units = append(units, path.Base(u))
 	}
-	return keep, p.installRecovery(ctx, m.App, units)
+	return keep, p.installRecovery(ctx, m.App, units, nil)
 }
 
 // parseGiven reads --set KEY=VALUE.

@@ -276,8 +276,14 @@ func (p *program) carryOut(ctx context.Context, c *candidate, o applyOptions) (i
 	}
 	p.UI.Step("plan", planLine(c.plan))
 	keep := m.Device.Keep.Releases
-	if m.Kind == bundle.KindTree {
+	switch {
+	case m.Kind == bundle.KindTree:
 		if keep, err = p.prepareTree(ctx, m, c.plan); err != nil {
+			return none, err
+		}
+	case p.root == "/" && there("/run/systemd/system"):
+		// The engine starts what ran when the power went; recovery comes after it.
+		if err := p.installRecovery(ctx, c.app, nil, []string{"docker.service"}); err != nil {
 			return none, err
 		}
 	}
