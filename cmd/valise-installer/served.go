@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"github.com/valise-ota/valise/cmd/internal/ui"
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/backup"
+	"github.com/valise-ota/valise/installer/compose"
 	"github.com/valise-ota/valise/installer/daemon"
 	"github.com/valise-ota/valise/installer/record"
 	"github.com/valise-ota/valise/installer/release"
@@ -196,6 +198,10 @@ func (s *served) Fetch(ctx context.Context, app, version string, dst *os.File, r
 	}
 	b := rel.For(thisPlatform())[0]
 	if b.Remote() {
+		err := s.fetchMissing(ctx, app, src, b, version, dst, report)
+		if !errors.Is(err, source.ErrNoRanges) && !errors.Is(err, bundle.ErrTOC) {
+			return err
+		}
 		return src.Download(ctx, b, dst, func(done, total int64) { report(installer.Event{Step: "download", Done: done, Total: max(0, total)}) })
 	}
 	f, err := b.OpenLocal()
@@ -205,6 +211,72 @@ func (s *served) Fetch(ctx context.Context, app, version string, dst *os.File, r
 	defer f.Close()
 	_, err = io.Copy(dst, io.NewSectionReader(f, 0, f.Size()))
 	return err
+}
+
+// fetchMissing writes a release to dst without what this device has and what is
+// for others: a thin bundle, with the signature of the whole one.
+func (s *served) fetchMissing(ctx context.Context, app string, src *source.Source, b source.Bundle, version string, dst *os.File, report func(installer.Event)) error {
+	f, err := src.Open(ctx, b)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	r, err := bundle.Open(f, f.Size())
+	if err != nil {
+		return fmt.Errorf("read %s: %w", b.Name, err)
+	}
+	m := r.Manifest()
+	if m.Kind != bundle.KindCompose {
+		return source.ErrNoRanges // a file tree is for one platform, and needed whole
+	}
+	policy, err := s.p.readPolicy(ctx, app)
+	if err != nil {
+		return err
+	}
+	verifier, err := verify.New(policy)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", s.p.configPath(app), err)
+	}
+	if _, err := verifier.Remote(r, verify.Want{App: app, Version: version}); err != nil {
+		return err
+	}
+	have, err := s.p.inventory(ctx, app)
+	if err != nil {
+		return err
+	}
+	for _, i := range m.Files {
+		if i.Path == bundle.InstallerDir+have.Platform.Dashed()+"/valise-installer" {
+			have.Installer = i.Digest // this program runs already
+		}
+	}
+	omit, err := have.Omit(m)
+	if err != nil {
+		return err
+	}
+	var files []string
+	for _, i := range m.Files {
+		if compose.Staged(i.Path) {
+			files = append(files, i.Path)
+		}
+	}
+	var blobs []bundle.Digest
+	for _, c := range m.Components {
+		if c.Index != nil {
+			blobs = append(blobs, c.Index.Digest)
+		}
+		for _, i := range c.Images {
+			blobs = append(blobs, i.Manifest.Digest, i.Config.Digest)
+			for _, l := range i.Layers {
+				if !omit(l.Digest) {
+					blobs = append(blobs, l.Digest)
+				}
+			}
+		}
+	}
+	f.Expect(r.Ranges(files, blobs))
+	return bundle.Thin(ctx, dst, r, omit, func(done, total int64) {
+		report(installer.Event{Step: "download", Done: done, Total: total})
+	})
 }
 
 // Doctor is the command of that name.

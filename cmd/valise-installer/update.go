@@ -69,14 +69,25 @@ func updateCommand(p *program) *cobra.Command {
 
 func planCommand(p *program) *cobra.Command {
 	o := applyOptions{dryRun: true}
+	var remote string
 	c := &cobra.Command{
 		Use:     "plan [BUNDLE|ADDRESS|VERSION]",
 		Short:   "Show what an update would do, and change nothing",
 		Long:    "plan says what an update would fetch, load, save and need. See update for what may be planned.",
 		Example: "  valise-installer plan shop-1.1.0.tar.gz\n  valise-installer plan shop-1.1.0.tar.gz --output json\n  valise-installer plan v1.1.0",
 		Args:    cobra.MaximumNArgs(1),
-		RunE:    func(cmd *cobra.Command, args []string) error { return p.apply(cmd.Context(), first(args), o) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			what := first(args)
+			if remote != "" {
+				if _, ok := asVersion(remote); !ok || what != "" {
+					return cli.Usagef("--remote takes the place of the argument and is a version, like v1.2.3")
+				}
+				what = remote
+			}
+			return p.apply(cmd.Context(), what, o)
+		},
 	}
+	c.Flags().StringVar(&remote, "remote", "", "version at the app's source to plan: says what an update would fetch")
 	c.Flags().BoolVar(&o.forced, "force", false, "accept an older version, one that failed here before, or another release of a version that is here")
 	return c
 }
