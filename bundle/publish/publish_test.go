@@ -25,6 +25,7 @@ const (
 // place is a GitHub with the files of a release beside it.
 type place struct {
 	*publishtest.Server
+	http  *httptest.Server
 	url   string
 	dir   string
 	token string
@@ -33,14 +34,18 @@ type place struct {
 func newPlace(t *testing.T) *place {
 	t.Helper()
 	p := &place{Server: &publishtest.Server{Repository: "acme/shop", Dir: t.TempDir()}, dir: t.TempDir(), token: publishtest.Write}
-	s := httptest.NewServer(p)
-	t.Cleanup(s.Close)
-	p.url = s.URL
+	p.serve()
+	t.Cleanup(func() { p.http.Close() })
 	p.Tag(tag, commit)
 	for _, name := range []string{"shop-1.0.0.tar.gz", "shop-1.0.0.tar.gz.sig", "shop-1.0.0.manifest.json", "extra.pdf"} {
 		p.write(t, name, "content of "+name)
 	}
 	return p
+}
+
+func (p *place) serve() {
+	p.http = httptest.NewServer(p)
+	p.url = p.http.URL
 }
 
 func (p *place) write(t *testing.T, name, content string) {
@@ -269,6 +274,8 @@ func TestInterrupted(t *testing.T) {
 				}
 				break
 			}
+			p.http.Close() // waits for what the run before left on its way
+			p.serve()
 			p.Fail = func(*http.Request) publishtest.Fault { look(); return publishtest.None }
 			p.mustPublish(t)
 		}

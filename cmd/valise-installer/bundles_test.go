@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"cmp"
 	"compress/gzip"
+	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -173,7 +174,7 @@ func tinyRelease(ts *testscript.TestScript, version string, o map[string]string)
 	}
 	if pad := number("pad"); pad > 0 {
 		b := make([]byte, pad)
-		_, _ = rand.NewChaCha8([32]byte([]byte(fmt.Sprintf("%-32.32s", version)))).Read(b)
+		_, _ = seeded(ts, version).Read(b)
 		layers = append(layers, addLayer(ts, c, map[string][]byte{"pad": b}))
 	}
 	if zeros := number("zeros"); zeros > 0 {
@@ -232,7 +233,7 @@ func tinyRelease(ts *testscript.TestScript, version string, o map[string]string)
 		own := layers
 		if n := number("each"); n > 0 {
 			b := make([]byte, n)
-			_, _ = rand.NewChaCha8([32]byte([]byte(fmt.Sprintf("%-32.32s", p)))).Read(b)
+			_, _ = seeded(ts, p).Read(b)
 			own = slices.Insert(slices.Clone(layers), 1, addLayer(ts, c, map[string][]byte{"own": b}))
 		}
 		component.Images = append(component.Images, addImage(ts, c, o["app"], platform, own))
@@ -281,6 +282,12 @@ var tinyProgram = sync.OnceValues(func() (map[string][]byte, error) {
 	b, err := os.ReadFile(filepath.Join(dir, "tiny"))
 	return map[string][]byte{"bin/tiny": b, "data/": nil}, err
 })
+
+// seeded gives bytes that no other script's layers have: what an engine shared
+// with others holds already is no download.
+func seeded(ts *testscript.TestScript, what string) *rand.ChaCha8 {
+	return rand.NewChaCha8(sha256.Sum256([]byte(ts.Getenv("APP") + " " + what)))
+}
 
 // addLayer adds a layer with these files; a name with a slash at its end is a
 // directory. What is in bin can be run, and called pg_dump and pg_restore too.
