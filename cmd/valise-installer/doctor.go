@@ -140,7 +140,7 @@ func engineVersion(s string) string {
 }
 
 func (p *program) examineSpace(f *findings, check, path string) {
-	free, err := docker.FreeBytes(path)
+	free, err := installer.FreeBytes(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:

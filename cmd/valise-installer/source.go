@@ -17,7 +17,6 @@ import (
 	"github.com/valise-ota/valise/cmd/internal/cli"
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/compose"
-	"github.com/valise-ota/valise/installer/docker"
 	"github.com/valise-ota/valise/installer/source"
 	"github.com/valise-ota/valise/verify"
 )
@@ -233,7 +232,7 @@ func (p *program) fetchAhead(c *candidate) error {
 	if c.from.remote == nil {
 		return nil
 	}
-	if free, err := docker.FreeBytes(p.stateDir(c.app)); c.plan.FetchBytes >= spoolFrom && err == nil && free >= c.plan.NeedBytes+c.plan.FetchBytes+spoolSpare {
+	if free, err := installer.FreeBytes(p.stateDir(c.app)); c.plan.FetchBytes >= spoolFrom && err == nil && free >= c.plan.NeedBytes+c.plan.FetchBytes+spoolSpare {
 		if err := c.from.remote.Spool(p.spoolDir(c.app), c.rel.Digest()); err != nil {
 			return err
 		}

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -118,7 +119,7 @@ func (s *webServer) file(w http.ResponseWriter, r *http.Request) {
 	}
 	info, _ := os.Stat(filepath.Join(s.dir, filepath.Base(r.PathValue("name"))))
 	etag := `"` + bundle.DigestOf(f).Hex()[:16] + `"`
-	out := &countedResponse{ResponseWriter: w, s: s, left: 1 << 40}
+	out := &countedResponse{ResponseWriter: w, s: s, left: math.MaxInt}
 	switch fault {
 	case "norange":
 		r.Header.Del("Range")

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"os"
 	"regexp"
@@ -52,7 +51,7 @@ func (a *App) Inspect(ctx context.Context, rel *verify.Release, st installer.Sta
 	if f.Missing, err = a.Engine.Missing(ctx, plain(images), plain(known)); err != nil {
 		return f, err
 	}
-	if f.Free, err = docker.FreeBytes(info.Root); err != nil {
+	if f.Free, err = installer.FreeBytes(info.Root); err != nil {
 		return f, err
 	}
 	env, err := environ.Load(a.envPath())
@@ -134,17 +133,9 @@ func (a *App) inspectDisk(f *installer.Facts, m *bundle.Manifest, st installer.S
 	for _, file := range m.Files {
 		f.Files += file.Size
 	}
-	dir := a.Dir
-	for {
-		free, err := docker.FreeBytes(dir)
-		if err == nil {
-			f.FilesFree = free
-			break
-		}
-		if !errors.Is(err, fs.ErrNotExist) || dir == "/" {
-			return err
-		}
-		dir = dir[:max(1, strings.LastIndexByte(dir, '/'))] // the directory is made at the first installation
+	var err error
+	if f.FilesFree, err = installer.FreeBytesFor(a.Dir); err != nil {
+		return err
 	}
 	if st.Current == nil || a.Releases == nil {
 		return nil

@@ -579,7 +579,7 @@ func (a *app) getState(_ http.ResponseWriter, r *http.Request) (any, error) {
 	a.mu.Lock()
 	s.CheckedOn = known(a.checked)
 	a.mu.Unlock()
-	if s.FreeBytes, err = freeBytes(a.config.Inbox); err != nil {
+	if s.FreeBytes, err = installer.FreeBytes(a.config.Inbox); err != nil {
 		return nil, err
 	}
 	busy, _, err := a.records.Find(r.Context(), []installer.Status{installer.Downloading, installer.Verifying, installer.Applying}, 1, 0)
@@ -769,7 +769,7 @@ func (d *Daemon) metrics(w http.ResponseWriter, r *http.Request) {
 				_, n, _ := a.records.Find(r.Context(), []installer.Status{installer.Downloading, installer.Verifying, installer.Applying}, 0, 0)
 				fmt.Fprintf(&b, "%s{app=%q} %d\n", m.name, name, one(n > 0))
 			case "valise_free_bytes":
-				if n, err := freeBytes(a.config.Inbox); err == nil {
+				if n, err := installer.FreeBytes(a.config.Inbox); err == nil {
 					fmt.Fprintf(&b, "%s{app=%q} %d\n", m.name, name, n)
 				}
 			case "valise_last_success_timestamp_seconds":

@@ -79,7 +79,7 @@ func (a *app) begin(by string, size int64) (*upload, error) {
 	for _, u := range a.uploads {
 		need += u.size - u.offset
 	}
-	free, err := freeBytes(a.config.Inbox)
+	free, err := installer.FreeBytes(a.config.Inbox)
 	if err != nil {
 		return nil, err
 	}
@@ -93,14 +93,6 @@ func (a *app) begin(by string, size int64) (*upload, error) {
 	}
 	a.uploads[u.id] = u
 	return u, f.Close()
-}
-
-func freeBytes(dir string) (int64, error) {
-	var st syscall.Statfs_t
-	if err := syscall.Statfs(dir, &st); err != nil {
-		return 0, fmt.Errorf("ask for free space: %w", err)
-	}
-	return int64(st.Bavail) * st.Bsize, nil
 }
 
 func (a *app) upload(id string) (*upload, error) {

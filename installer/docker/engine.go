@@ -50,7 +50,7 @@ func (e *UnreachableError) Error() string {
 func (e *UnreachableError) Unwrap() error { return e.Err }
 
 // Connect connects to the engine at host, "unix:///path"; an empty host is
-// DefaultHost. Only a local socket is accepted: Sync and FreeBytes look at the
+// DefaultHost. Only a local socket is accepted: Sync looks at the
 // engine's files. The error is an *UnreachableError when nobody answers.
 func Connect(ctx context.Context, host string) (*Engine, error) {
 	if host == "" {
@@ -184,14 +184,4 @@ func syncFS(dir string) error {
 		return fmt.Errorf("sync file system of %s: %w", dir, err)
 	}
 	return nil
-}
-
-// FreeBytes is how many bytes this process may still write on the file system
-// of path.
-func FreeBytes(path string) (int64, error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(path, &st); err != nil {
-		return 0, fmt.Errorf("measure free space of %s: %w", path, err)
-	}
-	return int64(st.Bavail) * int64(st.Bsize), nil
 }

@@ -14,7 +14,6 @@ package tree
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -23,7 +22,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"syscall"
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/installer"
@@ -69,7 +67,7 @@ func (a *App) Inspect(ctx context.Context, rel *verify.Release, st installer.Sta
 		f.Services = append(f.Services, installer.ServiceChange{Service: name, Change: installer.Recreated})
 	}
 	var err error
-	if f.FilesFree, err = freeBytes(a.Dir); err != nil {
+	if f.FilesFree, err = installer.FreeBytesFor(a.Dir); err != nil {
 		return f, err
 	}
 	for _, t := range m.TreeFiles(a.Platform) {
@@ -120,22 +118,6 @@ func openInBundle(rel *verify.Release, p bundle.Platform, name string) (io.ReadC
 		}
 	}
 	return nil, fs.ErrNotExist
-}
-
-// freeBytes is what dir, or the nearest directory above it that exists, has room
-// for.
-func freeBytes(dir string) (int64, error) {
-	for {
-		var st syscall.Statfs_t
-		err := syscall.Statfs(dir, &st)
-		if err == nil {
-			return int64(st.Bavail) * st.Bsize, nil
-		}
-		if !errors.Is(err, fs.ErrNotExist) || dir == "/" {
-			return 0, fmt.Errorf("measure free space of %s: %w", dir, err)
-		}
-		dir = filepath.Dir(dir)
-	}
 }
 
 // Backup has nothing to save: a tree has no data of its own.
