@@ -2,6 +2,7 @@ package publish
 
 import (
 	"fmt"
+	"path"
 	"regexp"
 	"slices"
 	"strings"
@@ -16,7 +17,8 @@ const maxCommits = 50
 // Facts are what release notes are made of, beside the manifest.
 type Facts struct {
 	Signer      verify.Signer
-	PrivateRoot bool     // the signer's certificate is of a private Sigstore
+	Key         string   // file name of the signer's key in the release, when it is a key
+	TrustedRoot string   // file name of the trusted root in the release, when it is a private Sigstore's
 	Download    string   // URL that file names of the release are put behind
 	Bundles     []string // file names
 	Parts       int      // of the first one, 0 when it is one file
@@ -57,28 +59,39 @@ func Notes(m *bundle.Manifest, f Facts) string {
 		line("\nThere is a bundle for each platform: %s. The commands below show the first.", code(f.Bundles))
 	}
 	line("\n## Check it\n\nOn any machine, also without a network:\n\n```sh")
-	tar := "tar xzOf " + name
+	tar := "tar xO"
+	switch {
+	case strings.HasSuffix(name, bundle.Gzip.Suffix()):
+		tar = "tar xzO"
+	case strings.HasSuffix(name, bundle.Zstd.Suffix()):
+		tar = "tar --zstd -xO"
+	}
 	if f.Parts > 0 {
 		line("curl -fLO %s", quote(fmt.Sprintf("%s%s.[001-%03d]", f.Download, name, f.Parts)))
-		tar = "cat " + name + ".[0-9]* | tar xzO"
+		tar = "cat " + name + ".[0-9]* | " + tar
 	} else {
 		line("curl -fLO %s", quote(f.Download+name))
+		tar += "f " + name
 	}
 	line("valise verify %s%s", name, f.trust(f.Signer.Identity, ""))
 	line("```\n\nIt is signed by %s.", inline(f.Signer.String()))
-	line("\n## Install it\n\nOn the device, as root, with the file on it (Docker Engine 20.10 or newer, Docker Compose 2 or newer, no network):\n\n```sh")
+	needs, env := "Docker Engine 20.10 or newer, Docker Compose 2 or newer", "/opt/"+m.App+"/.env"
+	if m.Kind == bundle.KindTree {
+		needs, env = "Linux with systemd", m.Device.Tree.EnvFile
+	}
+	line("\n## Install it\n\nOn the device, as root, with the file on it (%s, no network):\n\n```sh", needs)
 	trust := f.trust("", lasting(f.Signer.Identity, m.Version))
 	if slices.ContainsFunc(m.Files, func(file bundle.File) bool { return file.Path == "install.sh" }) {
-		line("%s install.sh > install.sh\nsh install.sh %s%s\n```", tar, name, trust)
+		line("%s %s > install.sh\nsh install.sh %s%s\n```", tar, path.Join(m.Prefix, "install.sh"), name, trust)
 	} else {
 		line("valise-installer install %s%s\n```", name, trust)
 	}
 	if missing := unset(m); len(missing) > 0 {
-		line("\nIt asks for values of %s in `/opt/%s/.env` and changes nothing before they are there.", code(missing), m.App)
+		line("\nIt asks for values of %s in `%s` and changes nothing before they are there.", code(missing), env)
 	}
 	line("\nWhere an older release runs, with the file, or from here over the network:\n\n```sh\nvalise-installer update %s\n%s-update v%s\n```", name, m.App, m.Version)
 	if len(m.Device.Backup) > 0 {
-		line("\nThe database is dumped first. If the release is not healthy, the one before runs again.")
+		line("\nThe data are saved first. If the release is not healthy, the one before runs again.")
 	}
 	if len(f.Thin) > 0 {
 		line("\nSmaller files, for devices that run the release named in the second column. They carry the same signature.\n\n| file | only for devices on | size |\n|---|---|---|")
@@ -101,7 +114,7 @@ func unset(m *bundle.Manifest) []string {
 // identity and regexp.
 func (f Facts) trust(identity, expression string) string {
 	if f.Signer.Key != "" {
-		return " --key cosign.pub"
+		return " --key " + quote(f.Key)
 	}
 	flags := " --identity " + quote(identity)
 	if expression != "" {
@@ -110,8 +123,8 @@ func (f Facts) trust(identity, expression string) string {
 	if f.Signer.Issuer != "" && f.Signer.Issuer != "https://token.actions.githubusercontent.com" {
 		flags += " --issuer " + quote(f.Signer.Issuer)
 	}
-	if f.PrivateRoot {
-		flags += " --trusted-root trusted_root.json"
+	if f.TrustedRoot != "" {
+		flags += " --trusted-root " + quote(f.TrustedRoot)
 	}
 	return flags
 }

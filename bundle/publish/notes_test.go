@@ -53,7 +53,7 @@ func TestNotesAreNotAShell(t *testing.T) {
 	m.Changelog = ""
 	evil := "https://github.com/acme/shop/.github/workflows/r.yml@refs/heads/$(touch${IFS}x)'`id`;\"&|"
 	notes := Notes(m, Facts{Signer: verify.Signer{Issuer: "https://issuer.example/$(id)", Identity: evil}, Download: "https://x.example/$(id)/", Bundles: []string{"shop-1.2.3.tar.gz"},
-		Commits: []string{"fix @acme/team <img src=x> [a](javascript:b) `c`\n# no"}, Previous: "1.2.2", PrivateRoot: true})
+		Commits: []string{"fix @acme/team <img src=x> [a](javascript:b) `c`\n# no"}, Previous: "1.2.2", TrustedRoot: "trusted_root.json"})
 	found := 0
 	for line := range strings.Lines(notes) {
 		if !strings.HasPrefix(line, "curl ") && !strings.Contains(line, "valise verify") && !strings.HasPrefix(line, "valise-installer install") {

@@ -335,15 +335,8 @@ func (s *step) publish(ctx context.Context, trust []string) error {
 	if s.in.draft {
 		args = append(args, "--draft")
 	}
-	attach := append([]string{s.checksums()}, s.in.extraFiles...)
-	for _, f := range attach {
+	for _, f := range append([]string{s.checksums()}, s.in.extraFiles...) {
 		args = append(args, "--attach", f)
-	}
-	if s.in.sign == signKey {
-		args = append(args, "--attach", trust[1])
-	}
-	if s.in.trustedRoot != "" {
-		args = append(args, "--attach", s.in.trustedRoot)
 	}
 	s.published = new(publishResult)
 	return s.command(ctx, s.published, args...)

@@ -34,18 +34,23 @@ func (s *step) summary() string {
 		line("[Published](%s), after everything was downloaded again and verified.\n", p.URL)
 	}
 	for i, m := range s.built {
-		line("| image | services | %s |", joinPlatforms(m.Platforms))
-		line("|---|---|---|")
-		for _, i := range m.Images {
-			var sizes []string
-			for _, n := range i.Sizes {
-				sizes = append(sizes, ui.Bytes(n))
+		if m.Layers != nil {
+			line("| image | services | %s |\n|---|---|---|", joinPlatforms(m.Platforms))
+			for _, i := range m.Images {
+				var sizes []string
+				for _, n := range i.Sizes {
+					sizes = append(sizes, ui.Bytes(n))
+				}
+				line("| `%s` | %s | %s |", i.Reference, strings.Join(i.Services, ", "), strings.Join(sizes, ", "))
 			}
-			line("| `%s` | %s | %s |", i.Reference, strings.Join(i.Services, ", "), strings.Join(sizes, ", "))
+			line("| **layers** | %d, %d of them shared, which saves %s | %s |", m.Layers.Count, m.Layers.Shared, ui.Bytes(m.Layers.Saved), ui.Bytes(m.Layers.Size))
+		} else {
+			line("| tree for | files | size |\n|---|---|---|")
+			for _, t := range m.Trees {
+				line("| %s | %d | %s |", t.Platform, t.Files, ui.Bytes(t.Size))
+			}
 		}
-		line("| **bundle** | `%s` | %s |", filepath.Base(s.bundles[i]), ui.Bytes(m.Size))
-		line("| **layers** | %d, %d of them shared, which saves %s | %s |", m.Layers.Count, m.Layers.Shared, ui.Bytes(m.Layers.Saved), ui.Bytes(m.Layers.Size))
-		line("| **manifest** | `%s` | |\n", m.ManifestDigest)
+		line("| **bundle** | `%s` | %s |\n| **manifest** | `%s` | |\n", filepath.Base(s.bundles[i]), ui.Bytes(m.Size), m.ManifestDigest)
 	}
 	if p == nil {
 		return b.String()
@@ -57,7 +62,7 @@ func (s *step) summary() string {
 	if d := p.Diff; d != nil {
 		line("\n### What changes for a device on %s\n", d.From)
 		for _, platform := range slices.Sorted(maps.Keys(d.NeedBytes)) {
-			line("- %s: loads %s of layers", platform, ui.Bytes(d.NeedBytes[platform]))
+			line("- %s: loads %s", platform, ui.Bytes(d.NeedBytes[platform]))
 		}
 		line("\n| | | |\n|---|---|---|")
 		for i, c := range d.Changes {

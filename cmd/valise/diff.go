@@ -61,6 +61,20 @@ type difference struct {
 	NeedBytes map[bundle.Platform]int64 `json:"need_bytes"`
 }
 
+// with adds what changes in another bundle of the same release; d may be nil.
+func (d *difference) with(other difference) *difference {
+	if d == nil {
+		return &other
+	}
+	for _, c := range other.Changes {
+		if !slices.Contains(d.Changes, c) {
+			d.Changes = append(d.Changes, c)
+		}
+	}
+	maps.Copy(d.NeedBytes, other.NeedBytes)
+	return d
+}
+
 func (a *app) diff(ctx context.Context, pathA, pathB string) error {
 	from, err := readManifest(pathA)
 	if err != nil {

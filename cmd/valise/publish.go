@@ -47,9 +47,10 @@ func publishCommand(a *app) *cobra.Command {
 		Use:   "publish BUNDLE...",
 		Short: "Publish a signed release on GitHub",
 		Long: "publish verifies the bundles, uploads them with everything beside them that is called\n" +
-			"BUNDLE.* to a draft release, downloads and verifies them again, and publishes the draft in\n" +
-			"one step. Stopped at any moment, it goes on where it was when it is run again. What is\n" +
-			"published is never changed: the same release again is \"done\", another one an error.\n\n" +
+			"BUNDLE.*, and the public key or trusted root that the flags name, to a draft release,\n" +
+			"downloads and verifies all again, and publishes the draft in one step. Stopped at any\n" +
+			"moment, it goes on where it was when it is run again. What is published is never changed:\n" +
+			"the same release again is \"done\", another one an error.\n\n" +
 			"The token is GITHUB_TOKEN or GH_TOKEN, with the permission contents: write. For a GitHub\n" +
 			"Enterprise Server set GITHUB_API_URL (https://HOST/api/v3) and GITHUB_SERVER_URL; a job of\n" +
 			"GitHub Actions has all of them but the token.\n\n" +
@@ -74,7 +75,7 @@ func publishCommand(a *app) *cobra.Command {
 	c.Flags().StringVar(&f.prerelease, "prerelease", "auto", "whether it is a pre-release: auto (as its version says), true or false")
 	c.Flags().StringVar(&f.notes, "notes", "", "file with release notes, Markdown, in place of the changelog or commits")
 	c.Flags().StringSliceVar(&f.attach, "attach", nil, "publish this file too, with the signatures beside it (repeatable)")
-	c.Flags().IntVar(&f.thinFrom, "thin-from", 0, "make and publish thin bundles for devices on this many releases before")
+	c.Flags().IntVar(&f.thinFrom, "thin-from", 0, "make and publish thin bundles for devices on this many releases before (of apps with images)")
 	return c
 }
 
@@ -119,11 +120,11 @@ func (a *app) publish(ctx context.Context, paths []string, flags publishFlags) (
 	if err != nil {
 		return nil, err
 	}
+	flags.repository = cmp.Or(flags.repository, a.Getenv("GITHUB_REPOSITORY"))
 	p := &publishing{app: a, publishFlags: flags}
 	if p.verifier, err = verify.New(policy); err != nil {
 		return nil, err
 	}
-	flags.repository = cmp.Or(flags.repository, a.Getenv("GITHUB_REPOSITORY"))
 	if flags.repository == "" {
 		return nil, cli.Usagef("say where to publish: --repository OWNER/NAME")
 	}
@@ -181,7 +182,7 @@ func (a *app) publish(ctx context.Context, paths []string, flags publishFlags) (
 	if q.Files, err = p.files(result.Thin); err != nil {
 		return nil, err
 	}
-	if q.Notes, err = p.writeNotes(ctx, q, before, result, flags.repository, policy.TrustedRoot != nil); err != nil {
+	if q.Notes, err = p.writeNotes(ctx, q, before, result); err != nil {
 		return nil, err
 	}
 	if result.Result, err = p.repo.Publish(ctx, q); err != nil {
@@ -293,13 +294,14 @@ func (p *publishing) compare(ctx context.Context, before []earlier, result *publ
 				p.Note("release %s has nothing for the platforms of %s", rel.Tag, filepath.Base(path))
 				continue
 			}
-			if i == 0 && j == 0 {
-				result.Diff = new(difference)
-				if err := p.call(ctx, result.Diff, "diff", old, path); err != nil {
+			if i == 0 {
+				var d difference
+				if err := p.call(ctx, &d, "diff", old, path); err != nil {
 					return err
 				}
+				result.Diff = result.Diff.with(d)
 			}
-			if i >= p.thinFrom {
+			if i >= p.thinFrom || p.manifest().Kind == bundle.KindTree { // a tree is whole
 				continue
 			}
 			var thin thinResult
@@ -383,9 +385,9 @@ func (p *publishing) manifestsOf(ctx context.Context, rel earlier) ([]manifestFi
 func (p *publishing) files(thin []thinResult) ([]publish.File, error) {
 	var files []publish.File
 	add := func(path string, check func(context.Context, string) error) {
-		name := filepath.Base(path)
-		if !slices.ContainsFunc(files, func(f publish.File) bool { return f.Name == name }) {
-			files = append(files, publish.File{Name: name, Path: path, Check: check})
+		path = filepath.Clean(path)
+		if !slices.ContainsFunc(files, func(f publish.File) bool { return f.Path == path }) {
+			files = append(files, publish.File{Name: filepath.Base(path), Path: path, Check: check})
 		}
 	}
 	addBundle := func(f *parts.File, rel *verify.Release) {
@@ -431,7 +433,7 @@ func (p *publishing) files(thin []thinResult) ([]publish.File, error) {
 		f.Close()
 		addBundle(f, p.releases[i])
 	}
-	for _, path := range p.attach {
+	for _, path := range append(p.trusted(), p.attach...) {
 		add(path, nil)
 		for _, suffix := range []string{".sigstore.json", ".sig", ".cert", ".sha256"} {
 			if _, err := os.Stat(path + suffix); err == nil {
@@ -442,16 +444,27 @@ func (p *publishing) files(thin []thinResult) ([]publish.File, error) {
 	return files, nil
 }
 
+// trusted are the files that a device needs to know the signer.
+func (p *publishing) trusted() []string {
+	return slices.DeleteFunc([]string{p.trust.Key, p.trust.TrustedRoot}, func(path string) bool { return path == "" })
+}
+
 // globLiteral writes a path as a pattern that matches it alone.
 func globLiteral(path string) string {
 	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(path)
 }
 
 // writeNotes writes the notes of the release.
-func (p *publishing) writeNotes(ctx context.Context, q publish.Request, before []earlier, result *publishResult, repository string, private bool) (string, error) {
+func (p *publishing) writeNotes(ctx context.Context, q publish.Request, before []earlier, result *publishResult) (string, error) {
 	m := *p.manifest()
 	server := cmp.Or(p.Getenv("GITHUB_SERVER_URL"), "https://github.com")
-	facts := publish.Facts{Signer: result.Signer, PrivateRoot: private, Download: fmt.Sprintf("%s/%s/releases/download/%s/", server, repository, q.Tag)}
+	facts := publish.Facts{Signer: result.Signer, Download: fmt.Sprintf("%s/%s/releases/download/%s/", server, p.repository, q.Tag)}
+	if p.trust.Key != "" {
+		facts.Key = filepath.Base(p.trust.Key)
+	}
+	if p.trust.TrustedRoot != "" {
+		facts.TrustedRoot = filepath.Base(p.trust.TrustedRoot)
+	}
 	for _, path := range p.paths {
 		facts.Bundles = append(facts.Bundles, filepath.Base(path))
 	}
