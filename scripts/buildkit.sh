@@ -9,6 +9,7 @@
 # brings it). Progress goes to stderr. Any number of them can run side by side; steps of a build use the machine's network.
 set -euo pipefail
 
+scripts=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 version=v0.33.1 # newer ones need a module that the proxy does not have
 cache=${VALISE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/valise}/buildkit/$version
 
@@ -18,6 +19,10 @@ usage() { echo "usage: buildkit.sh up|down DIR" >&2; exit 64; }
 [ $# -eq 2 ] || usage
 command=$1 dir=$2
 [ -n "$dir" ] || usage
+
+state=root pidfile=buildkitd.pid names='^(buildkitd|runc)' parents=^runc
+# shellcheck source=scripts/daemon.sh
+. "$scripts/daemon.sh"
 
 # build makes the two programs when they are not in the cache.
 build() {
@@ -50,61 +55,11 @@ build() {
   exec 9>&-
 }
 
-# is_ours PID: does an argument of that process lie below our root?
-is_ours() {
-  local argument
-  while IFS= read -r -d '' argument; do
-    case $argument in "$dir/root" | "$dir/root/"*) return 0 ;; esac
-  done < <(cat "/proc/$1/cmdline" 2>/dev/null)
-  return 1
-}
-
-# ours: buildkitd, and the runc of every step that a killed one left.
-ours() {
-  local process name
-  for process in /proc/[0-9]*; do
-    { read -r name <"$process/comm"; } 2>/dev/null || continue
-    case $name in
-    buildkitd* | runc*) if is_ours "${process#/proc/}"; then echo "${process#/proc/}"; fi ;;
-    esac
-  done
-}
-
-children() { grep -l "^PPid:[[:space:]]*$1\$" /proc/[0-9]*/status 2>/dev/null | cut -d/ -f3 || true; }
 ping() { "$cache/buildctl" --addr "unix://$dir/buildkitd.sock" --timeout 2 debug workers >/dev/null 2>&1; }
-
-# daemon: the pid of our buildkitd if it runs. The pid file alone proves nothing: pids are used again.
-daemon() {
-  local pid
-  pid=$(cat "$dir/buildkitd.pid" 2>/dev/null || true)
-  if [ -n "$pid" ] && is_ours "$pid"; then echo "$pid"; fi
-}
 
 exports() {
   # shellcheck disable=SC2016 # for the shell that evaluates it
   printf 'export BUILDKIT_HOST=%q\nexport PATH=%q:$PATH\n' "unix://$dir/buildkitd.sock" "$cache"
-}
-
-end_processes() {
-  local pid child
-  for pid in $(ours); do
-    if grep -q ^runc "/proc/$pid/comm" 2>/dev/null; then
-      for child in $(children "$pid"); do kill -KILL "$child" 2>/dev/null || true; done
-    fi
-  done
-  for pid in $(ours); do kill -KILL "$pid" 2>/dev/null || true; done
-  for _ in {1..50}; do
-    [ -n "$(ours)" ] || return 0
-    sleep 0.1
-  done
-  fail "processes below $dir do not end: $(ours | xargs)"
-}
-
-unmount_all() {
-  local mount
-  awk -v top="$dir/" 'index($2, top) == 1 { print $2 }' /proc/self/mounts | sort -r | while read -r mount; do
-    umount "$mount" 2>/dev/null || umount -l "$mount" 2>/dev/null || true
-  done
 }
 
 up() {
@@ -126,27 +81,15 @@ up() {
   unmount_all
   rm -f "$dir/buildkitd.pid" "$dir/buildkitd.sock" "$dir/root/buildkitd.lock"
 
-  (
-    # It outlives the caller: it gets a session of its own and none of the caller's open files.
-    cd /
-    for fd in "/proc/$BASHPID/fd"/*; do
-      fd=${fd##*/}
-      if ((fd > 2)); then eval "exec $fd>&-"; fi
-    done
-    # An empty configuration: that of the machine is for another one.
-    exec setsid "$cache/buildkitd" --config /dev/null --root "$dir/root" --addr "unix://$dir/buildkitd.sock" \
-      --containerd-worker=false --oci-worker=true --oci-worker-binary "$runc"
-  ) </dev/null >"$dir/buildkitd.log" 2>&1 &
+  # An empty configuration: that of the machine is for another one.
+  detach "$cache/buildkitd" --config /dev/null --root "$dir/root" --addr "unix://$dir/buildkitd.sock" \
+    --containerd-worker=false --oci-worker=true --oci-worker-binary "$runc" </dev/null >"$dir/buildkitd.log" 2>&1 &
   pid=$!
-  for _ in {1..600}; do
-    if ping; then
-      echo "$pid" >"$dir/buildkitd.pid"
-      exports
-      return
-    fi
-    kill -0 "$pid" 2>/dev/null || break
-    sleep 0.1
-  done
+  if answers "$pid"; then
+    echo "$pid" >"$dir/buildkitd.pid"
+    exports
+    return
+  fi
   tail -n 20 "$dir/buildkitd.log" >&2
   kill -KILL "$pid" 2>/dev/null || true
   end_processes
@@ -159,13 +102,7 @@ down() {
   [ -e "$dir/buildkit" ] || return 0 # nothing of ours
   [ "$(id -u)" -eq 0 ] || fail "this BuildKit belongs to root: run this as root"
   pid=$(daemon)
-  if [ -n "$pid" ]; then
-    kill "$pid" 2>/dev/null || true
-    for _ in {1..200}; do
-      is_ours "$pid" || break # the pid of a process that ended, reaped or not, has no arguments
-      sleep 0.1
-    done
-  fi
+  [ -z "$pid" ] || end_daemon "$pid"
   end_processes
   unmount_all
   rm -rf --one-file-system "$dir"/{root,buildkitd.sock,buildkitd.pid,buildkitd.log} ||

@@ -19,37 +19,15 @@ usage() { echo "usage: engine.sh up|down DIR" >&2; exit 64; }
 command=$1 dir=$2
 [ -n "$dir" ] || usage
 
-# engines: the pids of every dockerd, containerd and shim on this machine.
-engines() {
-  local process name
-  for process in /proc/[0-9]*; do
-    { read -r name <"$process/comm"; } 2>/dev/null || continue
-    case $name in dockerd* | containerd*) echo "${process#/proc/}" ;; esac
-  done
-}
-
-# is_ours PID: does an argument of that process lie below our exec directory?
-is_ours() {
-  local argument
-  while IFS= read -r -d '' argument; do
-    case $argument in "$dir/exec" | "$dir/exec/"*) return 0 ;; esac
-  done < <(cat "/proc/$1/cmdline" 2>/dev/null)
-  return 1
-}
-
-# ours: the processes of our engine.
-ours() {
-  local pid
-  for pid in $(engines); do
-    if is_ours "$pid"; then echo "$pid"; fi
-  done
-}
+state=exec pidfile=docker.pid names='^(dockerd|containerd)' parents=shim
+# shellcheck source=scripts/daemon.sh
+. "$scripts/daemon.sh"
 
 # others: the other Docker daemons that share docker0 and the DOCKER chains with ours.
 others() {
   local pid network
   network=$(readlink /proc/self/ns/net)
-  for pid in $(engines); do
+  for pid in $(processes); do
     if grep -q ^dockerd "/proc/$pid/comm" 2>/dev/null && ! is_ours "$pid" &&
       [ "$(readlink "/proc/$pid/ns/net")" = "$network" ]; then
       echo "$pid"
@@ -57,41 +35,10 @@ others() {
   done
 }
 
-children() { grep -l "^PPid:[[:space:]]*$1\$" /proc/[0-9]*/status 2>/dev/null | cut -d/ -f3 || true; }
 ping() { curl -fs --max-time 2 --unix-socket "$dir/docker.sock" http://docker/_ping >/dev/null 2>&1; }
-
-# daemon: the pid of our engine if it runs. The pid file alone proves nothing: pids are used again.
-daemon() {
-  local pid
-  pid=$(cat "$dir/docker.pid" 2>/dev/null || true)
-  if [ -n "$pid" ] && is_ours "$pid"; then echo "$pid"; fi
-}
 
 exports() {
   printf 'export DOCKER_HOST=%q\nexport DOCKER_CONFIG=%q\n' "unix://$dir/docker.sock" "$dir/config"
-}
-
-# end_processes ends what a killed engine left: containers first, then the shims and containerd.
-end_processes() {
-  local pid child
-  for pid in $(ours); do
-    if grep -q shim "/proc/$pid/comm" 2>/dev/null; then
-      for child in $(children "$pid"); do kill -KILL "$child" 2>/dev/null || true; done
-    fi
-  done
-  for pid in $(ours); do kill -KILL "$pid" 2>/dev/null || true; done
-  for _ in {1..50}; do
-    [ -n "$(ours)" ] || return 0
-    sleep 0.1
-  done
-  fail "processes below $dir do not end: $(ours | xargs)"
-}
-
-unmount_all() {
-  local mount
-  awk -v top="$dir/" 'index($2, top) == 1 { print $2 }' /proc/self/mounts | sort -r | while read -r mount; do
-    umount "$mount" 2>/dev/null || umount -l "$mount" 2>/dev/null || true
-  done
 }
 
 # clean_network removes the links, chains and rules that an engine leaves behind.
@@ -167,25 +114,13 @@ up() {
   mkdir -p "$dir/config/cli-plugins"
   ln -sfn "$plugin" "$dir/config/cli-plugins/docker-compose"
 
-  (
-    # The engine outlives the caller: it gets a session of its own and none of the caller's open files.
-    cd /
-    for fd in "/proc/$BASHPID/fd"/*; do
-      fd=${fd##*/}
-      if ((fd > 2)); then eval "exec $fd>&-"; fi
-    done
-    exec setsid "${namespace[@]}" "$dockerd" --config-file "$dir/daemon.json" --data-root "$dir/data" --exec-root "$dir/exec" \
-      -H "unix://$dir/docker.sock" -p "$dir/docker.pid"
-  ) </dev/null >"$dir/dockerd.log" 2>&1 &
+  detach "${namespace[@]}" "$dockerd" --config-file "$dir/daemon.json" --data-root "$dir/data" --exec-root "$dir/exec" \
+    -H "unix://$dir/docker.sock" -p "$dir/docker.pid" </dev/null >"$dir/dockerd.log" 2>&1 &
   pid=$!
-  for _ in {1..600}; do
-    if ping; then
-      exports
-      return
-    fi
-    kill -0 "$pid" 2>/dev/null || break
-    sleep 0.1
-  done
+  if answers "$pid"; then
+    exports
+    return
+  fi
   tail -n 20 "$dir/dockerd.log" >&2
   kill -KILL "$pid" 2>/dev/null || true
   end_processes
@@ -206,11 +141,7 @@ down() {
       # shellcheck disable=SC2086 # one word for each container
       [ -z "$containers" ] || timeout 20 docker kill $containers >/dev/null 2>&1 || true
     fi
-    kill "$pid" 2>/dev/null || true
-    for _ in {1..200}; do
-      is_ours "$pid" || break # the pid of a process that ended, reaped or not, has no arguments
-      sleep 0.1
-    done
+    end_daemon "$pid"
   fi
   end_processes
   unmount_all

@@ -16,7 +16,7 @@ esac
 
 goreleaser=$(scripts/release.sh goreleaser)
 dir=$(mktemp -d /tmp/valise-release-check.XXXXXX)
-trap 'rm -rf "$dir"' EXIT
+trap '[ -n "${VALISE_KEEP:-}" ] && echo "kept: $dir" >&2 || rm -rf "$dir"' EXIT
 
 # The committed tree and what is not committed yet, as a commit of its own: goreleaser wants a clean one.
 copy() {
@@ -41,9 +41,10 @@ gather() {
   done
 }
 when=$(git log -1 --format=%cI)
+copy "$dir/one" "$when"
+copy "$dir/another-directory" "$when"
 for n in one another-directory; do
-  copy "$dir/$n" "$when"
-  echo "== build in $n" >&2
+  echo "== build in $n, at $(date -u +%T)" >&2
   (cd "$dir/$n" && VALISE_VERSION=${version#v} "$goreleaser" release --snapshot --clean --skip=sign --parallelism 2 >"$dir/$n.log" 2>&1) ||
     { tail -n 30 "$dir/$n.log" >&2; fail "goreleaser failed"; }
   gather "$dir/$n/dist" "$dir/$n.files"
