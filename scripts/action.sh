@@ -23,8 +23,10 @@ valise=$dir/valise
 
 # download NAME FILE
 download() {
-  curl -fsSL --retry 5 --retry-connrefused --connect-timeout 20 -o "$2" "$(pinned releases)/$(pinned version)/$1" ||
-    fail "cannot download $1 of $(pinned version)"
+  local url
+  url=$(pinned releases)/$(pinned version)/$1
+  curl -fsSL --retry 3 --retry-connrefused --connect-timeout 20 -o "$2" "$url" ||
+    fail "cannot download $url (why is above): let the runner reach it, or check valise out into the workspace and use it as ./DIRECTORY, which builds it with Go"
 }
 
 if [ -e "$here/action.pin" ] && [[ $here/ != "$workspace"/* ]]; then
