@@ -272,16 +272,31 @@ func TestChangedAfterCheck(t *testing.T) {
 	})
 }
 
+// TestWriteChecksContent: nothing that a source gives goes into a bundle, or into the
+// digest of images.tar, unless it is what the manifest says.
 func TestWriteChecksContent(t *testing.T) {
-	m, c := bundletest.Release(t, bundletest.Spec{Layer: 3000})
-	for d := range c.Blobs {
-		c.Blobs[d] = append([]byte("x"), c.Blobs[d][1:]...)
-		break
-	}
-	f, _ := os.Create(filepath.Join(t.TempDir(), "b"))
-	defer f.Close()
-	if err := bundle.Write(context.Background(), f, bundle.Gzip, m, c, nil); err == nil || !strings.Contains(err.Error(), "digest") {
-		t.Errorf("a source that gives other bytes than it promised: %v", err)
+	m, c := bundletest.Release(t, bundletest.Spec{Layer: bundle.MemberSize + 3000})
+	for _, thin := range []bool{false, true} {
+		for d, good := range c.Blobs {
+			for what, b := range map[string][]byte{
+				"first byte": append([]byte{good[0] ^ 1}, good[1:]...),
+				"last byte":  append(slices.Clone(good[:len(good)-1]), good[len(good)-1]^1),
+				"cut off":    good[:len(good)-1],
+				"empty":      {},
+			} {
+				c.Blobs[d] = b
+				f, err := os.Create(filepath.Join(t.TempDir(), "b"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				err = bundle.WriteThin(t.Context(), f, bundle.Gzip, clone(t, m), c, func(bundle.Digest) bool { return thin }, nil)
+				f.Close()
+				if err == nil || !strings.Contains(err.Error(), d.Hex()) {
+					t.Errorf("%s of %s, left out %v: %v", what, d, thin, err)
+				}
+			}
+			c.Blobs[d] = good
+		}
 	}
 }
 

@@ -2,15 +2,19 @@ package bundle
 
 import (
 	"context"
+	"crypto/sha256"
 	"fmt"
 	"io"
 	"sync"
 	"sync/atomic"
+
+	"github.com/valise-ota/valise/bundle/sha256pair"
 )
 
 const (
 	storeParallel = 4         // layers received at the same time
 	storeBuffer   = 257 << 10 // bytes of each that are written at once
+	checkBuffer   = 256 << 10 // bytes that are hashed at once; whole blocks of SHA-256
 )
 
 // stored is a layer on its way into the file.
@@ -23,9 +27,9 @@ type stored struct {
 }
 
 // layers writes blobs as stored members. Where those belong is known before their
-// content is, so several are received at once. The digest of images.tar is made
-// at the same time, in order, of what is in the file already: that reads from
-// memory, and keeps a second core busy.
+// content is, so several are received at once. Their digests and that of images.tar
+// are made at the same time, in order, of what is in the file already: that reads
+// from memory, keeps a second core busy, and hashes every byte once for both.
 func (w *writer) layers(blobs []Descriptor, src Content) error {
 	var list []*stored
 	for _, b := range blobs {
@@ -76,35 +80,27 @@ func (w *writer) layers(blobs []Descriptor, src Content) error {
 			}
 		})
 	}
-	if w.images != nil {
-		for _, s := range list {
-			w.images.Write(s.header[:])
-			next := w.readBack
-			if s.omitted {
-				next = w.hashOnly
-			}
-			if err := next(ctx, s, src); err != nil {
-				cancel(err)
-				break
-			}
-			w.images.Write(make([]byte, padding(s.blob.Size)))
+	for _, s := range list {
+		if err := w.check(ctx, s, src); err != nil {
+			cancel(err)
+			break
 		}
 	}
 	all.Wait()
 	return context.Cause(ctx)
 }
 
-// store writes one layer.
+// store writes one layer, whatever it is: check compares it with its digest.
 func (w *writer) store(ctx context.Context, s *stored, src Content, buf []byte) error {
-	r, err := w.openLayer(ctx, s, src)
+	r, closeLayer, err := openLayer(ctx, s, src)
 	if err != nil {
 		return err
 	}
-	defer r.close()
+	defer closeLayer()
 	fresh := 0 // bytes of content in buf
 	flush := func(at int64) error {
-		if _, err := w.file.WriteAt(buf, at-int64(len(buf))); err != nil {
-			return fmt.Errorf("write %s: %w", r.name, err)
+		if err := w.writeAt(buf, at-int64(len(buf))); err != nil {
+			return fmt.Errorf("write %s: %w", blobEntry(s.blob.Digest), err)
 		}
 		w.mu.Lock()
 		s.ready += int64(fresh)
@@ -127,7 +123,7 @@ func (w *writer) store(ctx context.Context, s *stored, src Content, buf []byte) 
 			put(w.framing.block(k, k == left))
 			p := buf[len(buf) : len(buf)+k]
 			if _, err := io.ReadFull(r, p); err != nil {
-				return fmt.Errorf("read %s: %w", r.name, err)
+				return readError(s, err)
 			}
 			sum.Write(p)
 			buf, at = buf[:len(buf)+k], at+int64(k)
@@ -143,74 +139,114 @@ func (w *writer) store(ctx context.Context, s *stored, src Content, buf []byte) 
 			}
 		}
 	}
-	return r.finish()
+	return nil
 }
 
-// readBack adds a layer to the digest of images.tar as it arrives in the file.
-func (w *writer) readBack(ctx context.Context, s *stored, _ Content) error {
-	block := make([]byte, w.framing.storedBlock())
-	done := int64(0)
-	for _, at := range s.members {
-		at += int64(len(w.framing.begin(0)))
-		for left := min(s.blob.Size-done, MemberSize); left > 0; {
-			p := block[:min(left, int64(len(block)))]
-			at += int64(len(w.framing.block(len(p), false)))
-			done += int64(len(p))
-			w.mu.Lock()
-			for s.ready < done && ctx.Err() == nil {
-				w.grown.Wait()
-			}
-			w.mu.Unlock()
-			if ctx.Err() != nil {
-				return ctx.Err()
-			}
-			if _, err := w.file.ReadAt(p, at); err != nil {
-				return fmt.Errorf("read back: %w", err)
-			}
-			w.images.Write(p)
-			at += int64(len(p))
-			left -= int64(len(p))
+// writeAt writes one at a time: file systems do no better, and those who wait
+// here do not spin there.
+func (w *writer) writeAt(p []byte, at int64) error {
+	w.writing.Lock()
+	defer w.writing.Unlock()
+	_, err := w.file.WriteAt(p, at)
+	return err
+}
+
+// check compares a layer with its digest, and adds it to images.tar's.
+func (w *writer) check(ctx context.Context, s *stored, src Content) error {
+	var r io.Reader = &backReader{w: w, ctx: ctx, s: s}
+	if s.omitted { // read for the digests only
+		layer, closeLayer, err := openLayer(ctx, s, src)
+		if err != nil {
+			return err
 		}
+		defer closeLayer()
+		r = layer
+	}
+	sum := sha256.New()
+	add := func(p []byte) { sum.Write(p) }
+	if w.images != nil {
+		w.images.Write(s.header[:])
+		add = func(p []byte) { sha256pair.Write(sum, w.images, p) }
+	}
+	buf := make([]byte, checkBuffer)
+	for left := s.blob.Size; left > 0; left -= int64(len(buf)) {
+		buf = buf[:min(left, checkBuffer)]
+		if _, err := io.ReadFull(r, buf); err != nil {
+			return readError(s, err)
+		}
+		add(buf)
+		if s.omitted {
+			w.tell(int64(len(buf)))
+		}
+	}
+	if got := digestFrom(sum.Sum(nil)); got != s.blob.Digest {
+		return formatErr("digest", blobEntry(s.blob.Digest), "content is %s, the manifest says %s", got, s.blob.Digest)
+	}
+	if w.images != nil {
+		w.images.Write(make([]byte, padding(s.blob.Size)))
 	}
 	return nil
 }
 
-// hashOnly adds a layer that is left out to the digest of images.tar.
-func (w *writer) hashOnly(ctx context.Context, s *stored, src Content) error {
-	r, err := w.openLayer(ctx, s, src)
-	if err != nil {
-		return err
-	}
-	defer r.close()
-	block := make([]byte, storeBuffer)
-	for {
-		n, err := r.Read(block)
-		w.images.Write(block[:n])
-		w.tell(int64(n))
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("read %s: %w", r.name, err)
-		}
-	}
+// backReader reads the content of a layer out of the file while it arrives there.
+type backReader struct {
+	w      *writer
+	ctx    context.Context
+	s      *stored
+	done   int64 // bytes read
+	member int   // the next one
+	at     int64 // where the next byte is
+	inside int64 // bytes left in the member
+	block  int64 // and in its block
 }
 
-// layerReader reads a layer until ctx ends.
-type layerReader struct {
-	*digestReader
-	close func()
+func (r *backReader) Read(p []byte) (int, error) {
+	f := r.w.framing
+	if r.inside == 0 {
+		if r.member == len(r.s.members) {
+			return 0, io.EOF
+		}
+		r.at = r.s.members[r.member] + int64(len(f.begin(0)))
+		r.member++
+		r.inside = min(r.s.blob.Size-r.done, MemberSize)
+	}
+	if r.block == 0 {
+		r.block = min(r.inside, int64(f.storedBlock()))
+		r.at += int64(len(f.block(int(r.block), false)))
+	}
+	p = p[:min(int64(len(p)), r.block)]
+	r.w.mu.Lock()
+	for r.s.ready < r.done+int64(len(p)) && r.ctx.Err() == nil {
+		r.w.grown.Wait()
+	}
+	r.w.mu.Unlock()
+	if r.ctx.Err() != nil {
+		return 0, r.ctx.Err()
+	}
+	n, err := r.w.file.ReadAt(p, r.at)
+	r.done, r.at, r.inside, r.block = r.done+int64(n), r.at+int64(n), r.inside-int64(n), r.block-int64(n)
+	if n == len(p) {
+		err = nil
+	}
+	return n, err
 }
 
-func (w *writer) openLayer(ctx context.Context, s *stored, src Content) (*layerReader, error) {
-	name := blobEntry(s.blob.Digest)
-	rc, err := src.OpenBlob(s.blob.Digest)
+// openLayer opens a layer at its source. Reads fail when ctx ends.
+func openLayer(ctx context.Context, s *stored, src Content) (io.Reader, func(), error) {
+	r, err := src.OpenBlob(s.blob.Digest)
 	if err != nil {
-		return nil, fmt.Errorf("open %s: %w", name, err)
+		return nil, nil, fmt.Errorf("open %s: %w", blobEntry(s.blob.Digest), err)
 	}
-	stop := context.AfterFunc(ctx, func() { rc.Close() }) // ends a read that waits
-	return &layerReader{newDigestReader(rc, s.blob.Size, s.blob.Digest, name), func() {
+	stop := context.AfterFunc(ctx, func() { r.Close() }) // ends a read that waits
+	return r, func() {
 		stop()
-		rc.Close()
-	}}, nil
+		r.Close()
+	}, nil
+}
+
+func readError(s *stored, err error) error {
+	if err == io.EOF || err == io.ErrUnexpectedEOF {
+		err = fmt.Errorf("it ends before its %d bytes: %w", s.blob.Size, io.ErrUnexpectedEOF)
+	}
+	return fmt.Errorf("read %s: %w", blobEntry(s.blob.Digest), err)
 }

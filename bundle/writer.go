@@ -177,9 +177,10 @@ type writer struct {
 	progress     func(done, total int64)
 	total        int64
 
-	mu    sync.Mutex // of done and stored.ready
-	grown *sync.Cond // stored.ready is
-	done  int64
+	writing sync.Mutex // into file
+	mu      sync.Mutex // of done and stored.ready
+	grown   *sync.Cond // stored.ready is
+	done    int64
 }
 
 func newWriter(ctx context.Context, file WriteFile, f framing, m *Manifest, progress func(done, total int64)) *writer {
@@ -258,9 +259,6 @@ func (w *writer) bundle(m *Manifest, signature []byte, files []File, small, laye
 		if err := w.entry(f.Path, f, func() (io.ReadCloser, error) { return src.OpenFile(f.Path) }); err != nil {
 			return err
 		}
-	}
-	if m.Kind == KindTree {
-		return w.tail()
 	}
 	if m.Kind == KindTree {
 		return w.tail()
@@ -368,7 +366,7 @@ func (w *writer) entry(name string, f File, open func() (io.ReadCloser, error)) 
 		}
 		p := chunk[:min(left, MemberSize)]
 		if _, err := io.ReadFull(r, p); err != nil {
-			return err
+			return fmt.Errorf("read %s: %w", name, err)
 		}
 		if w.inImages && w.images != nil {
 			w.images.Write(p)

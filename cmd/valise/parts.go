@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 
 	"github.com/dustin/go-humanize"
 
@@ -45,6 +46,7 @@ type pendingPart interface {
 	io.ReaderAt
 	io.WriterAt
 	Name() string
+	SyscallConn() (syscall.RawConn, error)
 	Sync() error
 	Close() error
 	Cleanup() error
@@ -97,7 +99,11 @@ func (p *pendingBundle) ReadAt(b []byte, off int64) (int, error) {
 }
 
 func (p *pendingBundle) WriteAt(b []byte, off int64) (int, error) {
-	n, err := p.each(b, off, pendingPart.WriteAt)
+	n, err := p.each(b, off, func(f pendingPart, b []byte, at int64) (int, error) {
+		n, err := f.WriteAt(b, at)
+		startWriteback(f, at, int64(n))
+		return n, err
+	})
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.end = max(p.end, off+int64(n))

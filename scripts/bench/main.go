@@ -335,9 +335,16 @@ func (b *bench) plan() []*group {
 	valise := func(project string) contestant {
 		return contestant{name: "valise build", args: b.build(project, first, "OUT/bundle.tar.gz")}
 	}
+	zstd := contestant{name: "valise build --compression zstd", args: b.build("full", first, "OUT/bundle.tar.zst")}
+	// A directory cannot be shipped, a file can.
+	asFile := func(c contestant) contestant {
+		return shell(c.name+", tar", c.args[len(c.args)-1]+"; tar -C OUT -cf OUT/layout.tar layout && rm -r OUT/layout")
+	}
 	pull, pullOne := crane("crane pull --format=oci"), crane("crane pull --format=oci", "--platform=linux/amd64")
 
-	packOne := append([]contestant{valise("one"), pullOne, synced(pullOne), skopeo("skopeo copy", "--override-os linux --override-arch amd64", "")}, copied("one.tar.gz")...)
+	skopeoAll, skopeoOne := skopeo("skopeo copy --all", "", "--all"), skopeo("skopeo copy", "--override-os linux --override-arch amd64", "")
+
+	packOne := append([]contestant{valise("one"), pullOne, synced(pullOne), skopeoOne}, copied("one.tar.gz")...)
 	if b.engine != 0 {
 		save := shell("docker save, gzip, sha256sum", "docker save "+strings.Join(tags, " ")+" | gzip >OUT/images.tar.gz && sha256sum OUT/images.tar.gz >OUT/images.tar.gz.sha256")
 		save.daemon = b.engine
@@ -361,11 +368,11 @@ func (b *bench) plan() []*group {
 
 	return []*group{
 		{name: "pack", baseline: "crane pull --format=oci", title: "Pack for two platforms, from a registry on this machine",
-			contestants: append([]contestant{valise("full"), pull, synced(pull), skopeo("skopeo copy --all", "", "--all")}, copied("full.tar.gz")...)},
+			contestants: append([]contestant{valise("full"), zstd, pull, synced(pull), skopeoAll, asFile(skopeoAll)}, copied("full.tar.gz")...)},
 		{name: "pack-one", baseline: "crane pull --format=oci", title: "Pack for linux/amd64, from a registry on this machine", contestants: packOne},
 		{name: "far", baseline: "crane pull --format=oci", title: "Pack for linux/amd64, from a registry far away",
 			far:         &line{delay: 20e6, connection: 40e6, total: 110e6},
-			contestants: []contestant{valise("one"), pullOne, skopeo("skopeo copy", "--override-os linux --override-arch amd64", "")}},
+			contestants: []contestant{valise("one"), pullOne, skopeoOne}},
 		{name: "verify", times: 3, baseline: "openssl dgst, one core", title: "Verify the signed bundle for two platforms", contestants: []contestant{
 			verify("valise verify, one core", "0", b.file("full.tar.gz")), hash("openssl dgst, one core", "0"),
 			verify("valise verify, two cores", "0,1", b.file("full.tar.gz")), hash("openssl dgst, two cores", "0,1"),
