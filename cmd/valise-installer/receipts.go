@@ -115,10 +115,14 @@ func (p *program) writeReceipts(ctx context.Context, app string, stick *os.Root)
 }
 
 // writeStick is release.WriteFile for file systems of sticks, which have no
-// modes to set.
+// modes to set. What lies there under the temporary name, perhaps a pipe that
+// nobody reads, is not opened but replaced.
 func writeStick(dir *os.Root, name string, b []byte) error {
 	tmp := name + ".tmp"
-	f, err := dir.Create(tmp)
+	if err := dir.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	f, err := dir.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", name, err)
 	}

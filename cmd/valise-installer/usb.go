@@ -148,7 +148,8 @@ func (p *program) bundlesIn(dir string) ([]offered, error) {
 	var list []offered
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name())
-		if !e.Type().IsRegular() || e.Name()[0] == '.' {
+		// What its directory says of a file may be a lie.
+		if info, err := e.Info(); err != nil || !info.Mode().IsRegular() || e.Name()[0] == '.' {
 			continue
 		}
 		r, f, err := cli.OpenBundle(path)

@@ -82,7 +82,8 @@ func (a *app) receipts(ctx context.Context, dir string) error {
 }
 
 // receiptFiles reads all receipts of a stick, or of its directory valise, by the
-// directory they are in. A link does not lead out of root.
+// directory they are in. A link does not lead out of root, and what is no file,
+// such as a pipe that nobody writes to, is refused before it is opened.
 func receiptFiles(root *os.Root) (map[string][][]byte, error) {
 	var names []string
 	for _, pattern := range []string{"valise/*/*/[0-9]*.json", "*/*/[0-9]*.json"} {
@@ -97,6 +98,11 @@ func receiptFiles(root *os.Root) (map[string][][]byte, error) {
 	}
 	files := map[string][][]byte{}
 	for _, name := range names {
+		if info, err := root.Lstat(name); err != nil {
+			return nil, err
+		} else if !info.Mode().IsRegular() {
+			return nil, fmt.Errorf("%s is no file", name)
+		}
 		f, err := root.Open(name)
 		if err != nil {
 			return nil, err

@@ -4,6 +4,7 @@ import (
 	"crypto/ed25519"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -57,5 +58,24 @@ func TestReceipts(t *testing.T) {
 	}
 	if code, _, stderr := receipts(t.TempDir()); code != cli.ExitFailed || !strings.Contains(stderr, "holds none") {
 		t.Errorf("exit code %d, %s", code, stderr)
+	}
+
+	// A stick may hold anything under the name of a receipt.
+	pipe := filepath.Join(stick, "valise/pump-8/shop/000002.json")
+	if err := exec.Command("mkfifo", pipe).Run(); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan string, 1)
+	go func() {
+		_, _, stderr := receipts(stick)
+		done <- stderr
+	}()
+	select {
+	case stderr := <-done:
+		if stderr != "valise: read receipts: valise/pump-8/shop/000002.json is no file\n" {
+			t.Errorf("a pipe: %s", stderr)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("it waits for a writer of the pipe")
 	}
 }
