@@ -121,7 +121,7 @@ func (p *program) openDevice(ctx context.Context, app, kind, what string) (_ *de
 		return nil, err
 	}
 	closers = append(closers, func() { unlock() })
-	if d.journal, err = record.Open(ctx, p.journalPath(app), app); err != nil {
+	if d.journal, err = p.openRecords(ctx, app); err != nil {
 		return nil, err
 	}
 	closers = append(closers, func() { d.journal.Close() })

@@ -18,7 +18,6 @@ import (
 	"github.com/valise-ota/valise/installer/backup"
 	"github.com/valise-ota/valise/installer/compose"
 	"github.com/valise-ota/valise/installer/daemon"
-	"github.com/valise-ota/valise/installer/record"
 	"github.com/valise-ota/valise/installer/release"
 	"github.com/valise-ota/valise/installer/source"
 	"github.com/valise-ota/valise/verify"
@@ -56,7 +55,7 @@ func (s *served) Config(app string) (daemon.Config, error) {
 }
 
 func (s *served) Records(ctx context.Context, app string) (daemon.Records, error) {
-	return record.Open(ctx, s.p.journalPath(app), app)
+	return s.p.openRecords(ctx, app)
 }
 
 func (s *served) Ready(ctx context.Context) error {

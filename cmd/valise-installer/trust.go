@@ -14,7 +14,6 @@ import (
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/cmd/internal/cli"
-	"github.com/valise-ota/valise/installer/record"
 	"github.com/valise-ota/valise/installer/release"
 	"github.com/valise-ota/valise/installer/source"
 	"github.com/valise-ota/valise/verify"
@@ -217,7 +216,7 @@ func (p *program) finishRotation(ctx context.Context, app string) error {
 	if !p.hasRecords(app) {
 		return nil
 	}
-	j, err := record.Open(ctx, p.journalPath(app), app)
+	j, err := p.openRecords(ctx, app)
 	if err != nil {
 		return err
 	}

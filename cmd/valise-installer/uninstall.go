@@ -89,6 +89,7 @@ func (p *program) uninstall(ctx context.Context, purge, yes bool) error {
 			return fmt.Errorf("uninstall %s: %w", app, err)
 		}
 	}
+	_ = os.Remove(p.statePath(app))
 	_ = os.Remove(p.appDir(app)) // when nothing of others is in it
 	// The records go last: until then this can be repeated.
 	if err := os.RemoveAll(p.stateDir(app)); err != nil {

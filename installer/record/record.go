@@ -48,6 +48,9 @@ const busyTimeout = 10_000
 
 // Store is the record of one app. It may be used by several goroutines. Close it.
 type Store struct {
+	// Changed is called after every change that is durable. May be nil.
+	Changed func(context.Context)
+
 	db   *sql.DB
 	path string
 	app  string
@@ -227,6 +230,9 @@ func (s *Store) change(ctx context.Context, f func(*sql.Tx) error) error {
 	err := s.transact(ctx, nil, f)
 	if gainRoom(s.path, err) {
 		err = s.transact(ctx, nil, f)
+	}
+	if err == nil && s.Changed != nil {
+		s.Changed(ctx)
 	}
 	return err
 }
