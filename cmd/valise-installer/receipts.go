@@ -224,6 +224,13 @@ func (p *program) inventory(ctx context.Context, app string) (*bundle.Inventory,
 	}
 	j.Close()
 	v := &bundle.Inventory{Format: bundle.InventoryFormat, App: app}
+	if st.Current != nil {
+		v.Version = st.Current.Version
+	}
+	if kindIn(st) == bundle.KindTree { // has no layers and needs no engine
+		v.Platform = machine()
+		return v, nil
+	}
 	store, err := release.Open(p.appDir(app))
 	if err != nil {
 		return nil, err
@@ -242,7 +249,6 @@ func (p *program) inventory(ctx context.Context, app string) (*bundle.Inventory,
 	if st.Current == nil {
 		return v, nil
 	}
-	v.Version = st.Current.Version
 	return v, p.runtime(app, store, engine, nil).Have(ctx, st.Kept, v)
 }
 

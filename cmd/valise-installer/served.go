@@ -58,7 +58,10 @@ func (s *served) Records(ctx context.Context, app string) (daemon.Records, error
 	return s.p.openRecords(ctx, app)
 }
 
-func (s *served) Ready(ctx context.Context) error {
+func (s *served) Ready(ctx context.Context, app string) error {
+	if kind, err := s.p.kindOf(ctx, app); err != nil || kind == bundle.KindTree {
+		return err
+	}
 	e, err := s.p.connect(ctx)
 	if err != nil {
 		return err

@@ -65,7 +65,7 @@ func TestSystemd(t *testing.T) {
 			return os.Rename(filepath.Join(stick, "valise-installer"), filepath.Join(machine, "root/usr/local/bin/valise-installer"))
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"code": code, "health": checkHealth, "cutat": powerCut, "boot": boot, "watch": watch, "downtime": downtime,
+			"code": code, "health": checkHealth, "cutat": powerCut, "boot": boot, "watch": watch, "downtime": downtime, "becomes": becomes,
 		},
 	})
 }
@@ -154,6 +154,20 @@ func code(ts *testscript.TestScript, _ bool, args []string) {
 	if strconv.Itoa(got) != args[0] {
 		ts.Fatalf("exit code %d, want %s", got, args[0])
 	}
+}
+
+// becomes is becomes TEXT COMMAND...: what a command in the machine prints has TEXT
+// in it before long.
+func becomes(ts *testscript.TestScript, _ bool, args []string) {
+	var out []byte
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+		out, _ = exec.Command(filepath.Join(ts.Getenv("WORK"), ".bin/in"), args[1:]...).CombinedOutput()
+		if strings.Contains(string(out), args[0]) {
+			return
+		}
+	}
+	log, _ := exec.Command(filepath.Join(ts.Getenv("WORK"), ".bin/in"), "journalctl", "-u", "valise", "--no-pager", "-n", "30").CombinedOutput()
+	ts.Fatalf("it never says %q, but: %s\n%s", args[0], out, log)
 }
 
 const request = `exec 3<>/dev/tcp/127.0.0.1/8080 && printf "GET /health HTTP/1.0\r\n\r\n" >&3 && cat <&3`

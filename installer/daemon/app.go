@@ -124,7 +124,7 @@ func (a *app) do(ctx context.Context, j job) {
 	if err != nil || r.Status != installer.Pending {
 		return // deleted since, or done by somebody else
 	}
-	a.await(ctx, func() error { return a.Device.Ready(ctx) })
+	a.await(ctx, func() error { return a.Device.Ready(ctx, a.name) })
 	if ctx.Err() != nil {
 		return
 	}
@@ -226,7 +226,7 @@ func (a *app) ended(ctx context.Context, r installer.Record, res installer.Resul
 
 // other carries out what has no bundle: a rollback, or data that come back.
 func (a *app) other(ctx context.Context, j job) {
-	a.await(ctx, func() error { return a.Device.Ready(ctx) })
+	a.await(ctx, func() error { return a.Device.Ready(ctx, a.name) })
 	a.hub.begin(j.record)
 	var res installer.Result
 	var err error

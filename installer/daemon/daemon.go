@@ -33,8 +33,9 @@ type Device interface {
 	Config(app string) (Config, error)
 	// Records opens the records of an app, for as long as the daemon runs.
 	Records(ctx context.Context, app string) (Records, error)
-	// Ready returns nil when the engine answers. Nothing is tried before.
-	Ready(ctx context.Context) error
+	// Ready returns nil when the engine answers, where an app needs one. Nothing
+	// is tried before.
+	Ready(ctx context.Context, app string) error
 	// Plan verifies a bundle and says what it would do. It changes nothing. The
 	// offer has no plan when something but the bundle is wrong.
 	Plan(ctx context.Context, app, path string, forced bool, report func(installer.Event)) (Offer, error)
