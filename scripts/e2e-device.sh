@@ -13,7 +13,7 @@ plugin=$(VALISE_COMPOSE=build scripts/compose-plugin.sh)
 command -v mcopy >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends mtools dosfstools >&2
 
 work=$(mktemp -d /tmp/valise-device.XXXXXX)
-trap 'rm -rf "$work"' EXIT
+[ -n "${VALISE_DEVICE_KEEP:-}" ] || trap 'rm -rf "$work"' EXIT
 mkdir "$work/releases"
 cp -r examples/shop "$work/shop"
 rm -rf "$work/shop/build"

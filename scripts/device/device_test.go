@@ -4,12 +4,9 @@ package device
 
 import (
 	"context"
-	"fmt"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -34,7 +31,6 @@ func newBench(t *testing.T) *bench {
 	if b.image == "" || b.releases == "" {
 		t.Fatal("missing: a machine to boot and releases for it; run scripts/e2e-device.sh")
 	}
-	b.check(b.image.Disk(b.disk()))
 	t.Cleanup(func() {
 		if b.vm != nil {
 			b.vm.Cut()
@@ -56,11 +52,12 @@ func (b *bench) check(err error) {
 	}
 }
 
-func (b *bench) boot() {
+// boot starts the machine; more are arguments of QEMU.
+func (b *bench) boot(more ...string) {
 	b.Helper()
 	ctx, cancel := context.WithTimeout(b.ctx, patience)
 	defer cancel()
-	vm, err := b.image.Boot(ctx, b.dir, b.disk())
+	vm, err := b.image.Boot(ctx, b.dir, b.disk(), more...)
 	b.check(err)
 	b.vm = vm
 }
@@ -149,12 +146,7 @@ func (b *bench) installed(stick string) {
 // TestFirstInstall is a technician with a stick before a device that has nothing.
 func TestFirstInstall(t *testing.T) {
 	b := newBench(t)
-	script, err := exec.Command("tar", "-xzOf", filepath.Join(b.releases, "shop-1.0.0.tar.gz"), "install.sh").Output()
-	b.check(err)
-	b.check(os.WriteFile(filepath.Join(b.releases, "install.sh"), script, 0o644))
-	stick := b.stick("first", "vfat", "install.sh", "shop-1.0.0.tar.gz", "cosign.pub", "client")
-	b.boot()
-	b.installed(stick)
+	b.begin()
 	rows := b.rows()
 	b.run("valise-installer doctor")
 
@@ -167,66 +159,27 @@ func TestFirstInstall(t *testing.T) {
 	if got := b.rows(); got != rows {
 		t.Errorf("after a reboot the rows are %s, want %s", got, rows)
 	}
-	b.powerCuts(rows)
 }
 
-// powerCuts updates from a stick and cuts the power, as often as it was asked for,
-// at any moment of the update. Every time the old or the new release must come
-// back by itself, with the data.
-func (b *bench) powerCuts(rows string) {
-	cuts := 3
-	if s := os.Getenv("VALISE_POWER_CUTS"); s != "" {
-		n, err := strconv.Atoi(s)
-		b.check(err)
-		cuts = n
-	}
-	stick := b.stick("next", "ext4", "shop-1.1.0.tar.gz")
-	b.check(b.vm.Off(b.ctx))
-	before := filepath.Join(b.dir, "before.qcow2")
-	b.check(os.Rename(b.disk(), before))
-	whole := b.updateFor(before, stick, 0)
-	b.Logf("an update takes %s", whole.Round(time.Second))
-	var table strings.Builder
-	for i := range cuts {
-		at := time.Duration(rand.Int64N(int64(whole)))
-		b.updateFor(before, stick, at)
-		start := time.Now()
-		b.boot()
-		version := b.answers()
-		took := time.Since(start)
-		if got := b.rows(); got != rows {
-			b.Errorf("cut %d after %s: the rows are %s, want %s", i+1, at, got, rows)
-		}
-		out := b.run("valise-installer recover && valise-installer doctor && valise-installer status")
-		fmt.Fprintf(&table, "| %d | %.1f s | %s | %.0f s |\n", i+1, at.Seconds(), version, took.Seconds())
-		if version != "1.0.0" && version != "1.1.0" || !strings.Contains(out, "current     "+version) {
-			b.Errorf("cut %d after %s: %q answers, status says %s", i+1, at, version, out)
-		}
-		b.vm.Cut()
-	}
-	b.Logf("power cuts:\n| cut | after | then runs | answers again after |\n%s", &table)
-}
-
-// updateFor starts the machine from a copy of disk, begins the update, and cuts
-// the power after a time; at 0 it waits for the end and returns how long it took.
-func (b *bench) updateFor(disk, stick string, cut time.Duration) time.Duration {
+// begin boots a machine that has the app, as TestFirstInstall leaves it; the
+// first test that asks installs it.
+func (b *bench) begin() {
 	b.Helper()
-	os.Remove(b.disk())
-	b.check(command("qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", disk, b.disk()))
-	b.boot()
-	b.answers()
-	b.plug("next", stick, true)
-	b.run("mkdir -p /mnt && mount -o ro /dev/sda /mnt")
-	start := time.Now()
-	if cut == 0 {
-		b.run("valise-installer update /mnt/shop-1.1.0.tar.gz")
-		took := time.Since(start)
-		b.vm.Cut()
-		return took
+	disk := filepath.Join(b.releases, "installed.qcow2")
+	if _, err := os.Stat(disk); err == nil {
+		b.check(overlay(disk, b.disk()))
+		b.boot()
+		b.answers()
+		return
 	}
-	ctx, cancel := context.WithTimeout(b.ctx, cut)
-	defer cancel()
-	b.vm.Run(ctx, "valise-installer update /mnt/shop-1.1.0.tar.gz")
-	b.vm.Cut()
-	return time.Since(start)
+	b.check(overlay(filepath.Join(string(b.image), "root.qcow2"), b.disk()))
+	script, err := exec.Command("tar", "-xzOf", filepath.Join(b.releases, "shop-1.0.0.tar.gz"), "install.sh").Output()
+	b.check(err)
+	b.check(os.WriteFile(filepath.Join(b.releases, "install.sh"), script, 0o644))
+	stick := b.stick("first", "vfat", "install.sh", "shop-1.0.0.tar.gz", "cosign.pub", "client")
+	b.boot()
+	b.installed(stick)
+	b.check(b.vm.Off(b.ctx))
+	b.check(os.Rename(b.disk(), disk))
+	b.begin()
 }

@@ -31,29 +31,31 @@ type VM struct {
 // Image is the directory scripts/vm-image.sh prints.
 type Image string
 
-// Disk makes a disk of a new machine in file: what it writes stays there.
-func (i Image) Disk(file string) error {
-	return command("qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", filepath.Join(string(i), "root.qcow2"), file)
+// overlay makes a disk in file that begins as another; what is written stays in
+// file.
+func overlay(disk, file string) error {
+	return command("qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", disk, file)
 }
 
 // Boot starts a machine from a disk and waits until it can be talked to. Files
-// of the machine, among them the console, are below dir.
-func (i Image) Boot(ctx context.Context, dir, disk string) (_ *VM, err error) {
+// of the machine, among them the console, are below dir; more are arguments of
+// QEMU.
+func (i Image) Boot(ctx context.Context, dir, disk string, more ...string) (_ *VM, err error) {
 	v := &VM{dir: dir}
 	qmp, agent := filepath.Join(dir, "qmp.sock"), filepath.Join(dir, "agent.sock")
 	os.Remove(qmp)
 	os.Remove(agent)
-	v.cmd = exec.Command("qemu-system-x86_64",
+	v.cmd = exec.Command("qemu-system-x86_64", append([]string{
 		"-machine", "q35,accel=tcg", "-cpu", "max", "-smp", "2", "-m", "1024", "-nodefaults", "-display", "none", "-nic", "none", "-no-reboot",
 		"-kernel", filepath.Join(string(i), "vmlinuz"), "-initrd", filepath.Join(string(i), "initrd"),
 		"-append", "root=/dev/vda rw console=ttyS0 quiet net.ifnames=0 systemd.show_status=0 mitigations=off",
-		"-drive", "file="+disk+",if=virtio,format=qcow2,cache=writeback",
+		"-drive", "file=" + disk + ",if=virtio,format=qcow2,cache=writeback",
 		"-device", "qemu-xhci,id=usb",
-		"-device", "virtio-serial", "-chardev", "socket,id=agent,path="+agent+",server=on,wait=off", "-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0",
+		"-device", "virtio-serial", "-chardev", "socket,id=agent,path=" + agent + ",server=on,wait=off", "-device", "virtserialport,chardev=agent,name=org.qemu.guest_agent.0",
 		"-device", "virtio-rng-pci",
-		"-serial", "file:"+filepath.Join(dir, "console.log"),
-		"-qmp", "unix:"+qmp+",server=on,wait=off",
-	)
+		"-serial", "file:" + filepath.Join(dir, "console.log"),
+		"-qmp", "unix:" + qmp + ",server=on,wait=off",
+	}, more...)...)
 	log, err := os.Create(filepath.Join(dir, "qemu.log"))
 	if err != nil {
 		return nil, err
@@ -165,6 +167,41 @@ func (v *VM) Pull(name string) error {
 		time.Sleep(100 * time.Millisecond)
 	}
 	return fmt.Errorf("the machine does not let go of %s", name)
+}
+
+// Freeze writes the memory of the machine to a file and ends it. "-incoming
+// exec:cat FILE" goes on there, with its disk as it is now.
+func (v *VM) Freeze(ctx context.Context, file string) error {
+	if _, err := v.qmp.do("migrate", map[string]any{"uri": "exec:cat >" + file}); err != nil {
+		return err
+	}
+	for {
+		b, err := v.qmp.do("query-migrate", nil)
+		if err != nil {
+			return err
+		}
+		var m struct {
+			Status string
+			Desc   string `json:"error-desc"`
+		}
+		if err := json.Unmarshal(b, &m); err != nil {
+			return err
+		}
+		switch m.Status {
+		case "completed":
+			if _, err := v.qmp.do("quit", nil); err != nil {
+				return err
+			}
+			return v.cmd.Wait()
+		case "failed", "cancelled":
+			return fmt.Errorf("freeze: %s", m.Desc)
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
 }
 
 // Cut cuts the power. What the disk had not been told to keep is lost with the
