@@ -167,12 +167,12 @@ func (b *bench) begin() {
 	b.Helper()
 	disk := filepath.Join(b.releases, "installed.qcow2")
 	if _, err := os.Stat(disk); err == nil {
-		b.check(overlay(disk, b.disk()))
+		b.check(Overlay(disk, b.disk()))
 		b.boot()
 		b.answers()
 		return
 	}
-	b.check(overlay(filepath.Join(string(b.image), "root.qcow2"), b.disk()))
+	b.check(Overlay(filepath.Join(string(b.image), "root.qcow2"), b.disk()))
 	script, err := exec.Command("tar", "-xzOf", filepath.Join(b.releases, "shop-1.0.0.tar.gz"), "install.sh").Output()
 	b.check(err)
 	b.check(os.WriteFile(filepath.Join(b.releases, "install.sh"), script, 0o644))

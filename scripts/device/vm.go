@@ -31,9 +31,9 @@ type VM struct {
 // Image is the directory scripts/vm-image.sh prints.
 type Image string
 
-// overlay makes a disk in file that begins as another; what is written stays in
+// Overlay makes a disk in file that begins as another; what is written stays in
 // file.
-func overlay(disk, file string) error {
+func Overlay(disk, file string) error {
 	return command("qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", disk, file)
 }
 
@@ -41,6 +41,41 @@ func overlay(disk, file string) error {
 // of the machine, among them the console, are below dir; more are arguments of
 // QEMU.
 func (i Image) Boot(ctx context.Context, dir, disk string, more ...string) (_ *VM, err error) {
+	v, err := i.start(ctx, dir, disk, more...)
+	if err != nil {
+		return nil, err
+	}
+	if v.agent, err = dial(ctx, filepath.Join(dir, "agent.sock")); err == nil {
+		err = v.wait(ctx)
+	}
+	if err != nil {
+		v.Cut()
+		console, _ := os.ReadFile(filepath.Join(dir, "console.log"))
+		return nil, fmt.Errorf("boot: %w; its console ends with: %s", err, console[max(0, len(console)-2000):])
+	}
+	return v, nil
+}
+
+// Thaw starts a machine in the middle of what it did when Freeze wrote its
+// memory, with its disk of that moment. It is only good for being cut.
+func (i Image) Thaw(ctx context.Context, dir, disk, memory string, more ...string) (*VM, error) {
+	v, err := i.start(ctx, dir, disk, append([]string{"-incoming", "exec:cat " + memory}, more...)...)
+	if err != nil {
+		return nil, err
+	}
+	if err := v.until(ctx, "query-status", "paused"); err != nil {
+		v.Cut()
+		return nil, fmt.Errorf("thaw: %w", err)
+	}
+	if _, err := v.qmp.do("cont", nil); err != nil {
+		v.Cut()
+		return nil, fmt.Errorf("thaw: %w", err)
+	}
+	return v, nil
+}
+
+// start starts a machine.
+func (i Image) start(ctx context.Context, dir, disk string, more ...string) (_ *VM, err error) {
 	v := &VM{dir: dir}
 	qmp, agent := filepath.Join(dir, "qmp.sock"), filepath.Join(dir, "agent.sock")
 	os.Remove(qmp)
@@ -65,23 +100,14 @@ func (i Image) Boot(ctx context.Context, dir, disk string, more ...string) (_ *V
 	if err := v.cmd.Start(); err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			v.Cut()
-			console, _ := os.ReadFile(filepath.Join(dir, "console.log"))
-			err = fmt.Errorf("boot: %w; its console ends with: %s", err, console[max(0, len(console)-2000):])
-		}
-	}()
-	if v.qmp, err = dial(ctx, qmp); err != nil {
+	if v.qmp, err = dial(ctx, qmp); err == nil {
+		_, err = v.qmp.do("qmp_capabilities", nil)
+	}
+	if err != nil {
+		v.Cut()
 		return nil, err
 	}
-	if _, err := v.qmp.do("qmp_capabilities", nil); err != nil {
-		return nil, err
-	}
-	if v.agent, err = dial(ctx, agent); err != nil {
-		return nil, err
-	}
-	return v, v.wait(ctx)
+	return v, nil
 }
 
 // wait returns when the agent inside answers.
@@ -169,37 +195,43 @@ func (v *VM) Pull(name string) error {
 	return fmt.Errorf("the machine does not let go of %s", name)
 }
 
-// Freeze writes the memory of the machine to a file and ends it. "-incoming
-// exec:cat FILE" goes on there, with its disk as it is now.
-func (v *VM) Freeze(ctx context.Context, file string) error {
-	if _, err := v.qmp.do("migrate", map[string]any{"uri": "exec:cat >" + file}); err != nil {
+// Freeze writes the memory of the machine and its disk of the same moment to
+// files; then it goes on.
+func (v *VM) Freeze(ctx context.Context, disk, toMemory, toDisk string) error {
+	if _, err := v.qmp.do("stop", nil); err != nil {
 		return err
 	}
+	if _, err := v.qmp.do("migrate", map[string]any{"uri": "exec:cat >" + toMemory}); err != nil {
+		return err
+	}
+	if err := v.until(ctx, "query-migrate", "completed"); err != nil {
+		return fmt.Errorf("freeze: %w", err)
+	}
+	if err := command("cp", "--sparse=always", disk, toDisk); err != nil {
+		return err
+	}
+	_, err := v.qmp.do("cont", nil)
+	return err
+}
+
+// until asks until the answer has a status.
+func (v *VM) until(ctx context.Context, question, status string) error {
 	for {
-		b, err := v.qmp.do("query-migrate", nil)
+		b, err := v.qmp.do(question, nil)
 		if err != nil {
 			return err
 		}
-		var m struct {
-			Status string
-			Desc   string `json:"error-desc"`
-		}
-		if err := json.Unmarshal(b, &m); err != nil {
+		var is struct{ Status string }
+		if err := json.Unmarshal(b, &is); err != nil || is.Status == status {
 			return err
 		}
-		switch m.Status {
-		case "completed":
-			if _, err := v.qmp.do("quit", nil); err != nil {
-				return err
-			}
-			return v.cmd.Wait()
-		case "failed", "cancelled":
-			return fmt.Errorf("freeze: %s", m.Desc)
+		if is.Status == "failed" {
+			return fmt.Errorf("%s: %s", question, b)
 		}
 		select {
 		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(100 * time.Millisecond):
+			return fmt.Errorf("%s: %s: %w", question, b, context.Cause(ctx))
+		case <-time.After(50 * time.Millisecond):
 		}
 	}
 }
