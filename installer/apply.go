@@ -29,7 +29,7 @@ type Outcome string
 
 const (
 	Done           Outcome = "done"            // the new release runs and is committed
-	NothingToDo    Outcome = "nothing_to_do"   // it ran already
+	NothingToDo    Outcome = "nothing_to_do"   // it ran already, whole and healthy
 	Unchanged      Outcome = "unchanged"       // it failed before anything that runs was touched, or all of a first installation was undone
 	Reverted       Outcome = "reverted"        // the previous release runs again
 	NeedsAttention Outcome = "needs_attention" // the undo failed too
@@ -65,6 +65,7 @@ const (
 	stepBackup   = "backup"
 	stepActivate = "activate"
 	stepProbe    = "probe"
+	stepRepair   = "repair"
 )
 
 // step is one part of the transaction: an effect and, beside it, its undo. undo
@@ -125,7 +126,21 @@ func (in *Installer) steps(r Record, rel *verify.Release, kept []Release, data D
 		name: stepProbe,
 		do:   func(ctx context.Context) error { return in.Runtime.Probe(ctx, r.To) },
 	}
+	repair := step{
+		name: stepRepair,
+		do:   func(ctx context.Context) error { return in.repair(ctx, rel, r.To, kept) },
+		undo: func(ctx context.Context, _ json.RawMessage) error {
+			// The release was current before and is it now, whatever it lacks:
+			// there is no way back that a person could help with.
+			if err := in.Runtime.Repair(ctx, nil, r.To, kept, false); err != nil {
+				in.report(Event{Step: stepRepair, Ended: true, Err: err})
+			}
+			return nil
+		},
+	}
 	switch {
+	case r.Repairs():
+		return []step{repair}
 	case r.Action == ActionRollback && (data.Record == "" || data.Discard):
 		return []step{activate, probe}
 	case r.Action == ActionRollback:
@@ -137,8 +152,9 @@ func (in *Installer) steps(r Record, rel *verify.Release, kept []Release, data D
 }
 
 // Update brings the app to a verified release: the first one, a newer one, or
-// what the operator insisted on when it was verified. keep is how many committed
-// releases stay.
+// what the operator insisted on when it was verified. The one that runs is put
+// back when it is damaged or not healthy. keep is how many committed releases
+// stay.
 func (in *Installer) Update(ctx context.Context, rel *verify.Release, keep int) Result {
 	if !rel.Valid() {
 		return Result{Outcome: Unchanged, Err: errors.New("update: the release was not verified")}
@@ -153,13 +169,47 @@ func (in *Installer) Update(ctx context.Context, rel *verify.Release, keep int) 
 		to.Kind = m.Kind
 	}
 	if st.Current != nil && st.Current.Manifest == to.Manifest && st.Unfinished == nil {
-		return Result{Outcome: NothingToDo, Record: Record{From: st.Current, To: *st.Current}}
+		r := Record{Action: ActionUpdate, From: st.Current, To: *st.Current}
+		err := in.runs(ctx, *st.Current)
+		if err == nil {
+			return Result{Outcome: NothingToDo, Record: r}
+		}
+		if ctx.Err() != nil {
+			return Result{Outcome: Unchanged, Record: r, Err: err}
+		}
+		in.report(Event{Step: stepRepair, Detail: err.Error()})
+		return in.run(ctx, st, r, rel, keep, Data{})
 	}
 	action := ActionUpdate
 	if st.Current == nil {
 		action = ActionInstall
 	}
 	return in.run(ctx, st, Record{Action: action, From: st.Current, To: to, Rotation: rel.Rotation()}, rel, keep, Data{})
+}
+
+// runs returns nil when release r is whole, runs and is healthy.
+func (in *Installer) runs(ctx context.Context, r Release) error {
+	if err := in.Runtime.Whole(ctx, r); err != nil {
+		return err
+	}
+	return in.Runtime.Probe(ctx, r)
+}
+
+// repair puts back what is missing. When that does not make the app healthy,
+// something that looks whole is not: all of it comes from the bundle again.
+func (in *Installer) repair(ctx context.Context, rel *verify.Release, r Release, kept []Release) error {
+	if err := in.Runtime.Repair(ctx, rel, r, kept, false); err != nil {
+		return err
+	}
+	err := in.Runtime.Probe(ctx, r)
+	if err == nil || ctx.Err() != nil || errors.As(err, new(*DeviceError)) {
+		return err
+	}
+	in.report(Event{Step: stepRepair, Detail: err.Error()})
+	if err := in.Runtime.Repair(ctx, rel, r, kept, true); err != nil {
+		return err
+	}
+	return in.Runtime.Probe(ctx, r)
 }
 
 // Rollback brings the app back to the release that ran before the current one.

@@ -93,6 +93,12 @@ type Record struct {
 	Rotation *verify.Rotation `json:"rotation,omitempty"`
 }
 
+// Repairs reports whether r put the current release back: it has no data of its
+// own and leaves no other release.
+func (r Record) Repairs() bool {
+	return r.Action == ActionUpdate && r.From != nil && r.From.Dir == r.To.Dir
+}
+
 // Bundle is a file that was handed over for a record. It is not trusted: every
 // use verifies it anew.
 type Bundle struct {
@@ -202,6 +208,13 @@ type Runtime interface {
 	Restore(ctx context.Context, snapshot json.RawMessage, from *Release) error
 	// Probe returns nil when rel runs and is healthy, or why it is not.
 	Probe(ctx context.Context, rel Release) error
+	// Whole returns nil when everything that rel runs from is on this device and
+	// is what was verified. The error says all that is wrong.
+	Whole(ctx context.Context, rel Release) error
+	// Repair puts back what r, the current release, lacks, and starts it. fresh
+	// trusts nothing that the engine has of it: the app stands still meanwhile.
+	// Without rel there is only what is on this device.
+	Repair(ctx context.Context, rel *verify.Release, r Release, kept []Release, fresh bool) error
 	// Prune removes everything of ours on disk and in the engine that no kept
 	// release needs.
 	Prune(ctx context.Context, kept []Release) error

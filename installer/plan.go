@@ -26,6 +26,7 @@ type Facts struct {
 	Services   []ServiceChange        // nil when it is not known
 	PortsTaken []string               // that a first installation would need
 	RunsSince  time.Time              // when the release that runs was made; zero when none runs
+	Damage     error                  // of the release that runs, when that is the one to plan
 }
 
 // Change is what becomes of the containers of a service.
@@ -81,7 +82,8 @@ const freezeAge = 30 * 24 * time.Hour
 // changes nothing.
 type Plan struct {
 	App        string          `json:"app"`
-	Action     Action          `json:"action,omitempty"` // empty when there is nothing to do
+	Action     Action          `json:"action,omitempty"` // empty when there is nothing to do, unless it is not healthy
+	Repair     string          `json:"repair,omitempty"` // what is damaged of the release that runs
 	From       string          `json:"from,omitempty"`
 	To         string          `json:"to"`
 	Signer     string          `json:"signer"`
@@ -251,6 +253,9 @@ func NewPlan(st State, rel *verify.Release, f Facts) (*Plan, error) {
 		p.Action, p.Downtime, p.PortsTaken = ActionInstall, DowntimeNone, f.PortsTaken
 	case st.Current.Manifest == rel.Digest():
 		p.Action, p.From = "", st.Current.Version
+		if f.Damage != nil {
+			p.Action, p.Repair = ActionUpdate, f.Damage.Error()
+		}
 	default:
 		p.From, p.RollbackTo = st.Current.Version, st.Current.Version
 		p.Services, p.Downtime = f.Services, downtime(f.Services)

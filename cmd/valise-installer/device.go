@@ -31,6 +31,7 @@ type device struct {
 	tree    *tree.App    // nil when it is not
 	engine  *docker.Engine
 	journal *record.Store
+	store   *release.Store
 	close   func()
 }
 
@@ -133,6 +134,7 @@ func (p *program) openDevice(ctx context.Context, app, kind, what string) (_ *de
 		return nil, err
 	}
 	closers = append(closers, func() { store.Close() })
+	d.store = store
 	var runtime installer.Runtime
 	report := p.reporter()
 	if kind == bundle.KindTree {
@@ -175,7 +177,7 @@ func (p *program) rotate(app string) func(context.Context, *verify.Rotation) err
 func (p *program) runtime(app string, store *release.Store, engine *docker.Engine, command []string) *compose.App {
 	return &compose.App{
 		Name: app, Dir: p.appDir(app), Releases: store, Engine: engine, Command: command, Env: p.dockerEnv(), Rand: rand.Reader, Now: p.Now,
-		Report: p.reporter(),
+		Report: p.reporter(), Retained: p.retained(app),
 		Show: func(key, value string) {
 			if p.observe != nil { // stderr is a log then
 				p.Note("%s was generated; it is kept in %s", key, filepath.Join(p.appDir(app), ".env"))
@@ -290,9 +292,9 @@ func (p *program) reporter() func(installer.Event) {
 			case e.Err != nil && e.Step == "hook":
 				p.Note("%v", e.Err)
 			}
-		case e.Step == "edited":
+		case e.Detail != "" && (e.Step == "edited" || e.Step == "repair"):
 			end(nil)
-			p.Note("%s", e.Detail)
+			p.Note("%s", cli.OneLine(e.Detail))
 		case e.Done > 0:
 			if update == nil {
 				update, finish = p.UI.Track(stepLabel[e.Step])

@@ -98,7 +98,7 @@ func (p *program) examine(ctx context.Context, apps []string) findings {
 		} else {
 			p.examineEnvironment(&f, app, filepath.Join(p.appDir(app), ".env"))
 			if engine != nil {
-				p.examineReleases(ctx, &f, app, p.runtime(app, store, engine, nil), "files and images", "tar -xzf BUNDLE FILE, docker load", st)
+				p.examineReleases(ctx, &f, app, p.runtime(app, store, engine, nil), "files and images", st)
 			}
 		}
 		store.Close()
@@ -201,7 +201,7 @@ func (p *program) examineApp(ctx context.Context, f *findings, app string) (inst
 
 // examineTree checks what only a file tree has.
 func (p *program) examineTree(ctx context.Context, f *findings, a *tree.App, st installer.State) {
-	p.examineReleases(ctx, f, a.Name, a, "files", "tar -xzf BUNDLE FILE", st)
+	p.examineReleases(ctx, f, a.Name, a, "files", st)
 	if st.Current == nil {
 		return
 	}
@@ -231,10 +231,10 @@ func (p *program) examineTree(ctx context.Context, f *findings, a *tree.App, st 
 }
 
 // examineReleases checks whether the current and the previous release are whole:
-// what is what they consist of, and restore gets it out of a bundle.
+// what is what they consist of.
 func (p *program) examineReleases(ctx context.Context, f *findings, app string, a interface {
 	Whole(context.Context, installer.Release) error
-}, what, restore string, st installer.State) {
+}, what string, st installer.State) {
 	if st.Current == nil {
 		f.add(app, "current", findingFailed, "valise-installer install BUNDLE", "no release is installed")
 	}
@@ -244,7 +244,7 @@ func (p *program) examineReleases(ctx context.Context, f *findings, app string, 
 		}
 		which := []string{"current", "previous"}[i]
 		if err := a.Whole(ctx, *r); err != nil {
-			status, remedy := findingFailed, "update to another release, or take what is wrong out of the bundle of "+r.Version+" again: "+restore
+			status, remedy := findingFailed, "valise-installer update BUNDLE of "+r.Version+": it puts back what is missing"
 			if which == "previous" {
 				status, remedy = findingWarning, "a rollback will not work; after the next update there is a new release to go back to"
 			}

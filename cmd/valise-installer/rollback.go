@@ -78,7 +78,7 @@ func (d *device) savedBefore(ctx context.Context, r installer.Release) (*backup.
 		return nil, err
 	}
 	for _, rec := range records {
-		if rec.To.Dir != r.Dir || rec.Action == installer.ActionRollback || rec.Status != installer.Completed && rec.Status != installer.RolledBack {
+		if rec.To.Dir != r.Dir || rec.Action == installer.ActionRollback || rec.Repairs() || rec.Status != installer.Completed && rec.Status != installer.RolledBack {
 			continue
 		}
 		for _, s := range sets {

@@ -10,8 +10,8 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// awaits is awaits socket, awaits page, or awaits file NAME below the drop folder: waits until
-// the daemon answers, or has put the file there.
+// awaits is awaits socket, awaits page, or awaits file|gone NAME below the drop folder: waits
+// until the daemon answers, or has put the file there or removed it.
 func awaits(ts *testscript.TestScript, neg bool, args []string) {
 	device := ts.Getenv("DEVICE")
 	arrived := func() bool {
@@ -30,7 +30,7 @@ func awaits(ts *testscript.TestScript, neg bool, args []string) {
 			return err == nil
 		}
 		_, err := os.Stat(filepath.Join(device, "opt", ts.Getenv("APP"), "updates", args[1]))
-		return err == nil
+		return (err == nil) == (args[0] == "file")
 	}
 	for end := time.Now().Add(60 * time.Second); !arrived(); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(end) {

@@ -9,15 +9,17 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/cmd/internal/cli"
 	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/release"
 )
 
 func statusCommand(p *program) *cobra.Command {
 	return &cobra.Command{
 		Use:     "status",
 		Short:   "Show what is installed and whether anything is unfinished",
-		Long:    "status reads the records only: it works without the engine and while an update runs.",
+		Long:    "status reads the records: it works without the engine and while an update runs. Where the\nengine answers it says too what of the current and the previous release is lost.",
 		Example: "  valise-installer status\n  valise-installer status --output json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -30,7 +32,17 @@ func statusCommand(p *program) *cobra.Command {
 				return err
 			}
 			defer j.Close()
-			if err := p.Result(st, func(w io.Writer) { printState(w, st) }); err != nil {
+			lost := p.lost(cmd.Context(), st)
+			shown := struct {
+				installer.State
+				Lost []string `json:"lost,omitempty"`
+			}{st, lost}
+			if err := p.Result(shown, func(w io.Writer) {
+				printState(w, st)
+				for _, l := range lost {
+					fmt.Fprintf(w, "%-11s %s\n", "lost", l)
+				}
+			}); err != nil {
 				return err
 			}
 			if u := st.Unfinished; u != nil && u.Attention != "" {
@@ -39,6 +51,44 @@ func statusCommand(p *program) *cobra.Command {
 			return nil
 		},
 	}
+}
+
+// lost says what the current and the previous release of compose apps lack, as
+// far as it can be known now: somebody may have pruned their images.
+func (p *program) lost(ctx context.Context, st installer.State) (lost []string) {
+	if st.Unfinished != nil || kindIn(st) != bundle.KindCompose {
+		return nil
+	}
+	engine, err := p.connect(ctx)
+	if err != nil {
+		return nil
+	}
+	defer engine.Close()
+	store, err := release.Open(p.appDir(st.App))
+	if err != nil {
+		return nil
+	}
+	defer store.Close()
+	a := p.runtime(st.App, store, engine, nil)
+	for _, r := range []*installer.Release{st.Current, st.Previous} {
+		if r == nil {
+			continue
+		}
+		err := a.Whole(ctx, *r)
+		if err == nil {
+			continue
+		}
+		remedy := "an update with the bundle of " + r.Version + " brings it back"
+		if r == st.Previous {
+			remedy = "its bundle is not here: there is no way back to it"
+			if b, err := a.Retained(*r); err == nil && b != nil {
+				remedy = "a rollback takes its images from " + b.Name
+				b.Close()
+			}
+		}
+		lost = append(lost, fmt.Sprintf("%s: %s; %s", r.Version, cli.OneLine(err.Error()), remedy))
+	}
+	return lost
 }
 
 func printState(w io.Writer, st installer.State) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -54,7 +55,8 @@ func updateCommand(p *program) *cobra.Command {
 		Use:   "update [BUNDLE|ADDRESS|VERSION]",
 		Short: "Update an installed app, or go back by itself",
 		Long: "update verifies BUNDLE, loads the layers that are missing, saves the data, switches and\n" +
-			"checks health. When anything fails the release that ran before runs again (exit code 3).\n\n" +
+			"checks health. When anything fails the release that ran before runs again (exit code 3).\n" +
+			"With the bundle of the release that runs it puts back what is missing or damaged.\n\n" +
 			"Without BUNDLE it takes the newest stable release of the app's source, with VERSION that\n" +
 			"one. Of a bundle on a server only what this device lacks is fetched.",
 		Example: "  valise-installer update /media/usb/shop-1.1.0.tar.gz\n  valise-installer update shop-1.1.0.tar.gz --dry-run\n  valise-installer update\n  valise-installer update v1.1.0",
@@ -252,11 +254,12 @@ func (p *program) carryOut(ctx context.Context, c *candidate, o applyOptions) (i
 		return none, err
 	}
 	m := c.rel.Manifest()
-	d, err := p.openDevice(ctx, c.app, m.Kind, "apply "+c.path)
+	d, err := p.openDevice(ctx, c.app, m.Kind, fmt.Sprintf("%s to %s from %s", cmp.Or(c.plan.Action, installer.ActionUpdate), m.Version, c.path))
 	if err != nil {
 		return none, err
 	}
 	defer d.close()
+	d.store.Know(c.rel.Digest(), m)
 	if err := p.recoverFirst(ctx, d); err != nil {
 		return none, err
 	}
@@ -372,6 +375,9 @@ func (p *program) plan(ctx context.Context, rt installer.Runtime, engine *docker
 		return nil, fmt.Errorf("app %s is installed as a %s app, the release is a %s app: uninstall the one before you install the other", m.App, kind, m.Kind)
 	}
 	want := verify.Want{Platform: platform, Floor: st.Floor, Bad: st.Bad, Known: map[string]bundle.Digest{}, Forced: o.forced}
+	if st.Current != nil && st.Current.Manifest == rel.Digest() {
+		want.Forced = true // to repair what runs is no downgrade
+	}
 	for _, k := range st.Kept {
 		want.Known[k.Version] = k.Manifest
 	}
@@ -414,6 +420,7 @@ type summary struct {
 	Record      string            `json:"record,omitempty"`
 	From        string            `json:"from,omitempty"`
 	To          string            `json:"to"`
+	Repaired    bool              `json:"repaired,omitempty"`
 	Error       string            `json:"error,omitempty"`
 	LoadedBytes int64             `json:"loaded_bytes,omitempty"`
 	TotalBytes  int64             `json:"total_bytes,omitempty"`
@@ -425,7 +432,7 @@ type summary struct {
 func (p *program) end(res installer.Result, c *candidate) error {
 	s := summary{Outcome: res.Outcome, Record: res.Record.ID, To: res.Record.To.Version}
 	if res.Record.From != nil {
-		s.From = res.Record.From.Version
+		s.From, s.Repaired = res.Record.From.Version, res.Outcome == installer.Done && res.Record.Repairs()
 	}
 	if c != nil {
 		s.App = c.app
@@ -455,6 +462,9 @@ func (p *program) end(res installer.Result, c *candidate) error {
 	if s.From == "" && res.Record.ID != "" {
 		return fmt.Errorf("%w; what it had started is removed again", res.Err)
 	}
+	if res.Record.Repairs() && res.Record.ID != "" {
+		return cli.WithHint(res.Err, "%s is still the current release; \"valise-installer doctor\" says what it lacks", s.To)
+	}
 	return fmt.Errorf("%w; this device is unchanged", res.Err)
 }
 
@@ -469,7 +479,9 @@ func printSummary(w io.Writer, s summary) {
 		fmt.Fprintf(w, "%s runs already, nothing to do\n", s.To)
 	case installer.Done:
 		fmt.Fprintf(w, "%s runs and is healthy", s.To)
-		if s.From != "" {
+		if s.Repaired {
+			fmt.Fprint(w, " again")
+		} else if s.From != "" {
 			fmt.Fprintf(w, " (before: %s)", s.From)
 		}
 		fmt.Fprintln(w)
@@ -491,6 +503,9 @@ func printSummary(w io.Writer, s summary) {
 func planLine(p *installer.Plan) string {
 	if p.Action == "" {
 		return "nothing to do"
+	}
+	if p.Repair != "" {
+		return fmt.Sprintf("repair %s: load %s of %s; %s", p.To, ui.Bytes(p.LoadBytes), ui.Bytes(p.TotalBytes), cli.OneLine(p.Repair))
 	}
 	from := ""
 	if p.From != "" {

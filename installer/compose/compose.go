@@ -18,7 +18,6 @@ package compose
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -40,7 +39,7 @@ const (
 	operatorName = "docker-compose.override.yml"
 	backupsDir   = "updates/backups"
 	// loadMarker lies in the app's directory while the engine may hold images
-	// that a crash left incomplete.
+	// that a crash left incomplete, and has their tags.
 	loadMarker = ".valise-load-unfinished"
 	// nextEnvName is the environment file as the next release would get it,
 	// while docker compose checks that.
@@ -60,6 +59,9 @@ type App struct {
 	Now      func() time.Time
 	Report   func(installer.Event)   // may be nil
 	Show     func(key, value string) // told of a generated secret that is shown once; may be nil
+	// Retained opens a bundle of release r that is still on this device, located
+	// but not verified, or returns nil; may be nil itself.
+	Retained func(r installer.Release) (*Retained, error)
 }
 
 var _ installer.Runtime = (*App)(nil)
@@ -161,28 +163,17 @@ func (a *App) RestorePolicy(r installer.Release) (bundle.RestoreData, error) {
 	return m.Device.RestoreData(), nil
 }
 
-// manifest reads the manifest of a release on disk and compares it with what
-// was verified when it came.
+// manifest is that of release r, as it was verified when it came.
 func (a *App) manifest(r installer.Release) (*bundle.Manifest, error) {
-	f, err := a.Releases.OpenFile(r.Dir, bundle.ManifestName)
-	if err != nil {
-		return nil, fmt.Errorf("read release %s: %w", r.Version, err)
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, bundle.MaxManifestSize+1))
-	if err != nil {
-		return nil, fmt.Errorf("read release %s: %w", r.Version, err)
-	}
-	if got := bundle.DigestOf(b); got != r.Manifest {
-		return nil, fmt.Errorf("read release %s: its manifest on disk is %s, %s was verified: the directory was changed", r.Version, got, r.Manifest)
-	}
-	return bundle.ParseManifest(b)
+	return a.Releases.Manifest(r.Dir, r.Manifest)
 }
-func (a *App) envPath() string { return filepath.Join(a.Dir, envName) }
+
+func (a *App) releaseDir(r installer.Release) string { return filepath.Join(a.Dir, "releases", r.Dir) }
+func (a *App) envPath() string                       { return filepath.Join(a.Dir, envName) }
 
 // running is the compose project as release r runs it.
 func (a *App) running(m *bundle.Manifest, r installer.Release) *docker.Compose {
-	dir := filepath.Join(a.Dir, "releases", r.Dir)
+	dir := a.releaseDir(r)
 	c := a.compose(m, append(a.files(m, dir), filepath.Join(dir, pinsName))...)
 	c.EnvFile = a.envPath()
 	return c

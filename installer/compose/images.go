@@ -58,6 +58,13 @@ func (a *App) known(kept []installer.Release, p bundle.Platform) ([]docker.Tagge
 	return list, nil
 }
 
+func tagsOf(list []docker.TaggedImage) (tags []string) {
+	for _, t := range list {
+		tags = append(tags, t.Tag)
+	}
+	return tags
+}
+
 func plain(list []docker.TaggedImage) []bundle.Image {
 	var out []bundle.Image
 	for _, t := range list {

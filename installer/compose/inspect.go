@@ -30,12 +30,16 @@ func (a *App) Inspect(ctx context.Context, rel *verify.Release, st installer.Sta
 	}
 	m := rel.Manifest()
 	f := installer.Facts{Platform: info.Platform, Engine: info.Version}
+	a.Releases.Know(rel.Digest(), m)
 	if st.Current != nil {
 		old, err := a.manifest(*st.Current)
 		if err != nil {
 			return f, err
 		}
 		f.RunsSince = old.CreatedAt
+		if st.Current.Manifest == rel.Digest() {
+			f.Damage = a.Whole(ctx, *st.Current)
+		}
 		if old.Device.Project != m.Device.Project {
 			return f, fmt.Errorf("inspect: the release runs as compose project %q, %q is installed: it would start on new, empty volumes", m.Device.Project, old.Device.Project)
 		}

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/installer"
@@ -22,6 +23,7 @@ import (
 // was found in the engine as the manifest says.
 func (a *App) Stage(ctx context.Context, rel *verify.Release, to installer.Release, kept []installer.Release) error {
 	m := rel.Manifest()
+	a.Releases.Know(rel.Digest(), m)
 	if err := a.Releases.Clean(); err != nil {
 		return err
 	}
@@ -37,7 +39,7 @@ func (a *App) Stage(ctx context.Context, rel *verify.Release, to installer.Relea
 		return err
 	}
 	defer dir.Abort()
-	if err := a.writeFiles(dir, rel); err != nil {
+	if err := writeFiles(dir.WriteFile, rel); err != nil {
 		return err
 	}
 	if err := a.checkCompose(ctx, m, a.files(m, filepath.Join(a.Dir, dir.Path()))); err != nil {
@@ -60,21 +62,30 @@ func (a *App) Stage(ctx context.Context, rel *verify.Release, to installer.Relea
 	return dir.Commit()
 }
 
-// stageKept makes sure that a release that is still on disk can run.
+// stageKept makes sure that a release that is still on disk can run: what it
+// lacks or what was changed comes from the bundle again.
 func (a *App) stageKept(ctx context.Context, rel *verify.Release, to installer.Release, kept []installer.Release) error {
-	m, err := a.manifest(to)
+	if err := a.keepEdits(to); err != nil {
+		return err
+	}
+	write := func(name string, mode fs.FileMode, r io.Reader) error {
+		return a.Releases.PutBack(to.Dir, name, mode, r)
+	}
+	if err := writeFiles(write, rel); err != nil {
+		return err
+	}
+	m := rel.Manifest()
+	if err := a.checkCompose(ctx, m, a.files(m, a.releaseDir(to))); err != nil {
+		return err
+	}
+	pins, err := a.load(ctx, rel, kept)
 	if err != nil {
 		return err
 	}
-	if err := a.checkCompose(ctx, m, a.running(m, to).Files); err != nil {
-		return err
-	}
-	_, err = a.load(ctx, rel, kept)
-	return err
+	return write(pinsName, 0o644, bytes.NewReader(pins))
 }
 
-func (a *App) writeFiles(dir *release.Staged, rel *verify.Release) error {
-	write := func(name string, mode fs.FileMode, r io.Reader) error { return dir.WriteFile(name, mode, r) }
+func writeFiles(write func(name string, mode fs.FileMode, r io.Reader) error, rel *verify.Release) error {
 	if err := write(bundle.ManifestName, 0o644, bytes.NewReader(rel.ManifestBytes())); err != nil {
 		return err
 	}
@@ -134,14 +145,29 @@ func (a *App) load(ctx context.Context, rel *verify.Release, kept []installer.Re
 	if err != nil {
 		return nil, err
 	}
+	torn, err := a.torn()
+	if err != nil {
+		return nil, err
+	}
+	known = slices.DeleteFunc(known, func(k docker.TaggedImage) bool { return slices.Contains(torn, k.Tag) })
 	// An image of ours that no committed release needs may be torn; the engine
 	// would say it is there.
 	if err := a.removeImages(ctx, known); err != nil {
 		return nil, err
 	}
+	ids, err := a.ensure(ctx, images, known, rel.OpenBlob)
+	if err != nil {
+		return nil, err
+	}
+	return pins(m, images, ids)
+}
+
+// ensure loads what the engine lacks of images, keeps them, makes them durable
+// and returns their IDs. Images in known are whole and stay.
+func (a *App) ensure(ctx context.Context, images, known []docker.TaggedImage, open openBlob) (map[string]string, error) {
 	ids, err := a.Engine.Check(ctx, images)
 	if err != nil {
-		if ids, err = a.loadMissing(ctx, rel, images, known); err != nil {
+		if ids, err = a.loadMissing(ctx, images, known, open); err != nil {
 			return nil, err
 		}
 	}
@@ -153,20 +179,27 @@ func (a *App) load(ctx context.Context, rel *verify.Release, kept []installer.Re
 	if err := a.Engine.Sync(ctx); err != nil {
 		return nil, err
 	}
-	if err := release.RemoveAll(a.Releases.Root(), loadMarker); err != nil {
-		return nil, err
-	}
-	return pins(m, images, ids)
+	return ids, release.RemoveAll(a.Releases.Root(), loadMarker)
 }
 
-func (a *App) loadMissing(ctx context.Context, rel *verify.Release, images, known []docker.TaggedImage) (map[string]string, error) {
-	root := a.Releases.Root()
-	_, err := root.Lstat(loadMarker)
-	torn := err == nil
-	if err := release.WriteFile(root, loadMarker, nil, 0o600); err != nil {
+// openBlob is bundle.Reader.OpenBlob.
+type openBlob = func(bundle.Digest) (io.ReadCloser, error)
+
+func (a *App) loadMissing(ctx context.Context, images, known []docker.TaggedImage, openBlob openBlob) (map[string]string, error) {
+	torn, err := a.torn()
+	if err != nil {
 		return nil, err
 	}
-	open := func(d bundle.Descriptor) (io.ReadCloser, error) { return rel.OpenBlob(d.Digest) }
+	marked := torn
+	for _, img := range images {
+		if _, err := a.Engine.Check(ctx, []docker.TaggedImage{img}); err != nil && !slices.Contains(marked, img.Tag) {
+			marked = append(marked, img.Tag)
+		}
+	}
+	if err := release.WriteFile(a.Releases.Root(), loadMarker, []byte(strings.Join(marked, "\n")), 0o600); err != nil {
+		return nil, err
+	}
+	open := func(d bundle.Descriptor) (io.ReadCloser, error) { return openBlob(d.Digest) }
 	load := func() (map[string]string, error) {
 		skip, err := a.present(ctx, images, known)
 		if err != nil {
@@ -184,17 +217,28 @@ func (a *App) loadMissing(ctx context.Context, rel *verify.Release, images, know
 		}
 		return a.Engine.Check(ctx, images)
 	}
-	if torn {
+	if torn != nil {
 		// A crash in an earlier load may have left layers without content,
 		// which the engine keeps using: it drops them with their images.
 		if _, err := load(); err != nil {
 			return nil, err
 		}
-		if err := a.removeImages(ctx, known); err != nil {
+		tags := slices.DeleteFunc(tagsOf(images), func(tag string) bool { return slices.Contains(tagsOf(known), tag) })
+		if _, err := a.Engine.Remove(ctx, a.Name, tags); err != nil {
 			return nil, err
 		}
 	}
 	return load()
+}
+
+// torn returns the tags whose load was cut off, nil when none was: the engine may
+// call such an image whole.
+func (a *App) torn() ([]string, error) {
+	b, err := a.Releases.Root().ReadFile(loadMarker)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return strings.Split(string(b), "\n"), err
 }
 
 // present returns the layers of images that the engine has.

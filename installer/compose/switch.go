@@ -43,8 +43,8 @@ func (a *App) Snapshot(ctx context.Context, sw installer.Switch) (json.RawMessag
 		return nil, err
 	}
 	if sw.Action == installer.ActionRollback {
-		if err := a.checkImages(ctx, m); err != nil {
-			return nil, fmt.Errorf("the images of %s are not here any more (%w): bring them back with its bundle, by update --force", sw.To.Version, err)
+		if err := a.bringImages(ctx, m, sw.To); err != nil {
+			return nil, err
 		}
 	}
 	s := snapshot{Project: m.Device.Project, Compose: m.Device.Compose, To: sw.To}
@@ -112,22 +112,7 @@ func (a *App) activate(ctx context.Context, sw installer.Switch) error {
 	} else if err := a.hook(ctx, m, to, "pre-activate"); err != nil {
 		return err
 	}
-	env, generated, err := a.nextEnv(m)
-	if err != nil {
-		return err
-	}
-	if err := release.ReplaceFile(a.Releases.Root(), envName, env.Bytes(), 0o600); err != nil {
-		return err
-	}
-	for _, key := range generated {
-		if value, _ := env.Lookup(key); m.Device.Secrets[key].Show != "" && a.Show != nil {
-			a.Show(key, value)
-		}
-	}
-	if err := a.Releases.SetCurrent(to.Dir); err != nil {
-		return err
-	}
-	if err := a.linkCompose(m); err != nil {
+	if err := a.link(m, to); err != nil {
 		return err
 	}
 	if sw.Data != "" {
@@ -150,18 +135,24 @@ func (a *App) activate(ctx context.Context, sw installer.Switch) error {
 	return a.hook(ctx, m, to, "post-activate")
 }
 
-// checkImages returns nil when the engine has every image of a release.
-func (a *App) checkImages(ctx context.Context, m *bundle.Manifest) error {
-	info, err := a.Engine.Info(ctx)
+// link writes the environment file for release r and leads the links to it.
+func (a *App) link(m *bundle.Manifest, r installer.Release) error {
+	env, generated, err := a.nextEnv(m)
 	if err != nil {
 		return err
 	}
-	images, err := a.images(m, info.Platform)
-	if err != nil {
+	if err := release.ReplaceFile(a.Releases.Root(), envName, env.Bytes(), 0o600); err != nil {
 		return err
 	}
-	_, err = a.Engine.Check(ctx, images)
-	return err
+	for _, key := range generated {
+		if value, _ := env.Lookup(key); m.Device.Secrets[key].Show != "" && a.Show != nil {
+			a.Show(key, value)
+		}
+	}
+	if err := a.Releases.SetCurrent(r.Dir); err != nil {
+		return err
+	}
+	return a.linkCompose(m)
 }
 
 // keepEdits copies the files of release r that somebody changed beside the app,
@@ -182,7 +173,7 @@ func (a *App) keepEdits(r installer.Release) error {
 		a.reportEdit(m.Device.Compose, r, name, "was never in effect")
 	}
 	for _, f := range m.Files {
-		if !Staged(f.Path) || a.checkFile(r, f) == nil {
+		if !Staged(f.Path) || a.Releases.Check(r.Dir, f.Path, f.Size, f.Digest) == nil {
 			continue
 		}
 		file, err := a.Releases.OpenFile(r.Dir, f.Path)
@@ -297,6 +288,9 @@ func (a *App) Restore(ctx context.Context, raw json.RawMessage, from *installer.
 		}
 	}
 	if err := a.linkCompose(m); err != nil {
+		return err
+	}
+	if err := a.bringImages(ctx, m, *from); err != nil {
 		return err
 	}
 	if s.Data != "" {

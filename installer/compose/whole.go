@@ -2,10 +2,7 @@ package compose
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
-	"fmt"
-	"io"
 	"strings"
 
 	"github.com/valise-ota/valise/bundle"
@@ -19,43 +16,13 @@ func (a *App) Whole(ctx context.Context, r installer.Release) error {
 	if err != nil {
 		return err
 	}
-	var wrong []error
+	wrong := []error{a.Releases.Check(r.Dir, bundle.ManifestName, bundle.MaxManifestSize, r.Manifest)}
 	for _, f := range m.Files {
-		if !Staged(f.Path) {
-			continue
-		}
-		if err := a.checkFile(r, f); err != nil {
-			wrong = append(wrong, err)
+		if Staged(f.Path) {
+			wrong = append(wrong, a.Releases.Check(r.Dir, f.Path, f.Size, f.Digest))
 		}
 	}
-	info, err := a.Engine.Info(ctx)
-	if err != nil {
-		return errors.Join(append(wrong, err)...)
-	}
-	images, err := a.images(m, info.Platform)
-	if err != nil {
-		return err
-	}
-	if _, err := a.Engine.Check(ctx, images); err != nil {
-		wrong = append(wrong, err)
-	}
-	return errors.Join(wrong...)
-}
-
-func (a *App) checkFile(r installer.Release, f bundle.File) error {
-	file, err := a.Releases.OpenFile(r.Dir, f.Path)
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, file); err != nil {
-		return err
-	}
-	if got := fmt.Sprintf("%x", h.Sum(nil)); got != f.Digest.Hex() {
-		return fmt.Errorf("%s of release %s was changed: it is sha256:%s, the release has %s", f.Path, r.Version, got, f.Digest)
-	}
-	return nil
+	return errors.Join(append(wrong, a.checkImages(ctx, m))...)
 }
 
 // Staged reports whether a file of a bundle is kept with the release. What

@@ -24,10 +24,10 @@ import (
 // more when the daemon was interrupted: never again and again.
 
 const (
-	appliedDir   = "applied"
+	AppliedDir   = "applied" // below the drop folder
 	failedDir    = "failed"
 	reasonSuffix = ".reason.txt"
-	keepDropped  = 3 // bundles in each of the two
+	keepDropped  = 3 // bundles in each of the two, and those of the releases to go back to
 	maxTries     = 2
 )
 
@@ -170,26 +170,38 @@ func (a *app) complete(ctx context.Context) (ready []dropped, again time.Duratio
 // peek reads the version that a file claims, and so whether its table of
 // contents, which stands at its end, is there.
 func peek(path string) (*semver.Version, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|noFollow, 0)
+	r, f, err := open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, errors.New("it is no file")
-	}
-	r, err := bundle.Open(f, info.Size())
-	if err != nil {
-		return nil, err
-	}
 	if err := r.Locate(); err != nil {
 		return nil, err
 	}
 	return bundle.ParseVersion(r.Manifest().Version)
+}
+
+// open reads the manifest of a file. The caller closes it.
+func open(path string) (*bundle.Reader, *os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|noFollow, 0)
+	if err != nil {
+		return nil, nil, err
+	}
+	r, err := func() (*bundle.Reader, error) {
+		info, err := f.Stat()
+		if err != nil {
+			return nil, err
+		}
+		if !info.Mode().IsRegular() {
+			return nil, errors.New("it is no file")
+		}
+		return bundle.Open(f, info.Size())
+	}()
+	if err != nil {
+		f.Close()
+		return nil, nil, err
+	}
+	return r, f, nil
 }
 
 // takeDropped makes a record for a file, or finds what became of the one it has.
@@ -250,7 +262,7 @@ func (a *app) finishDrop(ctx context.Context, name, id string, good bool) {
 		a.log().Error("read record", "err", err)
 	}
 	if good {
-		a.moveDropped(name, appliedDir, "")
+		a.moveDropped(name, AppliedDir, "")
 	} else {
 		a.moveDropped(name, failedDir, cmp.Or(r.Attention, r.Error, "unknown"))
 	}
@@ -282,7 +294,7 @@ func (a *app) moveDropped(name, dir, reason string) {
 			}
 		}
 		if err = root.Rename(name, to); err == nil {
-			err = pruneDropped(root, dir)
+			err = a.pruneDropped(root, dir)
 		}
 	}
 	if err != nil {
@@ -290,9 +302,15 @@ func (a *app) moveDropped(name, dir, reason string) {
 	}
 }
 
-// pruneDropped keeps the newest few: bundles are large and the disk is small.
-func pruneDropped(root *os.Root, dir string) error {
+// pruneDropped keeps the newest few: bundles are large and the disk is small. That
+// of the current and of the previous release stays, however old: when the
+// engine loses their images, it brings them back.
+func (a *app) pruneDropped(root *os.Root, dir string) error {
 	entries, err := fs.ReadDir(root.FS(), dir)
+	if err != nil {
+		return err
+	}
+	st, err := a.records.Load(context.Background())
 	if err != nil {
 		return err
 	}
@@ -304,12 +322,26 @@ func pruneDropped(root *os.Root, dir string) error {
 	}
 	slices.SortFunc(files, func(x, y fs.FileInfo) int { return y.ModTime().Compare(x.ModTime()) })
 	for _, f := range files[min(len(files), keepDropped):] {
-		if err := root.Remove(filepath.Join(dir, f.Name())); err != nil {
+		file := filepath.Join(dir, f.Name())
+		if digest := manifestOf(filepath.Join(a.dropDir(), file)); st.Current != nil && digest == st.Current.Manifest || st.Previous != nil && digest == st.Previous.Manifest {
+			continue
+		}
+		if err := root.Remove(file); err != nil {
 			return err
 		}
-		if err := root.Remove(filepath.Join(dir, f.Name()+reasonSuffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := root.Remove(file + reasonSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}
 	return nil
+}
+
+// manifestOf is the digest of the manifest in a file, or empty.
+func manifestOf(path string) bundle.Digest {
+	r, f, err := open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	return bundle.DigestOf(r.ManifestBytes())
 }

@@ -75,6 +75,7 @@ type World struct {
 	Env     string          // version in the environment file
 	Current string          // where the link points
 	Running string          // what the engine runs
+	Torn    map[string]bool // of Images: there by name only
 	Sick    map[string]bool // versions that never become healthy
 	Saved   []string        // versions whose data was saved, in order
 	Policy  string          // identity of the signer in the trust policy on disk
@@ -87,7 +88,7 @@ type World struct {
 
 // NewWorld returns a device with nothing on it.
 func NewWorld() *World {
-	return &World{Faults: new(Faults), Dirs: map[string]bool{}, Images: map[string]bool{}, Sick: map[string]bool{}, Migrates: map[string]bool{}, Backups: map[string]string{}}
+	return &World{Faults: new(Faults), Dirs: map[string]bool{}, Images: map[string]bool{}, Torn: map[string]bool{}, Sick: map[string]bool{}, Migrates: map[string]bool{}, Backups: map[string]string{}}
 }
 
 // effects runs several effects and stops at the first failure.
@@ -199,10 +200,44 @@ func (w *World) Probe(_ context.Context, r installer.Release) error {
 	if err := w.Effect("probe", func() {}); err != nil {
 		return err
 	}
-	if w.Running != r.Version || w.Sick[r.Version] || w.Data != "" && w.Data != r.Version {
+	if w.Running != r.Version || w.Torn[r.Dir] || w.Sick[r.Version] || w.Data != "" && w.Data != r.Version {
 		return fmt.Errorf("%q runs and is not a healthy %s", w.Running, r.Version)
 	}
 	return nil
+}
+
+func (w *World) Whole(_ context.Context, r installer.Release) error {
+	if !w.Dirs[r.Dir] || !w.Images[r.Dir] {
+		return fmt.Errorf("files or images of %s are gone", r.Version)
+	}
+	return nil
+}
+
+func (w *World) Repair(_ context.Context, rel *verify.Release, r installer.Release, _ []installer.Release, fresh bool) error {
+	if fresh {
+		if err := w.effects(
+			w.one("stop services", func() { w.Running = "" }),
+			w.one("remove images", func() {
+				delete(w.Images, r.Dir)
+				delete(w.Torn, r.Dir)
+			}),
+		); err != nil {
+			return err
+		}
+	}
+	if rel != nil {
+		if err := w.effects(
+			w.one("put back files", func() { w.Dirs[r.Dir] = true }),
+			w.one("load images", func() { w.Images[r.Dir] = true }),
+		); err != nil {
+			return err
+		}
+	}
+	return w.effects(
+		w.one("write env", func() { w.Env = r.Version }),
+		w.one("switch current", func() { w.Current = r.Dir }),
+		func() error { return w.start(r) },
+	)
 }
 
 func (w *World) Prune(_ context.Context, kept []installer.Release) error {
@@ -343,7 +378,10 @@ func (j *Journal) Commit(_ context.Context, id string, at time.Time) error {
 		same := func(k installer.Release) bool { return k.Dir == to.Dir }
 		j.State.Kept = slices.DeleteFunc(j.State.Kept, same)
 		j.State.Kept = append([]installer.Release{to}, j.State.Kept...)
-		j.State.Current, j.State.Previous = &to, r.From
+		j.State.Current = &to
+		if r.From == nil || r.From.Dir != to.Dir {
+			j.State.Previous = r.From
+		}
 		if r.Rotation != nil {
 			j.State.Rotation = clone(r.Rotation)
 		}

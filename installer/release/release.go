@@ -26,7 +26,10 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
+
+	"github.com/valise-ota/valise/bundle"
 )
 
 const (
@@ -59,7 +62,9 @@ func releasePath(name string) string { return path.Join(releasesDir, name) }
 
 // Store is the releases below one root. Close it.
 type Store struct {
-	root *os.Root
+	root     *os.Root
+	known    bundle.Digest // of manifest, see Know
+	manifest *bundle.Manifest
 }
 
 // Open opens the root of an app, such as /opt/shop. It changes nothing.
@@ -187,9 +192,13 @@ func (s *Store) OpenFile(name, file string) (*os.File, error) {
 		return nil, fmt.Errorf("open release %s: %w", name, err)
 	}
 	defer dir.Close()
-	f, err := dir.Open(file)
+	f, err := dir.OpenFile(file, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a FIFO would wait for a writer
 	if err != nil {
 		return nil, fmt.Errorf("open %s of release %s: %w", file, name, err)
+	}
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		f.Close()
+		return nil, fmt.Errorf("open %s of release %s: it is no regular file", file, name)
 	}
 	return f, nil
 }

@@ -143,7 +143,7 @@ func (a *App) findReleases(f *Adoption) error {
 			f.Skipped = append(f.Skipped, e.Name()+" is not called after a version")
 			continue
 		}
-		b, err := a.read(installer.Release{Version: version, Dir: e.Name()}, bundle.VersionName, maxVersionFile)
+		b, err := a.Releases.ReadFile(e.Name(), bundle.VersionName, maxVersionFile)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}

@@ -21,7 +21,7 @@ func (a *App) Stage(ctx context.Context, rel *verify.Release, to installer.Relea
 		return err
 	}
 	if slices.ContainsFunc(kept, func(k installer.Release) bool { return k.Dir == to.Dir }) {
-		return a.Whole(ctx, to)
+		return a.putBack(ctx, rel, to)
 	}
 	// A directory nobody committed proves nothing about its content. It may be
 	// somebody's work, so it is not removed.
@@ -66,6 +66,48 @@ func (a *App) Stage(ctx context.Context, rel *verify.Release, to installer.Relea
 	}
 	a.staged = to.Dir
 	return nil
+}
+
+// putBack makes a release that is still here whole again, from its bundle.
+func (a *App) putBack(ctx context.Context, rel *verify.Release, r installer.Release) error {
+	a.Releases.Know(rel.Digest(), rel.Manifest())
+	if a.Whole(ctx, r) == nil {
+		return nil
+	}
+	if err := a.Releases.PutBack(r.Dir, bundle.ManifestName, 0o644, bytes.NewReader(rel.ManifestBytes())); err != nil {
+		return err
+	}
+	if err := a.Releases.PutBack(r.Dir, bundle.SignatureName, 0o644, bytes.NewReader(rel.Signature())); err != nil {
+		return err
+	}
+	for _, f := range rel.Manifest().TreeFiles(a.Platform) {
+		if a.Releases.Check(r.Dir, f.TreePath, f.Size, f.Digest) == nil {
+			continue
+		}
+		rc, err := rel.OpenFile(f.Path)
+		if err != nil {
+			return err
+		}
+		err = a.Releases.PutBack(r.Dir, f.TreePath, fs.FileMode(f.Mode), rc)
+		rc.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return a.Whole(ctx, r)
+}
+
+// Repair puts back files of release r, which is current, and starts it.
+func (a *App) Repair(ctx context.Context, rel *verify.Release, r installer.Release, _ []installer.Release, fresh bool) error {
+	if fresh {
+		return nil // every file was compared already
+	}
+	if rel != nil {
+		if err := a.putBack(ctx, rel, r); err != nil {
+			return err
+		}
+	}
+	return a.Activate(ctx, installer.Switch{Action: installer.ActionUpdate, From: &r, To: r})
 }
 
 // Prune removes the directories of releases that are not kept. Failed ones were

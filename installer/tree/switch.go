@@ -123,7 +123,7 @@ func (a *App) next(to installer.Release) (*bundle.Manifest, *environ.File, []str
 // unitsOf returns the units of the release in a directory. Its manifest only
 // names what is to be saved or stopped, so it is not compared with anything.
 func (a *App) unitsOf(dir string) ([]string, error) {
-	b, err := a.read(installer.Release{Version: dir, Dir: dir}, bundle.ManifestName, bundle.MaxManifestSize)
+	b, err := a.Releases.ReadFile(dir, bundle.ManifestName, bundle.MaxManifestSize)
 	if err != nil {
 		return nil, err
 	}

@@ -63,6 +63,7 @@ func (a *App) Inspect(ctx context.Context, rel *verify.Release, st installer.Sta
 	}
 	m := rel.Manifest()
 	f := installer.Facts{Platform: a.Platform}
+	a.Releases.Know(rel.Digest(), m)
 	for _, name := range unitNames(m) {
 		f.Services = append(f.Services, installer.ServiceChange{Service: name, Change: installer.Recreated})
 	}
@@ -80,6 +81,9 @@ func (a *App) Inspect(ctx context.Context, rel *verify.Release, st installer.Sta
 		}
 		if old.Device.Tree == nil || old.Device.Tree.EnvFile != m.Device.Tree.EnvFile {
 			return f, fmt.Errorf("inspect: the release reads its environment from %s, the one that runs from another file: move that file first, or ask the maker of the app", m.Device.Tree.EnvFile)
+		}
+		if st.Current.Manifest == rel.Digest() {
+			f.Damage = a.Whole(ctx, *st.Current)
 		}
 		if err := a.lostSecrets(old, m); err != nil {
 			return f, err
@@ -206,40 +210,15 @@ func Keep(m *bundle.Manifest) (int, error) {
 	return n, nil
 }
 
-// manifest reads the manifest of a release on disk and compares it with what
-// was verified when it came.
+// manifest is that of release r, as it was verified when it came.
 func (a *App) manifest(r installer.Release) (*bundle.Manifest, error) {
-	b, err := a.read(r, bundle.ManifestName, bundle.MaxManifestSize)
-	if err != nil {
-		return nil, err
-	}
-	if got := bundle.DigestOf(b); got != r.Manifest {
-		return nil, fmt.Errorf("read release %s: its manifest on disk is %s, %s was verified: the directory was changed", r.Version, got, r.Manifest)
-	}
-	return bundle.ParseManifest(b)
-}
-
-// read reads a small file of a release on disk.
-func (a *App) read(r installer.Release, name string, limit int64) ([]byte, error) {
-	f, err := a.Releases.OpenFile(r.Dir, name)
-	if err != nil {
-		return nil, fmt.Errorf("read release %s: %w", r.Version, err)
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err == nil && int64(len(b)) > limit {
-		err = fmt.Errorf("%s has more than %d bytes", name, limit)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read release %s: %w", r.Version, err)
-	}
-	return b, nil
+	return a.Releases.Manifest(r.Dir, r.Manifest)
 }
 
 // readTree reads a small file of the tree of a release on disk and compares it
 // with the manifest: what root is about to write or to run is what was signed.
 func (a *App) readTree(m *bundle.Manifest, r installer.Release, name string) ([]byte, error) {
-	b, err := a.read(r, name, bundle.MaxConfigFile)
+	b, err := a.Releases.ReadFile(r.Dir, name, bundle.MaxConfigFile)
 	if err != nil {
 		return nil, err
 	}

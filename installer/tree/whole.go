@@ -3,11 +3,8 @@ package tree
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path"
 
@@ -23,32 +20,14 @@ func (a *App) Whole(ctx context.Context, r installer.Release) error {
 	if err != nil {
 		return err
 	}
-	var wrong []error
+	wrong := []error{a.Releases.Check(r.Dir, bundle.ManifestName, bundle.MaxManifestSize, r.Manifest)}
 	for _, f := range m.TreeFiles(a.Platform) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := a.checkFile(r, f); err != nil {
-			wrong = append(wrong, fmt.Errorf("read release %s: %w", r.Version, err))
-		}
+		wrong = append(wrong, a.Releases.Check(r.Dir, f.TreePath, f.Size, f.Digest))
 	}
 	return errors.Join(wrong...)
-}
-
-func (a *App) checkFile(r installer.Release, f bundle.TreeFile) error {
-	file, err := a.Releases.OpenFile(r.Dir, f.TreePath)
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	sum := sha256.New()
-	if _, err := io.Copy(sum, io.LimitReader(file, f.Size+1)); err != nil {
-		return err
-	}
-	if hex.EncodeToString(sum.Sum(nil)) != f.Digest.Hex() {
-		return fmt.Errorf("%s is not what was verified: the directory was changed", f.TreePath)
-	}
-	return nil
 }
 
 // EnvFile is the environment file that release r reads.
