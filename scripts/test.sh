@@ -23,7 +23,8 @@ esac
 go mod download
 VALISE_TEST_IMAGES=$(scripts/sample-images.sh)
 VALISE_COMPOSE=$(scripts/compose-plugin.sh)
-export VALISE_TEST_IMAGES VALISE_COMPOSE
+VALISE_TEST_MARIADB=$(scripts/mariadb-image.sh)
+export VALISE_TEST_IMAGES VALISE_TEST_MARIADB VALISE_COMPOSE
 VALISE_ENGINE_NET=private scripts/engine.sh up "$dir/engine" >"$dir/env"
 # shellcheck source=/dev/null
 . "$dir/env"

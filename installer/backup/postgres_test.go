@@ -4,9 +4,10 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"fmt"
+	"encoding/json"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -31,14 +32,15 @@ func need(t *testing.T, what string) {
 	t.Skipf("missing: %s", what)
 }
 
-// truncated cuts what pg_dump writes, as if it had ended well.
+// truncated cuts what program writes, as if it had ended well.
 type truncated struct {
 	backup.Execer
-	limit int64
+	program string
+	limit   int64
 }
 
 func (x truncated) Exec(ctx context.Context, service string, argv []string, stdin io.Reader, stdout io.Writer) error {
-	if argv[0] != "pg_dump" {
+	if argv[0] != x.program {
 		return x.Execer.Exec(ctx, service, argv, stdin, stdout)
 	}
 	var all bytes.Buffer
@@ -49,35 +51,39 @@ func (x truncated) Exec(ctx context.Context, service string, argv []string, stdi
 	return err
 }
 
-func TestPostgres(t *testing.T) {
-	host, images := os.Getenv("VALISE_TEST_DOCKER_HOST"), os.Getenv("VALISE_TEST_IMAGES")
+// testEngine connects the engine of the tests.
+func testEngine(t *testing.T) *docker.Engine {
+	host := os.Getenv("VALISE_TEST_DOCKER_HOST")
 	if host == "" {
 		need(t, "an engine (VALISE_TEST_DOCKER_HOST)")
-	}
-	if images == "" {
-		need(t, "the sample images (VALISE_TEST_IMAGES, printed by scripts/sample-images.sh)")
 	}
 	e, err := docker.Connect(t.Context(), host)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer e.Close()
-	env := docker.Env{Path: os.Getenv("PATH"), Home: t.TempDir(), Host: host, DockerConfig: os.Getenv("DOCKER_CONFIG")}
+	t.Cleanup(func() { e.Close() })
+	return e
+}
+
+// testProject runs image as service db, with a volume at data, until the test
+// ends.
+func testProject(t *testing.T, e *docker.Engine, image v1.Image, data string, service map[string]any) *docker.Compose {
+	t.Helper()
+	env := docker.Env{Path: os.Getenv("PATH"), Home: t.TempDir(), Host: e.Host(), DockerConfig: os.Getenv("DOCKER_CONFIG")}
 	command, _, err := docker.FindCompose(t.Context(), env)
 	if err != nil {
 		need(t, err.Error())
 	}
 	app := "t" + strings.ToLower(rand.Text())
-	id := loadPostgres(t, e, app, filepath.Join(images, "postgres"))
-
+	service["image"], service["pull_policy"], service["network_mode"] = loadImage(t, e, app, image), "never", "none"
+	service["volumes"] = []string{"data:" + data}
 	work := t.TempDir()
 	file := filepath.Join(work, "compose.yml")
-	text := fmt.Sprintf(`
-services:
-  db: {image: %q, pull_policy: never, network_mode: none, environment: {POSTGRES_USER: shop, POSTGRES_DB: orders, POSTGRES_PASSWORD: secret}, volumes: ["data:/var/lib/postgresql/data"]}
-volumes: {data: {}}
-`, id)
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+	text, err := json.Marshal(map[string]any{"services": map[string]any{"db": service}, "volumes": map[string]any{"data": map[string]any{}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	c := &docker.Compose{Command: command, Env: env, Engine: e, Project: "valise-test-" + app, Dir: work, Files: []string{file}}
@@ -86,7 +92,7 @@ volumes: {data: {}}
 			t.Error(err)
 		}
 		// Down keeps volumes, always; this one is the test's own.
-		api, err := client.New(client.WithHost(host))
+		api, err := client.New(client.WithHost(e.Host()))
 		if err == nil {
 			_, err = api.VolumeRemove(context.Background(), c.Project+"_data", client.VolumeRemoveOptions{})
 		}
@@ -94,9 +100,29 @@ volumes: {data: {}}
 			t.Error(err)
 		}
 	})
+	t.Cleanup(func() {
+		if t.Failed() {
+			logs := exec.Command(command[0], append(command[1:], "--project-name", c.Project, "logs", "--tail=40")...)
+			logs.Env = append(os.Environ(), "DOCKER_HOST="+e.Host())
+			out, err := logs.CombinedOutput()
+			t.Logf("%s%v", out, err)
+		}
+	})
 	if err := c.Up(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	return c
+}
+
+func TestPostgres(t *testing.T) {
+	images := os.Getenv("VALISE_TEST_IMAGES")
+	if images == "" {
+		need(t, "the sample images (VALISE_TEST_IMAGES, printed by scripts/sample-images.sh)")
+	}
+	e := testEngine(t)
+	c := testProject(t, e, layoutImage(t, e, filepath.Join(images, "postgres")), "/var/lib/postgresql/data", map[string]any{
+		"environment": map[string]string{"POSTGRES_USER": "shop", "POSTGRES_DB": "orders", "POSTGRES_PASSWORD": "secret"},
+	})
 	sql := func(q string) string {
 		t.Helper()
 		var out bytes.Buffer
@@ -149,7 +175,7 @@ volumes: {data: {}}
 
 	// A dump cut off anywhere is no dump.
 	for _, limit := range []int64{3, 100, info.Size / 2, info.Size - 1} {
-		if _, err := dump(truncated{c, limit}, "b", "orders"); err == nil {
+		if _, err := dump(truncated{c, "pg_dump", limit}, "b", "orders"); err == nil {
 			t.Errorf("dump of %d of %d bytes: nil error", limit, info.Size)
 		}
 	}
@@ -201,49 +227,65 @@ volumes: {data: {}}
 	}
 }
 
-func loadPostgres(t *testing.T, e *docker.Engine, app, dir string) (id string) {
+// layoutImage is the image of a layout for the engine's platform.
+func layoutImage(t *testing.T, e *docker.Engine, dir string) v1.Image {
 	t.Helper()
 	info, err := e.Info(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
+	root, err := layout.ImageIndexFromPath(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	indexes, err := partial.FindIndexes(root, func(v1.Descriptor) bool { return true })
+	if err != nil || len(indexes) != 1 {
+		t.Fatalf("%s has %d indexes, want 1: %v", dir, len(indexes), err)
+	}
+	found, err := partial.FindImages(indexes[0], func(d v1.Descriptor) bool { return d.Platform.Architecture == info.Platform.Arch() })
+	if err != nil || len(found) != 1 {
+		t.Fatalf("%s has %d images for %s, want 1: %v", dir, len(found), info.Platform, err)
+	}
+	return found[0]
+}
+
+// loadImage loads an image until the test ends, and returns its ID.
+func loadImage(t *testing.T, e *docker.Engine, app string, image v1.Image) (id string) {
+	t.Helper()
 	must := func(err error) {
 		if err != nil {
 			t.Helper()
 			t.Fatal(err)
 		}
 	}
-	idx, err := layout.ImageIndexFromPath(dir)
+	m, err := image.Manifest()
 	must(err)
-	p := info.Platform
-	found, err := partial.FindImages(idx, func(d v1.Descriptor) bool { return true })
+	cfg, err := image.ConfigFile()
 	must(err)
-	indexes, err := partial.FindIndexes(idx, func(d v1.Descriptor) bool { return true })
-	must(err)
-	for _, i := range indexes {
-		more, err := partial.FindImages(i, func(d v1.Descriptor) bool { return d.Platform == nil || d.Platform.Architecture == p.Arch() })
-		must(err)
-		found = append(found, more...)
-	}
-	if len(found) != 1 {
-		t.Fatalf("%s has %d images for %s, want 1", dir, len(found), p)
-	}
-	m, err := found[0].Manifest()
-	must(err)
-	cfg, err := found[0].ConfigFile()
-	must(err)
-	d, err := partial.Descriptor(found[0])
+	d, err := partial.Descriptor(image)
 	must(err)
 	descriptor := func(d v1.Descriptor) bundle.Descriptor {
 		return bundle.Descriptor{MediaType: string(d.MediaType), Digest: bundle.Digest(d.Digest.String()), Size: d.Size}
 	}
-	img := bundle.Image{Platform: p, Manifest: descriptor(*d), Config: descriptor(m.Config)}
+	img := bundle.Image{Platform: bundle.Platform(cfg.OS + "/" + cfg.Architecture), Manifest: descriptor(*d), Config: descriptor(m.Config)}
 	for i, l := range m.Layers {
 		img.Layers = append(img.Layers, bundle.Layer{Descriptor: descriptor(l), DiffID: bundle.Digest(cfg.RootFS.DiffIDs[i].String())})
 	}
 	list := []docker.TaggedImage{{Tag: docker.Tag(app, img), Image: img}}
 	must(e.Load(t.Context(), list, nil, func(d bundle.Descriptor) (io.ReadCloser, error) {
-		return os.Open(filepath.Join(dir, "blobs", "sha256", d.Digest.Hex()))
+		switch d.Digest {
+		case img.Manifest.Digest:
+			b, err := image.RawManifest()
+			return io.NopCloser(bytes.NewReader(b)), err
+		case img.Config.Digest:
+			b, err := image.RawConfigFile()
+			return io.NopCloser(bytes.NewReader(b)), err
+		}
+		layer, err := image.LayerByDigest(v1.Hash{Algorithm: "sha256", Hex: d.Digest.Hex()})
+		if err != nil {
+			return nil, err
+		}
+		return layer.Compressed()
 	}, nil))
 	ids, err := e.Check(t.Context(), list)
 	must(err)

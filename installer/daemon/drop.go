@@ -302,9 +302,9 @@ func (a *app) moveDropped(name, dir, reason string) {
 	}
 }
 
-// pruneDropped keeps the newest few: bundles are large and the disk is small. That
-// of the current and of the previous release stays, however old: when the
-// engine loses their images, it brings them back.
+// pruneDropped keeps the newest few: bundles are large and the disk is small. Those
+// that brought the current and the previous release stay, however old: when the
+// engine loses images, they bring them back.
 func (a *app) pruneDropped(root *os.Root, dir string) error {
 	entries, err := fs.ReadDir(root.FS(), dir)
 	if err != nil {
@@ -323,7 +323,7 @@ func (a *app) pruneDropped(root *os.Root, dir string) error {
 	slices.SortFunc(files, func(x, y fs.FileInfo) int { return y.ModTime().Compare(x.ModTime()) })
 	for _, f := range files[min(len(files), keepDropped):] {
 		file := filepath.Join(dir, f.Name())
-		if digest := manifestOf(filepath.Join(a.dropDir(), file)); st.Current != nil && digest == st.Current.Manifest || st.Previous != nil && digest == st.Previous.Manifest {
+		if dir == AppliedDir && holds(filepath.Join(a.dropDir(), file), st.Current, st.Previous) {
 			continue
 		}
 		if err := root.Remove(file); err != nil {
@@ -336,12 +336,13 @@ func (a *app) pruneDropped(root *os.Root, dir string) error {
 	return nil
 }
 
-// manifestOf is the digest of the manifest in a file, or empty.
-func manifestOf(path string) bundle.Digest {
+// holds reports whether a file is the bundle of one of releases.
+func holds(path string, releases ...*installer.Release) bool {
 	r, f, err := open(path)
 	if err != nil {
-		return ""
+		return false
 	}
 	defer f.Close()
-	return bundle.DigestOf(r.ManifestBytes())
+	digest := bundle.DigestOf(r.ManifestBytes())
+	return slices.ContainsFunc(releases, func(r *installer.Release) bool { return r != nil && r.Manifest == digest })
 }
