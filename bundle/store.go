@@ -7,14 +7,12 @@ import (
 	"io"
 	"sync"
 	"sync/atomic"
-
-	"github.com/valise-ota/valise/bundle/sha256pair"
 )
 
 const (
 	storeParallel = 4         // layers received at the same time
 	storeBuffer   = 257 << 10 // bytes of each that are written at once
-	checkBuffer   = 256 << 10 // bytes that are hashed at once; whole blocks of SHA-256
+	checkBuffer   = 256 << 10 // bytes that are hashed at once
 )
 
 // stored is a layer on its way into the file.
@@ -29,7 +27,7 @@ type stored struct {
 // layers writes blobs as stored members. Where those belong is known before their
 // content is, so several are received at once. Their digests and that of images.tar
 // are made at the same time, in order, of what is in the file already: that reads
-// from memory, keeps a second core busy, and hashes every byte once for both.
+// from memory, and keeps a second core busy.
 func (w *writer) layers(blobs []Descriptor, src Content) error {
 	var list []*stored
 	for _, b := range blobs {
@@ -166,7 +164,12 @@ func (w *writer) check(ctx context.Context, s *stored, src Content) error {
 	add := func(p []byte) { sum.Write(p) }
 	if w.images != nil {
 		w.images.Write(s.header[:])
-		add = func(p []byte) { sha256pair.Write(sum, w.images, p) }
+		add = func(p []byte) {
+			var both sync.WaitGroup
+			both.Go(func() { w.images.Write(p) })
+			sum.Write(p)
+			both.Wait()
+		}
 	}
 	buf := make([]byte, checkBuffer)
 	for left := s.blob.Size; left > 0; left -= int64(len(buf)) {
