@@ -41,7 +41,7 @@ sigstore-down: ## stop it
 e2e: ## real Sigstore servers, cosign both ways, BuildKit; the first run takes a while
 	scripts/e2e.sh
 
-e2e-device: setup ## a whole machine without Docker: first install from a stick, reboots, power cuts (VALISE_POWER_CUTS=3)
+e2e-device: setup ## a whole machine without Docker: first install from a stick, reboots, power cuts (VALISE_POWER_CUTS=3); the installers for ARM
 	scripts/e2e-device.sh
 
 e2e-engines: setup ## the engine tests on Docker 20.10 and 29, with graph driver and containerd store

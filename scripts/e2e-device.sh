@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # A whole device, from a stick: a Debian without Docker and network gets the sample app, is updated from sticks that are
-# pulled out, and loses power in the middle of updates. By hand, as root:  scripts/e2e-device.sh [GO TEST ARGUMENTS]
-# VALISE_POWER_CUTS says how often power is lost (3; the published figures are from 20).
+# pulled out, and loses power in the middle of updates. Then the installers for ARM, under QEMU's user mode.
+# By hand, as root:  scripts/e2e-device.sh [GO TEST ARGUMENTS]
+#   VALISE_POWER_CUTS=20                        how often power is lost (3)
+#   VALISE_POWER_CUTS_DOC=docs/reliability.md   write the table there
 # The machine is emulated: about ten minutes, and a minute and a half more per cut, where nothing else runs.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -10,10 +12,12 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 VALISE_VM_IMAGE=$(scripts/vm-image.sh)
 images=$(scripts/sample-images.sh)
 plugin=$(VALISE_COMPOSE=build scripts/compose-plugin.sh)
-command -v mcopy >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends mtools dosfstools >&2
+if ! command -v mcopy >/dev/null || ! command -v mkfs.exfat >/dev/null || ! command -v qemu-aarch64-static >/dev/null; then
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends mtools dosfstools exfatprogs qemu-user-static >&2
+fi
 
 work=$(mktemp -d /tmp/valise-device.XXXXXX)
-[ -n "${VALISE_DEVICE_KEEP:-}" ] || trap 'rm -rf "$work"' EXIT
+trap 'rm -rf "$work"' EXIT
 mkdir "$work/releases"
 cp -r examples/shop "$work/shop"
 rm -rf "$work/shop/build"
@@ -42,4 +46,6 @@ for version in 1.0.0 1.1.0 1.2.0; do
   "$work/valise" sign "$work/releases/shop-$version.tar.gz" --key "$work/releases/cosign.key" --progress none
 done
 export VALISE_VM_IMAGE VALISE_DEVICE_RELEASES=$work/releases VALISE_DEVICE_TOOL=$work/valise
+[ -z "${VALISE_POWER_CUTS_DOC:-}" ] || VALISE_POWER_CUTS_DOC=$(realpath "$VALISE_POWER_CUTS_DOC")
 go test -tags device -count=1 -timeout 3h -v "$@" ./scripts/device
+[ $# -gt 0 ] || VALISE_TEST_SYSTEMD=1 go test -tags device -count=1 -timeout 40m -v -run TestARM ./cmd/valise-installer

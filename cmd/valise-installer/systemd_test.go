@@ -22,14 +22,20 @@ func TestSystemd(t *testing.T) {
 	if os.Getenv("VALISE_TEST_SYSTEMD") == "" {
 		need(t, "permission to boot containers with systemd (VALISE_TEST_SYSTEMD=1, as root)")
 	}
+	releases := t.TempDir()
+	buildCloud(t, releases, runtime.GOARCH, "1.0.0", "1.1.0", "1.2.0", "1.3.0", "1.4.0", "1.5.0", "1.6.0", "2.0.0", "2.1.0", "2.9.0", "2.10.0", "3.0.0-rc.1")
+	onMachines(t, "testdata/systemd", releases)
+}
+
+// onMachines runs the scripts of dir, each on a machine of its own that has
+// releases in /srv.
+func onMachines(t *testing.T, dir, releases string) {
 	script, err := filepath.Abs("../../scripts/systemd.sh")
 	if err != nil {
 		t.Fatal(err)
 	}
-	releases := t.TempDir()
-	buildCloud(t, releases)
 	testscript.Run(t, testscript.Params{
-		Dir: "testdata/systemd",
+		Dir: dir,
 		Setup: func(e *testscript.Env) error {
 			machine, err := os.MkdirTemp("", "valise-machine-")
 			if err != nil {
@@ -70,8 +76,8 @@ func TestSystemd(t *testing.T) {
 	})
 }
 
-// buildCloud packs and signs releases of examples/cloud below dir, VERSION.tar.gz
-// each, and the installer:
+// buildCloud packs and signs releases of examples/cloud for Linux on arch below
+// dir, VERSION.tar.gz each, and the installer:
 //
 //	1.0.0, 1.1.0, 2.0.0, 2.1.0, 2.10.0, 2.9.0
 //	1.2.0       never gets healthy
@@ -80,7 +86,7 @@ func TestSystemd(t *testing.T) {
 //	1.5.0       needs one more key
 //	1.6.0       with a configuration file that its own check refuses
 //	3.0.0-rc.1  a pre-release
-func buildCloud(t *testing.T, dir string) {
+func buildCloud(t *testing.T, dir, arch string, versions ...string) {
 	t.Helper()
 	const cloud = "../../examples/cloud"
 	tools := t.TempDir()
@@ -94,13 +100,19 @@ func buildCloud(t *testing.T, dir string) {
 			t.Fatalf("%s %v: %v\n%s", name, args, err, out)
 		}
 	}
+	platform, name := "linux/"+arch, map[string]string{"amd64": "x86_64-linux", "arm64": "aarch64-linux", "arm": "armv7-linux"}[arch]
+	if arch == "arm" {
+		platform += "/v7"
+	}
 	valise := filepath.Join(tools, "valise")
 	command("../valise", "go", "build", "-buildvcs=false", "-o", valise, ".")
+	t.Setenv("GOARM", "7")
+	t.Setenv("GOARCH", arch)
 	command(".", "go", "build", "-buildvcs=false", "-ldflags", "-s -w", "-o", filepath.Join(dir, "valise-installer"), ".")
 	command(dir, valise, "keygen")
 	program := filepath.Join(tools, "cloud")
 	command(cloud, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -buildid=", "-o", program, "./cmd")
-	for _, version := range []string{"1.0.0", "1.1.0", "1.2.0", "1.3.0", "1.4.0", "1.5.0", "1.6.0", "2.0.0", "2.1.0", "2.9.0", "2.10.0", "3.0.0-rc.1"} {
+	for _, version := range versions {
 		work := filepath.Join(t.TempDir(), "cloud")
 		if err := os.CopyFS(work, os.DirFS(cloud)); err != nil {
 			t.Fatal(err)
@@ -110,13 +122,15 @@ func buildCloud(t *testing.T, dir string) {
 		}
 		edit(t, filepath.Join(work, "valise.yaml"), `installer: .*\n`, "")
 		edit(t, filepath.Join(work, "valise.yaml"), `retries: \d+, interval: 1s`, "retries: 20, interval: 500ms")
-		arch := map[string]string{"amd64": "x86_64-linux", "arm64": "aarch64-linux"}[runtime.GOARCH]
-		bin := filepath.Join(work, "build", arch, "cloud")
+		bin := filepath.Join(work, "build", name, "cloud")
 		if err := os.MkdirAll(filepath.Dir(bin), 0o755); err != nil {
 			t.Fatal(err)
 		}
 		if err := os.Link(program, bin); err != nil {
 			t.Fatal(err)
+		}
+		if arch != runtime.GOARCH {
+			emulate(t, work, bin, arch)
 		}
 		switch version {
 		case "1.2.0":
@@ -137,9 +151,24 @@ func buildCloud(t *testing.T, dir string) {
 			edit(t, filepath.Join(work, "packaging/cloud.conf.tmpl"), `greeting =`, "greeting")
 		}
 		file := filepath.Join(dir, version+".tar.gz")
-		command(work, valise, "build", version, "--platform", "linux/"+runtime.GOARCH, "-o", file)
+		command(work, valise, "build", version, "--platform", platform, "-o", file)
 		command(dir, valise, "sign", file, "--key", "cosign.key")
 	}
+}
+
+// emulate has the program of a release run under QEMU's user mode (TestARM),
+// which needs memory that is written and executed.
+func emulate(t *testing.T, work, bin, arch string) {
+	t.Helper()
+	if err := os.Rename(bin, bin+"-"+arch); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(bin, []byte("#!/bin/sh\nexec /srv/qemu \"$0-"+arch+"\" \"$@\"\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	edit(t, filepath.Join(work, "packaging/cloud.service"), `MemoryDenyWriteExecute=yes\n`, "")
+	edit(t, filepath.Join(work, "valise.yaml"), `platforms: .*`, "platforms: [linux/arm64, linux/arm/v7]")
+	edit(t, filepath.Join(work, "valise.yaml"), `arch: .*`, "arch: {linux/arm64: aarch64-linux, linux/arm/v7: armv7-linux}")
 }
 
 // code is code N COMMAND...: a command in the machine ends with exit code N.

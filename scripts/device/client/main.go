@@ -1,9 +1,13 @@
-// Client is the browser of a test device: GET URL, or POST URL BODY.
+// Client is the browser of a test device: [--socket PATH] GET URL, or POST URL
+// BODY.
 package main
 
 import (
+	"context"
+	"flag"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"strings"
@@ -11,13 +15,11 @@ import (
 )
 
 func main() {
-	method, body := os.Args[1], ""
-	if len(os.Args) > 3 {
-		body = os.Args[3]
-	}
-	r, err := http.NewRequest(method, os.Args[2], strings.NewReader(body))
+	socket := flag.String("socket", "", "ask on this socket")
+	flag.Parse()
+	r, err := http.NewRequest(flag.Arg(0), flag.Arg(1), strings.NewReader(flag.Arg(2)))
 	if err == nil {
-		err = do(r)
+		err = do(r, *socket)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -25,8 +27,14 @@ func main() {
 	}
 }
 
-func do(r *http.Request) error {
-	answer, err := (&http.Client{Timeout: 10 * time.Second}).Do(r)
+func do(r *http.Request, socket string) error {
+	client := http.Client{Timeout: 10 * time.Second}
+	if socket != "" {
+		client.Transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
+		}}
+	}
+	answer, err := client.Do(r)
 	if err != nil {
 		return err
 	}
