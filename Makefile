@@ -7,7 +7,7 @@ LDFLAGS := -s -w -buildid=
 # Device platforms of the installer.
 PLATFORMS := linux-amd64 linux-arm64 linux-arm-v7
 
-.PHONY: help build installers demo test remote e2e e2e-page e2e-engines e2e-device e2e-action release-check bench lint setup sigstore-up sigstore-down verify-tarball clean
+.PHONY: help build installers demo test remote e2e e2e-page e2e-engines e2e-device e2e-action release-check bench fuzz lint setup sigstore-up sigstore-down verify-tarball clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18
@@ -66,6 +66,9 @@ remote: ## updates over a network: bytes, requests, bad links; nginx and a regis
 
 bench: ## pack, verify, thin and memory beside their peers; writes docs/benchmarks.md
 	scripts/bench.sh -doc docs/benchmarks.md
+
+fuzz: ## every fuzz target for three minutes (FUZZTIME=10m)
+	scripts/fuzz.sh $(or $(FUZZTIME),3m)
 
 lint: ## vet, staticcheck, gofmt, shellcheck, actionlint
 	scripts/lint.sh

@@ -179,7 +179,8 @@ func TestParseMirrors(t *testing.T) {
 	}
 }
 
-// TestVectors runs the format's vectors through the real command.
+// TestVectors runs the format's vectors through the real command: what is refused is
+// refused with exit code 4 and one line that names the rule or check.
 func TestVectors(t *testing.T) {
 	const dir = "../../testdata/vectors"
 	files, err := filepath.Glob(filepath.Join(dir, "*.bundle"))
@@ -196,9 +197,18 @@ func TestVectors(t *testing.T) {
 		if err := os.WriteFile(path, []byte(data), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		want := cli.ExitRefused
-		if strings.HasPrefix(head, "expect: success\n") && !strings.Contains(head, "\nverify: ") {
-			want = cli.ExitDone
+		refusedBy := ""
+		for line := range strings.Lines(head) {
+			switch key, value, _ := strings.Cut(strings.TrimSpace(line), ": "); {
+			case key == "expect" && value != "success":
+				refusedBy = fmt.Sprintf("(rule %s)", value)
+			case key == "verify":
+				refusedBy = fmt.Sprintf("check %q", value)
+			}
+		}
+		want := cli.ExitDone
+		if refusedBy != "" {
+			want = cli.ExitRefused
 		}
 		var stdout, stderr strings.Builder
 		got := run(t.Context(), cli.Env{
@@ -209,8 +219,8 @@ func TestVectors(t *testing.T) {
 		if got != want {
 			t.Errorf("%s: exit code %d, want %d: %s", filepath.Base(file), got, want, &stderr)
 		}
-		if lines := strings.Count(stderr.String(), "\n"); want == cli.ExitRefused && (lines != 1 || stdout.String() != "" || !strings.HasPrefix(stderr.String(), "valise: ")) {
-			t.Errorf("%s: want one line, got %q and %q", filepath.Base(file), &stderr, &stdout)
+		if lines := strings.Count(stderr.String(), "\n"); want == cli.ExitRefused && (lines != 1 || stdout.String() != "" || !strings.HasPrefix(stderr.String(), "valise: ") || !strings.Contains(stderr.String(), refusedBy)) {
+			t.Errorf("%s: want one line with %q, got %q and %q", filepath.Base(file), refusedBy, &stderr, &stdout)
 		}
 	}
 }

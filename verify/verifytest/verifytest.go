@@ -5,6 +5,7 @@ package verifytest
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -33,6 +34,22 @@ func NewSigner(t testing.TB) *Signer {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return newSigner(t, key)
+}
+
+// FixedSigner has the same key each time, so that it makes the same signatures.
+func FixedSigner(t testing.TB, name string) *Signer {
+	t.Helper()
+	seed := sha256.Sum256([]byte(name))
+	key, err := ecdsa.ParseRawPrivateKey(elliptic.P256(), seed[:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newSigner(t, key)
+}
+
+func newSigner(t testing.TB, key *ecdsa.PrivateKey) *Signer {
+	t.Helper()
 	der, err := x509.MarshalPKIXPublicKey(key.Public())
 	if err != nil {
 		t.Fatal(err)
@@ -48,14 +65,22 @@ func (s *Signer) Policy() verify.Policy {
 	return verify.Policy{Signers: []verify.Signer{{Key: s.pem}}}
 }
 
+// sign has no randomness in it (RFC 6979): files made with a FixedSigner stay what they are.
+func (s *Signer) sign(t testing.TB, b []byte) []byte {
+	t.Helper()
+	sum := sha256.Sum256(b)
+	sig, err := s.key.Sign(nil, sum[:], crypto.SHA256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sig
+}
+
 // Sign returns a Sigstore bundle over b.
 func (s *Signer) Sign(t testing.TB, b []byte) []byte {
 	t.Helper()
 	sum := sha256.Sum256(b)
-	sig, err := ecdsa.SignASN1(rand.Reader, s.key, sum[:])
-	if err != nil {
-		t.Fatal(err)
-	}
+	sig := s.sign(t, b)
 	out, err := json.Marshal(map[string]any{
 		"mediaType":            "application/vnd.dev.sigstore.bundle.v0.3+json",
 		"verificationMaterial": map[string]any{"publicKey": map[string]any{"hint": "test"}},
@@ -74,11 +99,7 @@ func (s *Signer) Attest(t testing.TB, b []byte) []byte {
 	sum := sha256.Sum256(b)
 	const kind = "application/vnd.in-toto+json"
 	statement := fmt.Appendf(nil, `{"_type":"https://in-toto.io/Statement/v1","subject":[{"name":"b","digest":{"sha256":"%x"}}],"predicateType":"https://example.com/scan","predicate":{"result":"bad"}}`, sum)
-	pae := sha256.Sum256(fmt.Appendf(nil, "DSSEv1 %d %s %d %s", len(kind), kind, len(statement), statement))
-	sig, err := ecdsa.SignASN1(rand.Reader, s.key, pae[:])
-	if err != nil {
-		t.Fatal(err)
-	}
+	sig := s.sign(t, fmt.Appendf(nil, "DSSEv1 %d %s %d %s", len(kind), kind, len(statement), statement))
 	out, err := json.Marshal(map[string]any{
 		"mediaType":            "application/vnd.dev.sigstore.bundle.v0.3+json",
 		"verificationMaterial": map[string]any{"publicKey": map[string]any{"hint": "test"}},
