@@ -32,11 +32,14 @@ func ParseInventory(b []byte) (*Inventory, error) {
 	if len(b) > MaxManifestSize {
 		return nil, fmt.Errorf("inventory has %d bytes, limit %d", len(b), MaxManifestSize)
 	}
+	if len(b) == 0 {
+		return nil, errors.New("inventory is empty")
+	}
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
 	v := new(Inventory)
 	if err := d.Decode(v); err != nil {
-		return nil, fmt.Errorf("inventory: %w", err)
+		return nil, fmt.Errorf("not an inventory: %w", err)
 	}
 	if _, err := d.Token(); err != io.EOF {
 		return nil, errors.New("inventory: text after the end of the object")

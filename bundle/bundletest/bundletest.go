@@ -55,6 +55,7 @@ type Spec struct {
 	Services  []string          // api and web, an image each
 	Platforms []bundle.Platform // linux/amd64 and linux/arm64
 	Layer     int               // bytes of the base layer all images share: 100
+	Own       int               // bytes of the layer that each image has for itself: 700
 	Compose   string            // compose file
 	Installer int               // bytes of a file that deflates well: 900
 	Files     map[string]string // more files
@@ -68,6 +69,7 @@ func Release(t testing.TB, s Spec) (*bundle.Manifest, *Content) {
 	def(&s.App, "shop")
 	def(&s.Version, "1.2.3")
 	def(&s.Layer, 100)
+	def(&s.Own, 700)
 	def(&s.Compose, "services: {}\n")
 	def(&s.Installer, 900)
 	if s.Services == nil {
@@ -90,7 +92,7 @@ func Release(t testing.TB, s Spec) (*bundle.Manifest, *Content) {
 	for _, name := range s.Services {
 		comp := bundle.Component{Reference: s.App + "/" + name + ":" + s.Version, Services: []string{name}}
 		for _, p := range s.Platforms {
-			own := c.add(layerType, random(fmt.Sprint(s.App, s.Version, name, p), 700))
+			own := c.add(layerType, random(fmt.Sprint(s.App, s.Version, name, p), s.Own))
 			img := bundle.Image{Platform: p, Layers: []bundle.Layer{{Descriptor: base, DiffID: base.Digest}, {Descriptor: own, DiffID: own.Digest}}}
 			img.Config = c.add("application/vnd.oci.image.config.v1+json", marshal(t, map[string]any{
 				"os": p.OS(), "architecture": p.Arch(), "rootfs": map[string]any{"type": "layers", "diff_ids": []bundle.Digest{base.Digest, own.Digest}},

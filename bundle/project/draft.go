@@ -46,6 +46,9 @@ func NewDraft(ctx context.Context, dir, compose string) (*Draft, error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(c.services) == 0 {
+		return nil, fmt.Errorf("%s: no services", p.Path(compose))
+	}
 	d := &drafter{p: p, c: c, once: c.onceOnly()}
 	d.comment("What the releases of this app are made of; valise build VERSION reads it. Check every line.")
 	d.line("\napp: %s", "name of bundles and of the directory on the device, and of the compose project unless project says otherwise", p.App)

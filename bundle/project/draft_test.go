@@ -108,6 +108,7 @@ func FuzzDraft(f *testing.F) {
 		}
 		f.Add(archive.Files[0].Data)
 	}
+	f.Add([]byte("name: m"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		dir := t.TempDir()
 		write(t, filepath.Join(dir, "compose.yaml"), string(data))

@@ -87,6 +87,11 @@ func (a *app) build(ctx context.Context, version string, f buildFlags) error {
 	if err != nil {
 		return err
 	}
+	if f.compression != "" {
+		if _, err := bundle.ParseCompression(f.compression); err != nil {
+			return cli.Usagef("--%w", err)
+		}
+	}
 	p, err := project.Load(ctx, f.project)
 	if errors.Is(err, fs.ErrNotExist) {
 		return cli.WithHint(err, "run valise where %s is, or name it with --project", project.DefaultFile)
@@ -162,10 +167,7 @@ func (a *app) buildOne(ctx context.Context, p *project.Project, version string, 
 	if err != nil {
 		return nil, err
 	}
-	name, compression, err := compressed(name, f)
-	if err != nil {
-		return nil, err
-	}
+	name, compression := compressed(name, f)
 	m, content, err := a.prepare(ctx, p, version, platforms, name, f, first)
 	if err != nil {
 		return nil, err
@@ -193,22 +195,19 @@ func (a *app) buildOne(ctx context.Context, p *project.Project, version string, 
 
 // compressed says how a bundle is compressed, and what it is then called: as the
 // flag says, else as the name of the file does.
-func compressed(name string, f buildFlags) (string, bundle.Compression, error) {
+func compressed(name string, f buildFlags) (string, bundle.Compression) {
 	by := compressionOf(name)
 	if f.compression != "" {
-		c, err := bundle.ParseCompression(f.compression)
-		if err != nil {
-			return "", "", cli.Usagef("%w", err)
-		}
+		c := bundle.Compression(f.compression)
 		if base, ok := strings.CutSuffix(name, by.Suffix()); ok {
 			name = base + c.Suffix()
 		}
-		return name, c, nil
+		return name, c
 	}
 	if f.file != "" && !isDir(f.file) {
 		by = compressionOf(f.file)
 	}
-	return name, by, nil
+	return name, by
 }
 
 func isDir(path string) bool {

@@ -1,5 +1,19 @@
 package main
 
+import (
+	"fmt"
+	"os"
+)
+
+// mayReplace refuses a path with something else than a file, such as /dev/null: a new
+// file would be put into its place.
+func mayReplace(path string) error {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return fmt.Errorf("%s is not a file", path)
+	}
+	return nil
+}
+
 // writeFile replaces a file in one step.
 func writeFile(path string, data []byte) error {
 	f, err := newFile(path)

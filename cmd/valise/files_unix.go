@@ -11,6 +11,9 @@ import (
 
 // newFile begins a file that replaces path in one step, when it is whole.
 func newFile(path string) (*renameio.PendingFile, error) {
+	if err := mayReplace(path); err != nil {
+		return nil, err
+	}
 	return renameio.NewPendingFile(path, renameio.WithTempDir(filepath.Dir(path)), renameio.WithPermissions(0o644))
 }
 

@@ -14,6 +14,9 @@ type pendingFile struct {
 
 // newFile begins a file that replaces path in one step, when it is whole.
 func newFile(path string) (*pendingFile, error) {
+	if err := mayReplace(path); err != nil {
+		return nil, err
+	}
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"*")
 	if err != nil {
 		return nil, err
