@@ -8,10 +8,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/google/go-containerregistry/pkg/name"
+
+	"github.com/valise-ota/valise/bundle"
 )
 
 // Dockerfile is an image that BuildKit builds for all platforms in one go.
@@ -48,7 +53,12 @@ func (c *collector) dockerfile(ctx context.Context, s Spec) (*root, error) {
 		return nil, err
 	}
 	c.event(s, "", Build, s.Dockerfile.File)
-	log := &buildLog{line: func(line string) { c.event(s, "", Log, line) }}
+	log := &buildLog{line: func(line string) {
+		if from, ok := baseOf(line); ok {
+			c.took(from)
+		}
+		c.event(s, "", Log, line)
+	}}
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Run(); err != nil {
 		if ctx.Err() != nil {
@@ -61,6 +71,24 @@ func (c *collector) dockerfile(ctx context.Context, s Spec) (*root, error) {
 		return nil, fmt.Errorf("read what %s made of %s: %w", filepath.Base(cmd.Path), s.Dockerfile.File, err)
 	}
 	return r, nil
+}
+
+// baseLine is how BuildKit names the step that takes an image. What a command prints
+// has a time before it and never looks so.
+var baseLine = regexp.MustCompile(`^#[0-9]+ (?:\[[^\]]*\] )?(?:FROM |docker-image://)(\S+)@(sha256:[0-9a-f]{64})$`)
+
+// baseOf returns the image that a line of a build's output says was taken: by FROM or
+// COPY --from, or to read the Dockerfile with.
+func baseOf(line string) (Source, bool) {
+	m := baseLine.FindStringSubmatch(line)
+	if m == nil {
+		return Source{}, false
+	}
+	from := Source{Name: m[1], Digest: bundle.Digest(m[2])}
+	if reference, err := name.ParseReference(from.Name); err == nil {
+		from.URI = packageURL(reference, from.Digest)
+	}
+	return from, true
 }
 
 // buildCommand is the command that builds d into dir.

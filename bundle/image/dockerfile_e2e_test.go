@@ -11,6 +11,10 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-containerregistry/pkg/crane"
+
+	"github.com/valise-ota/valise/bundle"
 )
 
 // needBuildKit returns the address of the buildkitd that make e2e runs.
@@ -98,5 +102,28 @@ func TestDockerfileFails(t *testing.T) {
 	}
 	if left, _ := filepath.Glob(filepath.Join(cache, ".build-*")); left != nil {
 		t.Errorf("left %v", left)
+	}
+}
+
+// TestDockerfileBases: what FROM and COPY --from take is listed by digest.
+func TestDockerfileBases(t *testing.T) {
+	host, registry := needBuildKit(t), newRegistry(t)
+	var want []Source
+	for _, name := range []string{"one", "two"} {
+		img, err := crane.Image(map[string][]byte{name: []byte(name)})
+		must(t, err)
+		reference := push(t, registry+"/"+name+":1", nil, img)
+		digest, err := img.Digest()
+		must(t, err)
+		d := bundle.Digest(digest.String())
+		want = append(want, Source{Name: registry + "/" + name + ":1", Digest: d, URI: packageURL(reference, d)})
+	}
+	c, err := Collect(t.Context(), Options{Platforms: both, CacheDir: t.TempDir(), BuildKitHost: host,
+		Dir:    newContext(t, "FROM "+registry+"/one:1\nCOPY --from="+registry+"/two:1 /two /\nCOPY hello.txt /\n"),
+		Images: []Spec{{Reference: "a:1", Dockerfile: &Dockerfile{Context: ".", File: "Dockerfile"}}}})
+	must(t, err)
+	defer c.Close()
+	if !reflect.DeepEqual(c.Sources, want) {
+		t.Errorf("got  %+v\nwant %+v", c.Sources, want)
 	}
 }

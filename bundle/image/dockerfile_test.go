@@ -120,3 +120,25 @@ func fileIn(t *testing.T, c *Collection, digest bundle.Digest, name string) stri
 		}
 	}
 }
+
+// TestBaseOf: the images of a Dockerfile are read from what BuildKit says, and nothing
+// that a command of the Dockerfile prints can look like one.
+func TestBaseOf(t *testing.T) {
+	const digest = "sha256:dd54b9d68af11000715f420367c36b4552576361317509bf6c5771c7628c27a8"
+	for line, want := range map[string]string{
+		"#9 [linux/arm64 stage-1 1/3] FROM docker.io/library/debian:12@" + digest: "docker.io/library/debian:12",
+		"#10 FROM 127.0.0.1:5000/front:1.0.0@" + digest:                           "127.0.0.1:5000/front:1.0.0",
+		"#3 docker-image://docker.io/docker/dockerfile:1@" + digest:               "docker.io/docker/dockerfile:1",
+		"#9 resolve docker.io/library/debian:12@" + digest:                        "",
+		"#9 [stage-1 1/3] FROM docker.io/library/debian:12":                       "",
+		"#9 0.123 FROM docker.io/library/evil:1@" + digest:                        "",
+		"#9 0.123 #9 FROM docker.io/library/evil:1@" + digest:                     "",
+		"FROM docker.io/library/evil:1@" + digest:                                 "",
+		"#9 [2/2] RUN echo FROM evil@" + digest:                                   "",
+	} {
+		got, ok := baseOf(line)
+		if got.Name != want || ok != (want != "") || ok && (string(got.Digest) != digest || !strings.HasPrefix(got.URI, "pkg:oci/")) {
+			t.Errorf("%s: got %+v", line, got)
+		}
+	}
+}

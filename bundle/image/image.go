@@ -144,8 +144,8 @@ type Collection struct {
 	temp    []string                // directories
 }
 
-// Source is where images of a collection came from. What a Dockerfile names is not
-// among them: only BuildKit knows.
+// Source is where images of a collection came from, or an image that BuildKit says it
+// took for a Dockerfile.
 type Source struct {
 	Name string // as Spec has it
 	URI  string // package URL, for what comes from a registry
@@ -220,6 +220,7 @@ type collector struct {
 
 	mu       sync.Mutex       // of the fields below
 	roots    map[string]*root // by source: asked once, so all platforms of a tag come from one index
+	bases    []Source         // of Dockerfiles
 	out      *Collection
 	progress sync.Mutex
 }

@@ -186,9 +186,16 @@ func (r *root) find(p bundle.Platform) (*found, error) {
 	return match.found, nil
 }
 
-// sources lists what was resolved.
+// took notes an image that a Dockerfile was built from.
+func (c *collector) took(s Source) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.bases = append(c.bases, s)
+}
+
+// sources lists what was resolved, and what BuildKit took.
 func (c *collector) sources() []Source {
-	var list []Source
+	list := slices.Clone(c.bases)
 	for _, r := range c.roots {
 		s := Source{Name: r.text}
 		if r.digest.Hex == "" {
