@@ -4,9 +4,12 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -14,6 +17,7 @@ import (
 
 	cdx "github.com/CycloneDX/cyclonedx-go"
 	"github.com/klauspost/compress/zstd"
+	"github.com/package-url/packageurl-go"
 	spdxjson "github.com/spdx/tools-golang/json"
 
 	"github.com/valise-ota/valise/bundle"
@@ -125,6 +129,95 @@ func TestPackages(t *testing.T) {
 	for _, not := range []string{"gone", "pkg:deb/debian/old"} {
 		if strings.Contains(all, not) {
 			t.Errorf("%s in\n%s", not, all)
+		}
+	}
+}
+
+// TestAgreesWithDpkg: the packages that are found in this machine's database are those
+// that dpkg itself lists.
+func TestAgreesWithDpkg(t *testing.T) {
+	database, err := os.ReadFile("/var/lib/dpkg/status")
+	if errors.Is(err, fs.ErrNotExist) {
+		t.Skip("this machine is not Debian")
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("dpkg-query", "-W", "-f", "${db:Status-Status} ${Package} ${Version} ${Architecture}\n").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want []string
+	for line := range strings.Lines(string(out)) {
+		if p, ok := strings.CutPrefix(strings.TrimSpace(line), "installed "); ok {
+			want = append(want, p)
+		}
+	}
+	var got []string
+	for _, p := range packages(t, layer(t, plain, entry{name: "etc/os-release", text: osRelease}, entry{name: "var/lib/dpkg/status", text: string(database)})) {
+		u, err := packageurl.FromString(p.PURL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, u.Name+" "+u.Version+" "+u.Qualifiers.Map()["arch"])
+	}
+	sameLists(t, got, want)
+}
+
+// TestAgreesWithGo: the modules that are found in a program are those that go version
+// -m lists.
+func TestAgreesWithGo(t *testing.T) {
+	program := filepath.Join(t.TempDir(), "program")
+	if out, err := exec.Command("go", "build", "-o", program, "../../cmd/valise-installer").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	text, err := os.ReadFile(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("go", "version", "-m", program).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	head, _, _ := strings.Cut(string(out), "\n")
+	_, version, _ := strings.Cut(head, ": go")
+	version, _, _ = strings.Cut(version, " ") // of the toolchain, before its experiments
+	want := []string{"stdlib " + version}
+	for line := range strings.Lines(string(out)) {
+		f := strings.Fields(line)
+		switch {
+		case len(f) > 2 && f[0] == "dep":
+			want = append(want, strings.ToLower(f[1])+" "+strings.TrimPrefix(f[2], "v")) // as package URLs have it
+		case len(f) > 1 && f[0] == "mod":
+			want = append(want, f[1]+" ")
+		}
+	}
+	var got []string
+	for _, p := range packages(t, layer(t, plain, entry{name: "usr/bin/program", text: string(text)})) {
+		u, err := packageurl.FromString(p.PURL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, strings.TrimPrefix(u.Namespace+"/"+u.Name, "/")+" "+strings.TrimPrefix(u.Version, "v"))
+	}
+	sameLists(t, got, want)
+}
+
+func sameLists(t *testing.T, got, want []string) {
+	t.Helper()
+	slices.Sort(got)
+	slices.Sort(want)
+	if len(want) < 10 {
+		t.Errorf("only %d packages to compare with", len(want))
+	}
+	for _, p := range want {
+		if _, ok := slices.BinarySearch(got, p); !ok {
+			t.Errorf("not found: %s", p)
+		}
+	}
+	for _, p := range got {
+		if _, ok := slices.BinarySearch(want, p); !ok {
+			t.Errorf("found, and not there: %s", p)
 		}
 	}
 }
