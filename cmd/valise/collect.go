@@ -1,0 +1,123 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+
+	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/image"
+	"github.com/valise-ota/valise/bundle/project"
+	"github.com/valise-ota/valise/cmd/internal/cli"
+)
+
+// collect finds or makes every image of a release.
+func (a *app) collect(ctx context.Context, p *project.Project, r *project.Release, platforms []bundle.Platform, created time.Time) (*image.Collection, error) {
+	mirrors, err := parseMirrors(a.Getenv("VALISE_MIRRORS"))
+	if err != nil {
+		return nil, err
+	}
+	o := image.Options{
+		Mirrors:   mirrors,
+		Platforms: platforms,
+		CreatedAt: created,
+		Dir:       p.Dir,
+		CacheDir:  a.layerCache(),
+		Keychain:  authn.DefaultKeychain,
+
+		DockerHost:   a.Getenv("DOCKER_HOST"),
+		BuildKitHost: a.Getenv("BUILDKIT_HOST"),
+		Progress: func(e image.Event) {
+			detail := e.Reference
+			if e.Platform != "" {
+				detail += " " + string(e.Platform)
+			}
+			a.UI.Step(fmt.Sprintf("%-8s", e.Action), detail+" "+e.Detail)
+		},
+	}
+	for _, img := range r.Images {
+		s, err := spec(p, img, platforms, r.Version)
+		if err != nil {
+			return nil, err
+		}
+		o.Images = append(o.Images, s)
+	}
+	log.SetOutput(io.Discard) // ko tells every step there
+	c, err := image.Collect(ctx, o)
+	var unreachable *image.UnreachableError
+	var noBuildKit *image.BuildKitError
+	switch {
+	case errors.As(err, &unreachable):
+		return nil, cli.WithHint(err, "start Docker, or point DOCKER_HOST to an engine that this user may use")
+	case errors.As(err, &noBuildKit):
+		return nil, cli.WithHint(err, "install docker buildx, or set BUILDKIT_HOST and put buildctl into PATH")
+	}
+	if missing := new(image.PlatformError); errors.As(err, &missing) {
+		return nil, cli.WithHint(err, "provide the image for %s, or leave that platform out with --platform", missing.Want)
+	}
+	return c, err
+}
+
+// parseMirrors reads REGISTRY=HOST[/PATH],...; a registry may have several.
+func parseMirrors(text string) (map[string][]string, error) {
+	mirrors := map[string][]string{}
+	for _, item := range strings.FieldsFunc(text, func(r rune) bool { return r == ',' || r == ' ' }) {
+		from, to, _ := strings.Cut(item, "=")
+		host, _, _ := strings.Cut(to, "/")
+		registry, err := name.NewRegistry(from)
+		// What has no dot or port is no host to this library, but a name on Docker Hub.
+		if repository, err2 := name.NewRepository(to + "/x"); from == "" || strings.Contains(to, ":/") || err != nil || err2 != nil || repository.RegistryStr() != host {
+			return nil, cli.Usagef("VALISE_MIRRORS has %q, want REGISTRY=HOST or REGISTRY=HOST/PATH", item)
+		}
+		mirrors[registry.RegistryStr()] = append(mirrors[registry.RegistryStr()], to)
+	}
+	return mirrors, nil
+}
+
+// spec says to package image what the project says of an image.
+func spec(p *project.Project, r project.ReleaseImage, platforms []bundle.Platform, version string) (image.Spec, error) {
+	img := r.Image
+	s := image.Spec{Reference: r.Reference, Services: r.Services, From: img.From.Source, FromEach: img.From.Each, Base: img.Base, Files: map[bundle.Platform][]image.Copy{},
+		Config: image.Config{Entrypoint: img.Entrypoint, Cmd: img.Cmd, Env: img.Env, User: img.User, Workdir: img.Workdir,
+			Labels: img.Labels, Expose: img.Expose, StopSignal: img.StopSignal}}
+	if g := img.Go; g != nil {
+		s.Base, s.Go = g.Base, &image.Go{Package: g.Package, Env: g.Env}
+		if g.Ldflags != "" {
+			s.Go.Ldflags = []string{g.Ldflags}
+		}
+	}
+	if img.Dockerfile != "" {
+		s.Dockerfile = &image.Dockerfile{Context: img.Context, File: img.Dockerfile, Target: img.Target, Args: img.Args, Labels: img.Labels}
+	}
+	for _, platform := range platforms {
+		for _, f := range img.Files {
+			from, err := f.Render(p.Vars(platform, version))
+			if err != nil {
+				return s, fmt.Errorf("image %s: %w", r.Reference, err)
+			}
+			mode, err := f.FileMode()
+			if err != nil {
+				return s, fmt.Errorf("image %s: mode %q: %w", r.Reference, f.Mode, err)
+			}
+			s.Files[platform] = append(s.Files[platform], image.Copy{From: from, To: f.To, Mode: mode})
+		}
+	}
+	return s, nil
+}
+
+// layerCache is where compressed layers are kept from build to build.
+func (a *app) layerCache() string {
+	dir := a.Getenv("XDG_CACHE_HOME")
+	if !filepath.IsAbs(dir) { // the specification says to ignore others
+		dir = filepath.Join(a.Getenv("HOME"), ".cache")
+	}
+	return filepath.Join(dir, "valise", "layers")
+}
