@@ -124,25 +124,56 @@ func recoverCommand(p *program) *cobra.Command {
 		Example: "  valise-installer recover",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return p.onDevice(cmd.Context(), "recover", func(ctx context.Context, d *device) error {
-				res, err := d.Recover(ctx)
-				if err != nil {
-					return err
-				}
-				if res.Outcome == installer.NeedsAttention {
-					return p.end(res, nil)
-				}
-				if res.Outcome == installer.NothingToDo {
-					p.UI.Step("recover", "nothing was unfinished")
-					return d.resume(ctx)
-				}
-				p.UI.Step("recover", "undone: "+res.Record.Error)
-				return nil
-			})
+			recover := func() error { return p.onDevice(cmd.Context(), "recover", p.recover) }
+			if p.boot {
+				return p.untilBooted(cmd.Context(), bootPause, recover)
+			}
+			return recover()
 		},
 	}
 	c.Flags().BoolVar(&p.boot, "boot", false, "the machine starts: units that do not run yet are started by systemd afterwards")
 	return c
+}
+
+// recover undoes what is unfinished on an open device.
+func (p *program) recover(ctx context.Context, d *device) error {
+	res, err := d.Recover(ctx)
+	if err != nil {
+		return err
+	}
+	switch res.Outcome {
+	case installer.NeedsAttention:
+		return p.end(res, nil)
+	case installer.NothingToDo:
+		p.UI.Step("recover", "nothing was unfinished")
+		return d.resume(ctx)
+	}
+	p.UI.Step("recover", "undone: "+res.Record.Error)
+	return nil
+}
+
+// How often and how long apart recovery is tried at boot; all of it within
+// TimeoutStartSec of its unit.
+const (
+	bootTries = 5
+	bootPause = 10 * time.Second
+)
+
+// untilBooted tries again what fails while everything else on the machine starts
+// too: an engine that is not there yet, a database that replays its log for
+// longer than those that wait for it allow. Nobody else would do it.
+func (p *program) untilBooted(ctx context.Context, pause time.Duration, recover func() error) error {
+	for try := 1; ; try++ {
+		err := recover()
+		if err == nil || try == bootTries || ctx.Err() != nil {
+			return err
+		}
+		p.Note("%v; this was try %d of %d", err, try, bootTries)
+		select {
+		case <-ctx.Done():
+		case <-time.After(pause):
+		}
+	}
 }
 
 // onDevice opens the installed app for a command that takes no bundle.

@@ -158,7 +158,9 @@ func (b *bench) cut(phase string, delay time.Duration, took map[string]time.Dura
 	// The engine starts what ran when the power went; recovery comes after it.
 	first := b.answers()
 	e := ending{answered: time.Since(start)}
-	b.run("systemctl start valise-recover-shop.service")
+	if _, code := b.try("systemctl start valise-recover-shop.service"); code != 0 {
+		e.bad = "recovery fails: " + b.run("journalctl -u valise-recover-shop.service --no-pager -o cat; docker ps -a; valise-installer history --output json; journalctl -u docker --no-pager -o cat -n 30")
+	}
 	e.version, e.recovered = b.answers(), time.Since(start)
 	if got := b.rows(); got != rows {
 		e.bad = fmt.Sprintf("the rows are %s, want %s", got, rows)
