@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The Action as workflows run it: by act on this machine, against a double of GitHub and the private Sigstore, from two
+# The Action as workflows run it: by act on this machine, against a double of GitHub and the private Sigstore, from
 # pushed tags to published releases; then a device with a Docker engine installs and updates from them.
 # By hand, as root, after scripts/setup.sh:  scripts/e2e-action.sh
 # The first run builds act (a minute) and what make e2e needs. Everything else is below one temporary directory.
@@ -79,6 +79,8 @@ git -C "$dir/app" remote set-url origin https://github.com/valise-test/app.git
 first=$(commit "first")
 printf '\n' >>"$dir/app/examples/shop/frontend/site/style.css"
 second=$(commit "second")
+printf '\n' >>"$dir/app/examples/shop/frontend/site/style.css"
+third=$(commit "third")
 
 # The Action's own release: the program for this machine, signed as its release workflow would, and action.pin.
 git clone -q --no-hardlinks "$dir/app" "$dir/action"
@@ -102,10 +104,11 @@ cp "$VALISE_TRUSTED_ROOT" "$dir/action/trusted_root.json"
 sed -E "s|^releases .*|releases $api/valise-ota/valise/releases/download|" "$dir/pin" >"$dir/action/action.pin"
 echo "root trusted_root.json" >>"$dir/action/action.pin"
 
-github app -repository valise-test/app -tag "v1.0.0=$first" -tag "v1.1.0=$second"
+github app -repository valise-test/app -tag "v1.0.0=$first" -tag "v1.1.0=$second" -tag "v1.2.0=$third"
 url=$(field url "$dir/app.json")
 
-# push NAME REF ACT-ARGUMENT...: runs the workflow NAME.yml for a ref. CODE says how it must end.
+# push NAME REF ACT-ARGUMENT...: runs the workflow NAME.yml for a ref. CODE says how it must end; SPLIT and THIN are
+# inputs of release.yml.
 push() {
   local name=$1 ref=$2 code=0
   shift 2
@@ -115,7 +118,7 @@ push() {
     env -u ACTIONS_ID_TOKEN_REQUEST_URL -u ACTIONS_ID_TOKEN_REQUEST_TOKEN HOME="$dir/home" GOCACHE="$gocache" GOMODCACHE="$gomodcache" XDG_CACHE_HOME="$dir/home/.cache" VALISE_CACHE="$cache" \
       "$act" push --pull=false -W ".github/workflows/$name.yml" -e "$dir/event.json" -P ubuntu-24.04=-self-hosted --no-cache-server \
       --local-repository "valise-ota/valise@v9=$dir/action" --env "GITHUB_API_URL=$url" --env "GITHUB_REPOSITORY=valise-test/app" \
-      --env "E2E_STORE=$dir/store" --env "E2E_TRUSTED_ROOT=$VALISE_TRUSTED_ROOT" --env "E2E_SIGNING_CONFIG=$VALISE_SIGNING_CONFIG" "$@"
+      --env "E2E_SPLIT=${SPLIT:-}" --env "E2E_THIN=${THIN:-1}" --env "E2E_STORE=$dir/store" --env "E2E_TRUSTED_ROOT=$VALISE_TRUSTED_ROOT" --env "E2E_SIGNING_CONFIG=$VALISE_SIGNING_CONFIG" "$@"
   ) >"$dir/act.log" 2>&1 || code=$?
   [ $code -eq "${CODE:-0}" ] || fail "the workflow $name for $ref ended with $code, want ${CODE:-0}; the end of its log is below"
 }
@@ -128,6 +131,7 @@ trusted() { # REF: the environment and token of a job of this repository that ma
 }
 mapfile -t as_v1 < <(trusted refs/tags/v1.0.0)
 mapfile -t as_v11 < <(trusted refs/tags/v1.1.0)
+mapfile -t as_v12 < <(trusted refs/tags/v1.2.0)
 mapfile -t reader < <(trusted refs/tags/v1.0.0 "$(field read "$dir/app.json")")
 public() { curl -fsS "$url/repos/valise-test/app/releases"; }
 
@@ -160,6 +164,13 @@ git -C "$dir/app" checkout -q "$second"
 push release refs/tags/v1.1.0 "${as_v11[@]}"
 said 'thin=dist/shop-1.1.0-from-1.0.0.tar.gz'
 
+step "Tag v1.2.0: a bundle larger than a release may have files, in parts"
+git -C "$dir/app" checkout -q "$third"
+SPLIT=20MiB THIN=0 push release refs/tags/v1.2.0 "${as_v12[@]}"
+said "url=$url/valise-test/app/releases/tag/v1.2.0"
+parts=$(public | grep -o '"name":"shop-1.2.0.tar.gz[^"]*"' | grep -cE '\.[0-9]{3}"$') || fail "v1.2.0 has no parts"
+[ "$parts" -ge 3 ] || fail "v1.2.0 has $parts parts"
+
 step "uses: ./ builds valise from the source of the commit"
 push local refs/heads/main
 said 'version=0.0.0-dryrun'
@@ -169,7 +180,7 @@ sed -i -E "s/^($machine) ./\1 0/; t; s/^($machine) 0/\1 1/" "$dir/action/action.
 CODE=1 push dry refs/pull/1/merge
 said 'is not the one that this Action was released with'
 
-step "A device installs 1.0.0 from a stick, and shop-update takes 1.1.0 from the releases"
+step "A device installs 1.0.0 from a stick, and shop-update takes 1.1.0 and the parts of 1.2.0 from the releases"
 if docker version --format '{{.Server.Version}}' >/dev/null 2>&1 && docker compose version >/dev/null 2>&1; then
   DOCKER_HOST=${DOCKER_HOST:-unix:///var/run/docker.sock}
 else
@@ -197,7 +208,9 @@ sed -i '/^source:/,$d' "$dir/device/etc/valise/shop.yaml"
 printf 'source:\n  github: valise-test/app\n  api: %s\n' "$url" >>"$dir/device/etc/valise/shop.yaml"
 update=("$dir/device/usr/local/bin/shop-update" --root "$dir/device")
 "${update[@]}" --check
-"${update[@]}" --progress plain
-answer=$(curl -fsS http://127.0.0.1:18080/health)
-[[ $answer == *'"version":"1.1.0"'* ]] || fail "the app answers $answer"
+for version in 1.1.0 1.2.0; do
+  "${update[@]}" "v$version" --progress plain
+  answer=$(curl -fsS http://127.0.0.1:18080/health)
+  [[ $answer == *"\"version\":\"$version\""* ]] || fail "the app answers $answer"
+done
 echo "e2e-action: ok"
