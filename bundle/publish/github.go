@@ -209,6 +209,9 @@ func (r *Repository) Releases(ctx context.Context) ([]Release, error) {
 	for page := 1; len(all) < maxReleases; page++ {
 		var some []Release
 		if err := r.do(ctx, "list releases", http.MethodGet, fmt.Sprintf("%s/releases?per_page=%d&page=%d", r.path, pageSize, page), nil, &some); err != nil {
+			if errors.Is(err, errNotFound) { // what GitHub says of what one may not even see
+				err = &PermissionError{Action: "list releases of " + strings.TrimPrefix(r.path, "repos/"), Token: r.token, Message: "no such repository, or a private one"}
+			}
 			return nil, err
 		}
 		all = append(all, some...)

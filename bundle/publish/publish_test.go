@@ -412,6 +412,34 @@ func TestPermissions(t *testing.T) {
 	}
 }
 
+// TestSpent: a token without requests left is not tried again.
+func TestSpent(t *testing.T) {
+	p := newPlace(t)
+	p.Fail = func(r *http.Request) publishtest.Fault {
+		if r.Method == http.MethodPost {
+			return publishtest.Spent
+		}
+		return publishtest.None
+	}
+	_, err := p.publish(t)
+	if want := "create release v1.0.0: the token has no requests left until 2100-01-01T00:00:00Z"; err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+	if n := len(slices.DeleteFunc(p.Requests(), func(r string) bool { return !strings.HasPrefix(r, "POST ") })); n != 1 {
+		t.Errorf("%d tries", n)
+	}
+}
+
+// TestNoRepository: GitHub says of a private repository that there is none.
+func TestNoRepository(t *testing.T) {
+	p := newPlace(t)
+	p.Repository = "acme/other"
+	_, err := p.publish(t)
+	if e := new(PermissionError); !errors.As(err, &e) || err.Error() != "list releases of acme/shop: the token may not do that (no such repository, or a private one)" {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestRefusedBeforeAnythingIsSent(t *testing.T) {
 	for name, test := range map[string]struct {
 		change func(*testing.T, *place, *Request)

@@ -38,6 +38,7 @@ const (
 	After        // it happened, then 502
 	Cut          // of an upload: the connection ends in the middle, a starter asset stays
 	Busy         // 403 of the secondary rate limit, Retry-After 0
+	Spent        // 403 of the primary rate limit, until 2100
 )
 
 // Server is the double. Set its fields before the first request; it is an
@@ -191,6 +192,12 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Retry-After", "0")
 		writeJSON(w, http.StatusForbidden, map[string]any{"message": "You have exceeded a secondary rate limit. Please wait a few minutes before you try again.",
 			"documentation_url": "https://docs.github.com/rest/overview/rate-limits-for-the-rest-api#about-secondary-rate-limits"})
+		return
+	case Spent:
+		w.Header().Set("X-RateLimit-Limit", "1000")
+		w.Header().Set("X-RateLimit-Remaining", "0")
+		w.Header().Set("X-RateLimit-Reset", "4102444800")
+		s.refuse(w, http.StatusForbidden, "API rate limit exceeded for installation.")
 		return
 	case After:
 		s.route(discard{http.Header{}}, r, path, false)
