@@ -18,7 +18,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/valise-ota/valise/bundle/parts"
-	"github.com/valise-ota/valise/bundle/project"
 	"github.com/valise-ota/valise/bundle/sign"
 	"github.com/valise-ota/valise/cmd/internal/cli"
 )
@@ -55,15 +54,6 @@ func actionCommand(a *app) *cobra.Command {
 			return err
 		},
 	}
-}
-
-// inputs are those of action.yml.
-type inputs struct {
-	bundle, project, version, platforms string
-	sign, trustedRoot, signingConfig    string
-	publish, draft, dryRun, split       bool
-	prerelease, thinFrom, splitSize     string
-	extraFiles                          []string
 }
 
 // step is one run of the Action.
@@ -124,52 +114,6 @@ func (s *step) run(ctx context.Context) error {
 	return nil
 }
 
-func (s *step) readInputs() error {
-	get := s.gha.GetInput
-	in := inputs{bundle: get("bundle"), project: cmp.Or(get("project"), project.DefaultFile), platforms: strings.Join(list(get("platforms")), ","),
-		sign: cmp.Or(get("sign"), signKeyless), trustedRoot: get("trusted-root"), signingConfig: get("signing-config"),
-		prerelease: cmp.Or(get("prerelease"), "auto"), thinFrom: cmp.Or(get("thin-from"), "0"), splitSize: get("split-size")}
-	for name, value := range map[string]*bool{"publish": &in.publish, "draft": &in.draft, "dry-run": &in.dryRun, "split-platforms": &in.split} {
-		b, err := strconv.ParseBool(cmp.Or(get(name), "false"))
-		if err != nil {
-			return cli.Usagef("input %s is %q, want true or false", name, get(name))
-		}
-		*value = b
-	}
-	switch in.sign {
-	case signKeyless, signKey, signNone:
-	default:
-		return cli.Usagef("input sign is %q, want %s, %s or %s", in.sign, signKeyless, signKey, signNone)
-	}
-	if n, err := strconv.Atoi(in.thinFrom); err != nil || n < 0 || n > 20 {
-		return cli.Usagef("input thin-from is %q, want how many releases before: 0 to 20", in.thinFrom)
-	}
-	tag, _ := strings.CutPrefix(s.Getenv("GITHUB_REF"), "refs/tags/")
-	if tag == s.Getenv("GITHUB_REF") {
-		tag = ""
-	}
-	in.version = strings.TrimPrefix(cmp.Or(get("version"), tag), "v")
-	if in.version == "" && in.dryRun {
-		in.version = dryVersion
-	}
-	if in.version == "" && in.bundle == "" {
-		return cli.WithHint(cli.Usagef("no version: %s is no tag", cmp.Or(s.Getenv("GITHUB_REF"), "this run")), "run the workflow for tags, or set the input version")
-	}
-	for _, pattern := range lines(get("extra-files")) {
-		files, err := filepath.Glob(pattern)
-		if err != nil || len(files) == 0 {
-			return cli.Usagef("input extra-files: nothing is called %q", pattern)
-		}
-		in.extraFiles = append(in.extraFiles, files...)
-	}
-	s.in = in
-	if token := get("token"); token != "" {
-		s.gha.AddMask(token)
-		s.setenv("GITHUB_TOKEN", token)
-	}
-	return nil
-}
-
 // setenv sets a variable for the commands of this step.
 func (s *step) setenv(name, value string) {
 	old := s.Getenv
@@ -179,25 +123,6 @@ func (s *step) setenv(name, value string) {
 		}
 		return old(n)
 	}
-}
-
-// ready looks for what signing and publishing need, before minutes of building.
-func (s *step) ready() error {
-	if s.in.dryRun {
-		return nil
-	}
-	const fork = "; a pull request from a fork never gets one: there, use dry-run: true"
-	switch {
-	case s.in.publish && s.in.sign == signNone:
-		return cli.WithHint(cli.Usagef("publish: true with sign: none: devices take signed releases only"), "sign in the job that publishes; give it the bundle of the job that built it with the input bundle")
-	case s.in.sign == signKeyless && s.Getenv("ACTIONS_ID_TOKEN_REQUEST_URL") == "":
-		return cli.WithHint(sign.ErrNoToken, "give the job \"permissions: id-token: write\"%s", fork)
-	case s.in.sign == signKey && s.Getenv(privateKeyEnv) == "":
-		return cli.WithHint(fmt.Errorf("sign: key without a key: %s is not set", privateKeyEnv), "set %s and %s from secrets, in env of this step; a pull request from a fork gets no secrets", privateKeyEnv, passwordEnv)
-	case s.in.publish && s.Getenv("GITHUB_TOKEN") == "":
-		return cli.WithHint(errors.New("publish: true without a token"), "the input token is ${{ github.token }} unless it is set, and the job needs \"permissions: contents: write\"%s", fork)
-	}
-	return nil
 }
 
 // command runs a command line of this program in a group of the log, which begins
@@ -340,89 +265,4 @@ func (s *step) publish(ctx context.Context, trust []string) error {
 	}
 	s.published = new(publishResult)
 	return s.command(ctx, s.published, args...)
-}
-
-// outputs sets the outputs of action.yml. Paths are relative to the workspace.
-func (s *step) outputs() {
-	var bundles, files, thin []string
-	size := s.built[0].Size
-	for i, b := range s.bundles {
-		bundles = append(bundles, s.workspace(b))
-		f, err := parts.Open(b)
-		if err != nil {
-			files = append(files, s.workspace(b))
-			continue
-		}
-		f.Close()
-		for _, file := range f.Paths {
-			files = append(files, s.workspace(file))
-		}
-		if i == 0 {
-			size = f.Size()
-		}
-	}
-	signature, manifest, url := "", "", ""
-	if s.in.sign != signNone && !s.in.dryRun {
-		signature = bundles[0] + ".sigstore.json"
-	}
-	if p := s.published; p != nil {
-		url = p.URL
-		manifest = stem(bundles[0]) + manifestSuffix
-		for _, t := range p.Thin {
-			thin = append(thin, s.workspace(t.Bundle))
-		}
-	}
-	for _, o := range [][2]string{
-		{"bundle", bundles[0]}, {"bundles", strings.Join(files, "\n")}, {"version", s.built[0].Version}, {"digest", string(s.built[0].ManifestDigest)},
-		{"manifest", manifest}, {"signature", signature}, {"release-url", url}, {"size", strconv.FormatInt(size, 10)}, {"thin-bundles", strings.Join(thin, "\n")},
-	} {
-		s.gha.SetOutput(o[0], o[1])
-	}
-}
-
-// workspace returns a path relative to the workspace, or as it is when it is
-// somewhere else.
-func (s *step) workspace(path string) string {
-	abs, err := filepath.Abs(path)
-	if err != nil {
-		return path
-	}
-	rel, err := filepath.Rel(s.Getenv("GITHUB_WORKSPACE"), abs)
-	if err != nil || !filepath.IsLocal(rel) {
-		return abs
-	}
-	return filepath.ToSlash(rel)
-}
-
-// annotate shows an error on the file and line it is about.
-func (s *step) annotate(err error) {
-	fields := map[string]string{"title": "valise"}
-	text := cli.OneLine(err.Error())
-	if at := new(project.Error); errors.As(err, &at) {
-		fields["file"] = s.workspace(at.File)
-		text = at.Detail
-		if at.Line > 0 {
-			fields["line"], fields["col"] = strconv.Itoa(at.Line), strconv.Itoa(at.Column)
-		}
-	}
-	if hint := cli.Hint(err); hint != "" {
-		text += " (" + hint + ")"
-	}
-	s.gha.WithFieldsMap(fields).Errorf("%s", text)
-}
-
-// list takes words apart that stand on lines or between commas.
-func list(s string) []string {
-	return strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == '\n' || r == ' ' || r == '\r' })
-}
-
-// lines are the lines of s that are not empty.
-func lines(s string) []string {
-	var all []string
-	for line := range strings.Lines(s) {
-		if line = strings.TrimSpace(line); line != "" {
-			all = append(all, line)
-		}
-	}
-	return all
 }

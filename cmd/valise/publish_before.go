@@ -1,0 +1,146 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/Masterminds/semver/v3"
+
+	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/parts"
+	"github.com/valise-ota/valise/bundle/publish"
+)
+
+// earlier is a release that is public already.
+type earlier struct {
+	publish.Release
+	version *semver.Version
+}
+
+// before returns the published releases with lower versions, newest first.
+// Pre-releases count for a pre-release only.
+func (p *publishing) before(ctx context.Context, version *semver.Version) ([]earlier, error) {
+	all, err := p.repo.Releases(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var before []earlier
+	for _, rel := range all {
+		v, err := bundle.ParseVersion(strings.TrimPrefix(rel.Tag, "v"))
+		if err != nil || rel.Draft || !v.LessThan(version) || v.Prerelease() != "" && version.Prerelease() == "" {
+			continue
+		}
+		before = append(before, earlier{rel, v})
+	}
+	slices.SortFunc(before, func(a, b earlier) int { return b.version.Compare(a.version) })
+	return before, nil
+}
+
+// compare makes the difference to the release before, and thin bundles. The
+// manifests of older releases are nobody's word: with a wrong one a thin bundle
+// lacks too much, and a device that needs more refuses it.
+func (p *publishing) compare(ctx context.Context, before []earlier, result *publishResult) error {
+	for i, rel := range before[:min(len(before), max(p.thinFrom, 1))] {
+		manifests, err := p.manifestsOf(ctx, rel)
+		if err != nil {
+			return err
+		}
+		if len(manifests) == 0 {
+			p.Note("release %s has no manifest to compare with", rel.Tag)
+			continue
+		}
+		for j, path := range p.paths {
+			old := manifestFor(manifests, p.releases[j].Manifest().Platforms)
+			if old == "" {
+				p.Note("release %s has nothing for the platforms of %s", rel.Tag, filepath.Base(path))
+				continue
+			}
+			if i == 0 {
+				var d difference
+				if err := p.call(ctx, &d, "diff", old, path); err != nil {
+					return err
+				}
+				result.Diff = result.Diff.with(d)
+			}
+			if i >= p.thinFrom || p.manifest().Kind == bundle.KindTree { // a tree is whole
+				continue
+			}
+			var thin thinResult
+			if err := p.call(ctx, &thin, "thin", path, "--from", old); err != nil {
+				return err
+			}
+			if thin.Omitted == 0 {
+				p.Note("%s has all layers anew: no thin bundle for %s", filepath.Base(path), rel.Tag)
+				if err := removeBundle(thin.Bundle); err != nil {
+					return err
+				}
+				continue
+			}
+			result.Thin = append(result.Thin, thin)
+		}
+	}
+	return nil
+}
+
+// removeBundle removes a bundle, with all its parts.
+func removeBundle(path string) error {
+	f, err := parts.Open(path)
+	if err != nil {
+		return err
+	}
+	f.Close()
+	for _, file := range f.Paths {
+		err = errors.Join(err, os.Remove(file))
+	}
+	return err
+}
+
+// manifestFile is a manifest that was downloaded.
+type manifestFile struct {
+	path      string
+	platforms []bundle.Platform
+}
+
+// manifestFor returns the manifest that has the first of the platforms, "" when
+// none has.
+func manifestFor(all []manifestFile, platforms []bundle.Platform) string {
+	for _, m := range all {
+		if slices.Contains(m.platforms, platforms[0]) {
+			return m.path
+		}
+	}
+	return ""
+}
+
+// manifestsOf downloads the manifests of an older release of the same app: one
+// for each of its bundles.
+func (p *publishing) manifestsOf(ctx context.Context, rel earlier) ([]manifestFile, error) {
+	assets, err := p.repo.Assets(ctx, rel.ID)
+	if err != nil {
+		return nil, err
+	}
+	var manifests []manifestFile
+	for _, asset := range assets {
+		if !strings.HasSuffix(asset.Name, manifestSuffix) || asset.Size > bundle.MaxManifestSize {
+			continue
+		}
+		f, err := os.CreateTemp(p.dir, "*"+manifestSuffix)
+		if err != nil {
+			return nil, err
+		}
+		if err := errors.Join(p.repo.Download(ctx, asset, f), f.Close()); err != nil {
+			return nil, err
+		}
+		m, err := readManifest(f.Name())
+		if err != nil || m.App != p.manifest().App || m.Version != rel.version.Original() {
+			p.Note("%s of release %s is not a manifest of %s %s", asset.Name, rel.Tag, p.manifest().App, rel.version)
+			continue
+		}
+		manifests = append(manifests, manifestFile{f.Name(), m.Platforms})
+	}
+	return manifests, nil
+}
