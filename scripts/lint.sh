@@ -9,7 +9,7 @@ actionlint=github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 unformatted=$(git ls-files -z '*.go' | xargs -0 gofmt -l)
 [ -z "$unformatted" ] || { echo "lint: not formatted: $unformatted; run gofmt -w" >&2; exit 1; }
 go vet ./...
-GOARCH=arm CGO_ENABLED=0 go vet ./installer/... ./cmd/valise-installer # types of another size
+GOARCH=arm CGO_ENABLED=0 go vet ./bundle/... ./installer/... ./cmd/... # types of another size
 GOOS=windows CGO_ENABLED=0 go vet ./cmd/valise
 go run "$staticcheck" ./...
 mapfile -t shell < <(git grep -lE '^#!(/bin/sh|/usr/bin/env bash)' -- ':!*.txtar' ':!*.go')

@@ -18,7 +18,7 @@ import (
 // Limits of what is sent to and taken from GitHub.
 const (
 	// MaxAsset is the first size in bytes that GitHub refuses for one file.
-	MaxAsset = 2 << 30
+	MaxAsset int64 = 2 << 30
 	// maxTries is how often a request that failed for a passing reason is made.
 	maxTries = 5
 	// maxReleases is how many releases are looked at, newest first.
