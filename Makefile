@@ -54,10 +54,10 @@ e2e-page: ## the update page in a real Chromium; pictures in build/page
 e2e-systemd: ## apps that are file trees, on machines with a real systemd
 	VALISE_TEST_SYSTEMD=1 $(GO) test -count=1 -timeout 20m -run TestSystemd -v ./cmd/valise-installer
 
-e2e-action: ## the Action by act, from a tag to a published release to a device; a few minutes
+e2e-action: ## the Action by act, from tags to published releases to a device
 	scripts/e2e-action.sh
 
-release-check: ## our own release as a snapshot: built twice, compared, signed, verified
+release-check: ## our own release: built twice, compared, signed, published to a double of GitHub, installed
 	scripts/release-check.sh
 
 remote: ## updates over a network: bytes, requests, bad links; nginx and a registry

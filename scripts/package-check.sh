@@ -47,8 +47,8 @@ debian() { scripts/systemd.sh run "$dir/debian" "$@"; }
 scripts/systemd.sh up "$dir/debian"
 arch=$(dpkg --print-architecture)
 for program in valise valise-installer; do
-  cp "$from/${program}_${version}_${arch}.deb" "$dir/debian/root/tmp/$program.deb"
-  debian dpkg -i "/tmp/$program.deb" >"$dir/out" 2>&1 || fail "dpkg -i: $(cat "$dir/out")"
+  cp "$from/${program}_${version}_${arch}.deb" "$dir/debian/root/root/$program.deb"
+  debian dpkg -i "/root/$program.deb" >"$dir/out" 2>&1 || fail "dpkg -i: $(cat "$dir/out")"
   debian "$program" --help | grep -q '^Usage:' || fail "$program --help has no usage"
   debian "$program" --version | grep -qF "$version" || fail "$program is another version"
   # What a shell does at the tab key, after the script was read.
@@ -66,7 +66,8 @@ done
 for program in valise valise-installer; do
   root=$dir/$program.rpm
   mkdir "$root"
-  rpm --root "$root" -i --nodeps --ignorearch "$from/${program}_${version}_${arch}.rpm"
+  # Debian's rpm says that it should not be used.
+  rpm --root "$root" -i --nodeps --ignorearch "$from/${program}_${version}_${arch}.rpm" 2>"$dir/out" || fail "rpm -i: $(cat "$dir/out")"
   "$root/usr/bin/$program" --version | grep -qF "$version" || fail "$program of the .rpm is another version"
   rpm --root "$root" -e "$program"
   left=$(find "$root/usr" -type f -path "*$program*" 2>/dev/null || true)

@@ -61,7 +61,7 @@ command=\$1
 shift
 case \$command in
 sign-blob) exec "$cosign" sign-blob --signing-config "$VALISE_SIGNING_CONFIG" --trusted-root "$VALISE_TRUSTED_ROOT" "\$@" ;;
-verify-blob) exec "$cosign" verify-blob --trusted-root "$VALISE_TRUSTED_ROOT" "\$@" ;;
+verify-blob) exec "$cosign" verify-blob --use-signed-timestamps --trusted-root "$VALISE_TRUSTED_ROOT" "\$@" ;;
 esac
 exit 64
 END
@@ -72,7 +72,7 @@ build() {
   local n=$1
   shift
   step "build in $n"
-  (cd "$dir/$n" && COSIGN=$dir/bin/cosign VALISE_VERSION=${version#v} "$goreleaser" release --snapshot --clean --parallelism 2 "$@" >"$dir/$n.log" 2>&1) ||
+  (cd "$dir/$n" && PATH=$dir/bin:$PATH VALISE_VERSION=${version#v} "$goreleaser" release --snapshot --clean --parallelism 2 "$@" >"$dir/$n.log" 2>&1) ||
     { tail -n 30 "$dir/$n.log" >&2; fail "goreleaser failed"; }
   scripts/release.sh gather "$dir/$n/dist" "$dir/$n.files"
   (cd "$dir/$n.files" && find . -type f ! -name '*.sigstore.json' -printf '%P\0' | LC_ALL=C sort -z | xargs -0 sha256sum) >"$dir/$n.sums"

@@ -71,8 +71,7 @@ gather) gather "${2:?}" "${3:?}" ;;
 notes) notes "${2:?}" ;;
 publish) publish ;;
 '')
-  COSIGN=${COSIGN:-$(scripts/sigstore.sh cosign)}
-  export COSIGN
+  PATH=$(dirname "$(scripts/sigstore.sh cosign)"):$PATH
   "$(goreleaser)" release --clean --skip=publish
   ;;
 *) echo "usage: release.sh [publish | goreleaser | notes vVERSION | gather DIST DIR]" >&2; exit 64 ;;
