@@ -43,6 +43,9 @@ func Open(file io.ReaderAt, size int64) (*Reader, error) {
 	}
 	f := newFraming(framingOf(start))
 	if f == nil {
+		if size == 0 {
+			return nil, formatErr("framing", "", "the file is empty")
+		}
 		return nil, formatErr("framing", "", "the file is no bundle: neither gzip nor zstd nor tar")
 	}
 	r := &Reader{file: file, size: size, framing: f}

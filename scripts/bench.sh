@@ -67,6 +67,7 @@ if [ ! -x "$crane" ]; then
   ) || fail "cannot build crane (see above); check that Go reaches its module proxy"
 fi
 images=$(make_images)
+[ "${1:-}" != -images ] || { echo "$images"; exit 0; } # for scripts/bench-device.sh
 
 dir=$(mktemp -d "${TMPDIR:-/tmp}/valise-bench.XXXXXX")
 trap 'scripts/engine.sh down "$dir/engine" >&2 || true; rm -rf "$dir"' EXIT

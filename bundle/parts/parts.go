@@ -132,6 +132,9 @@ func (f *File) add(path string, last bool) error {
 		return err
 	}
 	size := info.Size()
+	if info.IsDir() {
+		return fmt.Errorf("%s is a directory: name the bundle in it", path)
+	}
 	if !info.Mode().IsRegular() {
 		return fmt.Errorf("%s is not a file", path)
 	}

@@ -95,8 +95,11 @@ func (p *program) noteReplaced(s backup.Set) {
 	p.Note("the data come back as they were with %s, %s; what was written since is saved first and then replaced", s.Version, p.since(s.Created))
 }
 
-// since says a time and how long ago that is.
+// since says a time and how long ago that is, unless the clock is wrong.
 func (p *program) since(t time.Time) string {
+	if p.Now().Before(t) {
+		return stamp(t)
+	}
 	return fmt.Sprintf("%s (%s ago)", stamp(t), p.Now().Sub(t).Round(time.Second))
 }
 

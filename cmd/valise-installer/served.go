@@ -70,7 +70,7 @@ func (s *served) Ready(ctx context.Context, app string) error {
 }
 
 func (s *served) Plan(ctx context.Context, app, path string, forced bool, report func(installer.Event)) (offer daemon.Offer, err error) {
-	p, o := s.with(app, "", report), applyOptions{forced: forced}
+	p, o := s.with(app, "", report), applyOptions{forced: forced, dryRun: true}
 	c, err := p.verified(ctx, path, o)
 	if err != nil {
 		return offer, err

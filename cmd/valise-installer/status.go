@@ -148,7 +148,7 @@ func (p *program) history(ctx context.Context, limit int) error {
 			if r.From != nil {
 				from = r.From.Version
 			}
-			if !r.Ended.IsZero() && !r.Started.IsZero() {
+			if !r.Started.IsZero() && r.Ended.After(r.Started) { // the clock may have gone back meanwhile
 				took = r.Ended.Sub(r.Started).Round(100 * time.Millisecond).String()
 			}
 			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", stamp(r.Created), r.Action, from, r.To.Version, r.Status, took, cli.OneLine(r.Error))

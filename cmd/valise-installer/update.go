@@ -267,6 +267,9 @@ func (p *program) carryOut(ctx context.Context, c *candidate, o applyOptions) (i
 	if err != nil {
 		return none, err
 	}
+	if d.app != nil {
+		d.app.Hurry = !o.first
+	}
 	// Somebody else may have been here since the preview.
 	if c.plan, err = p.plan(ctx, d.Runtime, d.engine, c.rel, st, c.path, o); err != nil {
 		return none, err
@@ -349,9 +352,12 @@ func (p *program) preview(ctx context.Context, rel *verify.Release, path string,
 	if engine == nil {
 		return p.plan(ctx, p.treeApp(app, store, nil), nil, rel, st, path, o)
 	}
-	command, _, err := docker.FindCompose(ctx, p.dockerEnv())
-	if err != nil {
-		command = nil // openDevice says so; a plan only knows less
+	var command []string // without it a plan does not say what becomes of services, which only a reader wants to know
+	if o.dryRun || o.first {
+		var err error
+		if command, _, err = docker.FindCompose(ctx, p.dockerEnv()); err != nil {
+			command = nil // openDevice says so
+		}
 	}
 	return p.plan(ctx, p.runtime(app, store, engine, command), engine, rel, st, path, o)
 }

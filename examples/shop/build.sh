@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Builds the shop for both platforms, so that `valise build VERSION` finds everything that valise.yaml names.
+# SHOP_ARCH=amd64 builds for that one only.
 # By hand:  examples/shop/build.sh VERSION [--broken]
 # --broken makes a release whose /health never says ok: what the demo rolls back from.
 # The same sources and version give the same bytes; only the backend contains the version.
@@ -21,7 +22,7 @@ ln -sfn "$images/base" build/images/base
 ln -sfn "$images/postgres" build/images/postgres
 
 export CGO_ENABLED=0 GOOS=linux GOARCH
-for GOARCH in amd64 arm64; do
+for GOARCH in ${SHOP_ARCH:-amd64 arm64}; do
   out=build/$GOOS-$GOARCH/
   mkdir -p "$out"
   go build -trimpath -buildvcs=false -o "$out" \

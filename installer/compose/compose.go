@@ -59,6 +59,8 @@ type App struct {
 	Now      func() time.Time
 	Report   func(installer.Event)   // may be nil
 	Show     func(key, value string) // told of a generated secret that is shown once; may be nil
+	// Hurry has Inspect not ask docker compose what becomes of services.
+	Hurry bool
 	// Retained opens a bundle of release r that is still on this device, located
 	// but not verified, or returns nil; may be nil itself.
 	Retained func(r installer.Release) (*Retained, error)

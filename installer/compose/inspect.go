@@ -87,7 +87,7 @@ func (a *App) Inspect(ctx context.Context, rel *verify.Release, st installer.Sta
 	if err := a.inspectDisk(&f, m, st); err != nil {
 		return f, err
 	}
-	if a.Command != nil && len(f.EnvMissing) == 0 {
+	if a.Command != nil && !a.Hurry && len(f.EnvMissing) == 0 {
 		// Without docker compose, or when it cannot read the files, no change
 		// of services is known: staging says what is wrong with them.
 		if err := a.inspectServices(ctx, &f, m, text, images, info.Store, st.Current == nil); err != nil {

@@ -25,6 +25,7 @@ var (
 	installer = flag.String("installer", "", "valise-installer")
 	engine    = flag.Int("engine", 0, "process ID of the engine")
 	name      = flag.String("name", "", "name of the engine")
+	memory    = flag.Int64("memory", 0, "bytes of memory that each command may use, page cache included; 0 for no limit")
 )
 
 func main() {
@@ -41,6 +42,13 @@ func run() error {
 		return err
 	}
 	defer os.RemoveAll(work)
+	group, err := memoryGroup(*memory)
+	if err != nil {
+		return err
+	}
+	if group != "" {
+		defer os.Remove(group)
+	}
 	bundle := func(version string) string { return filepath.Join(*releases, "shop-"+version+".tar.gz") }
 	env := append(os.Environ(), "SHOP_PORT="+port, "DB_PASSWORD=benchmark")
 	hand := func(version string) []step {
@@ -77,7 +85,7 @@ func run() error {
 			what, version string
 			steps         []step
 		}{{"first install", "1.0.0", f.install}, {"one-layer update", "1.1.0", f.update}} {
-			m, err := measure(part.version, part.steps)
+			m, err := measure(part.version, group, part.steps)
 			if err != nil {
 				return fmt.Errorf("%s, %s: %w", f.how, part.what, err)
 			}
@@ -108,7 +116,7 @@ type measured struct {
 }
 
 // measure runs steps until the app answers as version.
-func measure(version string, steps []step) (m measured, err error) {
+func measure(version, group string, steps []step) (m measured, err error) {
 	before, err := written(*engine)
 	if err != nil {
 		return m, err
@@ -116,6 +124,9 @@ func measure(version string, steps []step) (m measured, err error) {
 	c := poll()
 	begin := time.Now()
 	for _, s := range steps {
+		if group != "" { // the shell joins it, and what it becomes stays in it
+			s.args = append([]string{"sh", "-c", `echo $$ >"$0/cgroup.procs" && exec "$@"`, group}, s.args...)
+		}
 		cmd := exec.Command(s.args[0], s.args[1:]...)
 		cmd.Dir, cmd.Env = s.dir, s.env
 		if out, err := cmd.CombinedOutput(); err != nil {
@@ -134,6 +145,22 @@ func measure(version string, steps []step) (m measured, err error) {
 	after, err := written(*engine)
 	m.written += after - before
 	return m, err
+}
+
+// memoryGroup makes a control group, of version 2 or 1, whose processes have so
+// many bytes of memory together, or none when that is 0.
+func memoryGroup(limit int64) (dir string, err error) {
+	if limit == 0 {
+		return "", nil
+	}
+	dir, file := "/sys/fs/cgroup/valise-bench", "memory.max"
+	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err != nil {
+		dir, file = "/sys/fs/cgroup/memory/valise-bench", "memory.limit_in_bytes"
+	}
+	if err := os.Mkdir(dir, 0o755); err != nil && !os.IsExist(err) {
+		return "", err
+	}
+	return dir, os.WriteFile(filepath.Join(dir, file), fmt.Appendln(nil, limit), 0o644)
 }
 
 // written is what a process and its children wrote, in bytes.
