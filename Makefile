@@ -70,6 +70,10 @@ bench: ## pack, verify, thin and memory beside their peers; writes docs/benchmar
 fuzz: ## every fuzz target for three minutes (FUZZTIME=10m)
 	scripts/fuzz.sh $(or $(FUZZTIME),3m)
 
+.PHONY: bench-device
+bench-device: setup ## a first install and a one-layer update on each engine, beside the same by hand
+	scripts/bench-device.sh
+
 lint: ## vet, staticcheck, gofmt, shellcheck, actionlint
 	scripts/lint.sh
 

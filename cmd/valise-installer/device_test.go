@@ -141,7 +141,7 @@ func lookAt(ts *testscript.TestScript, history bool) (list []string) {
 		// the engine may hold what a load left that failed.
 		case base == "lock", base == ".valise-load-unfinished", strings.HasSuffix(base, ".reserve"), strings.HasSuffix(base, "-shm"):
 			return nil
-		case strings.HasPrefix(base, "state.db") && history, strings.Contains(rel, "updates/hooks") && history, strings.HasSuffix(base, "-wal") && info.Size() == 0:
+		case (strings.HasPrefix(base, "state.db") || strings.HasSuffix(base, ".state")) && history, strings.Contains(rel, "updates/hooks") && history, strings.HasSuffix(base, "-wal") && info.Size() == 0:
 			return nil
 		case info.Mode().IsRegular():
 			b, err := os.ReadFile(path)

@@ -2,6 +2,18 @@
 // the device it runs on.
 package main
 
-import "github.com/valise-ota/valise/cmd/internal/cli"
+import (
+	"os"
+	"runtime/debug"
 
-func main() { cli.Main(run) }
+	"github.com/valise-ota/valise/cmd/internal/cli"
+)
+
+func main() {
+	// Devices are small: better to collect more often than to grow. GOMEMLIMIT
+	// overrules it.
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(24 << 20)
+	}
+	cli.Main(run)
+}

@@ -72,7 +72,6 @@ func (p *program) servePage(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p.saveMemory()
 	log := slog.New(slog.NewTextHandler(p.Stderr, nil))
 	s, err := ota.New(ota.Server{Config: config, Engine: p.socketPath(), Users: p.usersPath(), Log: log, Now: p.Now})
 	if err != nil {

@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
-	"runtime/debug"
 	"strconv"
 	"time"
 
@@ -58,7 +57,6 @@ func (p *program) serve(ctx context.Context, scan time.Duration) error {
 	if scan <= 0 {
 		return cli.Usagef("--scan is %s, want more than nothing", scan)
 	}
-	p.saveMemory()
 	log := slog.New(slog.NewTextHandler(p.Stderr, nil))
 	state, err := openDir(filepath.Join(p.root, "var/lib/valise"), 0o755)
 	if err != nil {
@@ -89,14 +87,6 @@ func (p *program) serve(ctx context.Context, scan time.Duration) error {
 		log.Info("serving", "socket", p.socketPath())
 		_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
 	})
-}
-
-// saveMemory lets the runtime collect more often rather than grow: these
-// processes live long, on small devices. GOMEMLIMIT overrules it.
-func (p *program) saveMemory() {
-	if p.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(32 << 20)
-	}
 }
 
 // listen makes the socket: for root and, where it exists, the group.
