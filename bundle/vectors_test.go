@@ -589,8 +589,32 @@ func vectors(t *testing.T, signer *verifytest.Signer) []vector {
 	valid("file-negative", "file-size", "a negative size", func(m *bundle.Manifest) { m.Files[0].Size = -1 })
 	valid("file-setuid", "file-mode", "a setuid file", func(m *bundle.Manifest) { m.Files[0].Mode = 0o4755 })
 	valid("file-digest", "digest", "a digest that is a path", func(m *bundle.Manifest) { m.Files[0].Digest = "sha256:../../../../etc/passwd" })
-	valid("files-many", "files", "more files than there may be", func(*bundle.Manifest) {})
-	list[len(list)-1].data = manyFiles(t, m, c, signer)
+	many := func(name, expect, comment string, change func(*bundle.Manifest)) {
+		add(name, expect, comment, deflated(t, m, c, signer, change))
+	}
+	many("files-many", "files", "more files than there may be", func(m *bundle.Manifest) {
+		for i := range bundle.MaxFiles {
+			m.Files = append(m.Files, bundle.File{Path: fmt.Sprintf("f%06d", i), Mode: 0o644, Digest: bundle.DigestOf(nil)})
+		}
+	})
+	many("platforms-many", "platforms", "more platforms than there may be", func(m *bundle.Manifest) {
+		for i := range bundle.MaxPlatforms {
+			m.Platforms = append(m.Platforms, bundle.Platform(fmt.Sprintf("linux/a%02d", i)))
+		}
+	})
+	many("components-many", "components", "more images than there may be", func(m *bundle.Manifest) {
+		for i := range bundle.MaxComponents {
+			other := m.Components[0]
+			other.Reference, other.Services = fmt.Sprintf("t%03d", i), []string{fmt.Sprintf("s%03d", i)}
+			m.Components, m.Images = append(m.Components, other), append(m.Images, other.Reference)
+		}
+	})
+	many("layers-many", "layers", "an image with more layers than there may be", func(m *bundle.Manifest) {
+		layers := &m.Components[0].Images[0].Layers
+		for range bundle.MaxLayers {
+			*layers = append(*layers, (*layers)[0])
+		}
+	})
 	valid("archive-other", "archive", "an index of images.tar with another digest", func(m *bundle.Manifest) { m.Archive[0].Digest = m.Archive[1].Digest })
 	valid("archive-none", "archive", "no entries of images.tar", func(m *bundle.Manifest) { m.Archive = nil })
 	valid("components-none", "components", "no image", func(m *bundle.Manifest) { m.Components, m.Images = nil, []string{} })
@@ -735,15 +759,14 @@ func swappedImage(t *testing.T, signer *verifytest.Signer, spec bundletest.Spec)
 	return forge(t, m, c, signer.Sign(t, encode(t, m))).bytes(t)
 }
 
-func manyFiles(t *testing.T, m *bundle.Manifest, c *bundletest.Content, signer *verifytest.Signer) []byte {
+// deflated is a bundle whose manifest is changed, and deflated because it is large.
+func deflated(t *testing.T, m *bundle.Manifest, c *bundletest.Content, signer *verifytest.Signer, change func(*bundle.Manifest)) []byte {
 	other := clone(t, m)
-	for i := range bundle.MaxFiles {
-		other.Files = append(other.Files, bundle.File{Path: fmt.Sprintf("f%06d", i), Mode: 0o644, Digest: bundle.DigestOf(nil)})
-	}
+	change(other)
 	f := forge(t, m, c, signer.Sign(t, encode(t, other)))
 	f.find(t, bundle.ManifestName).data = encode(t, other)
 	f.member = func(p []byte) []byte {
-		if len(p) > 1<<20 {
+		if len(p) > 64<<10 {
 			return deflatedMember(t, p)
 		}
 		return storedMember(p)
