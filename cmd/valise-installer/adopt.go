@@ -102,7 +102,7 @@ func (p *program) adopt(ctx context.Context, f adoptFlags) error {
 		return err
 	}
 	result.Adopted = true
-	if err := p.installCommands(app); err != nil {
+	if err := p.installCommands(ctx, app); err != nil {
 		p.Note("%v; it stays what it was until you remove it and link it to valise-installer", err)
 	}
 	return p.Result(result, func(w io.Writer) {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -157,37 +156,23 @@ func (p *program) binDir() string { return filepath.Join(p.root, "usr/local/bin"
 
 // installCommands puts this program where it can be called, also by the name
 // APP-update.
-func (p *program) installCommands(app string) error {
+func (p *program) installCommands(ctx context.Context, app string) error {
 	dir, err := openDir(p.binDir(), 0o755)
 	if err != nil {
 		return fmt.Errorf("install %s%s: %w", app, updateSuffix, err)
 	}
 	defer dir.Close()
-	target := "valise-installer"
-	if err := p.installSelf(dir, target); err != nil {
-		return fmt.Errorf("install %s: %w", filepath.Join(p.binDir(), target), err)
+	if err := p.installSelf(ctx, app); err != nil {
+		return err
 	}
 	name := app + updateSuffix
 	if fi, err := dir.Lstat(name); err == nil && fi.Mode().Type() != fs.ModeSymlink {
 		return fmt.Errorf("install %s: a file is there already", filepath.Join(p.binDir(), name))
 	}
-	if to, err := dir.Readlink(name); err == nil && to == target {
+	if to, err := dir.Readlink(name); err == nil && to == programName {
 		return nil
 	}
-	return release.Symlink(dir, target, name)
-}
-
-// installSelf copies the running program to a directory where there is none.
-func (p *program) installSelf(dir *os.Root, name string) error {
-	if _, err := dir.Stat(name); err == nil {
-		return nil
-	}
-	self, err := os.Open("/proc/self/exe")
-	if err != nil {
-		return err
-	}
-	defer self.Close()
-	return release.CopyFile(dir, name, self, 0o755)
+	return release.Symlink(dir, programName, name)
 }
 
 // appOf is the app whose updater a program called name is.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -17,17 +16,11 @@ import (
 // an app at boot, before some units start and after others. It is there before
 // the first step of a transaction.
 func (p *program) installRecovery(ctx context.Context, app string, before, after []string) error {
-	bin, err := openDir(p.binDir(), 0o755)
-	if err != nil {
+	if err := p.installSelf(ctx, app); err != nil {
 		return err
 	}
-	defer bin.Close()
-	const program = "valise-installer"
-	if err := p.installSelf(bin, program); err != nil {
-		return fmt.Errorf("install %s: %w", filepath.Join(p.binDir(), program), err)
-	}
 	name := systemd.RecoveryName(app)
-	text := systemd.RecoveryUnit(app, filepath.Join(p.binDir(), program), before, after)
+	text := systemd.RecoveryUnit(app, filepath.Join(p.binDir(), programName), before, after)
 	file := filepath.Join(systemd.UnitDir, name)
 	if have, err := os.ReadFile(file); err == nil && bytes.Equal(have, text) {
 		return nil

@@ -30,6 +30,8 @@ var commands = []func(*program) *cobra.Command{
 	serveCommand,
 	pageCommand,
 	trustCommand,
+	selfUpdateCommand,
+	selfCheckCommand,
 }
 
 const exitCodes = "Exit codes: 0 done or nothing to do, 1 failed and unchanged, 2 required environment keys\n" +

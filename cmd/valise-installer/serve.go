@@ -12,6 +12,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -83,10 +84,19 @@ func (p *program) serve(ctx context.Context, scan time.Duration) error {
 	defer server.Close()
 	stop := p.watchdog(ctx, d.Alive)
 	defer stop()
-	return d.Run(ctx, func() {
-		log.Info("serving", "socket", p.socketPath())
+	err = d.Run(ctx, func() {
+		log.Info("serving", "socket", p.socketPath(), "version", cli.Version())
 		_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
 	})
+	if !errors.Is(err, engine.ErrReplaced) {
+		return err
+	}
+	log.Info("another valise-installer is here: starting it")
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	return syscall.Exec(self, append([]string{self}, p.Args...), os.Environ())
 }
 
 // listen makes the socket: for root and, where it exists, the group.

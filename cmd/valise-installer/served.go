@@ -58,6 +58,7 @@ func (s *served) Records(ctx context.Context, app string) (daemon.Records, error
 	return s.p.openRecords(ctx, app)
 }
 
+// Ready says why nothing can be done for an app now: its engine does not answer.
 func (s *served) Ready(ctx context.Context, app string) error {
 	if kind, err := s.p.kindOf(ctx, app); err != nil || kind == bundle.KindTree {
 		return err
@@ -94,7 +95,16 @@ func (s *served) Update(ctx context.Context, app, path, record string, forced bo
 		return installer.Result{}, err
 	}
 	res, err := p.carryOut(ctx, c, o)
+	if err == nil && res.Outcome == installer.Done {
+		p.followRelease(ctx, c)
+	}
 	return res, busy(err)
+}
+
+// Replaced reports whether another program is where this one was started from.
+func (s *served) Replaced() bool {
+	file, err := os.Executable()
+	return err == nil && there(file) && !s.p.isSelf(file)
 }
 
 func (s *served) Rollback(ctx context.Context, app, record, choice string, report func(installer.Event)) (installer.Result, error) {
@@ -246,10 +256,8 @@ func (s *served) fetchMissing(ctx context.Context, app string, src *source.Sourc
 	if err != nil {
 		return err
 	}
-	for _, i := range m.Files {
-		if i.Path == bundle.InstallerDir+have.Platform.Dashed()+"/valise-installer" {
-			have.Installer = i.Digest // this program runs already
-		}
+	if i, ok := carriedInstaller(m); ok && !s.p.wantsInstaller(i.Digest) {
+		have.Installer = i.Digest
 	}
 	omit, err := have.Omit(m)
 	if err != nil {

@@ -23,7 +23,8 @@ func TestSystemd(t *testing.T) {
 		need(t, "permission to boot containers with systemd (VALISE_TEST_SYSTEMD=1, as root)")
 	}
 	releases := t.TempDir()
-	buildCloud(t, releases, runtime.GOARCH, "1.0.0", "1.1.0", "1.2.0", "1.3.0", "1.4.0", "1.5.0", "1.6.0", "2.0.0", "2.1.0", "2.9.0", "2.10.0", "3.0.0-rc.1")
+	buildCloud(t, releases, runtime.GOARCH, "1.0.0", "1.1.0", "1.2.0", "1.3.0", "1.4.0", "1.5.0", "1.6.0", "2.0.0", "2.1.0", "2.9.0", "2.10.0", "3.0.0-rc.1",
+		"4.0.0", "4.1.0", "4.2.0", "4.3.0", "4.4.0")
 	onMachines(t, "testdata/systemd", releases)
 }
 
@@ -86,6 +87,9 @@ func onMachines(t *testing.T, dir, releases string) {
 //	1.5.0       needs one more key
 //	1.6.0       with a configuration file that its own check refuses
 //	3.0.0-rc.1  a pre-release
+//	4.0.0       with an installer that does not start; 4.1.0 with one of another machine
+//	4.2.0       with installer 0.2.0, and so 4.4.0; that of the machines is 0.1.0
+//	4.3.0       with installer 0.0.9
 func buildCloud(t *testing.T, dir, arch string, versions ...string) {
 	t.Helper()
 	const cloud = "../../examples/cloud"
@@ -108,7 +112,10 @@ func buildCloud(t *testing.T, dir, arch string, versions ...string) {
 	command("../valise", "go", "build", "-buildvcs=false", "-o", valise, ".")
 	t.Setenv("GOARM", "7")
 	t.Setenv("GOARCH", arch)
-	command(".", "go", "build", "-buildvcs=false", "-ldflags", "-s -w", "-o", filepath.Join(dir, "valise-installer"), ".")
+	installer := func(version, file string) {
+		command(".", "go", "build", "-buildvcs=false", "-ldflags", "-s -w -X github.com/valise-ota/valise/cmd/internal/cli.version="+version, "-o", file, ".")
+	}
+	installer("0.1.0", filepath.Join(dir, "valise-installer"))
 	command(dir, valise, "keygen")
 	program := filepath.Join(tools, "cloud")
 	command(cloud, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -buildid=", "-o", program, "./cmd")
@@ -120,7 +127,13 @@ func buildCloud(t *testing.T, dir, arch string, versions ...string) {
 		if err := os.RemoveAll(filepath.Join(work, "build")); err != nil {
 			t.Fatal(err)
 		}
-		edit(t, filepath.Join(work, "valise.yaml"), `installer: .*\n`, "")
+		carried := filepath.Join(work, "build/installer", strings.ReplaceAll(platform, "/", "-"), "valise-installer")
+		if err := os.MkdirAll(filepath.Dir(carried), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.HasPrefix(version, "4.") {
+			edit(t, filepath.Join(work, "valise.yaml"), `installer: .*\n`, "")
+		}
 		edit(t, filepath.Join(work, "valise.yaml"), `retries: \d+, interval: 1s`, "retries: 20, interval: 500ms")
 		bin := filepath.Join(work, "build", name, "cloud")
 		if err := os.MkdirAll(filepath.Dir(bin), 0o755); err != nil {
@@ -149,6 +162,17 @@ func buildCloud(t *testing.T, dir, arch string, versions ...string) {
 			edit(t, filepath.Join(work, ".env.example"), `\n# What /health`, "\n# Account for mails, from your provider.\nSMTP_USER=me\n\n# What /health")
 		case "1.6.0":
 			edit(t, filepath.Join(work, "packaging/cloud.conf.tmpl"), `greeting =`, "greeting")
+		case "4.2.0", "4.4.0":
+			installer("0.2.0", carried)
+		case "4.3.0":
+			installer("0.0.9", carried)
+		case "4.0.0":
+			if err := os.WriteFile(carried, []byte("#!/bin/sh\necho no such library; exit 127\n"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		case "4.1.0":
+			other := map[string]string{"amd64": "arm64", "arm64": "amd64"}[arch]
+			command(cloud, "env", "GOARCH="+other, "go", "build", "-buildvcs=false", "-o", carried, "./cmd")
 		}
 		file := filepath.Join(dir, version+".tar.gz")
 		command(work, valise, "build", version, "--platform", platform, "-o", file)

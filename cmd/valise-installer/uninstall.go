@@ -84,7 +84,7 @@ func (p *program) uninstall(ctx context.Context, purge, yes bool) error {
 		}
 	}
 	command := filepath.Join(p.binDir(), app+updateSuffix)
-	if to, err := os.Readlink(command); err == nil && to == "valise-installer" {
+	if to, err := os.Readlink(command); err == nil && to == programName {
 		if err := os.Remove(command); err != nil {
 			return fmt.Errorf("uninstall %s: %w", app, err)
 		}

@@ -141,7 +141,11 @@ func (p *program) apply(ctx context.Context, path string, o applyOptions) error 
 	if err != nil {
 		return err
 	}
-	return p.end(res, c)
+	err = p.end(res, c)
+	if res.Outcome == installer.Done {
+		p.followRelease(ctx, c)
+	}
+	return err
 }
 
 // candidate is a verified release and what it would do here.
@@ -307,7 +311,7 @@ func (p *program) carryOut(ctx context.Context, c *candidate, o applyOptions) (i
 	res := d.Update(ctx, c.rel, keep)
 	p.spoolEnd(c, res)
 	if o.first && res.Outcome == installer.Done {
-		if err := p.installCommands(c.app); err != nil {
+		if err := p.installCommands(ctx, c.app); err != nil {
 			p.Note("%v", err)
 		}
 	}

@@ -63,7 +63,9 @@ func (a *app) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case j := <-a.jobs:
+			a.working.RLock()
 			a.do(ctx, j)
+			a.working.RUnlock()
 			a.poke()
 		case <-scan.C:
 			a.poke()

@@ -62,7 +62,12 @@ type Device interface {
 	// OnRollback is what a rollback of r does to the data: never, ask, always.
 	OnRollback(app string, r installer.Release) (string, error)
 	Doctor(ctx context.Context, app string) []Finding
+	// Replaced reports whether this program was exchanged for another one.
+	Replaced() bool
 }
+
+// ErrReplaced says that there is a newer program to serve in place of this one.
+var ErrReplaced = errors.New("the program was replaced")
 
 // ErrNoSource says that the device knows no place to fetch releases from.
 var ErrNoSource = errors.New("no source of releases is configured")
@@ -193,6 +198,7 @@ type Daemon struct {
 	mu   sync.Mutex
 	apps map[string]*app
 
+	working   sync.RWMutex  // held for reading while a job is done
 	verifying chan struct{} // one bundle at a time: a small device has one core to spare
 }
 
@@ -214,12 +220,15 @@ func (t *Timing) defaults() {
 }
 
 // Run serves until ctx ends. A transaction that runs then is undone, as with an
-// interrupted command. ready is called when every app is known.
+// interrupted command. ready is called when every app is known. When the program
+// was replaced it ends between two jobs, with ErrReplaced.
 func (d *Daemon) Run(ctx context.Context, ready func()) error {
 	d.Timing.defaults()
 	d.apps, d.verifying = map[string]*app{}, make(chan struct{}, 1)
+	ctx, stop := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	defer stop()
 	for first := true; ; first = false {
 		names, err := d.Device.Apps()
 		if err != nil {
@@ -248,7 +257,29 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 			return nil
 		case <-time.After(d.Timing.Scan):
 		}
+		if d.Device.Replaced() && d.idle() {
+			stop()
+			d.working.Unlock()
+			return ErrReplaced
+		}
 	}
+}
+
+// idle reports whether no job runs or waits. Then it holds working, so that none
+// begins.
+func (d *Daemon) idle() bool {
+	if !d.working.TryLock() {
+		return false
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, a := range d.apps {
+		if len(a.jobs) > 0 {
+			d.working.Unlock()
+			return false
+		}
+	}
+	return true
 }
 
 func (d *Daemon) app(name string) *app {

@@ -17,8 +17,8 @@ import (
 	"testing"
 )
 
-// childEnv makes the test binary a child process: "scenario ROOT" or
-// "lock FILE".
+// childEnv makes the test binary a child process: "scenario ROOT", "lock FILE" or
+// "program DIR".
 const childEnv = "RELEASE_TEST_CHILD"
 
 func TestMain(m *testing.M) {
@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 	if !ok {
 		os.Exit(m.Run())
 	}
-	run := map[string]func(string) error{"scenario": scenario, "lock": holdLock}[kind]
+	run := map[string]func(string) error{"scenario": scenario, "lock": holdLock, "program": newProgramIn}[kind]
 	if err := run(arg); err != nil {
 		fmt.Println(err)
 		os.Exit(1)

@@ -103,6 +103,11 @@ func Restart(ctx context.Context, name string) error {
 	return run(ctx, "restart", "--", name)
 }
 
+// TryRestart restarts a unit that runs, and does not wait for it.
+func TryRestart(ctx context.Context, name string) error {
+	return run(ctx, "try-restart", "--no-block", "--", name)
+}
+
 // ReloadOrRestart lets a unit that can reload do so, and restarts others.
 func ReloadOrRestart(ctx context.Context, name string) error {
 	_ = run(ctx, "reset-failed", "--", name)

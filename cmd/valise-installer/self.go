@@ -1,0 +1,380 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/Masterminds/semver/v3"
+	"github.com/spf13/cobra"
+
+	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/cmd/internal/cli"
+	"github.com/valise-ota/valise/installer/record"
+	"github.com/valise-ota/valise/installer/release"
+	"github.com/valise-ota/valise/installer/systemd"
+	"github.com/valise-ota/valise/verify"
+)
+
+// programName is this program in binDir, and in the bundles that carry one.
+const programName = "valise-installer"
+
+// pageUnit is the service of the page.
+const pageUnit = "valise-page.service"
+
+// selfCheckTimeout is for a slow device that reads a program for the first time.
+const selfCheckTimeout = time.Minute
+
+// triedPrograms is how many carried installers are remembered as looked at.
+const triedPrograms = 16
+
+func selfUpdateCommand(p *program) *cobra.Command {
+	var force bool
+	c := &cobra.Command{
+		Use:   "self-update BUNDLE|ADDRESS|VERSION",
+		Short: "Take the newer valise-installer that a release carries",
+		Long: "self-update verifies a release of an installed app and puts the valise-installer it carries in the\n" +
+			"place of this one, if that is newer and works: it is started, and must read the records and the\n" +
+			"trust policy of every app here. The old one stays beside it as valise-installer.old, and comes\n" +
+			"back by itself when the new one does not work in its place. It waits for no transaction: while one\n" +
+			"runs, or is unfinished, nothing is changed.\n\n" +
+			"An update does the same by itself when it is through.",
+		Example: "  valise-installer self-update v1.4.0\n  valise-installer self-update /media/usb/shop-1.4.0.tar.gz",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return p.selfUpdate(cmd.Context(), args[0], force)
+		},
+	}
+	c.Flags().BoolVar(&force, "force", false, "take an older one too")
+	return c
+}
+
+// selfCheckCommand is what a new installer is asked before it gets its name.
+func selfCheckCommand(p *program) *cobra.Command {
+	return &cobra.Command{
+		Use: "self-check", Hidden: true,
+		Short: "Say whether this program can take over this device",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := p.selfCheck(cmd.Context()); err != nil {
+				return err
+			}
+			return p.Result(identity{cli.Version(), machine()}, func(w io.Writer) {
+				fmt.Fprintf(w, "%s for %s reads the records of every app here\n", cli.Version(), machine())
+			})
+		},
+	}
+}
+
+// selfUpdated is what came of a self-update.
+type selfUpdated struct {
+	Carried  string `json:"carried"` // version of the installer in the release
+	Before   string `json:"before"`
+	Replaced bool   `json:"replaced"`
+}
+
+// identity is what an installer says of itself.
+type identity struct {
+	Version  string          `json:"version"`
+	Platform bundle.Platform `json:"platform"`
+}
+
+// selfCheck reads what an update of any app would begin with.
+func (p *program) selfCheck(ctx context.Context) error {
+	apps, err := p.installed()
+	if err != nil {
+		return err
+	}
+	for _, app := range apps {
+		j, err := record.OpenReadOnly(ctx, p.journalPath(app), app)
+		switch {
+		case errors.Is(err, record.ErrOlder): // it is migrated by the next change
+		case err != nil:
+			return err
+		default:
+			_, err = j.Load(ctx)
+			if err = errors.Join(err, j.Close()); err != nil {
+				return err
+			}
+		}
+		policy, err := p.policyFile(app)
+		if errors.Is(err, fs.ErrNotExist) { // an installation that was refused
+			continue
+		}
+		if err == nil {
+			_, err = verify.New(policy)
+		}
+		if err != nil {
+			return fmt.Errorf("read %s: %w", p.configPath(app), err)
+		}
+	}
+	return nil
+}
+
+// notNewerError says that an installer is no newer than the one that is here.
+type notNewerError struct{ version, have string }
+
+func (e *notNewerError) Error() string {
+	return fmt.Sprintf("it carries valise-installer %s, and %s is here", e.version, e.have)
+}
+
+// unfitError says that an installer does not work on this device.
+type unfitError struct{ err error }
+
+func (e *unfitError) Error() string {
+	return "the valise-installer it carries does not work here: " + e.err.Error()
+}
+func (e *unfitError) Unwrap() error { return e.err }
+
+func (p *program) selfUpdate(ctx context.Context, what string, force bool) error {
+	c, err := p.verified(ctx, what, applyOptions{forced: force})
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	f, ok := carriedInstaller(c.rel.Manifest())
+	if !ok || !c.from.HasFile(f.Path) {
+		return fmt.Errorf("self-update: %s %s carries no valise-installer for %s; nothing was changed", c.app, c.rel.Manifest().Version, machine())
+	}
+	result, err := p.takeInstaller(ctx, c.rel, f, force)
+	older := new(notNewerError)
+	if err != nil && !errors.As(err, &older) {
+		return fmt.Errorf("self-update: %w; nothing was changed", err)
+	}
+	return p.Result(result, func(w io.Writer) {
+		if result.Replaced {
+			fmt.Fprintf(w, "valise-installer is %s from now on (before: %s)\n", result.Carried, result.Before)
+		} else {
+			fmt.Fprintf(w, "nothing to do: %v\n", older)
+		}
+	})
+}
+
+// followRelease takes the installer of a release that was just committed, if it
+// is newer. What goes wrong is said, and changes no result: the app is updated.
+func (p *program) followRelease(ctx context.Context, c *candidate) {
+	f, ok := carriedInstaller(c.rel.Manifest())
+	if !ok || !c.from.HasFile(f.Path) || !p.wantsInstaller(f.Digest) {
+		return
+	}
+	got, err := p.takeInstaller(ctx, c.rel, f, false)
+	unfit := errors.As(err, new(*unfitError))
+	if err == nil || unfit || errors.As(err, new(*notNewerError)) {
+		p.noteTried(f.Digest)
+	}
+	switch {
+	case err == nil:
+		p.Note("valise-installer is %s from now on (before: %s)", got.Carried, got.Before)
+	case unfit:
+		p.Note("%v; %s stays", err, cli.Version())
+	case !errors.As(err, new(*notNewerError)):
+		p.Note("valise-installer stays %s: %v; repeat it with %q", cli.Version(), err, "valise-installer self-update "+c.path)
+	}
+}
+
+// carriedInstaller is the installer for this machine among the files of a
+// release.
+func carriedInstaller(m *bundle.Manifest) (bundle.File, bool) {
+	i := slices.IndexFunc(m.Files, func(f bundle.File) bool {
+		return f.Path == bundle.InstallerDir+machine().Dashed()+"/"+programName
+	})
+	if i < 0 {
+		return bundle.File{}, false
+	}
+	return m.Files[i], true
+}
+
+// wantsInstaller reports whether a carried installer is worth looking at: a
+// build without a version cannot tell what is newer, and each is tried once.
+func (p *program) wantsInstaller(d bundle.Digest) bool {
+	return parseVersion(cli.Version()) != nil && !slices.Contains(p.tried(), string(d))
+}
+
+func (p *program) triedPath() string { return filepath.Join(p.root, "var/lib/valise/installers") }
+
+func (p *program) tried() []string {
+	b, _ := os.ReadFile(p.triedPath()) // a list to save work
+	return strings.Fields(string(b))
+}
+
+func (p *program) noteTried(d bundle.Digest) {
+	list := append(p.tried(), string(d))
+	list = list[max(0, len(list)-triedPrograms):]
+	_ = os.WriteFile(p.triedPath(), []byte(strings.Join(list, "\n")+"\n"), 0o644)
+}
+
+// takeInstaller puts the installer f of rel in the place of the one in binDir.
+func (p *program) takeInstaller(ctx context.Context, rel *verify.Release, f bundle.File, force bool) (res selfUpdated, err error) {
+	unlock, err := p.lockAll(ctx, "")
+	if err != nil {
+		return res, err
+	}
+	defer unlock()
+	r, err := rel.OpenFile(f.Path)
+	if err != nil {
+		return res, err
+	}
+	defer r.Close()
+	p.UI.Step("self-update", "try the valise-installer of "+rel.Manifest().App+" "+rel.Manifest().Version)
+	dir, err := openDir(p.binDir(), 0o755)
+	if err != nil {
+		return res, err
+	}
+	defer dir.Close()
+	if have, err := p.tryProgram(ctx, filepath.Join(p.binDir(), programName)); err == nil {
+		res.Before = have.Version
+	} else {
+		force = true // none, or one that does not work: any is better
+	}
+	err = release.ReplaceProgram(ctx, dir, programName, r, func(ctx context.Context, path string) error {
+		got, err := p.tryProgram(ctx, path)
+		if err != nil {
+			return &unfitError{err}
+		}
+		if res.Carried = got.Version; !force && !newerProgram(got.Version, res.Before) {
+			return &notNewerError{got.Version, res.Before}
+		}
+		return nil
+	})
+	if res.Replaced = err == nil; res.Replaced && p.root == "/" && there("/run/systemd/system") {
+		err = systemd.TryRestart(ctx, pageUnit) // the daemon starts itself anew, when it has time
+	}
+	return res, err
+}
+
+// isSelf reports whether the file is the running program.
+func (p *program) isSelf(path string) bool {
+	running, err := os.Stat("/proc/self/exe")
+	if err != nil {
+		return false
+	}
+	file, err := os.Stat(path)
+	return err == nil && os.SameFile(running, file)
+}
+
+// tryProgram has an installer look at this device.
+func (p *program) tryProgram(ctx context.Context, path string) (identity, error) {
+	ctx, cancel := context.WithTimeout(ctx, selfCheckTimeout)
+	defer cancel()
+	var out, errs bytes.Buffer
+	var err error
+	for range 20 {
+		c := exec.CommandContext(ctx, path, "--root", p.root, "--output", "json", "self-check")
+		c.Env = []string{"PATH=" + p.Getenv("PATH")}
+		c.Stdout, c.Stderr, c.WaitDelay = &out, &errs, time.Second
+		// A child that another goroutine starts has our open file for a moment.
+		if err = c.Run(); !errors.Is(err, syscall.ETXTBSY) {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	var got identity
+	switch {
+	case ctx.Err() != nil:
+		return got, fmt.Errorf("start it: %w", ctx.Err())
+	case err != nil:
+		return got, fmt.Errorf("start it: %w: %.300s", err, cli.OneLine(errs.String()))
+	}
+	if err := json.Unmarshal(out.Bytes(), &got); err != nil {
+		return got, fmt.Errorf("start it: it does not say what it is: %w", err)
+	}
+	if got.Platform != machine() {
+		return got, fmt.Errorf("it is for %s, this machine is %s", got.Platform, machine())
+	}
+	return got, nil
+}
+
+// lockAll takes the locks of all apps but one, whose lock the caller has, and
+// fails while a transaction of one is unfinished: the program that began it is
+// the one to end it.
+func (p *program) lockAll(ctx context.Context, but string) (unlock func(), err error) {
+	apps, err := p.installed()
+	if err != nil {
+		return nil, err
+	}
+	var unlocks []func() error
+	unlock = func() {
+		for _, u := range unlocks {
+			u()
+		}
+	}
+	for _, app := range apps {
+		if app == but {
+			continue
+		}
+		u, err := release.Lock(filepath.Join(p.stateDir(app), "lock"), "valise-installer self-update", p.Now())
+		if err != nil {
+			unlock()
+			return nil, err
+		}
+		unlocks = append(unlocks, u)
+		st, err := p.stateOf(ctx, app)
+		if err == nil && st.Unfinished != nil {
+			err = fmt.Errorf("an earlier %s of %s to %s did not finish: %q ends it", st.Unfinished.Action, app, st.Unfinished.To.Version, "valise-installer --app "+app+" recover")
+		}
+		if err != nil {
+			unlock()
+			return nil, err
+		}
+	}
+	return unlock, nil
+}
+
+// installSelf puts the running program into binDir where there is none, or an
+// older one: that could not read the records this one is about to write.
+func (p *program) installSelf(ctx context.Context, app string) error {
+	file := filepath.Join(p.binDir(), programName)
+	if p.isSelf(file) {
+		return nil
+	}
+	if there(file) {
+		have, err := p.tryProgram(ctx, file)
+		if err == nil && !newerProgram(cli.Version(), have.Version) {
+			return nil
+		}
+	}
+	unlock, err := p.lockAll(ctx, app)
+	if err != nil {
+		return fmt.Errorf("install %s: %w", file, err)
+	}
+	defer unlock()
+	self, err := os.Open("/proc/self/exe")
+	if err != nil {
+		return err
+	}
+	defer self.Close()
+	dir, err := openDir(p.binDir(), 0o755)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	// It runs, so it need not be tried.
+	return release.ReplaceProgram(ctx, dir, programName, self, func(context.Context, string) error { return nil })
+}
+
+// newerProgram compares versions of builds. One without a version is not newer
+// than any, and none is newer than it.
+func newerProgram(a, b string) bool {
+	x, y := parseVersion(a), parseVersion(b)
+	return x != nil && y != nil && x.GreaterThan(y)
+}
+
+// parseVersion is nil for a build that has none.
+func parseVersion(s string) *semver.Version {
+	v, err := semver.StrictNewVersion(strings.TrimPrefix(s, "v"))
+	if err != nil {
+		return nil
+	}
+	return v
+}
