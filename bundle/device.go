@@ -66,6 +66,30 @@ func (h Hook) Check(name string) error {
 	return nil
 }
 
+// Check returns what is wrong with a secret.
+func (s Secret) Check() error {
+	n, set, least, of := 0, 0, 8, "random bytes"
+	for _, length := range []int{s.Hex, s.Base64, s.Password} {
+		if length != 0 {
+			n, set = length, set+1
+		}
+	}
+	if s.Password != 0 {
+		least, of = 12, "characters"
+	}
+	switch {
+	case set != 1:
+		return errors.New("want one of hex, base64 and password")
+	case n < least || n > 128:
+		return fmt.Errorf("%d %s, want %d to 128", n, of, least)
+	case !nameArgument("x" + s.Prefix):
+		return fmt.Errorf("prefix is %.80q, want at most 127 of A-Z a-z 0-9 _ . -", s.Prefix)
+	case s.Show != "" && s.Show != "once":
+		return fmt.Errorf("show is %.80q, want once", s.Show)
+	}
+	return nil
+}
+
 // Check returns what is wrong with a backup.
 func (b Backup) Check() error {
 	kind, service, _ := b.Parts()

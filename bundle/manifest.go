@@ -304,9 +304,12 @@ type Postgres struct {
 	Database string `json:"database" yaml:"database"`
 }
 
-// Secret is a value generated on the device at the first installation.
+// Secret is a value generated on the device at the first installation. One of
+// Hex, Base64 and Password is set.
 type Secret struct {
-	Hex       int    `json:"hex" yaml:"hex"`                       // random bytes, written as hex
+	Hex       int    `json:"hex,omitempty" yaml:"hex"`             // random bytes, written as hex
+	Base64    int    `json:"base64,omitempty" yaml:"base64"`       // random bytes, written in standard base64
+	Password  int    `json:"password,omitempty" yaml:"password"`   // random letters and digits, for people to type
 	Prefix    string `json:"prefix,omitempty" yaml:"prefix"`       // put before the value
 	Immutable bool   `json:"immutable,omitempty" yaml:"immutable"` // data depends on it: a lost one is an error, never a new one
 	Show      string `json:"show,omitempty" yaml:"show"`           // "once": printed when it is generated

@@ -275,8 +275,11 @@ func (m *Manifest) checkDevice() error {
 		}
 	}
 	for key, s := range d.Secrets {
-		if !ValidEnvKey(key) || s.Hex < 8 || s.Hex > 128 || !nameArgument("x"+s.Prefix) || (s.Show != "" && s.Show != "once") {
-			return bad("secrets", "%.80q: want an environment key with 8 to 128 random bytes", key)
+		if !ValidEnvKey(key) {
+			return bad("secrets", "%.80q is not an environment key", key)
+		}
+		if err := s.Check(); err != nil {
+			return bad("secrets", "%s: %v", key, err)
 		}
 	}
 	if d.Keep.Releases < 2 || d.Keep.Releases > 100 || d.Keep.Backups < 1 || d.Keep.Backups > 1000 {

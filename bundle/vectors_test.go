@@ -657,6 +657,12 @@ func vectors(t *testing.T, signer *verifytest.Signer) []vector {
 	valid("device-rollback-nothing", "device", "data that come back from nowhere", func(m *bundle.Manifest) {
 		m.Device.Rollback = &bundle.Rollback{RestoreData: bundle.RestoreAlways}
 	})
+	valid("device-secret-two", "device", "a secret of two kinds", func(m *bundle.Manifest) {
+		m.Device.Secrets = map[string]bundle.Secret{"KEY": {Hex: 16, Password: 16}}
+	})
+	valid("device-secret-short", "device", "a password that can be guessed", func(m *bundle.Manifest) {
+		m.Device.Secrets = map[string]bundle.Secret{"KEY": {Password: 6}}
+	})
 	valid("requires-from", "requires", "an update from something that is no version", func(m *bundle.Manifest) { m.Requires = &bundle.Requires{From: "v1"} })
 	valid("requires-nothing", "requires", "requires that says nothing", func(m *bundle.Manifest) { m.Requires = &bundle.Requires{} })
 	valid("device-compose-missing", "device", "a compose file that is not in the bundle", func(m *bundle.Manifest) { m.Device.Compose = "other.yaml" })

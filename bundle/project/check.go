@@ -293,11 +293,8 @@ func (p *Project) checkData() error {
 		if !bundle.ValidEnvKey(key) {
 			return p.at(at, "%q is not the name of a variable", key)
 		}
-		if s.Hex < 8 || s.Hex > 128 {
-			return p.at(append(at, "hex"), "hex is %d, want 8 to 128 random bytes", s.Hex)
-		}
-		if s.Show != "" && s.Show != "once" {
-			return p.at(append(at, "show"), "show is %q, want once", s.Show)
+		if err := s.Check(); err != nil {
+			return p.at(at, "%s: %v", key, err)
 		}
 	}
 	if k := p.Keep.Releases; k < 2 || k > 100 {

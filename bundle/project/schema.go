@@ -186,8 +186,11 @@ var rules = map[string]func(*jsonschema.Schema){
 	"rollback":                   need("restore_data"),
 	"rollback.restore_data":      func(s *jsonschema.Schema) { s.Types, s.Enum = nil, anyOf("never", "ask", "always") },
 	"secrets":                    keys(envPattern),
-	"secrets.*":                  need("hex"),
+	"secrets.*":                  oneOf("hex", "base64", "password"),
 	"secrets.*.hex":              between(8, 128),
+	"secrets.*.base64":           between(8, 128),
+	"secrets.*.password":         between(12, 128),
+	"secrets.*.prefix":           text(`^[A-Za-z0-9_.-]{0,127}$`),
 	"secrets.*.show":             func(s *jsonschema.Schema) { s.Types, s.Enum = nil, []any{"", "once"} },
 	"keep.releases":              between(2, 100),
 	"keep.backups":               between(1, 1000),
@@ -254,6 +257,15 @@ func anyOf(list ...string) []any {
 		out[i] = s
 	}
 	return out
+}
+
+// oneOf says that exactly one of keys is there.
+func oneOf(keys ...string) func(*jsonschema.Schema) {
+	return func(s *jsonschema.Schema) {
+		for _, key := range keys {
+			s.OneOf = append(s.OneOf, &jsonschema.Schema{Required: []string{key}})
+		}
+	}
 }
 
 // keyOrIdentity says that a signer has one of the two.
@@ -342,6 +354,8 @@ var descriptions = map[string]string{
 	"backup.*.postgres":         "A database that is dumped with pg_dump in its own service.",
 	"secrets":                   "Values that are generated on the device at the first installation, by variable.",
 	"secrets.*.hex":             "Number of random bytes, written as hex.",
+	"secrets.*.base64":          "Number of random bytes, written in standard base64.",
+	"secrets.*.password":        "Number of random letters and digits, none of which looks like another.",
 	"secrets.*.prefix":          "Put before the value.",
 	"secrets.*.immutable":       "Data depends on it: a lost one is an error, never a new one.",
 	"secrets.*.show":            "once: printed when it is generated.",

@@ -75,6 +75,7 @@ func TestSchemaAgrees(t *testing.T) {
 		"hooks: {migrate: {service: a, run: [x], timeout: 1m}}\n", "hooks: {boot: {service: a, run: [x]}}\n", "hooks: {migrate: {service: a}}\n", "hooks: {migrate: {service: a, run: []}}\n",
 		"migration: reversible\n", "migration: sometimes\n", "rollback: {restore_data: never}\n", "rollback: {}\n", "rollback: {restore_data: perhaps}\n", "requires: {from: 1.0.0, engine: \"23.0\"}\n",
 		"secrets: {A: {hex: 8}, B: {hex: 128, prefix: x-, immutable: true, show: once}}\n", "secrets: {A: {}}\n", "secrets: {A: {hex: 8, show: twice}}\n", "secrets: {\"A B\": {hex: 8}}\n", "secrets: {A: {hex: 8.5}}\n",
+		"secrets: {A: {base64: 8}, B: {password: 12}}\n", "secrets: {A: {base64: 7}}\n", "secrets: {A: {password: 11}}\n", "secrets: {A: {hex: 8, password: 12}}\n", "secrets: {A: {password: 129}}\n", "secrets: {A: {hex: 8, prefix: \"a b\"}}\n",
 	} {
 		check(more, goodProject+more)
 	}

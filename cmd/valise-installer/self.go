@@ -335,10 +335,11 @@ func (p *program) lockAll(ctx context.Context, but string) (unlock func(), err e
 // older one: that could not read the records this one is about to write.
 func (p *program) installSelf(ctx context.Context, app string) error {
 	file := filepath.Join(p.binDir(), programName)
-	if p.isSelf(file) {
-		return nil
-	}
 	if there(file) {
+		// Started from there: what is there now was put in our place.
+		if started, err := os.Executable(); p.isSelf(file) || err == nil && started == file {
+			return nil
+		}
 		have, err := p.tryProgram(ctx, file)
 		if err == nil && !newerProgram(cli.Version(), have.Version) {
 			return nil

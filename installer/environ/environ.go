@@ -13,6 +13,7 @@ package environ
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -189,17 +190,44 @@ func quote(value string) []string {
 	return ways
 }
 
+// passwordChars are those that nobody takes for another one; 57 of them.
+const passwordChars = "ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz23456789"
+
 // Generate makes the value of a secret with random bytes from rand. On an error
 // there is no value.
 func Generate(secret bundle.Secret, rand io.Reader) (string, error) {
-	if secret.Hex <= 0 {
-		return "", fmt.Errorf("generate secret: %d random bytes, want at least 1", secret.Hex)
+	if err := secret.Check(); err != nil {
+		return "", fmt.Errorf("generate secret: %w", err)
 	}
-	b := make([]byte, secret.Hex)
+	b := make([]byte, secret.Hex+secret.Base64+secret.Password) // two of them are zero
 	if _, err := io.ReadFull(rand, b); err != nil {
 		return "", fmt.Errorf("generate secret: %w", err)
 	}
+	switch {
+	case secret.Base64 > 0:
+		return secret.Prefix + base64.StdEncoding.EncodeToString(b), nil
+	case secret.Password > 0:
+		if err := pick(b, rand); err != nil {
+			return "", fmt.Errorf("generate secret: %w", err)
+		}
+		return secret.Prefix + string(b), nil
+	}
 	return secret.Prefix + hex.EncodeToString(b), nil
+}
+
+// pick replaces random bytes by passwordChars, each as likely as the others: bytes
+// beyond the last whole multiple of their number are drawn again.
+func pick(b []byte, rand io.Reader) error {
+	const n = len(passwordChars)
+	for i := range b {
+		for int(b[i]) >= 256/n*n {
+			if _, err := io.ReadFull(rand, b[i:i+1]); err != nil {
+				return err
+			}
+		}
+		b[i] = passwordChars[int(b[i])%n]
+	}
+	return nil
 }
 
 var reference = regexp.MustCompile(`\$\{([A-Za-z_][A-Za-z0-9_]*)(:-([^${}]*))?\}`)

@@ -263,23 +263,34 @@ func FuzzSet(f *testing.F) {
 }
 
 func TestGenerate(t *testing.T) {
-	got, err := Generate(bundle.Secret{Hex: 4, Prefix: "Shop-"}, strings.NewReader("\x00\x01\xab\xff\x22"))
-	if err != nil || got != "Shop-0001abff" {
-		t.Fatalf("got %q, %v", got, err)
+	for _, tc := range []struct {
+		secret       bundle.Secret
+		random, want string
+	}{
+		{bundle.Secret{Hex: 8, Prefix: "Shop-"}, "\x00\x01\xab\xff\x22\x33\x44\x55\x66", "Shop-0001abff22334455"},
+		{bundle.Secret{Base64: 8}, "\x00\x01\xab\xff\x22\x33\x44\xfb", "AAGr/yIzRPs="},
+		{bundle.Secret{Password: 12}, strings.Repeat("\x00\x38\x39", 4), strings.Repeat("A9A", 4)},
+		{bundle.Secret{Password: 12}, "\xe3" + strings.Repeat("\xff", 11) + strings.Repeat("\xe4", 20) + strings.Repeat("\x01", 11), "9BBBBBBBBBBB"},
+	} {
+		if got, err := Generate(tc.secret, strings.NewReader(tc.random)); err != nil || got != tc.want {
+			t.Errorf("%+v: got %q, %v, want %q", tc.secret, got, err, tc.want)
+		}
 	}
 	broken := errors.New("no entropy")
 	for _, r := range []struct {
 		secret bundle.Secret
 		part   string
-	}{{bundle.Secret{Hex: 4}, "no entropy"}, {bundle.Secret{}, "at least 1"}} {
+	}{{bundle.Secret{Hex: 8}, "no entropy"}, {bundle.Secret{}, "want one of"}, {bundle.Secret{Hex: 4}, "want 8 to 128"}} {
 		got, err := Generate(r.secret, iotest.ErrReader(broken))
 		wantErr(t, err, r.part)
 		if got != "" {
 			t.Errorf("a secret %q without entropy", got)
 		}
 	}
-	_, err = Generate(bundle.Secret{Hex: 4}, strings.NewReader("abc"))
-	wantErr(t, err, "unexpected EOF")
+	for _, secret := range []bundle.Secret{{Hex: 8}, {Base64: 8}, {Password: 12}} {
+		_, err := Generate(secret, strings.NewReader("abc"))
+		wantErr(t, err, "unexpected EOF")
+	}
 }
 
 func TestExpand(t *testing.T) {

@@ -59,6 +59,9 @@ func (a *App) nextEnv(m *bundle.Manifest, example []byte, first bool) (*environ.
 		return env.Set(key, value)
 	}
 	for _, key := range slices.Sorted(maps.Keys(a.Given)) {
+		if have, _ := env.Lookup(key); m.Device.Secrets[key].Immutable && have != "" && have != a.Given[key] {
+			return nil, nil, fmt.Errorf("set %s: existing data depends on the value it has in %s", key, m.Device.Tree.EnvFile)
+		}
 		if err := env.Set(key, a.Given[key]); err != nil {
 			return nil, nil, err
 		}
