@@ -22,6 +22,7 @@ var commands = []func(*program) *cobra.Command{
 	statusCommand,
 	historyCommand,
 	checkCommand,
+	envCommand,
 	adoptCommand,
 	uninstallCommand,
 	doctorCommand,

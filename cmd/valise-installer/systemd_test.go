@@ -84,7 +84,7 @@ func onMachines(t *testing.T, dir, releases string) {
 //	1.2.0       never gets healthy
 //	1.3.0       does not start
 //	1.4.0       with another unit
-//	1.5.0       needs one more key
+//	1.5.0       needs one more key, has secrets and defaults that are new, and lacks GREETING
 //	1.6.0       with a configuration file that its own check refuses
 //	3.0.0-rc.1  a pre-release
 //	4.0.0       with an installer that does not start; 4.1.0 with one of another machine
@@ -159,7 +159,9 @@ func buildCloud(t *testing.T, dir, arch string, versions ...string) {
 		case "1.4.0":
 			edit(t, filepath.Join(work, "packaging/cloud.service"), `RestartSec=1s`, "RestartSec=3s")
 		case "1.5.0":
-			edit(t, filepath.Join(work, ".env.example"), `\n# What /health`, "\n# Account for mails, from your provider.\nSMTP_USER=me\n\n# What /health")
+			edit(t, filepath.Join(work, ".env.example"), `\n# What /health.*\nGREETING=\n`, "\n# Account for mails, from your provider.\nSMTP_USER=me\n")
+			edit(t, filepath.Join(work, "valise.yaml"), `PORT: {default: 8080}`, "PORT: {default: 8080}\n  LEVEL: {default: info}\n  THEME: {initial: dark}")
+			edit(t, filepath.Join(work, "valise.yaml"), `secrets: {`, "secrets: {API_TOKEN: {base64: 32}, ADMIN_PASSWORD: {password: 14, prefix: Cloud-, show: once}, ")
 		case "1.6.0":
 			edit(t, filepath.Join(work, "packaging/cloud.conf.tmpl"), `greeting =`, "greeting")
 		case "4.2.0", "4.4.0":

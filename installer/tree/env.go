@@ -12,12 +12,12 @@ import (
 	"github.com/valise-ota/valise/installer/environ"
 )
 
-// exampleName is the file that an environment file begins as.
-const exampleName = ".env.example"
+// ExampleName is the file that an environment file begins as.
+const ExampleName = ".env.example"
 
-// example reads the .env.example of a release; none is empty.
-func (a *App) example(m *bundle.Manifest, open func(name string) (io.ReadCloser, error)) ([]byte, error) {
-	rc, err := open(exampleName)
+// Example reads the .env.example of a release; none is empty.
+func Example(open func(name string) (io.ReadCloser, error)) ([]byte, error) {
+	rc, err := open(ExampleName)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -27,7 +27,7 @@ func (a *App) example(m *bundle.Manifest, open func(name string) (io.ReadCloser,
 	defer rc.Close()
 	b, err := io.ReadAll(io.LimitReader(rc, bundle.MaxConfigFile))
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", exampleName, err)
+		return nil, fmt.Errorf("read %s: %w", ExampleName, err)
 	}
 	return b, nil
 }
@@ -42,7 +42,7 @@ func (a *App) nextEnv(m *bundle.Manifest, example []byte, first bool) (*environ.
 	}
 	if !exists(m.Device.Tree.EnvFile) {
 		if env, err = environ.Parse(example); err != nil {
-			return nil, nil, fmt.Errorf("%s: %w", exampleName, err)
+			return nil, nil, fmt.Errorf("%s: %w", ExampleName, err)
 		}
 		for _, key := range env.Keys() {
 			if _, secret := m.Device.Secrets[key]; secret || slices.Contains(m.Device.RequiredEnv, key) {

@@ -108,7 +108,7 @@ func (a *App) next(to installer.Release) (*bundle.Manifest, *environ.File, []str
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	example, err := a.example(m, func(name string) (io.ReadCloser, error) { return a.Releases.OpenFile(to.Dir, name) })
+	example, err := Example(func(name string) (io.ReadCloser, error) { return a.Releases.OpenFile(to.Dir, name) })
 	if err != nil {
 		return nil, nil, nil, err
 	}

@@ -89,7 +89,7 @@ func (a *App) Inspect(ctx context.Context, rel *verify.Release, st installer.Sta
 			return f, err
 		}
 	}
-	example, err := a.example(m, func(p string) (io.ReadCloser, error) { return openInBundle(rel, a.Platform, p) })
+	example, err := Example(func(p string) (io.ReadCloser, error) { return Open(rel, a.Platform, p) })
 	if err != nil {
 		return f, err
 	}
@@ -115,7 +115,8 @@ func (a *App) lostSecrets(old, next *bundle.Manifest) error {
 	return nil
 }
 
-func openInBundle(rel *verify.Release, p bundle.Platform, name string) (io.ReadCloser, error) {
+// Open opens a file of the tree of a release that is not on disk yet.
+func Open(rel *verify.Release, p bundle.Platform, name string) (io.ReadCloser, error) {
 	for _, f := range rel.Manifest().TreeFiles(p) {
 		if f.TreePath == name {
 			return rel.OpenFile(f.Path)

@@ -1,0 +1,200 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/cmd/internal/cli"
+	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/environ"
+	"github.com/valise-ota/valise/installer/release"
+	"github.com/valise-ota/valise/installer/tree"
+)
+
+func envCommand(p *program) *cobra.Command {
+	c := &cobra.Command{
+		Use:   "env",
+		Short: "Look at an app's environment file",
+		Long:  "env shows what a release wants of the environment file. It changes nothing, and prints no value.",
+	}
+	c.AddCommand(&cobra.Command{
+		Use:   "diff BUNDLE|ADDRESS|VERSION",
+		Short: "Show which keys a release adds and removes",
+		Long: "diff compares the keys that a release knows with those of the environment file. Added are those\n" +
+			"that the file lacks, and what an update does about each; removed are those that the release that\n" +
+			"runs knew and the new one does not: an update leaves them as they are.",
+		Example: "  valise-installer env diff /media/usb/shop-1.1.0.tar.gz\n  valise-installer env diff v1.1.0 --output json",
+		Args:    cobra.ExactArgs(1),
+		RunE:    func(cmd *cobra.Command, args []string) error { return p.envDiff(cmd.Context(), args[0]) },
+	})
+	return c
+}
+
+// envDifference is what a release changes about the keys of an environment file.
+type envDifference struct {
+	App     string     `json:"app"`
+	From    string     `json:"from"`
+	To      string     `json:"to"`
+	File    string     `json:"file"`
+	Added   []addedKey `json:"added"`
+	Removed []string   `json:"removed"`
+}
+
+// addedKey is a key that the file lacks.
+type addedKey struct {
+	Key string `json:"key"`
+	// Value is where its value comes from: required (from you), default,
+	// generated, or optional.
+	Value string `json:"value"`
+	Help  string `json:"help,omitempty"`
+}
+
+func (p *program) envDiff(ctx context.Context, what string) error {
+	c, err := p.verified(ctx, what, applyOptions{forced: true})
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	st, err := p.stateOf(ctx, c.app)
+	if err != nil {
+		return err
+	}
+	if st.Current == nil {
+		return p.notInstalled(c.app, c.path)
+	}
+	m := c.rel.Manifest()
+	knows, err := releaseKeys(m, func(name string) (io.ReadCloser, error) { return tree.Open(c.rel, machine(), name) })
+	if err != nil {
+		return err
+	}
+	knew, err := p.keysHere(c.app, *st.Current)
+	if err != nil {
+		return err
+	}
+	d := envDifference{App: c.app, From: st.Current.Version, To: m.Version, File: filepath.Join(p.appDir(c.app), ".env"), Added: []addedKey{}, Removed: []string{}}
+	if m.Device.Tree != nil {
+		d.File = m.Device.Tree.EnvFile
+	}
+	env, err := environ.Load(d.File)
+	if err != nil {
+		return err
+	}
+	for _, key := range knows.names() {
+		if _, set := env.Lookup(key); !set && key != m.Device.VersionEnv {
+			d.Added = append(d.Added, knows[key])
+		}
+	}
+	for _, key := range knew.names() {
+		if _, set := env.Lookup(key); set && knows[key].Key == "" {
+			d.Removed = append(d.Removed, key)
+		}
+	}
+	return p.Result(d, func(w io.Writer) { printEnvDifference(w, d) })
+}
+
+// envKeys are the keys that a release knows, by name.
+type envKeys map[string]addedKey
+
+func (k envKeys) names() []string {
+	var names []string
+	for name := range k {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// releaseKeys collects what the manifest says and, in a tree, .env.example.
+func releaseKeys(m *bundle.Manifest, open func(name string) (io.ReadCloser, error)) (envKeys, error) {
+	keys := envKeys{}
+	if m.Device.Tree != nil {
+		example, err := tree.Example(open)
+		if err != nil {
+			return nil, err
+		}
+		f, err := environ.Parse(example)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", tree.ExampleName, err)
+		}
+		comments := f.Comments()
+		for _, key := range f.Keys() {
+			keys[key] = addedKey{key, "optional", comments[key]}
+		}
+	}
+	set := func(key, value string) {
+		keys[key] = addedKey{key, value, keys[key].Help}
+	}
+	for key, e := range m.Device.Env {
+		keys[key] = addedKey{key, "optional", e.Help}
+		if e.Default != "" {
+			set(key, "default")
+		}
+	}
+	for _, key := range m.Device.RequiredEnv {
+		if keys[key].Value != "default" {
+			set(key, "required")
+		}
+	}
+	for key := range m.Device.Secrets {
+		set(key, "generated")
+	}
+	if key := m.Device.VersionEnv; key != "" {
+		set(key, "default")
+	}
+	return keys, nil
+}
+
+// keysHere are the keys that an installed release knows.
+func (p *program) keysHere(app string, r installer.Release) (envKeys, error) {
+	store, err := release.Open(p.appDir(app))
+	if err != nil {
+		return nil, err
+	}
+	defer store.Close()
+	open := func(name string) (io.ReadCloser, error) { return store.OpenFile(r.Dir, name) }
+	f, err := open(bundle.ManifestName)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, bundle.MaxManifestSize+1))
+	if err != nil {
+		return nil, err
+	}
+	m, err := bundle.ParseManifest(b)
+	if err != nil {
+		return nil, fmt.Errorf("read release %s: %w", r.Version, err)
+	}
+	keys, err := releaseKeys(m, open)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return keys, err
+}
+
+func printEnvDifference(w io.Writer, d envDifference) {
+	fmt.Fprintf(w, "%s %s -> %s, %s\n", d.App, d.From, d.To, d.File)
+	if len(d.Added)+len(d.Removed) == 0 {
+		fmt.Fprintln(w, "  no key is added or removed")
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, k := range d.Added {
+		what := map[string]string{
+			"required": "needs a value from you", "default": "gets a default", "generated": "is generated", "optional": "optional",
+		}[k.Value]
+		fmt.Fprintf(t, "  + %s\t%s\t%s\n", k.Key, what, cli.OneLine(k.Help))
+	}
+	for _, key := range d.Removed {
+		fmt.Fprintf(t, "  - %s\tnot used any more; it stays\t\n", key)
+	}
+	t.Flush()
+}
