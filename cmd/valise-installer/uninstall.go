@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/valise-ota/valise/bundle"
-	"github.com/valise-ota/valise/cmd/internal/cli"
+	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/systemd"
 )
 
@@ -18,11 +18,12 @@ func uninstallCommand(p *program) *cobra.Command {
 	var purge, yes bool
 	c := &cobra.Command{
 		Use:   "uninstall",
-		Short: "Remove an app that is a file tree",
-		Long: "uninstall says what it would remove, and then stops the app and removes its units,\n" +
-			"configuration files, releases and records. The environment file and the trust policy stay for\n" +
-			"the next installation, and so do configuration files that were changed here, unless --purge\n" +
-			"removes them too. What the app itself wrote (StateDirectory) is never removed.",
+		Short: "Remove an app",
+		Long: "uninstall says what it would remove, and then stops the app and removes its containers and images,\n" +
+			"or its units and configuration files, and releases and records. The environment file and the trust\n" +
+			"policy stay for the next installation, and so do configuration files that were changed here, unless\n" +
+			"--purge removes them too. What the app itself wrote (volumes, StateDirectory) and what was saved of\n" +
+			"it is never removed.",
 		Example: "  valise-installer uninstall\n  valise-installer uninstall --purge --yes",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return p.uninstall(cmd.Context(), purge, yes) },
@@ -41,9 +42,6 @@ func (p *program) uninstall(ctx context.Context, purge, yes bool) error {
 	if err != nil {
 		return err
 	}
-	if kind != bundle.KindTree {
-		return cli.WithHint(fmt.Errorf("%s is a compose app, and this command removes file trees", app), "cd %s && docker compose down; its volumes hold the data", p.appDir(app))
-	}
 	d, err := p.openDevice(ctx, app, kind, "uninstall")
 	if err != nil {
 		return err
@@ -56,11 +54,22 @@ func (p *program) uninstall(ctx context.Context, purge, yes bool) error {
 	if err != nil {
 		return err
 	}
-	list, err := d.tree.Removes(st.Current, purge)
+	var runtime interface {
+		Remove(ctx context.Context, current *installer.Release, purge bool) error
+		Removes(current *installer.Release, purge bool) ([]string, error)
+	} = d.app
+	if kind == bundle.KindTree {
+		runtime = d.tree
+	}
+	list, err := runtime.Removes(st.Current, purge)
 	if err != nil {
 		return err
 	}
-	list = append(list, filepath.Join(systemd.UnitDir, systemd.RecoveryName(app)), p.stateDir(app))
+	list = append(list, p.stateDir(app))
+	managed := p.root == "/" && there(filepath.Join(systemd.UnitDir, systemd.RecoveryName(app)))
+	if managed {
+		list = append(list, filepath.Join(systemd.UnitDir, systemd.RecoveryName(app)))
+	}
 	if purge {
 		list = append(list, p.configPath(app))
 	}
@@ -72,11 +81,13 @@ func (p *program) uninstall(ctx context.Context, purge, yes bool) error {
 			return err
 		}
 	}
-	if err := d.tree.Remove(ctx, st.Current, purge); err != nil {
+	if err := runtime.Remove(ctx, st.Current, purge); err != nil {
 		return err
 	}
-	if err := removeRecovery(ctx, app); err != nil {
-		return err
+	if managed {
+		if err := removeRecovery(ctx, app); err != nil {
+			return err
+		}
 	}
 	if purge {
 		if err := p.removePolicy(app); err != nil {

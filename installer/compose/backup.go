@@ -64,6 +64,9 @@ func (a *App) Resume(ctx context.Context, from installer.Release) error {
 			continue
 		}
 		host, err := c.HostPath(ctx, b.Volume.Service, b.Volume.Path)
+		if errors.Is(err, docker.ErrNoContainer) {
+			continue // nothing is stopped then
+		}
 		if err == nil {
 			err = a.Engine.Resume(ctx, host)
 		}

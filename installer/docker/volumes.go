@@ -13,6 +13,9 @@ import (
 	"github.com/moby/moby/client"
 )
 
+// ErrNoContainer says that a service has no container, running or not.
+var ErrNoContainer = errors.New("the service has no container")
+
 // HostPath is where on this device a path in a volume of a service is: the
 // engine keeps its volumes here. The service needs a container, which need not
 // run.
@@ -26,7 +29,7 @@ func (c *Compose) HostPath(ctx context.Context, service, file string) (string, e
 		return "", fmt.Errorf("find %s of service %s: %w", file, service, err)
 	}
 	if len(list.Items) == 0 {
-		return "", fmt.Errorf("find %s of service %s: the service has no container", file, service)
+		return "", fmt.Errorf("find %s of service %s: %w", file, service, ErrNoContainer)
 	}
 	var at, source string
 	for _, m := range list.Items[0].Mounts {

@@ -108,7 +108,7 @@ func (a *App) lostSecrets(old, next *bundle.Manifest) error {
 		return err
 	}
 	for key, secret := range next.Device.Secrets {
-		if _, known := old.Device.Secrets[key]; known && secret.Immutable && len(env.Missing([]string{key})) > 0 {
+		if _, known := old.Device.Secrets[key]; known && secret.Immutable && a.Given[key] == "" && len(env.Missing([]string{key})) > 0 {
 			return fmt.Errorf("inspect: %s lost %s, which existing data depends on: put the old value back (a new one would lock the data out)", next.Device.Tree.EnvFile, key)
 		}
 	}
