@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -236,4 +237,68 @@ func (a *App) adoptRelease(f *Adoption, r Found, unit []byte) (bundle.Digest, er
 		return "", err
 	}
 	return bundle.DigestOf(b), release.WriteFile(root, path.Join(dir, bundle.ManifestName), b, 0o644)
+}
+
+// configsName is where an adopted release keeps the configuration files that were
+// there with it, and that a later release replaced.
+var configsName = path.Join(adoptedDir, "configs.json")
+
+// maxConfigs is more than configuration files have, in bytes, written as JSON.
+const maxConfigs = 32 * bundle.MaxConfigFile
+
+// adoptedConfigs are the contents of the configuration files that belong to an
+// adopted release, by path.
+func (a *App) adoptedConfigs(r installer.Release) (map[string][]byte, error) {
+	b, err := a.Releases.ReadFile(r.Dir, configsName, maxConfigs)
+	if errors.Is(err, fs.ErrNotExist) {
+		return map[string][]byte{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	configs := map[string][]byte{}
+	if err := json.Unmarshal(b, &configs); err != nil {
+		return nil, fmt.Errorf("read release %s: %s: %w", r.Version, configsName, err)
+	}
+	return configs, nil
+}
+
+// keepConfigs is told which files are about to be replaced. An adopted release
+// says nothing about its configuration, so what is there goes with it, and comes
+// back with it. What we wrote ourselves is no part of it.
+func (a *App) keepConfigs(from *installer.Release, files []file) error {
+	if from == nil || from.Signer != Adopted {
+		return nil
+	}
+	configs, err := a.adoptedConfigs(*from)
+	if err != nil {
+		return err
+	}
+	owned, err := a.owned()
+	if err != nil {
+		return err
+	}
+	found := false
+	for _, f := range files {
+		b, err := os.ReadFile(f.path)
+		if errors.Is(err, fs.ErrNotExist) || f.unit || err == nil && owned[f.path] == bundle.DigestOf(b) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("keep configuration of release %s: %w", from.Version, err)
+		}
+		configs[f.path], found = b, true
+	}
+	if !found {
+		return nil
+	}
+	b, err := json.Marshal(configs)
+	if err != nil {
+		return err
+	}
+	dir := path.Join("releases", from.Dir)
+	if err := release.Mkdir(a.Releases.Root(), path.Join(dir, adoptedDir), 0o755); err != nil {
+		return err
+	}
+	return release.WriteFile(a.Releases.Root(), path.Join(dir, configsName), b, 0o600)
 }

@@ -7,10 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -58,7 +60,14 @@ func (a *App) files(m *bundle.Manifest, r installer.Release, env *environ.File) 
 		}
 		list = append(list, file{path: unitPath(path.Base(u)), data: b, mode: 0o644, unit: true})
 	}
-	return list, nil
+	if r.Signer != Adopted {
+		return list, nil
+	}
+	configs, err := a.adoptedConfigs(r)
+	for _, name := range slices.Sorted(maps.Keys(configs)) {
+		list = append(list, file{path: name, data: configs[name], mode: 0o644})
+	}
+	return list, err
 }
 
 func unitPath(name string) string { return filepath.Join(systemd.UnitDir, name) }

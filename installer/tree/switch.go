@@ -146,6 +146,9 @@ func (a *App) Activate(ctx context.Context, change installer.Switch) error {
 	if err != nil {
 		return err
 	}
+	if err := a.keepConfigs(change.From, files); err != nil {
+		return err
+	}
 	envChanged, err := a.writeEnv(m, env, generated)
 	if err != nil {
 		return err
