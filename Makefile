@@ -51,8 +51,8 @@ e2e-page: ## the update page in a real Chromium; pictures in build/page
 	scripts/e2e-page.sh
 
 .PHONY: e2e-systemd
-e2e-systemd: ## apps that are file trees, on machines with a real systemd
-	VALISE_TEST_SYSTEMD=1 $(GO) test -count=1 -timeout 20m -run TestSystemd -v ./cmd/valise-installer
+e2e-systemd: ## apps that are file trees, on machines with a real systemd; power cuts one after the other
+	VALISE_TEST_SYSTEMD=cuts $(GO) test -count=1 -timeout 40m -run TestSystemd -v ./cmd/valise-installer
 
 e2e-action: ## the Action by act, from tags to published releases to a device
 	scripts/e2e-action.sh

@@ -35,6 +35,17 @@ func ParseVersion(s string) (*semver.Version, error) {
 	return v, nil
 }
 
+// Newer reports whether version a is after b. What is no version is after nothing,
+// and every version is after it.
+func Newer(a, b string) bool {
+	x, err := ParseVersion(a)
+	if err != nil {
+		return false
+	}
+	y, err := ParseVersion(b)
+	return err != nil || y.LessThan(x)
+}
+
 // Validate checks every rule that concerns the manifest alone.
 func (m *Manifest) Validate() error {
 	checks := []func() error{m.checkHead, m.checkFiles, m.checkComponents, m.checkArchive, m.checkDevice, m.checkCompose, m.checkTrust}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/cmd/internal/cli"
 	"github.com/valise-ota/valise/cmd/internal/ui"
 	"github.com/valise-ota/valise/installer"
@@ -119,7 +120,7 @@ func (p *program) look(ctx context.Context) (offer, error) {
 		return o, err
 	}
 	o.Latest, o.Page, o.Notes, o.Date, o.Size = rel.Version, rel.Page, rel.Notes, rel.Date, rel.For(thisPlatform())[0].Size
-	o.Available = o.Current == "" || source.Newer(o.Latest, o.Current)
+	o.Available = o.Current == "" || bundle.Newer(o.Latest, o.Current)
 	return o, nil
 }
 

@@ -16,7 +16,6 @@ import (
 	"github.com/valise-ota/valise/cmd/internal/ui"
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/backup"
-	"github.com/valise-ota/valise/installer/compose"
 	"github.com/valise-ota/valise/installer/daemon"
 	"github.com/valise-ota/valise/installer/release"
 	"github.com/valise-ota/valise/installer/source"
@@ -263,12 +262,6 @@ func (s *served) fetchMissing(ctx context.Context, app string, src *source.Sourc
 	if err != nil {
 		return err
 	}
-	var files []string
-	for _, i := range m.Files {
-		if compose.Staged(i.Path) {
-			files = append(files, i.Path)
-		}
-	}
 	var blobs []bundle.Digest
 	for _, c := range m.Components {
 		if c.Index != nil {
@@ -283,7 +276,7 @@ func (s *served) fetchMissing(ctx context.Context, app string, src *source.Sourc
 			}
 		}
 	}
-	f.Expect(r.Ranges(files, blobs))
+	f.Expect(r.Ranges(stagedFiles(m, have.Platform), blobs))
 	return bundle.Thin(ctx, dst, r, omit, func(done, total int64) {
 		report(installer.Event{Step: "download", Done: done, Total: total})
 	})

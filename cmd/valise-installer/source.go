@@ -98,7 +98,7 @@ func (p *program) choose(ctx context.Context, src *source.Source, app, version s
 		q.Bad = st.Bad
 	}
 	rel, err := src.Latest(ctx, q)
-	if err == nil && st.Current != nil && !o.first && !source.Newer(rel.Version, st.Current.Version) {
+	if err == nil && st.Current != nil && !o.first && !bundle.Newer(rel.Version, st.Current.Version) {
 		err = &newestError{app, st.Current.Version, rel.Version, src.String()}
 	}
 	return rel, err
@@ -204,17 +204,9 @@ func fetches(b *opened, plan *installer.Plan) []bundle.Range {
 		return nil
 	}
 	m := b.Manifest()
-	var files []string
+	files := stagedFiles(m, plan.Platform)
 	if m.Kind == bundle.KindTree {
-		for _, f := range m.TreeFiles(plan.Platform) {
-			files = append(files, f.Path)
-		}
 		return b.Ranges(files, nil)
-	}
-	for _, f := range m.Files {
-		if compose.Staged(f.Path) {
-			files = append(files, f.Path)
-		}
 	}
 	blobs := plan.Missing
 	for _, c := range m.Components {
@@ -225,6 +217,22 @@ func fetches(b *opened, plan *installer.Plan) []bundle.Range {
 		}
 	}
 	return b.Ranges(files, blobs)
+}
+
+// stagedFiles are the files of a bundle that a device keeps.
+func stagedFiles(m *bundle.Manifest, p bundle.Platform) (files []string) {
+	if m.Kind == bundle.KindTree {
+		for _, f := range m.TreeFiles(p) {
+			files = append(files, f.Path)
+		}
+		return files
+	}
+	for _, f := range m.Files {
+		if compose.Staged(f.Path) {
+			files = append(files, f.Path)
+		}
+	}
+	return files
 }
 
 // fetchAhead prepares for the transaction to read what the plan says.

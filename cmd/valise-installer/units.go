@@ -12,6 +12,7 @@ import (
 
 	"github.com/valise-ota/valise/cmd/internal/cli"
 	"github.com/valise-ota/valise/installer/release"
+	"github.com/valise-ota/valise/installer/systemd"
 )
 
 // units are the services of serve, page and usb, and the rule that starts the last.
@@ -49,7 +50,7 @@ func (p *program) installUnits(ctx context.Context) error {
 	if !live {
 		return nil
 	}
-	if err := command(ctx, "systemctl", "daemon-reload"); err != nil {
+	if err := systemd.DaemonReload(ctx); err != nil {
 		return err
 	}
 	if !there("/run/udev/control") { // a container: no sticks

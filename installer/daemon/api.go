@@ -380,7 +380,7 @@ func (a *app) getCheck(_ http.ResponseWriter, r *http.Request) (any, error) {
 	}
 	best := c.CurrentVersion
 	for _, w := range waiting {
-		if newer(w.To.Version, best) {
+		if bundle.Newer(w.To.Version, best) {
 			best = w.To.Version
 		}
 	}
@@ -393,11 +393,11 @@ func (a *app) getCheck(_ http.ResponseWriter, r *http.Request) (any, error) {
 	default:
 		c.GitHubLatestVersion, c.GitHubDownloadURL, c.GitHubReleaseURL = known(l.Version), known(l.DownloadURL), known(l.ReleaseURL)
 		c.GitHubPublishedOn, c.GitHubNotes, c.GitHubSizeBytes = known(l.Published), known(l.Notes), known(l.Size)
-		if newer(l.Version, best) {
+		if bundle.Newer(l.Version, best) {
 			best = l.Version
 		}
 	}
-	c.LatestVersion, c.UpdateAvailable = known(best), newer(best, c.CurrentVersion)
+	c.LatestVersion, c.UpdateAvailable = known(best), bundle.Newer(best, c.CurrentVersion)
 	return c, nil
 }
 

@@ -122,17 +122,10 @@ func (a *app) check(ctx context.Context) (Latest, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.checked, a.latest = a.Now(), nil
-	if st.Current != nil && newer(l.Version, st.Current.Version) {
+	if st.Current != nil && bundle.Newer(l.Version, st.Current.Version) {
 		a.latest = &l
 	}
 	return l, nil
-}
-
-// newer reports whether version a is above b. What is no version is not.
-func newer(a, b string) bool {
-	x, errX := bundle.ParseVersion(a)
-	y, errY := bundle.ParseVersion(b)
-	return errX == nil && errY == nil && x.GreaterThan(y)
 }
 
 // download fetches a release into the inbox, where it waits for somebody to

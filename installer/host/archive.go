@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/installer/release"
 	"github.com/valise-ota/valise/verify"
 )
 
@@ -64,7 +65,7 @@ func (m *Machine) installArchive(ctx context.Context, rel *verify.Release, f bun
 		return fmt.Errorf("open directory: %w", err)
 	}
 	defer unitDir.Close()
-	if err := writeFile(unitDir, "docker.service", 0o644, strings.NewReader(dockerService)); err != nil {
+	if err := release.WriteFile(unitDir, "docker.service", []byte(dockerService), 0o644); err != nil {
 		return err
 	}
 	if m.Root != "/" {
@@ -97,7 +98,7 @@ func unpack(dir *os.Root, r io.Reader) error {
 		if h.Size > maxProgram {
 			return fmt.Errorf("%s has %d bytes, limit %d", h.Name, h.Size, maxProgram)
 		}
-		if err := writeFile(dir, name, 0o755, t); err != nil {
+		if err := release.CopyFile(dir, name, t, 0o755); err != nil {
 			return err
 		}
 		found++

@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path"
 	"path/filepath"
@@ -16,6 +15,8 @@ import (
 	"strings"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/installer/release"
+	"github.com/valise-ota/valise/installer/systemd"
 	"github.com/valise-ota/valise/verify"
 )
 
@@ -111,8 +112,10 @@ func (m *Machine) InstallCompose(ctx context.Context, rel *verify.Release) error
 // StartEngine starts the engine now and at every boot.
 func (m *Machine) StartEngine(ctx context.Context) error {
 	m.report("engine", "start it")
-	_, err := m.output(ctx, "systemctl", "enable", "--now", "docker.service")
-	return err
+	if err := systemd.Enable(ctx, "docker.service"); err != nil {
+		return err
+	}
+	return systemd.Start(ctx, "docker.service")
 }
 
 // HasEngine reports whether an engine is installed, running or not.
@@ -196,30 +199,7 @@ func copyFile(rel *verify.Release, f bundle.File, dir *os.Root, name string, mod
 		return err
 	}
 	defer r.Close()
-	return writeFile(dir, name, mode, r)
-}
-
-// writeFile gives name its content in one step: a program that is replaced may be
-// running, and a power cut may come.
-func writeFile(dir *os.Root, name string, mode os.FileMode, r io.Reader) error {
-	tmp := "." + name + ".valise"
-	if err := dir.RemoveAll(tmp); err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
-	}
-	w, err := dir.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
-	}
-	_, err = io.Copy(w, r)
-	err = errors.Join(err, w.Chmod(mode), w.Sync(), w.Close())
-	if err == nil {
-		err = dir.Rename(tmp, name)
-	}
-	if err != nil {
-		dir.RemoveAll(tmp)
-		return fmt.Errorf("write %s: %w", name, err)
-	}
-	return nil
+	return release.CopyFile(dir, name, r, mode)
 }
 
 // fromDistribution installs the first of sets that the package manager has.

@@ -232,7 +232,7 @@ func (s *Source) Latest(ctx context.Context, q Query) (Release, error) {
 		if r.hidden || !s.admits(r.Version) || slices.Contains(q.Bad, r.Version) || len(r.For(q.Platform)) == 0 {
 			continue
 		}
-		if best.Version == "" || Newer(r.Version, best.Version) {
+		if best.Version == "" || bundle.Newer(r.Version, best.Version) {
 			best = r
 		}
 	}
@@ -269,17 +269,6 @@ func (s *Source) admits(version string) bool {
 	}
 	first, _, _ := strings.Cut(v.Prerelease(), ".")
 	return first == "" || first == s.config.Channel
-}
-
-// Newer reports whether version a is after b. A version that is none is after
-// nothing.
-func Newer(a, b string) bool {
-	x, err := bundle.ParseVersion(a)
-	if err != nil {
-		return false
-	}
-	y, err := bundle.ParseVersion(b)
-	return err != nil || y.LessThan(x)
 }
 
 // For returns the complete bundles for a platform, that made for it alone first.
