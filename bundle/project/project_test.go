@@ -156,6 +156,7 @@ var badProjects = []struct{ name, text, want string }{
 	{"no kind", "app: a\nplatforms: [linux/amd64]\nhealth: {http: \"http://a\"}\n", "valise.yaml: compose is missing, want the path of the compose file, or tree, the files of an app that systemd runs"},
 	{"both kinds", goodTree + "compose: c\n", "valise.yaml:7:10: compose belongs to a compose app, and this one is a tree"},
 	{"images of a tree", goodTree + "images: {}\n", "valise.yaml:7:1: images belongs to a compose app, and this one is a tree"},
+	{"backup of a tree", goodTree + "backup: []\n", "valise.yaml:7:1: backup is about data in containers, and this app is a tree: an update and a rollback leave alone what its units write; let ExecStartPre= of the unit save or migrate it, so that the release before can still run"},
 	{"service of a tree", strings.Replace(goodTree, "{http", "{compose: [a], http", 1), "valise.yaml:6:10: compose belongs to a compose app, and this one is a tree: its units must run in any case"},
 	{"tree without files", strings.Replace(goodTree, "  files", "  required", 1), "valise.yaml:4:14: cannot construct !!map into string"},
 	{"tree without units", strings.Replace(goodTree, "  units", "  required", 1), "valise.yaml:3:1: units is missing, want for example [packaging/cloud.service]"},

@@ -223,7 +223,7 @@ func (d *device) resume(ctx context.Context) error {
 }
 
 // errNoData is what a tree has to say about backups.
-var errNoData = errors.New("an app that is a file tree has no data of its own: save what it writes as you do for other services")
+var errNoData = errors.New("an app that is a file tree keeps its data where its units say, and nothing here saves them: save them as you do for other services")
 
 // savedSets lists what was saved of an app, without locking it.
 func (p *program) savedSets(app string) ([]backup.Set, error) {
