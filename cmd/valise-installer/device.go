@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -297,7 +298,7 @@ func (p *program) reporter() func(installer.Event) {
 			p.Note("%s", cli.OneLine(e.Detail))
 		case e.Done > 0:
 			if update == nil {
-				update, finish = p.UI.Track(stepLabel[e.Step])
+				update, finish = p.UI.Track(cmp.Or(e.Detail, stepLabel[e.Step]))
 			}
 			update(e.Done, e.Total)
 		default:

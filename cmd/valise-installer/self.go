@@ -247,10 +247,21 @@ func (p *program) takeInstaller(ctx context.Context, rel *verify.Release, f bund
 		}
 		return nil
 	})
-	if res.Replaced = err == nil; res.Replaced && p.root == "/" && there("/run/systemd/system") {
-		err = systemd.TryRestart(ctx, pageUnit) // the daemon starts itself anew, when it has time
+	if res.Replaced = err == nil; res.Replaced {
+		p.restartPage(ctx)
 	}
 	return res, err
+}
+
+// restartPage lets the page go on with the program that is there now. The daemon
+// starts itself anew, when it has time.
+func (p *program) restartPage(ctx context.Context) {
+	if p.root != "/" || !there(filepath.Join(systemd.UnitDir, pageUnit)) {
+		return
+	}
+	if err := systemd.TryRestart(ctx, pageUnit); err != nil {
+		p.Note("the page still runs as before: %v", err)
+	}
 }
 
 // isSelf reports whether the file is the running program.

@@ -58,7 +58,7 @@ func (a *App) Stage(ctx context.Context, rel *verify.Release, to installer.Relea
 			return err
 		}
 		if done += f.Size; a.Report != nil {
-			a.Report(installer.Event{Step: "stage", Done: done, Total: total})
+			a.Report(installer.Event{Step: "stage", Detail: "unpack files", Done: done, Total: total})
 		}
 	}
 	if err := dir.Commit(); err != nil {
