@@ -8,7 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 axe=4.11.1 # axe-core, from the npm registry
 cache=${VALISE_CACHE:-$HOME/.cache/valise}/axe-core-$axe
 
-if ! command -v chromium >/dev/null; then
+if ! command -v chromium >/dev/null && ! command -v google-chrome >/dev/null; then
   DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends chromium fonts-dejavu-core >&2
 fi
 if [ ! -e "$cache/axe.min.js" ]; then

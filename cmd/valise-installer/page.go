@@ -73,10 +73,15 @@ func (p *program) servePage(ctx context.Context) error {
 		return err
 	}
 	log := slog.New(slog.NewTextHandler(p.Stderr, nil))
-	s, err := ota.New(ota.Server{Config: config, Engine: p.socketPath(), Users: p.usersPath(), Log: log, Now: p.Now})
+	sessions := ""
+	if dir := p.Getenv("STATE_DIRECTORY"); dir != "" { // systemd's, see the unit
+		sessions = filepath.Join(dir, "sessions.json")
+	}
+	s, err := ota.New(ota.Server{Config: config, Engine: p.socketPath(), Users: p.usersPath(), Sessions: sessions, Log: log, Now: p.Now})
 	if err != nil {
 		return err
 	}
+	defer s.Close()
 	ended := make(chan error, 1+len(config.Sockets))
 	begin := func(l net.Listener, h http.Handler) func() {
 		server := &http.Server{

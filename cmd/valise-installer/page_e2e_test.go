@@ -11,8 +11,10 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -60,7 +62,7 @@ func runBrowser(ts *testscript.TestScript, neg bool, args []string) {
 	ctx, cancel := chromedp.NewContext(alloc)
 	defer cancel()
 	ts.Check(chromedp.Do(ctx, chromedp.EmulateViewport(1280, 900))) // without a limit: it begins the browser
-	ctx, cancel = context.WithTimeout(ctx, 3*time.Minute)
+	ctx, cancel = context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
 	b := &tab{args[0], ts, ctx, "http://" + link.Addr().String(), link}
 	scenario(b, args[1:])
@@ -166,7 +168,7 @@ func scheme(name string) chromedp.Action[chromedp.Void] {
 
 // until waits for an expression to be true.
 func (b *tab) until(js string) {
-	ctx, cancel := context.WithTimeout(b.ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(b.ctx, 3*time.Minute)
 	defer cancel()
 	_, err := chromedp.Run(ctx, chromedp.Poll[bool](js, chromedp.WithPollingInterval(50*time.Millisecond), chromedp.WithPollingTimeout(0)))
 	if err != nil {
@@ -194,8 +196,13 @@ func (b *tab) login(name string) {
 func (b *tab) axe(where string) {
 	source, err := os.ReadFile(os.Getenv("VALISE_AXE"))
 	b.ts.Check(err)
-	for _, name := range []string{"light", "dark"} {
-		b.do(scheme(name))
+	defer b.do(scheme(""), chromedp.EmulateViewport(1280, 900))
+	for _, name := range []string{"light", "dark", "mobile"} {
+		if name == "mobile" {
+			b.do(scheme("light"), chromedp.EmulateViewport(390, 844))
+		} else {
+			b.do(scheme(name))
+		}
 		// The page's policy keeps foreign scripts out, but not those of the one
 		// who drives the browser.
 		_, err := chromedp.Run(b.ctx, chromedp.Evaluate[bool](string(source)+"; true"))
@@ -205,7 +212,6 @@ func (b *tab) axe(where string) {
 			b.check(fmt.Errorf("accessibility of %s, %s: %s", where, name, strings.Join(list, "; ")))
 		}
 	}
-	b.do(scheme(""))
 }
 
 // shots takes a picture of all of the page: light, dark, and as on a telephone.
@@ -232,8 +238,13 @@ func (b *tab) shot(name string) {
 	}
 }
 
+// choose gives the page files to upload.
 func (b *tab) choose(file string) {
-	b.do(chromedp.SetUploadFiles("#file", []string{b.ts.MkAbs(file)}, chromedp.NodeReady))
+	var files []string
+	for name := range strings.FieldsSeq(file) {
+		files = append(files, b.ts.MkAbs(name))
+	}
+	b.do(chromedp.SetUploadFiles("#file", files, chromedp.NodeReady))
 }
 
 var scenarios = map[string]func(*tab, []string){
@@ -262,12 +273,21 @@ var scenarios = map[string]func(*tab, []string){
 		b.says("#waiting", "Nothing is waiting")
 		b.axe("completed")
 	},
-	// A release that does not get healthy.
+	// A release that does not get healthy. Meanwhile the page's own process dies, and comes back: who watches notices
+	// nothing but a moment of silence, and need not log in again.
 	"sick": func(b *tab, args []string) {
 		b.login("admin")
 		b.choose("sick.tar.gz")
 		b.says("#plan .versions", "1.2.0")
 		b.click("#plan [data-action=apply]")
+		b.says("#activity .steps .begun", "Switch")
+		dead := processes(b.ts.Getenv("DEVICE"), "page")
+		for _, pid := range dead {
+			b.ts.Check(syscall.Kill(pid, syscall.SIGKILL))
+		}
+		for slices.Equal(dead, processes(b.ts.Getenv("DEVICE"), "page")) {
+			time.Sleep(10 * time.Millisecond)
+		}
 		b.says("#activity", "rolled back")
 		b.says("#activity", "not healthy")
 		b.says("#version .number", "1.1.0")
@@ -277,10 +297,54 @@ var scenarios = map[string]func(*tab, []string){
 	// Refused: an upload is nobody's word.
 	"stranger": func(b *tab, args []string) {
 		b.login("admin")
+		b.choose("stranger.tar.gz 1.1.0.tar.gz")
+		b.says("#messages", "Choose one bundle, or all parts of one")
 		b.choose("stranger.tar.gz")
 		b.says("#messages", "refused by check \"signature\"")
 		b.says("#history", "failed")
 		b.axe("refused")
+	},
+	// Saved data: downloaded, and brought back.
+	"backups": func(b *tab, args []string) {
+		b.login("admin")
+		size := eval[int](b, `fetch(document.querySelector('[data-part=backups] a[download]').href).then(async r => r.ok && r.headers.get('Content-Disposition').startsWith('attachment') ? (await r.text()).length : -1)`)
+		if size < 20 {
+			b.ts.Fatalf("a backup of %d bytes was downloaded", size)
+		}
+		b.click("[data-part=backups] [data-action=restore]")
+		b.says("#confirm", "Today's data are saved first")
+		b.axe("restore")
+		b.click("#confirm-yes")
+		b.says("#activity", "Data brought back")
+		b.says("#activity", "completed")
+		b.until("document.querySelectorAll('[data-part=backups] [data-action=restore]').length === 3") // today's, too
+	},
+	"settings": func(b *tab, args []string) {
+		b.login("admin")
+		b.do(chromedp.WaitVisible("#settings-form"))
+		// Whom this device trusts is shown, and is no field.
+		b.says("[data-part=settings]", "sha256:")
+		if names := eval[string](b, "[...document.querySelector('#settings-form').elements].map(e => e.name).join(' ')"); names != "check_every auto  from to channel " {
+			b.ts.Fatalf("fields %q", names)
+		}
+		b.axe("settings")
+		set := func(name, value string) {
+			eval[bool](b, fmt.Sprintf(`(e => { e.value = %q; return true })(document.querySelector('#settings-form [name=%s]'))`, value, name))
+		}
+		set("check_every", "6h")
+		set("auto", "stage")
+		set("from", "02:00")
+		b.click("#settings-form button")
+		b.says("#messages", `window is "02:00-", want HH:MM-HH:MM`)
+		set("to", "04:30")
+		set("channel", "beta")
+		b.click("#settings-form button")
+		b.says("#messages", "The settings are saved")
+		b.do(chromedp.Reload(), chromedp.WaitVisible("#settings-form"))
+		if got := eval[string](b, "new URLSearchParams(new FormData(document.querySelector('#settings-form'))).toString()"); got != "check_every=6h&auto=stage&from=02%3A00&to=04%3A30&channel=beta" {
+			b.ts.Fatalf("settings %s", got)
+		}
+		b.shots("settings")
 	},
 	"rollback": func(b *tab, args []string) {
 		b.login("admin")
@@ -312,9 +376,10 @@ var scenarios = map[string]func(*tab, []string){
 		b.says("#waiting", "Nothing is waiting")
 	},
 	// The connection is lost in the middle of an upload; the page is even closed.
+	// The bundle is in parts.
 	"lost": func(b *tab, args []string) {
 		b.login("admin")
-		b.choose("big.tar.gz")
+		b.choose("big.tar.gz.003 big.tar.gz.001 big.tar.gz.002")
 		b.until("document.querySelector('#upload progress').value > 0.3")
 		b.link.set(true)
 		b.says("#upload-text", "Connection lost")
@@ -331,9 +396,14 @@ var scenarios = map[string]func(*tab, []string){
 		b.login("kim")
 		b.says("#version .number", "1.0.0")
 		b.until("!document.querySelector('#drop') && !document.querySelector('[data-action=rollback]') && !document.querySelector('[data-action=delete]')")
-		status := eval[int](b, `fetch('/api/v1/ota', {method: 'POST', headers: {'Content-Type': 'application/json'}, body: '{"version":"9.9.9"}'}).then(r => r.status)`)
-		if status != http.StatusForbidden {
-			b.ts.Fatalf("a viewer may create: %d", status)
+		b.says("[data-part=settings]", "every 6 hours · A newer release is downloaded and waits · 02:00-04:30")
+		b.until("!document.querySelector('#settings-form')")
+		for _, request := range []string{"POST /api/v1/ota", "PATCH /api/v1/ota/settings", "GET " + eval[string](b, "fetch('/api/v1/ota/backups').then(r => r.json()).then(l => '/api/v1/ota/backups/' + l[0].id + '/' + l[0].files[0].name)")} {
+			method, path, _ := strings.Cut(request, " ")
+			status := eval[int](b, fmt.Sprintf(`fetch(%q, {method: %q, headers: {'Content-Type': 'application/json'}, body: %q === 'GET' ? undefined : '{}'}).then(r => r.status)`, path, method, method))
+			if status != http.StatusForbidden {
+				b.ts.Fatalf("%s by a viewer: %d", request, status)
+			}
 		}
 		b.axe("viewer")
 		b.click("header form[action='/logout'] button")
@@ -341,6 +411,9 @@ var scenarios = map[string]func(*tab, []string){
 		b.shots("login")
 		b.do(chromedp.Navigate(b.base + "/"))
 		b.says("h1", "Log in")
+		b.do(chromedp.SetValue("input[name=user]", "kim"), chromedp.SendKeys("input[name=password]", "wrong-wrong\r"), chromedp.WaitVisible("[role=alert]"))
+		b.says("[role=alert]", "User or password is wrong.")
+		b.axe("wrong password")
 	},
 	// All of it can be done by keyboard, and the first load is small.
 	"keyboard": func(b *tab, args []string) {
@@ -480,17 +553,26 @@ func load(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// peak is the most memory that a process of the device ever had.
-func peak(device, command string) string {
+// processes are those of the device that run a command, such as page.
+func processes(device, command string) (pids []int) {
 	found, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, name := range found {
 		line, _ := os.ReadFile(name)
 		if strings.Contains(string(line), "--root\x00"+device+"\x00"+command+"\x00") {
-			text, _ := os.ReadFile(filepath.Join(filepath.Dir(name), "status"))
-			for l := range strings.Lines(string(text)) {
-				if after, ok := strings.CutPrefix(l, "VmHWM:"); ok {
-					return strings.TrimSpace(after)
-				}
+			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(name)))
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// peak is the most memory that a process of the device ever had.
+func peak(device, command string) string {
+	for _, pid := range processes(device, command) {
+		text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		for l := range strings.Lines(string(text)) {
+			if after, ok := strings.CutPrefix(l, "VmHWM:"); ok {
+				return strings.TrimSpace(after)
 			}
 		}
 	}

@@ -147,64 +147,72 @@ func (p *program) removePolicy(app string) error {
 // editConfig returns the text of a config file with other signers and another
 // trusted root, and everything else as it was.
 func editConfig(text []byte, signers []verify.Signer, root string, from source.Config) ([]byte, error) {
-	var doc yaml.Node
-	if err := yaml.Load(text, &doc, yaml.WithUniqueKeys()); err != nil {
-		return nil, err
-	}
-	top := &doc
-	if doc.Kind == yaml.DocumentNode {
-		top = doc.Content[0]
-	}
-	trust := member(top, "trust")
-	if trust == nil || trust.Kind != yaml.MappingNode {
-		return nil, errors.New("trust is no map")
-	}
-	trust.Style = 0
-	list := &yaml.Node{Kind: yaml.SequenceNode}
-	for _, s := range signers {
-		one := &yaml.Node{Kind: yaml.MappingNode}
-		for _, field := range []struct{ key, value string }{{"key", s.Key}, {"issuer", s.Issuer}, {"identity", s.Identity}, {"identity_regexp", s.IdentityRegexp}} {
-			if field.value != "" {
-				one.Content = append(one.Content, text1(field.key), text1(field.value))
-			}
+	out, again, err := editYAML(text, func(top *yaml.Node) error {
+		trust := member(top, "trust")
+		if trust == nil || trust.Kind != yaml.MappingNode {
+			return errors.New("trust is no map")
 		}
-		list.Content = append(list.Content, one)
-	}
-	setMember(trust, "signers", list)
-	if root == "" {
-		setMember(trust, "trusted_root", nil)
-	} else {
-		setMember(trust, "trusted_root", text1(root))
-	}
-	if !reflect.ValueOf(from).IsZero() {
+		trust.Style = 0
+		list := &yaml.Node{Kind: yaml.SequenceNode}
+		for _, s := range signers {
+			one := &yaml.Node{Kind: yaml.MappingNode}
+			for _, field := range []struct{ key, value string }{{"key", s.Key}, {"issuer", s.Issuer}, {"identity", s.Identity}, {"identity_regexp", s.IdentityRegexp}} {
+				setText(one, field.key, field.value)
+			}
+			list.Content = append(list.Content, one)
+		}
+		setMember(trust, "signers", list)
+		setText(trust, "trusted_root", root)
+		if reflect.ValueOf(from).IsZero() {
+			return nil
+		}
 		b, err := yaml.Dump(from)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		var n yaml.Node
 		if err := yaml.Load(b, &n); err != nil {
-			return nil, err
+			return err
 		}
 		if n.Kind == yaml.DocumentNode {
 			n = *n.Content[0]
 		}
 		setMember(top, "source", &n)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if got := (verify.Policy{Signers: again.Trust.Signers}); !got.Same(verify.Policy{Signers: signers}) || again.Trust.TrustedRoot != root {
+		return nil, errUnlike
+	}
+	return out, nil
+}
+
+var errUnlike = errors.New("it would not read back as it was meant")
+
+// editYAML returns the text of a config file after edit, comments and all, and
+// what it says now. The caller looks whether that is what was meant.
+func editYAML(text []byte, edit func(top *yaml.Node) error) (_ []byte, now deviceConfig, err error) {
+	var doc yaml.Node
+	if err := yaml.Load(text, &doc, yaml.WithUniqueKeys()); err != nil {
+		return nil, now, err
+	}
+	top := &doc
+	if doc.Kind == yaml.DocumentNode {
+		top = doc.Content[0]
+	}
+	if err := edit(top); err != nil {
+		return nil, now, err
 	}
 	var out bytes.Buffer
 	e := yaml.NewEncoder(&out)
 	e.SetIndent(2)
 	if err := errors.Join(e.Encode(&doc), e.Close()); err != nil {
-		return nil, err
+		return nil, now, err
 	}
-	// What is written must mean what was meant.
-	var again deviceConfig
-	if err := yaml.Load(out.Bytes(), &again, yaml.WithKnownFields(), yaml.WithUniqueKeys()); err != nil {
-		return nil, err
-	}
-	if got := (verify.Policy{Signers: again.Trust.Signers}); !got.Same(verify.Policy{Signers: signers}) || again.Trust.TrustedRoot != root {
-		return nil, errors.New("it would not read back as it was meant")
-	}
-	return out.Bytes(), nil
+	err = yaml.Load(out.Bytes(), &now, yaml.WithKnownFields(), yaml.WithUniqueKeys())
+	return out.Bytes(), now, err
 }
 
 func text1(s string) *yaml.Node {
@@ -239,6 +247,15 @@ func setMember(m *yaml.Node, key string, value *yaml.Node) {
 	}
 	if value != nil {
 		m.Content = append(m.Content, text1(key), value)
+	}
+}
+
+// setText sets a member of a map to a text; an empty one removes it.
+func setText(m *yaml.Node, key, value string) {
+	if value == "" {
+		setMember(m, key, nil)
+	} else {
+		setMember(m, key, text1(value))
 	}
 }
 

@@ -9,7 +9,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
+
+	"go.yaml.in/yaml/v4"
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/cmd/internal/cli"
@@ -45,12 +48,61 @@ func (s *served) Config(app string) (daemon.Config, error) {
 	u.DropMode, u.Auto = cmp.Or(u.DropMode, daemon.Apply), cmp.Or(u.Auto, daemon.Off)
 	u.Inbox = filepath.Join(s.p.stateDir(app), "inbox")
 	if c.Source != (source.Config{}) {
-		u.Source = c.Source.String()
+		u.Source, u.Channel = c.Source.String(), c.Source.Channel
 	}
 	for _, signer := range c.Trust.Signers {
 		u.Signers = append(u.Signers, signer.String())
 	}
 	return u, err
+}
+
+// Configure writes settings of the page into /etc/valise/APP.yaml, under the lock
+// of the app: a release may rotate whom the same file trusts.
+func (s *served) Configure(app string, to daemon.Settings) error {
+	unlock, err := release.Lock(filepath.Join(s.p.stateDir(app), "lock"), "valise-installer serve: settings", s.p.Now())
+	if err != nil {
+		return busy(err)
+	}
+	defer unlock()
+	want, err := s.p.readConfig(app)
+	if err != nil {
+		return err
+	}
+	want.Updates.Settings, want.Source.Channel = to, to.Channel
+	want.Updates.Channel = ""
+	raw, err := os.ReadFile(s.p.configPath(app))
+	if err != nil {
+		return err
+	}
+	text, got, err := editYAML(raw, func(top *yaml.Node) error {
+		updates := member(top, "updates")
+		if updates == nil || updates.Kind != yaml.MappingNode {
+			updates = &yaml.Node{Kind: yaml.MappingNode}
+			setMember(top, "updates", updates)
+		}
+		setText(updates, "check", to.Check.String())
+		setText(updates, "auto", string(to.Auto))
+		setText(updates, "window", to.Window)
+		if len(updates.Content) == 0 {
+			setMember(top, "updates", nil)
+		}
+		if from := member(top, "source"); from != nil {
+			setText(from, "channel", to.Channel)
+		}
+		return nil
+	})
+	if err == nil && !reflect.DeepEqual(got, want) {
+		err = errUnlike
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", s.p.configPath(app), err)
+	}
+	dir, err := openDir(filepath.Dir(s.p.configPath(app)), 0o755)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return release.ReplaceFile(dir, app+".yaml", text, 0o644)
 }
 
 func (s *served) Records(ctx context.Context, app string) (daemon.Records, error) {
@@ -319,6 +371,9 @@ func (s *served) OpenBackup(app, _, file string) (io.ReadCloser, error) {
 }
 
 func (s *served) OnRollback(app string, r installer.Release) (string, error) {
+	if r.Kind == bundle.KindTree {
+		return string(bundle.RestoreNever), nil // a tree has no data of its own
+	}
 	store, err := release.Open(s.p.appDir(app))
 	if err != nil {
 		return "", err

@@ -131,11 +131,9 @@ type State struct {
 	Source     string             `json:"source"`
 	Drop       string             `json:"drop"`
 	DropMode   Mode               `json:"drop_mode"`
-	CheckEvery string             `json:"check_every"`
-	Auto       Mode               `json:"auto"`
-	Window     string             `json:"window"`
-	MaxUpload  int64              `json:"max_upload_bytes"`
-	CheckedOn  *time.Time         `json:"checked_on"`
+	Settings
+	MaxUpload int64      `json:"max_upload_bytes"`
+	CheckedOn *time.Time `json:"checked_on"`
 }
 
 // Upload is a file that is on its way.
@@ -172,6 +170,7 @@ func (d *Daemon) Handler() http.Handler {
 		"POST /backups/{id}/restore": (*app).postRestore,
 		"GET /doctor":                (*app).getDoctor,
 		"POST /download":             (*app).postDownload,
+		"PATCH /settings":            (*app).patchSettings,
 		"POST ^/uploads":             (*app).postUpload,
 		"GET ^/uploads/{id}":         (*app).getUpload,
 		"PATCH ^/uploads/{id}":       (*app).patchUpload,
@@ -189,8 +188,8 @@ func (d *Daemon) Handler() http.Handler {
 			if err == nil {
 				v, err = h(a, w, r)
 			}
-			if method != http.MethodGet && method != http.MethodPatch {
-				d.audit(r, a, err)
+			if method != http.MethodGet && !(local && method == http.MethodPatch) { // not each piece of an upload
+				d.audit(r, a, v, err)
 			}
 			switch c, is := v.(created); {
 			case err != nil:
@@ -259,10 +258,13 @@ func (d *Daemon) problem(w http.ResponseWriter, r *http.Request, err error) {
 }
 
 // audit writes down who asked for what, and what came of it.
-func (d *Daemon) audit(r *http.Request, a *app, err error) {
+func (d *Daemon) audit(r *http.Request, a *app, v any, err error) {
 	line := map[string]any{"time": d.Now().UTC().Format(time.RFC3339), "actor": actor(r), "call": r.Method + " " + strings.TrimPrefix(r.URL.Path, prefix)}
 	if a != nil {
 		line["app"] = a.name
+	}
+	if s, is := v.(Settings); is {
+		line["settings"] = s
 	}
 	if err != nil {
 		line["refused"] = err.Error()
@@ -530,7 +532,7 @@ func (a *app) getBackup(w http.ResponseWriter, r *http.Request) (any, error) {
 		return nil, err
 	}
 	defer f.Close()
-	a.audit(r, a, nil)
+	a.audit(r, a, nil, nil)
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Header().Set("Content-Disposition", fmt.Sprintf("attachment; filename=%q", b.Files[i].Name))
 	w.Header().Set("Content-Length", strconv.FormatInt(b.Files[i].Size, 10))
@@ -566,15 +568,12 @@ func (a *app) getState(_ http.ResponseWriter, r *http.Request) (any, error) {
 	}
 	s := State{
 		App: a.name, Current: st.Current, Previous: st.Previous, Bad: st.Bad, Queued: len(a.jobs), Signers: a.config.Signers, Source: a.config.Source,
-		Drop: a.config.Drop, DropMode: a.config.DropMode, Auto: a.config.Auto, Window: a.config.Window, MaxUpload: a.config.MaxUpload,
+		Drop: a.config.Drop, DropMode: a.config.DropMode, Settings: a.settings(), MaxUpload: a.config.MaxUpload,
 	}
 	if st.Current != nil && st.Previous != nil {
 		if s.OnRollback, err = a.Device.OnRollback(a.name, *st.Current); err != nil {
 			return nil, err
 		}
-	}
-	if a.config.Check > 0 {
-		s.CheckEvery = a.config.Check.String()
 	}
 	a.mu.Lock()
 	s.CheckedOn = known(a.checked)

@@ -29,9 +29,12 @@ type app struct {
 	jobs chan job
 	wake chan struct{} // the drop folder may have changed
 
-	fetching sync.Mutex // one download at a time
+	rescheduled chan struct{} // the settings changed
 
-	mu      sync.Mutex
+	fetching sync.Mutex // one download at a time
+	changing sync.Mutex // one change of the settings at a time
+
+	mu      sync.Mutex // also guards config.Settings
 	uploads map[string]*upload
 	latest  *Latest // of the last check
 	checked time.Time

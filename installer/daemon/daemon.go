@@ -31,6 +31,9 @@ type Device interface {
 	// Apps are the installed ones.
 	Apps() ([]string, error)
 	Config(app string) (Config, error)
+	// Configure writes settings into that configuration, and nothing else. The
+	// error is ErrBusy while something changes the app.
+	Configure(app string, s Settings) error
 	// Records opens the records of an app, for as long as the daemon runs.
 	Records(ctx context.Context, app string) (Records, error)
 	// Ready returns nil when the engine answers, where an app needs one. Nothing
@@ -145,6 +148,9 @@ const (
 	Apply Mode = "apply"
 )
 
+// valid reports whether it is one of them, or empty for a default.
+func (m Mode) valid() bool { return m == "" || m == Off || m == Stage || m == Apply }
+
 // Config is the part of an app's device configuration that is about the daemon.
 // Zero values are the defaults.
 type Config struct {
@@ -153,12 +159,8 @@ type Config struct {
 	Drop     string `yaml:"drop,omitempty"`
 	DropMode Mode   `yaml:"drop_mode,omitempty"`
 	// USB is what happens with a release on a stick; Stage when it is empty.
-	USB Mode `yaml:"usb,omitempty"`
-	// Check is how often the source is asked, 0 for never; Auto is what happens
-	// with a newer release; Window, "02:00-04:30" in local time, is when.
-	Check  time.Duration `yaml:"check,omitempty"`
-	Auto   Mode          `yaml:"auto,omitempty"`
-	Window string        `yaml:"window,omitempty"`
+	USB      Mode `yaml:"usb,omitempty"`
+	Settings `yaml:",inline"`
 	// MaxUpload limits one uploaded bundle, in bytes; 0 is 8 GiB.
 	MaxUpload int64 `yaml:"max_upload,omitempty"`
 	// Webhook gets a CloudEvent when a record changes its status.
@@ -171,19 +173,15 @@ type Config struct {
 
 // Validate says what is wrong with a configuration.
 func (c Config) Validate() error {
-	for name, m := range map[string]Mode{"drop_mode": c.DropMode, "usb": c.USB, "auto": c.Auto} {
-		if m != "" && m != Off && m != Stage && m != Apply {
+	for name, m := range map[string]Mode{"drop_mode": c.DropMode, "usb": c.USB} {
+		if !m.valid() {
 			return fmt.Errorf("%s is %q, want off, stage or apply", name, m)
 		}
-	}
-	if c.Check != 0 && c.Check < minCheck {
-		return fmt.Errorf("check is %s, want %s or more", c.Check, minCheck)
 	}
 	if c.MaxUpload < 0 {
 		return fmt.Errorf("max_upload is %d, want bytes", c.MaxUpload)
 	}
-	_, err := parseWindow(c.Window)
-	return err
+	return c.Settings.Validate()
 }
 
 // Daemon serves the apps of a device.
@@ -320,6 +318,6 @@ func (d *Daemon) open(ctx context.Context, name string) (*app, error) {
 	}
 	return &app{
 		Daemon: d, name: name, config: config, records: records, inbox: inbox,
-		jobs: make(chan job, maxQueue), wake: make(chan struct{}, 1), hub: newHub(), uploads: map[string]*upload{}, seen: map[string]look{},
+		jobs: make(chan job, maxQueue), wake: make(chan struct{}, 1), rescheduled: make(chan struct{}, 1), hub: newHub(), uploads: map[string]*upload{}, seen: map[string]look{},
 	}, nil
 }

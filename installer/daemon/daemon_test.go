@@ -43,12 +43,12 @@ func TestWindow(t *testing.T) {
 			t.Errorf("%s at %s: wait %s, want %s", tc.window, tc.now.Format("15:04"), got, tc.want)
 		}
 	}
-	for _, bad := range []string{"2-4", "25:00-26:00", "02:60-03:00", "-1:00-02:00", "noon"} {
-		if (Config{Window: bad}).Validate() == nil {
+	for _, bad := range []string{"2-4", "25:00-26:00", "02:60-03:00", "-1:00-02:00", "noon", "02:00-03:00\n", "2:00-24:60x"} {
+		if (Settings{Window: bad}).Validate() == nil {
 			t.Errorf("window %q is accepted", bad)
 		}
 	}
-	for _, bad := range []Config{{DropMode: "now"}, {Auto: "yes"}, {Check: time.Second}, {MaxUpload: -1}} {
+	for _, bad := range []Config{{DropMode: "now"}, {MaxUpload: -1}, {Settings: Settings{Auto: "yes"}}, {Settings: Settings{Check: Interval(time.Second)}}, {Settings: Settings{Check: 1 << 60}}, {Settings: Settings{Channel: "a b"}}} {
 		if bad.Validate() == nil {
 			t.Errorf("%+v is accepted", bad)
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,6 +17,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/parts"
 	"github.com/valise-ota/valise/installer"
 )
 
@@ -31,16 +33,39 @@ const (
 	maxTries     = 2
 )
 
-// isBundle tells by its name what may be a bundle.
-func isBundle(name string) bool {
-	return strings.HasSuffix(name, ".tar.gz") || strings.HasSuffix(name, ".tar.zst") || strings.HasSuffix(name, ".tar")
+// bundleOf is the name of the bundle that a file is, or is a part of; empty for
+// any other file.
+func bundleOf(file string) string {
+	name, _ := parts.Split(file)
+	if strings.HasPrefix(name, ".") || !parts.NamesBundle(name) {
+		return ""
+	}
+	return name
 }
 
-// look is how a file of the drop folder was when it was last looked at.
+// bundlesIn are the files of a directory by the bundles that they are.
+func bundlesIn(dir fs.FS) (map[string][]fs.FileInfo, error) {
+	entries, err := fs.ReadDir(dir, ".")
+	found := map[string][]fs.FileInfo{}
+	for _, e := range entries {
+		name := bundleOf(e.Name())
+		if info, err := e.Info(); err == nil && name != "" && info.Mode().IsRegular() {
+			found[name] = append(found[name], info)
+		}
+	}
+	return found, err
+}
+
+// look is how a bundle in the drop folder was when it was last looked at.
 type look struct {
+	files int
 	size  int64
 	mod   time.Time
 	since time.Time // it has not changed since
+}
+
+func (l look) same(m look) bool {
+	return l.files == m.files && l.size == m.size && l.mod.Equal(m.mod)
 }
 
 func (a *app) dropDir() string { return a.config.Drop }
@@ -72,7 +97,7 @@ func (a *app) watchDrop(ctx context.Context) (stop func()) {
 				if !ok {
 					return
 				}
-				if isBundle(e.Name) {
+				if bundleOf(filepath.Base(e.Name)) != "" {
 					a.poke()
 				}
 			}
@@ -116,30 +141,33 @@ func (a *app) lookAtDrop(ctx context.Context) {
 // again. One that nobody writes to any more and that still cannot be read ends in
 // failed/.
 func (a *app) complete(ctx context.Context) (ready []dropped, again time.Duration) {
-	entries, err := os.ReadDir(a.dropDir())
+	found, err := bundlesIn(os.DirFS(a.dropDir()))
 	if err != nil {
 		a.log().Warn("read drop folder", "err", err)
 		return nil, 0
 	}
 	now, seen, moving := a.Now(), map[string]look{}, false
-	for _, e := range entries {
-		info, err := e.Info()
-		if err != nil || !info.Mode().IsRegular() || strings.HasPrefix(e.Name(), ".") || !isBundle(e.Name()) {
-			continue
+	for name, files := range found {
+		is := look{files: len(files), since: now}
+		for _, f := range files {
+			is.size += f.Size()
+			if f.ModTime().After(is.mod) {
+				is.mod = f.ModTime()
+			}
 		}
-		l, ok := a.seen[e.Name()]
-		if !ok || l.size != info.Size() || !l.mod.Equal(info.ModTime()) {
-			l = look{info.Size(), info.ModTime(), now}
+		l, ok := a.seen[name]
+		if !ok || !l.same(is) {
+			l = is
 		}
-		seen[e.Name()] = l
+		seen[name] = l
 		rest := now.Sub(l.since)
 		if rest < a.Timing.Stable {
 			again, moving = a.Timing.Stable, true
 			continue
 		}
-		version, err := peek(filepath.Join(a.dropDir(), e.Name()))
+		version, size, err := peek(filepath.Join(a.dropDir(), files[0].Name()))
 		if err == nil {
-			ready = append(ready, dropped{e.Name(), info.Size(), version})
+			ready = append(ready, dropped{name, size, version})
 			continue
 		}
 		if rest < a.Timing.Settle {
@@ -154,7 +182,7 @@ func (a *app) complete(ctx context.Context) (ready []dropped, again time.Duratio
 		if err := a.records.Add(ctx, r); err != nil {
 			a.log().Error("write record", "err", err)
 		}
-		a.moveDropped(e.Name(), failedDir, r.Error)
+		a.moveDropped(name, failedDir, r.Error)
 		a.changed(r.ID, installer.Failed)
 	}
 	a.seen = seen
@@ -169,34 +197,26 @@ func (a *app) complete(ctx context.Context) (ready []dropped, again time.Duratio
 
 // peek reads the version that a file claims, and so whether its table of
 // contents, which stands at its end, is there.
-func peek(path string) (*semver.Version, error) {
+func peek(path string) (version *semver.Version, size int64, err error) {
 	r, f, err := open(path)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer f.Close()
 	if err := r.Locate(); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	return bundle.ParseVersion(r.Manifest().Version)
+	version, err = bundle.ParseVersion(r.Manifest().Version)
+	return version, f.Size(), err
 }
 
-// open reads the manifest of a file. The caller closes it.
-func open(path string) (*bundle.Reader, *os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|noFollow, 0)
+// open reads the manifest of a bundle. The caller closes it.
+func open(path string) (*bundle.Reader, *parts.File, error) {
+	f, err := parts.Open(path)
 	if err != nil {
 		return nil, nil, err
 	}
-	r, err := func() (*bundle.Reader, error) {
-		info, err := f.Stat()
-		if err != nil {
-			return nil, err
-		}
-		if !info.Mode().IsRegular() {
-			return nil, errors.New("it is no file")
-		}
-		return bundle.Open(f, info.Size())
-	}()
+	r, err := bundle.Open(f, f.Size())
 	if err != nil {
 		f.Close()
 		return nil, nil, err
@@ -275,7 +295,7 @@ func (a *app) finishDrop(ctx context.Context, name, id string, good bool) {
 	}
 }
 
-// moveDropped moves a file into applied/ or failed/. One that cannot be moved is
+// moveDropped moves a bundle into applied/ or failed/. One that cannot be moved is
 // taken out of the folder's sight by its records: it has had its tries.
 func (a *app) moveDropped(name, dir, reason string) {
 	root, err := os.OpenRoot(a.dropDir())
@@ -293,7 +313,12 @@ func (a *app) moveDropped(name, dir, reason string) {
 				a.log().Error("write reason", "err", err)
 			}
 		}
-		if err = root.Rename(name, to); err == nil {
+		var found map[string][]fs.FileInfo
+		found, err = bundlesIn(root.FS())
+		for _, f := range found[name] {
+			err = errors.Join(err, root.Rename(f.Name(), filepath.Join(dir, f.Name())))
+		}
+		if err == nil {
 			err = a.pruneDropped(root, dir)
 		}
 	}
@@ -306,30 +331,31 @@ func (a *app) moveDropped(name, dir, reason string) {
 // that brought the current and the previous release stay, however old: when the
 // engine loses images, they bring them back.
 func (a *app) pruneDropped(root *os.Root, dir string) error {
-	entries, err := fs.ReadDir(root.FS(), dir)
-	if err != nil {
-		return err
-	}
 	st, err := a.records.Load(context.Background())
 	if err != nil {
 		return err
 	}
-	var files []fs.FileInfo
-	for _, e := range entries {
-		if info, err := e.Info(); err == nil && isBundle(e.Name()) {
-			files = append(files, info)
-		}
+	sub, err := fs.Sub(root.FS(), dir)
+	if err != nil {
+		return err
 	}
-	slices.SortFunc(files, func(x, y fs.FileInfo) int { return y.ModTime().Compare(x.ModTime()) })
-	for _, f := range files[min(len(files), keepDropped):] {
-		file := filepath.Join(dir, f.Name())
-		if dir == AppliedDir && holds(filepath.Join(a.dropDir(), file), st.Current, st.Previous) {
+	found, err := bundlesIn(sub)
+	if err != nil {
+		return err
+	}
+	names := slices.SortedFunc(maps.Keys(found), func(x, y string) int {
+		return found[y][0].ModTime().Compare(found[x][0].ModTime())
+	})
+	for _, name := range names[min(len(names), keepDropped):] {
+		if dir == AppliedDir && holds(filepath.Join(a.dropDir(), dir, found[name][0].Name()), st.Current, st.Previous) {
 			continue
 		}
-		if err := root.Remove(file); err != nil {
-			return err
+		for _, f := range found[name] {
+			if err := root.Remove(filepath.Join(dir, f.Name())); err != nil {
+				return err
+			}
 		}
-		if err := root.Remove(file + reasonSuffix); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := root.Remove(filepath.Join(dir, name+reasonSuffix)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return err
 		}
 	}

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -17,6 +18,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/valise-ota/valise/bundle/parts"
 	"github.com/valise-ota/valise/installer"
 )
 
@@ -167,11 +169,12 @@ func (a *app) finish(ctx context.Context, u *upload) (installer.Record, error) {
 	a.mu.Lock()
 	delete(a.uploads, u.id)
 	a.mu.Unlock()
-	return a.accept(ctx, u.id, u.by)
+	return a.accept(ctx, u.id, u.by, "")
 }
 
-// accept verifies ID.unverified and makes a record of it.
-func (a *app) accept(ctx context.Context, id, by string) (r installer.Record, err error) {
+// accept verifies ID.unverified and makes a record of it. version is what it is
+// said to be, if anybody said so.
+func (a *app) accept(ctx context.Context, id, by, version string) (r installer.Record, err error) {
 	defer func() {
 		if err != nil {
 			a.removeFile(id + unverified)
@@ -187,7 +190,7 @@ func (a *app) accept(ctx context.Context, id, by string) (r installer.Record, er
 	if err != nil {
 		text, check := a.Device.Explain(err)
 		if check != "" {
-			r.Status, r.Error, r.To.Version = installer.Failed, text, offer.Version
+			r.Status, r.Error, r.To.Version = installer.Failed, text, cmp.Or(offer.Version, version)
 			if err := a.records.Add(ctx, r); err != nil {
 				return r, err
 			}
@@ -198,6 +201,14 @@ func (a *app) accept(ctx context.Context, id, by string) (r installer.Record, er
 			return r, refuse(http.StatusServiceUnavailable, "%s", text)
 		}
 		// It is good; what keeps it from being applied may be mended first.
+	}
+	if version != "" && offer.Version != version {
+		r.Status, r.Error, r.To.Version = installer.Failed, fmt.Sprintf("the source gave %s under the name of %s", offer.Version, version), version
+		if err := a.records.Add(ctx, r); err != nil {
+			return r, err
+		}
+		a.changed(r.ID, installer.Failed)
+		return r, refuse(http.StatusUnprocessableEntity, "%s", r.Error)
 	}
 	if offer.Plan != nil && offer.Plan.Action == "" {
 		return r, refuse(http.StatusConflict, "%s runs already", offer.Version)
@@ -276,12 +287,12 @@ func (a *app) settle(ctx context.Context, path string) (sum string, size int64, 
 }
 
 func digestFile(ctx context.Context, path string) (string, error) {
-	f, err := os.OpenFile(path, os.O_RDONLY|noFollow, 0)
+	f, err := parts.Open(path)
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
-	return digest(ctx, f)
+	return digest(ctx, f.Reader())
 }
 
 func digest(ctx context.Context, r io.Reader) (string, error) {

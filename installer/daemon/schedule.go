@@ -10,6 +10,9 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
+	"regexp"
+	"slices"
+	"strconv"
 	"time"
 
 	"github.com/valise-ota/valise/bundle"
@@ -17,7 +20,6 @@ import (
 )
 
 const (
-	minCheck     = time.Minute
 	checkTimeout = 20 * time.Second
 	bySchedule   = "schedule"
 )
@@ -25,15 +27,22 @@ const (
 // window is a time of day, from and to in minutes; all day when they are equal.
 type window struct{ from, to int }
 
+var windowPattern = regexp.MustCompile(`^([01]?[0-9]|2[0-3]):([0-5][0-9])-([01]?[0-9]|2[0-4]):([0-5][0-9])$`)
+
 func parseWindow(s string) (w window, err error) {
 	if s == "" {
 		return w, nil
 	}
-	var h1, m1, h2, m2 int
-	if n, err := fmt.Sscanf(s, "%d:%d-%d:%d", &h1, &m1, &h2, &m2); n != 4 || err != nil || h1 < 0 || h1 > 23 || h2 < 0 || h2 > 24 || m1 < 0 || m1 > 59 || m2 < 0 || m2 > 59 {
-		return w, fmt.Errorf("window is %q, want HH:MM-HH:MM", s)
+	m := windowPattern.FindStringSubmatch(s)
+	if m == nil {
+		return w, fmt.Errorf("window is %.40q, want HH:MM-HH:MM", s)
 	}
-	return window{h1*60 + m1, h2*60 + m2}, nil
+	minute := func(hour, minute string) int {
+		h, _ := strconv.Atoi(hour)
+		m, _ := strconv.Atoi(minute)
+		return h*60 + m
+	}
+	return window{minute(m[1], m[2]), minute(m[3], m[4])}, nil
 }
 
 // wait is how long it is until the window is open.
@@ -49,59 +58,105 @@ func (w window) wait(now time.Time) time.Duration {
 	return time.Duration(ahead)*time.Minute - time.Duration(now.Second())*time.Second
 }
 
-// schedule asks the source from time to time. A tenth of the time is left to
-// chance, so that a fleet does not ask at once.
+// length is that of the window.
+func (w window) length() time.Duration {
+	return time.Duration((w.to-w.from+24*60-1)%(24*60)+1) * time.Minute
+}
+
+// schedule asks the source from time to time: soon after the start, since a
+// device may be switched off every evening, and then as often as the settings
+// say. Chance spreads it, so that a fleet does not ask at once.
 func (a *app) schedule(ctx context.Context) {
-	if a.config.Check == 0 {
-		return
-	}
-	w, _ := parseWindow(a.config.Window) // Validate was here
-	for {
-		pause := a.config.Check*9/10 + rand.N(a.config.Check/5)
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(pause):
-		}
-		if _, err := a.check(ctx); err != nil {
-			a.log().Warn("check for updates", "err", err)
-			continue
-		}
-		a.mu.Lock()
-		latest := a.latest
-		a.mu.Unlock()
-		if latest == nil || a.config.Auto == "" || a.config.Auto == Off {
-			continue
+	for first, failed := true, false; ; {
+		var due <-chan time.Time // never
+		switch every := time.Duration(a.settings().Check); {
+		case every == 0:
+		case first:
+			due = time.After(rand.N(every / 10))
+		case failed:
+			due = time.After(max(time.Duration(minCheck), every/10))
+		default:
+			due = time.After(every*9/10 + rand.N(every/5))
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(w.wait(a.Now())):
-		}
-		if err := a.automatic(ctx, latest.Version); err != nil {
-			a.log().Warn("update by schedule", "version", latest.Version, "err", err)
+		case <-a.rescheduled:
+			first = true
+		case <-due:
+			err := a.scheduled(ctx)
+			if first, failed = false, err != nil; failed {
+				a.log().Warn("update by schedule", "err", err)
+			}
 		}
 	}
 }
 
-// automatic stages or applies what a check found. A version is tried once.
-func (a *app) automatic(ctx context.Context, version string) error {
+// scheduled asks the source once, and does with a newer release what the settings
+// say, when they say. It looks at the clock each minute: a device may boot with
+// a wrong one, and the settings may change.
+func (a *app) scheduled(ctx context.Context) error {
+	if a.settings().Check == 0 {
+		return nil
+	}
+	if _, err := a.check(ctx); err != nil {
+		return err
+	}
+	for waited := false; ; {
+		a.mu.Lock()
+		latest, s := a.latest, a.config.Settings
+		a.mu.Unlock()
+		if latest == nil || s.Auto == "" || s.Auto == Off {
+			return nil
+		}
+		w, _ := parseWindow(s.Window) // Validate was here
+		pause := min(w.wait(a.Now()), time.Minute)
+		switch {
+		case pause > 0:
+			waited = true
+		case waited: // hours, maybe: ask again, not all devices in the same moment
+			waited, pause = false, rand.N(w.length()/10)
+			if _, err := a.check(ctx); err != nil {
+				return err
+			}
+		default:
+			return a.automatic(ctx, latest.Version, s.Auto, w)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.rescheduled:
+			return a.scheduled(ctx)
+		case <-time.After(pause):
+		}
+	}
+}
+
+// automatic downloads what a check found, and applies it while the window is
+// open. A version is tried once, as soon as it is here; a download that fails is
+// tried again at the next check.
+func (a *app) automatic(ctx context.Context, version string, auto Mode, w window) error {
 	found, _, err := a.records.Find(ctx, nil, -1, 0)
 	if err != nil {
 		return err
 	}
-	for _, r := range found {
-		if r.To.Version == version {
-			return nil
+	i := slices.IndexFunc(found, func(r installer.Record) bool { return r.To.Version == version })
+	if i < 0 {
+		r, err := a.download(ctx, version, bySchedule)
+		if err != nil {
+			return err
 		}
+		for _, old := range found {
+			if old.Status == installer.Pending && old.By == bySchedule {
+				a.forgetFile(ctx, old.ID)
+				a.fail(ctx, old.ID, "not applied before "+version+" came")
+			}
+		}
+		found, i = []installer.Record{r}, 0
 	}
-	if a.config.Auto == Stage {
-		_, err := a.download(ctx, version, bySchedule)
-		return err
-	}
-	r := installer.Record{ID: a.NewID(), To: installer.Release{Version: version}, Status: installer.Pending, By: bySchedule, Created: a.Now()}
-	if err := a.records.Add(ctx, r); err != nil {
-		return err
+	r := found[i]
+	if auto != Apply || r.Status != installer.Pending || r.By != bySchedule || w.wait(a.Now()) > 0 {
+		return nil
 	}
 	return a.enqueue(job{record: r.ID})
 }
@@ -140,14 +195,23 @@ func (a *app) download(ctx context.Context, version, by string) (installer.Recor
 	defer a.fetching.Unlock()
 	id := a.NewID()
 	if err := a.fetch(ctx, id, version); err != nil {
-		return installer.Record{}, err
+		text, check := a.Device.Explain(err)
+		if check == "" {
+			return installer.Record{}, err
+		}
+		r := installer.Record{ID: id, To: installer.Release{Version: version}, Status: installer.Failed, Error: text, By: by, Created: a.Now()}
+		if err := a.records.Add(ctx, r); err != nil {
+			return r, err
+		}
+		a.changed(id, installer.Failed)
+		return r, &refusal{http.StatusUnprocessableEntity, check, text}
 	}
-	return a.accept(ctx, id, by)
+	return a.accept(ctx, id, by, version)
 }
 
 // fetch writes a release to ID.unverified.
 func (a *app) fetch(ctx context.Context, id, version string) error {
-	f, err := a.inbox.OpenFile(id+unverified, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	f, err := a.inbox.OpenFile(id+unverified, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600) // Thin reads again what it wrote
 	if err != nil {
 		return err
 	}

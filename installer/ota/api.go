@@ -25,6 +25,7 @@ func (s *Server) api(mux *http.ServeMux) {
 		"GET /doctor":                read,
 		"GET /metrics":               read,
 		"POST /download":             upload,
+		"PATCH /settings":            admin,
 		"GET /{id}":                  read,
 		"GET /{id}/plan":             read,
 		"POST /{id}/rollback":        apply,

@@ -36,7 +36,7 @@ func newEngine(socket string) *engine {
 	return &engine{
 		client: &http.Client{Transport: transport},
 		proxy: &httputil.ReverseProxy{
-			Transport: transport, FlushInterval: -1,
+			Transport: transport, FlushInterval: -1, BufferPool: buffers{},
 			// What somebody sends stays here, but for what the daemon is asked.
 			Rewrite: func(r *httputil.ProxyRequest) {
 				r.Out.URL.Scheme, r.Out.URL.Host = "http", "engine"
@@ -53,6 +53,12 @@ func newEngine(socket string) *engine {
 		},
 	}
 }
+
+// buffers are small: each browser that watches holds one all day.
+type buffers struct{}
+
+func (buffers) Get() []byte { return make([]byte, 4<<10) }
+func (buffers) Put([]byte)  {}
 
 // failure is a problem that the daemon answered.
 type failure struct{ daemon.Problem }

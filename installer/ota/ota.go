@@ -2,8 +2,9 @@
 // comes from the network is asked here who they are and what they may do, and
 // everything they may do is asked of the daemon, on its local socket.
 //
-// The process needs no privilege but that socket. It keeps no file: users, tokens
-// and settings are files of the administrator, which it only reads. A hole in it
+// The process needs no privilege but that socket. Users, tokens and its settings
+// are files of the administrator, which it only reads; the one file it writes has
+// digests of sessions. A hole in it
 // gives away what the socket can do: hand over a bundle, which the daemon verifies
 // against the device's own policy, have a verified one applied, roll back, read the
 // history. It gives away no shell, no key and no file of the device.
@@ -96,8 +97,11 @@ type Server struct {
 	Config Config
 	Engine string // path of the daemon's socket
 	Users  string // path of the users file
-	Log    *slog.Logger
-	Now    func() time.Time
+	// Sessions is the path of a file that keeps who is logged in over a restart;
+	// empty for none.
+	Sessions string
+	Log      *slog.Logger
+	Now      func() time.Time
 
 	engine   *engine
 	sessions *sessions
@@ -114,7 +118,7 @@ func New(s Server) (*Server, error) {
 		return nil, err
 	}
 	s.engine = newEngine(s.Engine)
-	s.sessions, s.logins = newSessions(s.Now), newLimiter(s.Now)
+	s.sessions, s.logins = newSessions(s.Now, s.Sessions, s.Log), newLimiter(s.Now)
 	s.lists = &lists{path: s.Users}
 	for _, p := range s.Config.TrustedProxies {
 		prefix, _ := parsePrefix(p) // Validate was here
@@ -128,6 +132,13 @@ func New(s Server) (*Server, error) {
 	var err error
 	s.texts, err = loadCatalogues(files)
 	return &s, err
+}
+
+// Close saves when sessions were used last.
+func (s *Server) Close() {
+	s.sessions.mu.Lock()
+	defer s.sessions.mu.Unlock()
+	s.sessions.save()
 }
 
 // contentPolicy allows what this server itself serves, and no script or style

@@ -47,8 +47,8 @@ func (b *backend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case apiPrefix + "/check":
 		v = daemon.Check{CurrentVersion: "1.0.0", LatestVersion: &version, GitHubLatestVersion: &version, UpdateAvailable: true, GitHubNotes: &notes}
 	case apiPrefix:
-		why, now := "<script>alert(2)</script>", time.Now()
-		v = daemon.Page{Page: 1, PageSize: 10, Total: 1, Data: []daemon.Update{{PublicID: "A", Version: "1.0.0", Status: installer.Failed, ErrorMessage: &why, CreatedOn: &now, Action: installer.ActionUpdate, Steps: []installer.Step{}}}}
+		why, now, from := "<script>alert(2)</script>", time.Now(), "<b>me"
+		v = daemon.Page{Page: 1, PageSize: 10, Total: 1, Data: []daemon.Update{{PublicID: "A", Version: "1.0.0", Status: installer.Failed, ErrorMessage: &why, CreatedOn: &now, FromVersion: &from, Action: installer.ActionUpdate, Steps: []installer.Step{}}}}
 	case apiPrefix + "/backups", apiPrefix + "/doctor":
 		v = []any{}
 	}
@@ -184,6 +184,68 @@ func TestSessions(t *testing.T) {
 	}
 }
 
+// Who is logged in stays so over a restart of the page, unless the password
+// changed; the file lets nobody in.
+func TestSessionsLast(t *testing.T) {
+	c, dir := &clock{time.Now()}, t.TempDir()
+	path := filepath.Join(dir, "sessions.json")
+	var list List
+	for _, name := range []string{"ann", "vic"} {
+		if err := list.SetUser(name, Admin, name+" has a long password"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	save(t, dir, &list)
+	begin := func() (*httptest.Server, *Server) {
+		s, err := New(Server{Engine: "/nowhere", Users: filepath.Join(dir, "users.json"), Sessions: path, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Now: c.now})
+		if err != nil {
+			t.Fatal(err)
+		}
+		web := httptest.NewServer(s.Handler())
+		t.Cleanup(web.Close)
+		return web, s
+	}
+	web, s := begin()
+	ann, vic := logIn(t, web.URL, "ann"), logIn(t, web.URL, "vic")
+	out := logIn(t, web.URL, "vic")
+	send(t, "POST", web.URL+"/logout", "", "Cookie", out)
+	for range 2 {
+		c.t = c.t.Add(20 * time.Minute)
+		for _, cookie := range []string{ann, vic} {
+			if got := status(t, "GET", web.URL+apiPrefix, cookie); got != 502 { // let in, and there is no engine
+				t.Fatalf("before the restart: %d", got)
+			}
+		}
+	}
+	s.Close()
+	b, err := os.ReadFile(path)
+	if info, _ := os.Stat(path); err != nil || info.Mode() != 0o600 || strings.Contains(string(b), ann[7:]) {
+		t.Fatalf("%v, mode %s: %s", err, info.Mode(), b)
+	}
+	if err := list.SetUser("vic", Admin, "vic has another password"); err != nil {
+		t.Fatal(err)
+	}
+	save(t, dir, &list)
+	c.t = c.t.Add(20 * time.Minute)
+	web, _ = begin()
+	for name, tc := range map[string]struct {
+		cookie string
+		want   int
+	}{"ann": {ann, 502}, "vic, whose password changed": {vic, 401}, "logged out": {out, 401}} {
+		if got := status(t, "GET", web.URL+apiPrefix, tc.cookie); got != tc.want {
+			t.Errorf("%s: %d, want %d", name, got, tc.want)
+		}
+	}
+	if err := os.WriteFile(path, b[:len(b)/2], 0o600); err != nil { // a power cut
+		t.Fatal(err)
+	}
+	web, _ = begin()
+	if got := status(t, "GET", web.URL+apiPrefix, ann); got != 401 {
+		t.Errorf("from a broken file: %d", got)
+	}
+	logIn(t, web.URL, "ann")
+}
+
 // Every call of the OpenAPI document exists, asks who one is, and lets in whom it
 // says and nobody else.
 func TestScopes(t *testing.T) {
@@ -254,6 +316,23 @@ func TestTokens(t *testing.T) {
 		got, err := files.token(tc.token, c.t.Add(tc.after))
 		if err != nil || (got != nil) != tc.want {
 			t.Errorf("%q after %s: %v %v", tc.token, tc.after, got, err)
+		}
+	}
+	s, err := New(Server{Engine: "/nowhere", Users: files.path, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Now: c.now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	web := httptest.NewServer(s.Handler())
+	defer web.Close()
+	for _, tc := range []struct {
+		after        time.Duration
+		method, path string
+		want         int
+	}{{0, "GET", "", 502}, {0, "POST", "", 502}, {0, "GET", "/check", 403}, {0, "POST", "/A/apply", 403}, {0, "DELETE", "/A", 403}, {2 * time.Hour, "GET", "", 401}} {
+		c.t = c.t.Add(tc.after)
+		res, _ := send(t, tc.method, web.URL+apiPrefix+tc.path, "", "Authorization", "Bearer "+good)
+		if res.StatusCode != tc.want { // 502: let in, and there is no engine
+			t.Errorf("%s %s after %s: %s, want %d", tc.method, tc.path, tc.after, res.Status, tc.want)
 		}
 	}
 	if _, err := l.NewToken("ci", []Scope{upload}, time.Time{}); err == nil {
@@ -352,7 +431,7 @@ func TestForeignText(t *testing.T) {
 	c := &clock{time.Now()}
 	web, _, _ := newServer(t, c, Config{})
 	ann := logIn(t, web.URL, "ann")
-	for _, path := range []string{"/", "/ui/release", "/ui/history", "/ui/version"} {
+	for _, path := range []string{"/", "/ui/release", "/ui/history", "/ui/version", "/ui/waiting", "/ui/activity"} {
 		res, body := send(t, "GET", web.URL+path, "", "Cookie", ann)
 		if res.StatusCode != 200 || !strings.Contains(body, "1.0.0") && !strings.Contains(body, "2.0.0") {
 			t.Fatalf("%s: %s %s", path, res.Status, body)

@@ -68,6 +68,23 @@ func (w *who) Scopes() []Scope { return w.scopes }
 // May is whether who looks may do something.
 func (v view) May(scope string) bool { return v.Me.may(Scope(scope)) }
 
+// What names what a record did. A rollback to what runs was about the data.
+func (v view) What(r daemon.Update) string {
+	if r.Action == installer.ActionRollback && value(r.FromVersion) == r.Version {
+		return v.T("action.restore")
+	}
+	return v.T("action." + string(r.Action))
+}
+
+// Every says how often in words.
+func (v view) Every(interval string) string {
+	key := "every." + interval
+	if text := v.T(key); text != key {
+		return text
+	}
+	return v.T("every", interval)
+}
+
 // parts are the templates that can be asked for alone, and what they need.
 var parts = map[string]func(*Server, context.Context, *http.Request, *view) error{
 	"version":  (*Server).fillState,
@@ -288,6 +305,9 @@ var templates = template.Must(template.New("").Funcs(template.FuncMap{
 	"short":    func(s string) string { return s[:min(len(s), 12)] },
 	"plus":     func(a, b int) int { return a + b },
 	"statuses": func() []installer.Status { return statuses },
+	"modes":    func() []daemon.Mode { return []daemon.Mode{daemon.Off, daemon.Stage, daemon.Apply} },
+	"times":    times,
+	"clock":    clockTime,
 	"join":     strings.Join,
 	"icon": func(name string) template.HTML {
 		return template.HTML(`<svg class="icon" aria-hidden="true"><use href="/assets/icons.svg#` + template.HTMLEscapeString(name) + `"></use></svg>`)
@@ -295,6 +315,29 @@ var templates = template.Must(template.New("").Funcs(template.FuncMap{
 }).ParseFS(files, "assets/*.html"))
 
 var statuses = []installer.Status{installer.Pending, installer.Downloading, installer.Verifying, installer.Applying, installer.Completed, installer.Failed, installer.RolledBack}
+
+// times are the choices of how often to check: ours, and what is set.
+func times(set daemon.Interval) []string {
+	list := []string{"", "15m", "1h", "6h", "24h", "168h"}
+	if s := set.String(); !slices.Contains(list, s) {
+		list = append(list, s)
+	}
+	return list
+}
+
+// clockTime is one end of a window, as an input of type time wants it.
+func clockTime(window string, end int) string {
+	list := strings.Split(window, "-")
+	if end >= len(list) || list[end] == "" {
+		return ""
+	}
+	if hour, minute, _ := strings.Cut(list[end], ":"); len(hour) < 2 {
+		return "0" + hour + ":" + minute
+	} else if hour == "24" {
+		return "00:" + minute
+	}
+	return list[end]
+}
 
 func value[T any](p *T) (v T) {
 	if p != nil {

@@ -3,7 +3,13 @@ package ota
 import (
 	"context"
 	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"maps"
 	"net/http"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -32,27 +38,72 @@ type whoKey struct{}
 
 func whoIs(r *http.Request) *who { w, _ := r.Context().Value(whoKey{}).(*who); return w }
 
-// session is a browser that is logged in. They are kept in memory alone: after a
-// restart everybody logs in again.
+// session is a browser that is logged in.
 type session struct {
-	user    string
-	began   time.Time
-	used    time.Time
-	named   time.Time // when it got its name
-	expires time.Time // an old name, in its grace
+	User     string    `json:"user"`
+	Password string    `json:"password"` // digest of the hash that let it in: another password ends it
+	Began    time.Time `json:"began"`
+	Used     time.Time `json:"used"`
+	Named    time.Time `json:"named"`   // when it got its name
+	Expires  time.Time `json:"expires"` // an old name, in its grace
 }
 
+// sessions are kept by the digest of their cookie, in memory and in a file: what
+// leaks lets nobody in.
 type sessions struct {
-	now func() time.Time
-	mu  sync.Mutex
-	all map[string]*session // by digest of the cookie: memory that leaks lets nobody in
+	now  func() time.Time
+	log  *slog.Logger
+	path string // none when it is empty: after a restart everybody logs in again
+	mu   sync.Mutex
+	all  map[string]*session
 }
 
-func newSessions(now func() time.Time) *sessions {
-	return &sessions{now: now, all: map[string]*session{}}
+func newSessions(now func() time.Time, path string, log *slog.Logger) *sessions {
+	s := &sessions{now: now, log: log, path: path, all: map[string]*session{}}
+	if path == "" {
+		return s
+	}
+	b, err := os.ReadFile(path)
+	if err == nil {
+		err = json.Unmarshal(b, &s.all)
+	}
+	broken := slices.Contains(slices.Collect(maps.Values(s.all)), nil)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) || broken || s.all == nil {
+		log.Warn("nobody is logged in any more", "err", err)
+		s.all = map[string]*session{}
+	}
+	return s
 }
 
-func (s *sessions) open(user string) (cookie string) {
+// save writes the file. Not each use of a session is worth it: after a crash one
+// may end up to rotateAfter too early.
+func (s *sessions) save() {
+	if s.path == "" {
+		return
+	}
+	b, err := json.Marshal(s.all)
+	if err == nil {
+		err = writeFile(s.path, b)
+	}
+	if err != nil {
+		s.log.Error("save sessions", "err", err)
+	}
+}
+
+// writeFile replaces a file that nobody else may read.
+func writeFile(path string, b []byte) error {
+	f, err := os.OpenFile(path+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}
+
+func (s *sessions) open(u *User) (cookie string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := s.now()
@@ -68,40 +119,42 @@ func (s *sessions) open(user string) (cookie string) {
 		}
 	}
 	cookie = rand.Text()
-	s.all[tokenHash(cookie)] = &session{user: user, began: now, used: now, named: now}
+	s.all[tokenHash(cookie)] = &session{User: u.Name, Password: tokenHash(u.Hash), Began: now, Used: now, Named: now}
+	s.save()
 	return cookie
 }
 
 func (v *session) over(now time.Time) bool {
-	return now.Sub(v.used) > idleLimit || now.Sub(v.began) > absoluteLimit || !v.expires.IsZero() && now.After(v.expires)
+	return now.Sub(v.Used) > idleLimit || now.Sub(v.Began) > absoluteLimit || !v.Expires.IsZero() && now.After(v.Expires)
 }
 
-// get returns whose session it is, and another name for it when the one it has
-// is old.
-func (s *sessions) get(cookie string, rotate bool) (user, next string) {
+// get returns a session, and another name for it when the one it has is old.
+func (s *sessions) get(cookie string, rotate bool) (found session, next string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now, key := s.now(), tokenHash(cookie)
 	v := s.all[key]
 	if v == nil || v.over(now) {
 		delete(s.all, key)
-		return "", ""
+		return session{}, ""
 	}
-	v.used = now
-	if rotate && v.expires.IsZero() && now.Sub(v.named) > rotateAfter {
+	v.Used = now
+	if rotate && v.Expires.IsZero() && now.Sub(v.Named) > rotateAfter {
 		next = rand.Text()
 		renamed := *v
-		renamed.named = now
+		renamed.Named = now
 		s.all[tokenHash(next)] = &renamed
-		v.expires = now.Add(rotateGrace)
+		v.Expires = now.Add(rotateGrace)
+		s.save()
 	}
-	return v.user, next
+	return *v, next
 }
 
 func (s *sessions) close(cookie string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.all, tokenHash(cookie))
+	s.save()
 }
 
 // limiter slows those down who guess: after some failures, twice as long each
@@ -213,8 +266,8 @@ func (s *Server) identify(w http.ResponseWriter, r *http.Request) *who {
 	if err != nil {
 		return nil
 	}
-	name, next := s.sessions.get(c.Value, r.Method == http.MethodGet && r.URL.Path == "/")
-	if name == "" {
+	found, next := s.sessions.get(c.Value, r.Method == http.MethodGet && r.URL.Path == "/")
+	if found.User == "" {
 		return nil
 	}
 	if next != "" {
@@ -226,7 +279,7 @@ func (s *Server) identify(w http.ResponseWriter, r *http.Request) *who {
 		return nil
 	}
 	for _, u := range list.Users { // the role is asked anew: it may have been taken away
-		if u.Name == name {
+		if u.Name == found.User && tokenHash(u.Hash) == found.Password {
 			return &who{name: u.Name, role: u.Role, scopes: roleScopes[u.Role]}
 		}
 	}
@@ -283,7 +336,7 @@ func (s *Server) postLogin(w http.ResponseWriter, r *http.Request) {
 	if old, err := r.Cookie(s.cookieName(r)); err == nil {
 		s.sessions.close(old.Value)
 	}
-	s.setCookie(w, r, s.sessions.open(u.Name))
+	s.setCookie(w, r, s.sessions.open(u))
 	s.audit(r, "login", "user", u.Name)
 	http.Redirect(w, r, "/", http.StatusSeeOther)
 }

@@ -16,6 +16,7 @@ import (
 	tus "github.com/tus/tusd/v2/pkg/handler"
 	xslog "golang.org/x/exp/slog"
 
+	bundleparts "github.com/valise-ota/valise/bundle/parts"
 	"github.com/valise-ota/valise/installer/daemon"
 )
 
@@ -47,7 +48,11 @@ func (s *Server) postUpload(w http.ResponseWriter, r *http.Request) {
 			continue
 		}
 		if !bundleName.MatchString(part.FileName()) {
-			problem(w, http.StatusBadRequest, "the file must be a bundle: .tar.gz, .tar.zst or .tar")
+			detail := "the file must be a bundle: .tar.gz, .tar.zst or .tar"
+			if name, n := bundleparts.Split(part.FileName()); n > 0 && bundleName.MatchString(name) {
+				detail = fmt.Sprintf("this is a part of a bundle: join them first, cat %s.0* > %s", name, name)
+			}
+			problem(w, http.StatusBadRequest, detail)
 			return
 		}
 		s.takeForm(w, r, part)

@@ -28,7 +28,7 @@ const (
 	check  Scope = "check"
 	upload Scope = "upload"
 	apply  Scope = "apply" // also roll back
-	admin  Scope = "admin" // delete, force, monitoring of everything
+	admin  Scope = "admin" // delete, force, restore, settings
 )
 
 // Scopes are all of them.

@@ -2,6 +2,7 @@ package record
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -10,32 +11,47 @@ import (
 	"github.com/valise-ota/valise/installer"
 )
 
-// The file was written by a program that knew schema 1: two updates, one taken
-// back by hand, one that failed, and one that a power cut left half-way.
-func TestMigrateSchema1(t *testing.T) {
-	old, err := os.ReadFile("testdata/schema1.db")
-	ok(t, err)
-	path := filepath.Join(t.TempDir(), "record.db")
-	ok(t, os.WriteFile(path, old, 0o600))
-	if _, err := OpenReadOnly(t.Context(), path, "shop"); !errors.Is(err, ErrOlder) {
-		t.Fatalf("read only: got %v", err)
+// The files were written by the programs that knew schema 1 and 2: two updates,
+// one taken back by hand, one that failed, one that a power cut left half-way, and
+// what waited.
+func TestMigrateOld(t *testing.T) {
+	for schema, waiting := range map[int]string{1: "", 2: "r7=downloading r6=pending "} {
+		old, err := os.ReadFile(fmt.Sprintf("testdata/schema%d.db", schema))
+		ok(t, err)
+		path := filepath.Join(t.TempDir(), "record.db")
+		ok(t, os.WriteFile(path, old, 0o600))
+		if _, err := OpenReadOnly(t.Context(), path, "shop"); !errors.Is(err, ErrOlder) {
+			t.Fatalf("schema %d, read only: got %v", schema, err)
+		}
+		s := openAt(t, path)
+		if got, want := statuses(t, s), waiting+"r5=applying r4=completed r3=rolled_back r2=rolled_back r1=completed"; got != want {
+			t.Fatalf("schema %d: got  %s\nwant %s", schema, got, want)
+		}
+		st := load(t, s)
+		if version(st.Current) != "1.0.0" || version(st.Previous) != "1.1.0" || st.Floor != "1.1.0" || !reflect.DeepEqual(st.Bad, []string{"1.2.0"}) || st.Rotation != nil {
+			t.Fatalf("schema %d: %+v", schema, st)
+		}
+		u := st.Unfinished
+		if u == nil || len(u.Steps) != 2 || u.Steps[1].State != installer.StepBegun || string(u.Steps[1].Undo) != `{"env":"A=2"}` {
+			t.Fatalf("schema %d: what recovery needs is gone: %+v", schema, u)
+		}
+		if schema > 1 {
+			r, err := s.Get(t.Context(), "r6")
+			if err != nil || r.By != "ann" || r.Changelog != "news" || !reflect.DeepEqual(r.Bundle, &installer.Bundle{File: "r6.bundle", Size: 7, Digest: "aa"}) {
+				t.Fatalf("schema %d: %+v, %v", schema, r, err)
+			}
+		}
+		// It goes on as if it had always been of this schema.
+		ok(t, s.StepUndone(t.Context(), "r5", "activate", at(9)))
+		ok(t, s.End(t.Context(), "r5", installer.RolledBack, at(9)))
+		commit(t, s, "r8", installer.ActionUpdate, "1.4.0", 10)
 	}
-	s := openAt(t, path)
-	if got, want := statuses(t, s), "r5=applying r4=completed r3=rolled_back r2=rolled_back r1=completed"; got != want {
-		t.Fatalf("got  %s\nwant %s", got, want)
+	// Whoever adds a schema adds a file of the one before.
+	for schema := 1; schema < len(migrations); schema++ {
+		if _, err := os.Stat(fmt.Sprintf("testdata/schema%d.db", schema)); err != nil {
+			t.Error(err)
+		}
 	}
-	st := load(t, s)
-	if version(st.Current) != "1.0.0" || version(st.Previous) != "1.1.0" || st.Floor != "1.1.0" || !reflect.DeepEqual(st.Bad, []string{"1.2.0"}) {
-		t.Fatalf("%+v", st)
-	}
-	u := st.Unfinished
-	if u == nil || len(u.Steps) != 2 || u.Steps[1].State != installer.StepBegun || string(u.Steps[1].Undo) != `{"env":"A=2"}` {
-		t.Fatalf("what recovery needs is gone: %+v", u)
-	}
-	// It goes on as if it had always been of this schema.
-	ok(t, s.StepUndone(t.Context(), "r5", "activate", at(9)))
-	ok(t, s.End(t.Context(), "r5", installer.RolledBack, at(9)))
-	commit(t, s, "r6", installer.ActionUpdate, "1.4.0", 10)
 }
 
 func TestOffer(t *testing.T) {

@@ -114,6 +114,15 @@ document.addEventListener('change', e => {
   if ('filter' in e.target.dataset) { query.history = e.target.value ? {status: e.target.value} : {}; load('history'); }
   if ('submit' in e.target.dataset) e.target.form.submit();
 });
+document.addEventListener('submit', e => {
+  if (e.target.id !== 'settings-form') return;
+  e.preventDefault();
+  const f = Object.fromEntries(new FormData(e.target)), window = f.from || f.to ? f.from + '-' + f.to : '';
+  run(async () => {
+    await call('PATCH', api + '/settings' + q(), {check_every: f.check_every, auto: f.auto, window, channel: f.channel || ''});
+    await load('settings'); say(t('saved'), 'good'); soon('release');
+  });
+});
 $('#create-form')?.addEventListener('submit', e => {
   e.preventDefault();
   const f = new FormData(e.target);
@@ -157,7 +166,7 @@ function happened(e) {
   if (e.type === 'step' && e.ended) bar({ended: true});
   if (e.record && e.type !== 'deleted' && !(e.type === 'status' && e.status === 'pending')) $('#activity').hidden = false;
   soon('activity');
-  if (e.type === 'status' || e.type === 'deleted') soon('version', 'waiting', 'history', ...(['completed', 'rolled_back'].includes(e.status) ? ['release', 'backups'] : []));
+  if (e.type === 'status' || e.type === 'deleted') soon('version', 'waiting', 'history', ...(['completed', 'rolled_back'].includes(e.status) ? ['release', 'backups', 'health'] : []));
 }
 let events;
 function watch() {
@@ -208,8 +217,17 @@ if (drop) {
   });
   const problem = x => { try { return JSON.parse(x.responseText).detail; } catch { return x.statusText; } };
 
-  async function upload(file) {
-    const key = 'upload ' + app + ' ' + [file.name, file.size, file.lastModified].join(' '), job = current = {};
+  // whole is one file, or the parts .001, .002, … of one as if they were one.
+  function whole(files) {
+    files.sort((a, b) => a.name < b.name ? -1 : 1);
+    const name = files[0].name.replace(/\.\d{3}$/, '');
+    if (name === files[0].name && files.length === 1) return files[0];
+    if (files.some((f, i) => f.name !== name + '.' + String(i + 1).padStart(3, '0'))) throw new Error(t('parts'));
+    return Object.assign(new Blob(files), {name, lastModified: Math.max(...files.map(f => f.lastModified))});
+  }
+  async function upload(files) {
+    $('#file').value = ''; // the same may be chosen again
+    const file = whole(files), key = 'upload ' + app + ' ' + [file.name, file.size, file.lastModified].join(' '), job = current = {};
     $('#upload').hidden = false; drop.hidden = true;
     $('#upload-name').textContent = file.name;
     $('#upload progress').value = 0;
@@ -261,11 +279,11 @@ if (drop) {
       if (current === job) current = null;
     }
   }
-  $('#file').addEventListener('change', e => e.target.files[0] && upload(e.target.files[0]));
+  $('#file').addEventListener('change', e => e.target.files[0] && run(() => upload([...e.target.files])));
   $('#upload-cancel').addEventListener('click', () => { if (current) { current.cancelled = true; current.request?.abort(); } });
   drop.addEventListener('dragover', e => { e.preventDefault(); drop.classList.add('over'); });
   drop.addEventListener('dragleave', () => drop.classList.remove('over'));
-  drop.addEventListener('drop', e => { e.preventDefault(); drop.classList.remove('over'); if (!current && e.dataTransfer.files[0]) upload(e.dataTransfer.files[0]); });
+  drop.addEventListener('drop', e => { e.preventDefault(); drop.classList.remove('over'); if (!current && e.dataTransfer.files[0]) run(() => upload([...e.dataTransfer.files])); });
   addEventListener('beforeunload', e => { if (current) e.preventDefault(); });
 }
 

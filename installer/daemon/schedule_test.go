@@ -1,0 +1,273 @@
+package daemon
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/record"
+)
+
+// planned is a device whose source has one release, in a bubble of time.
+type planned struct {
+	Device
+	latest    string
+	checks    []time.Time
+	fetched   []time.Time
+	offline   bool
+	cut       bool // downloads fail
+	slow      time.Duration
+	written   Settings
+	busy, set int
+}
+
+func (d *planned) Configure(_ string, s Settings) error {
+	if d.busy > 0 {
+		d.busy--
+		return ErrBusy
+	}
+	d.set++
+	d.written = s
+	return nil
+}
+
+func (d *planned) Latest(context.Context, string) (Latest, error) {
+	d.checks = append(d.checks, time.Now())
+	if d.offline {
+		return Latest{}, errors.New("no route to host")
+	}
+	return Latest{Version: d.latest}, nil
+}
+
+func (d *planned) Fetch(_ context.Context, _, version string, dst *os.File, _ func(installer.Event)) error {
+	d.fetched = append(d.fetched, time.Now())
+	time.Sleep(d.slow)
+	if d.cut {
+		return errors.New("connection reset")
+	}
+	_, err := dst.WriteString(version)
+	return err
+}
+
+func (d *planned) Plan(_ context.Context, _, path string, _ bool, _ func(installer.Event)) (Offer, error) {
+	b, err := os.ReadFile(path)
+	return Offer{Version: string(b), Plan: &installer.Plan{Action: installer.ActionUpdate}}, err
+}
+
+func (d *planned) Explain(err error) (string, string) { return err.Error(), "" }
+
+// inTime runs a schedule with these settings in a bubble, and begins at midnight.
+func inTime(t *testing.T, s Settings, f func(t *testing.T, a *app, d *planned)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		records, err := record.Open(t.Context(), filepath.Join(dir, "state.db"), "shop")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer records.Close()
+		inbox, err := os.OpenRoot(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer inbox.Close()
+		old := installer.Record{ID: "R1", Action: installer.ActionInstall, To: installer.Release{Version: "1.0.0", Dir: "1.0.0"}, Status: installer.Applying, Created: time.Now()}
+		if err := errors.Join(records.Begin(t.Context(), old), records.Commit(t.Context(), "R1", time.Now())); err != nil {
+			t.Fatal(err)
+		}
+		dev := &planned{latest: "1.1.0"}
+		d := &Daemon{Device: dev, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Now: func() time.Time { return time.Now().UTC() }, NewID: rand.Text, verifying: make(chan struct{}, 1)}
+		a := &app{Daemon: d, name: "shop", config: Config{Inbox: dir, Settings: s}, records: records, inbox: inbox, hub: newHub(), jobs: make(chan job, 9), rescheduled: make(chan struct{}, 1), uploads: map[string]*upload{}}
+		ctx, stop := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { a.schedule(ctx); close(ended) }()
+		f(t, a, dev)
+		stop()
+		<-ended
+	})
+}
+
+// How often, and never all devices in the same moment.
+func TestScheduleJitter(t *testing.T) {
+	different := map[time.Duration]bool{}
+	inTime(t, Settings{Check: Interval(6 * time.Hour)}, func(t *testing.T, a *app, d *planned) {
+		begin := time.Now()
+		time.Sleep(10 * 24 * time.Hour)
+		synctest.Wait()
+		if n := len(d.checks); n < 36 || n > 46 || len(d.fetched) > 0 {
+			t.Fatalf("%d checks, %d downloads", n, len(d.fetched))
+		}
+		if first := d.checks[0].Sub(begin); first > 36*time.Minute {
+			t.Errorf("the first check came after %s", first)
+		}
+		for i, at := range d.checks[1:] {
+			gap := at.Sub(d.checks[i])
+			if gap < 324*time.Minute || gap > 396*time.Minute {
+				t.Errorf("%s between two checks", gap)
+			}
+			different[gap] = true
+		}
+	})
+	if len(different) < 10 {
+		t.Errorf("only %d different pauses", len(different))
+	}
+}
+
+func TestScheduleOffline(t *testing.T) {
+	inTime(t, Settings{Check: Interval(24 * time.Hour), Auto: Apply}, func(t *testing.T, a *app, d *planned) {
+		d.offline = true
+		time.Sleep(24 * time.Hour)
+		synctest.Wait()
+		if n := len(d.checks); n < 8 || n > 12 {
+			t.Errorf("%d checks in a day without network, want about ten", n)
+		}
+		d.offline, d.cut = false, true
+		time.Sleep(24 * time.Hour)
+		synctest.Wait()
+		if n := len(d.fetched); n < 8 || n > 12 {
+			t.Errorf("%d downloads that were cut, want about ten", n)
+		}
+		d.cut = false
+		time.Sleep(3 * time.Hour)
+		synctest.Wait()
+		if len(a.jobs) != 1 {
+			t.Fatalf("%d updates wait", len(a.jobs))
+		}
+		r, err := a.records.Get(t.Context(), (<-a.jobs).record)
+		if err != nil || r.To.Version != "1.1.0" || r.By != bySchedule || r.Status != installer.Pending {
+			t.Errorf("%+v, %v", r, err)
+		}
+	})
+}
+
+// A version is applied in its time of day, by the clock of that moment, and once.
+func TestScheduleWindow(t *testing.T) {
+	inTime(t, Settings{Check: Interval(time.Hour), Auto: Apply, Window: "02:00-04:30"}, func(t *testing.T, a *app, d *planned) {
+		time.Sleep(15 * time.Minute)
+		synctest.Wait()
+		if len(d.checks) != 1 || len(d.fetched) != 0 {
+			t.Fatalf("%d checks, %d downloads before the window", len(d.checks), len(d.fetched))
+		}
+		// The clock was wrong, twice: it is 14:15 in truth, then 01:50.
+		a.Now = func() time.Time { return time.Now().UTC().Add(14 * time.Hour) }
+		time.Sleep(2 * time.Hour)
+		synctest.Wait()
+		if len(d.fetched) != 0 {
+			t.Fatal("downloaded in the afternoon")
+		}
+		a.Now = func() time.Time { return time.Now().UTC().Add(-25 * time.Minute) }
+		d.slow = 3 * time.Hour
+		time.Sleep(27 * time.Minute)
+		synctest.Wait()
+		if len(d.fetched) != 1 || len(d.checks) != 2 {
+			t.Fatalf("%d downloads, %d checks in the window", len(d.fetched), len(d.checks))
+		}
+		// The download ends after the window: it is applied in the next one.
+		time.Sleep(20 * time.Hour)
+		synctest.Wait()
+		if len(a.jobs) != 0 {
+			t.Fatal("applied outside the window")
+		}
+		time.Sleep(5 * time.Hour)
+		synctest.Wait()
+		if len(d.fetched) != 1 || len(a.jobs) == 0 {
+			t.Fatalf("%d downloads, %d updates in the next window", len(d.fetched), len(a.jobs))
+		}
+		id := (<-a.jobs).record
+		for _, next := range []installer.Status{installer.Verifying, installer.Failed} {
+			if err := a.records.Become(t.Context(), id, next, "no", time.Now()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for len(a.jobs) > 0 { // asked again while it waited
+			<-a.jobs
+		}
+		time.Sleep(72 * time.Hour)
+		synctest.Wait()
+		if len(d.fetched) != 1 || len(a.jobs) != 0 {
+			t.Errorf("tried again: %d downloads, %d updates", len(d.fetched), len(a.jobs))
+		}
+	})
+}
+
+// What waits until it is applied by hand does not pile up.
+func TestScheduleSuperseded(t *testing.T) {
+	inTime(t, Settings{Check: Interval(time.Hour), Auto: Stage}, func(t *testing.T, a *app, d *planned) {
+		for _, version := range []string{"1.1.0", "1.2.0", "1.3.0"} {
+			d.latest = version
+			time.Sleep(3 * time.Hour)
+			synctest.Wait()
+		}
+		found, total, err := a.records.Find(t.Context(), []installer.Status{installer.Pending}, -1, 0)
+		if err != nil || total != 1 || found[0].To.Version != "1.3.0" || len(a.jobs) != 0 {
+			t.Errorf("%d wait, %v", total, err)
+		}
+		entries, err := os.ReadDir(a.config.Inbox)
+		if n := strings.Count(names(entries), bundleSuffix); err != nil || n != 1 {
+			t.Errorf("files: %s, %v", names(entries), err)
+		}
+	})
+}
+
+func names(entries []os.DirEntry) (list string) {
+	for _, e := range entries {
+		list += e.Name() + " "
+	}
+	return list
+}
+
+// A change counts at once, also while a release waits for its time of day.
+func TestReschedule(t *testing.T) {
+	inTime(t, Settings{Auto: Off}, func(t *testing.T, a *app, d *planned) {
+		patch := func(body string) error {
+			_, err := a.patchSettings(nil, httptest.NewRequest("PATCH", "/settings", strings.NewReader(body)))
+			synctest.Wait()
+			return err
+		}
+		time.Sleep(100 * 24 * time.Hour)
+		synctest.Wait()
+		if len(d.checks) != 0 {
+			t.Fatal("checked, although never was set")
+		}
+		if err := patch(`{"check_every":"1h","auto":"apply","window":"05:00-06:00"}`); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(6 * time.Minute)
+		synctest.Wait()
+		if len(d.checks) != 1 || len(d.fetched) != 0 || d.written.Window != "05:00-06:00" {
+			t.Fatalf("%d checks, %d downloads, %+v", len(d.checks), len(d.fetched), d.written)
+		}
+		d.busy = 1
+		if err := patch(`{"window":""}`); err == nil || a.settings().Window == "" {
+			t.Fatalf("%v, %+v", err, a.settings())
+		}
+		if err := patch(`{"window":""}`); err != nil {
+			t.Fatal(err)
+		}
+		if len(d.fetched) != 1 || len(a.jobs) != 1 {
+			t.Errorf("%d downloads, %d updates", len(d.fetched), len(a.jobs))
+		}
+		if s := a.settings(); s.Auto != Apply || s.Check != Interval(time.Hour) {
+			t.Errorf("what was not named has changed: %+v", s)
+		}
+		if err := patch(`{"check_every":"0s"}`); err != nil {
+			t.Fatal(err)
+		}
+		n := len(d.checks)
+		time.Sleep(24 * time.Hour)
+		synctest.Wait()
+		if len(d.checks) != n {
+			t.Error("checks although it was switched off")
+		}
+	})
+}
