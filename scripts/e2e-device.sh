@@ -12,8 +12,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 VALISE_VM_IMAGE=$(scripts/vm-image.sh)
 images=$(scripts/sample-images.sh)
 plugin=$(VALISE_COMPOSE=build scripts/compose-plugin.sh)
-if ! command -v mcopy >/dev/null || ! command -v mkfs.exfat >/dev/null || ! command -v qemu-aarch64-static >/dev/null; then
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends mtools dosfstools exfatprogs qemu-user-static >&2
+if ! command -v mcopy >/dev/null || ! command -v qemu-aarch64-static >/dev/null; then
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends mtools dosfstools qemu-user-static >&2
 fi
 
 work=$(mktemp -d /tmp/valise-device.XXXXXX)

@@ -96,8 +96,6 @@ func (b *bench) stick(name, kind string, files ...string) string {
 		for _, f := range files {
 			b.check(command("mcopy", "-i", image, filepath.Join(b.releases, f), "::"))
 		}
-	case "exfat":
-		b.check(command("mkfs.exfat", image))
 	case "ext4":
 		content := b.TempDir()
 		for _, f := range files {
