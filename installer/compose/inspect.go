@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"regexp"
@@ -74,16 +75,9 @@ func (a *App) Inspect(ctx context.Context, rel *verify.Release, st installer.Sta
 	if value, _ := env.Lookup(m.Device.VersionEnv); value != m.Version {
 		f.EnvChanged = append(f.EnvChanged, m.Device.VersionEnv)
 	}
-	for key, secret := range m.Device.Secrets {
-		if len(env.Missing([]string{key})) == 0 {
-			continue
-		}
-		if secret.Immutable && st.Current != nil && hasSecret(a, *st.Current, key) {
-			return f, fmt.Errorf("inspect: %s lost %s, which existing data depends on: put the old value back (a new one would lock the data out)", a.envPath(), key)
-		}
-		f.EnvNew = append(f.EnvNew, key)
+	if f.EnvNew, err = a.newSecrets(ctx, m, env, st.Current); err != nil {
+		return f, err
 	}
-	slices.Sort(f.EnvNew)
 	if err := a.inspectDisk(&f, m, st); err != nil {
 		return f, err
 	}
@@ -95,6 +89,33 @@ func (a *App) Inspect(ctx context.Context, rel *verify.Release, st installer.Sta
 		}
 	}
 	return f, nil
+}
+
+// newSecrets are the keys that get a value. One that data depends on gets none while
+// there may be such data: of the release that runs, or of one that is long gone and
+// left its volumes.
+func (a *App) newSecrets(ctx context.Context, m *bundle.Manifest, env *environ.File, current *installer.Release) (keys []string, err error) {
+	for _, key := range slices.Sorted(maps.Keys(m.Device.Secrets)) {
+		if len(env.Missing([]string{key})) == 0 {
+			continue
+		}
+		if m.Device.Secrets[key].Immutable {
+			if current != nil && hasSecret(a, *current, key) {
+				return nil, fmt.Errorf("inspect: %s lost %s, which existing data depends on: put the old value back (a new one would lock the data out)", a.envPath(), key)
+			}
+			if current == nil {
+				volumes, err := a.Engine.Volumes(ctx, m.Device.Project)
+				if err != nil {
+					return nil, err
+				}
+				if len(volumes) > 0 {
+					return nil, fmt.Errorf("inspect: %s is to be generated, but volume %s of an earlier installation may depend on the old one: put that into %s, or remove the volumes with all their data", key, strings.Join(volumes, ", "), a.envPath())
+				}
+			}
+		}
+		keys = append(keys, key)
+	}
+	return keys, nil
 }
 
 func hasSecret(a *App, r installer.Release, key string) bool {

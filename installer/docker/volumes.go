@@ -44,6 +44,19 @@ func (c *Compose) HostPath(ctx context.Context, service, file string) (string, e
 	return filepath.Join(source, strings.TrimPrefix(file, at)), nil
 }
 
+// Volumes are the names of the volumes of a compose project, whether anything
+// uses them or not.
+func (e *Engine) Volumes(ctx context.Context, project string) (names []string, err error) {
+	list, err := e.client.VolumeList(ctx, client.VolumeListOptions{Filters: client.Filters{}.Add("label", "com.docker.compose.project="+project)})
+	if err != nil {
+		return nil, fmt.Errorf("list volumes of compose project %s: %w", project, err)
+	}
+	for _, v := range list.Items {
+		names = append(names, v.Name)
+	}
+	return names, nil
+}
+
 // Pause stops the containers that use a directory of this device in the middle
 // of what they do, until resume.
 func (e *Engine) Pause(ctx context.Context, dir string) (resume func() error, err error) {
