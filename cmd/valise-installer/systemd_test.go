@@ -23,8 +23,7 @@ func TestSystemd(t *testing.T) {
 		need(t, "permission to boot containers with systemd (VALISE_TEST_SYSTEMD=1, as root)")
 	}
 	releases := t.TempDir()
-	buildCloud(t, releases, runtime.GOARCH, "1.0.0", "1.1.0", "1.2.0", "1.3.0", "1.4.0", "1.5.0", "1.6.0", "2.0.0", "2.1.0", "2.9.0", "2.10.0", "3.0.0-rc.1",
-		"4.0.0", "4.1.0", "4.2.0", "4.3.0", "4.4.0")
+	buildCloud(t, releases, runtime.GOARCH, "1.0.0", "1.1.0", "1.2.0", "1.3.0", "1.4.0", "1.5.0", "1.6.0", "2.0.0", "2.1.0", "2.9.0", "2.10.0", "3.0.0-rc.1")
 	onMachines(t, "testdata/systemd", releases)
 }
 
