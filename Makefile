@@ -51,7 +51,7 @@ e2e-page: ## the update page in a real Chromium; pictures in build/page
 	scripts/e2e-page.sh
 
 .PHONY: e2e-systemd
-e2e-systemd: ## apps that are file trees, on machines with a real systemd; power cuts one after the other
+e2e-systemd: ## apps that are file trees, daemon and page in their units, on machines with a real systemd; power cuts one after the other
 	command -v strace >/dev/null || apt-get install -y --no-install-recommends strace
 	VALISE_TEST_SYSTEMD=all $(GO) test -count=1 -timeout 40m -run TestSystemd -v ./cmd/valise-installer
 

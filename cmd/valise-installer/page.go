@@ -286,9 +286,14 @@ func (p *program) setupPage(ctx context.Context, listen string, hosts []string) 
 		if err := config.Validate(); err != nil {
 			return cli.Usagef("--listen %q: %v", listen, err)
 		}
-		if config.TLS.Key != "" && !there(filepath.Join(p.pageDir(), "tls.key")) {
-			if err := p.selfSigned(hosts); err != nil {
-				return err
+		if config.TLS.Key != "" {
+			switch crt, key := there(filepath.Join(p.pageDir(), "tls.crt")), there(filepath.Join(p.pageDir(), "tls.key")); {
+			case crt != key:
+				return fmt.Errorf("%s has only one of tls.crt and tls.key: put both there, or neither to have them made", p.pageDir())
+			case !key:
+				if err := p.selfSigned(hosts); err != nil {
+					return err
+				}
 			}
 		}
 		b, err := yaml.Dump(config)
