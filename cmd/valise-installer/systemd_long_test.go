@@ -23,11 +23,31 @@ func TestSystemdLong(t *testing.T) {
 	onMachines(t, "testdata/systemd-long", releases)
 }
 
-// cutEach is cuteach CHECK COMMAND...: for each such call of COMMAND the machine
-// begins as it is now, COMMAND is killed there, the power goes, and CHECK, a
-// script, must succeed on the machine that comes up then. Of many calls it takes
-// fewer and fewer.
+// cutEach is cuteach CHECK COMMAND...: for each rename, link and removal of COMMAND
+// the machine begins as it is now, COMMAND is killed there, the power goes, and
+// CHECK, a script, must succeed on the machine that comes up then.
 func cutEach(ts *testscript.TestScript, _ bool, args []string) {
+	each(ts, "renameat,renameat2,linkat,symlinkat,unlinkat", "signal=SIGKILL", "killed by SIGKILL", args, func(int) {
+		for _, what := range []string{"cut", "up"} {
+			ts.Check(ts.Exec(ts.Getenv("SYSTEMD"), what, ts.Getenv("MACHINE")))
+		}
+	})
+}
+
+// fullEach is fulleach CHECK COMMAND...: for each call of COMMAND that needs room on
+// a disk the machine begins as it is now, and the disk is full for that call. It
+// ends with 0, 1 or 3, and CHECK must succeed.
+func fullEach(ts *testscript.TestScript, _ bool, args []string) {
+	each(ts, "renameat,renameat2,linkat,symlinkat,mkdirat,fsync", "error=ENOSPC", "(INJECTED)", args, func(code int) {
+		if code != 0 && code != 1 && code != 3 {
+			ts.Fatalf("exit code %d", code)
+		}
+	})
+}
+
+// each has COMMAND meet a fault at each of its calls, on machines that begin as
+// this one is. Of many calls it takes fewer and fewer.
+func each(ts *testscript.TestScript, calls, fault, met string, args []string, then func(code int)) {
 	machine := ts.Getenv("MACHINE")
 	systemd := func(args ...string) { ts.Check(ts.Exec(ts.Getenv("SYSTEMD"), args...)) }
 	upper, saved := filepath.Join(machine, "upper"), filepath.Join(machine, "saved")
@@ -42,22 +62,21 @@ func cutEach(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Check(ts.Exec("rm", "-rf", upper))
 		ts.Check(ts.Exec("cp", "-a", saved, upper))
 		systemd("up", machine)
-		strace := []string{"-f", "-y", "-qq", "-o", log, "-e", "trace=renameat,renameat2,linkat,symlinkat,unlinkat", "-e",
-			fmt.Sprintf("inject=renameat,renameat2,linkat,symlinkat,unlinkat:signal=SIGKILL:when=%d", n), in}
-		out, err := exec.Command("strace", append(strace, args[1:]...)...).CombinedOutput()
-		calls, readErr := os.ReadFile(log)
+		cmd := exec.Command("strace", append([]string{"-f", "-y", "-qq", "-o", log, "-e", "trace=" + calls, "-e",
+			fmt.Sprintf("inject=%s:%s:when=%d", calls, fault, n), in}, args[1:]...)...)
+		said, err := cmd.CombinedOutput()
+		trace, readErr := os.ReadFile(log)
 		ts.Check(readErr)
-		if !strings.Contains(string(calls), "killed by SIGKILL") {
+		if !strings.Contains(string(trace), met) {
 			if err != nil {
-				ts.Fatalf("it was not killed, and failed: %v\n%s", err, out)
+				ts.Fatalf("it met nothing, and failed: %v\n%s", err, said)
 			}
 			break
 		}
 		points++
-		systemd("cut", machine)
-		systemd("up", machine)
+		then(cmd.ProcessState.ExitCode())
 		if out, err := exec.Command(in, "bash", "-c", ts.ReadFile(args[0])).CombinedOutput(); err != nil {
-			ts.Fatalf("killed at call %d: %v\n%s\ncalls:\n%s", n, err, out, calls)
+			ts.Fatalf("call %d: %v\n%s\nit said:\n%s\ncalls:\n%s", n, err, out, said, trace)
 		}
 	}
 	ts.Logf("%d points", points)
