@@ -20,6 +20,7 @@ import (
 
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/input"
 	"github.com/chromedp/cdproto/network"
 	"github.com/chromedp/chromedp"
 	"github.com/rogpeppe/go-internal/testscript"
@@ -414,6 +415,34 @@ var scenarios = map[string]func(*tab, []string){
 		b.do(chromedp.SetValue("input[name=user]", "kim"), chromedp.SendKeys("input[name=password]", "wrong-wrong\r"), chromedp.WaitVisible("[role=alert]"))
 		b.says("[role=alert]", "User or password is wrong.")
 		b.axe("wrong password")
+	},
+	// A long history, a bundle that is dragged onto the page, and a part that the page cannot make.
+	"look": func(b *tab, args []string) {
+		b.login("admin")
+		b.says("#history .pages", "Page 1 of 2")
+		b.until("document.querySelectorAll('#history tbody tr').length === 10")
+		b.click("#history [data-page='2']")
+		b.says("#history .pages", "Page 2 of 2")
+		b.until("document.querySelectorAll('#history tbody tr').length === 3")
+		b.says("#history tbody", "1.0.0")
+		b.do(chromedp.SetValue("#history [data-filter]", "completed"))
+		eval[bool](b, "document.querySelector('#history [data-filter]').dispatchEvent(new Event('change', {bubbles: true}))")
+		b.says("#history .pages", "Page 1 of 1")
+		b.until("document.querySelectorAll('#history tbody tr').length === 1 && document.querySelector('#history [data-filter]').value === 'completed'")
+		b.do(chromedp.ScrollIntoView("#drop"))
+		at := eval[[]float64](b, "(r => [r.x + r.width / 2, r.y + r.height / 2])(document.querySelector('#drop').getBoundingClientRect())")
+		for _, kind := range []input.DispatchDragEventType{"dragEnter", "dragOver", "drop"} {
+			b.do(chromedp.Func(func(ctx context.Context, t *chromedp.Target) error {
+				_, err := cdp.Call(ctx, t, input.DispatchDragEvent, input.DispatchDragEventParams{Type: kind, X: at[0], Y: at[1], Data: &input.DragData{Items: []*input.DragDataItem{}, Files: []string{b.ts.MkAbs("1.1.0.tar.gz")}, DragOperationsMask: 1}})
+				return err
+			}))
+		}
+		b.says("#plan .versions", "1.1.0")
+		b.click("#plan [data-close]")
+		eval[bool](b, `fetch = () => Promise.resolve(new Response('{"status": 500, "detail": "the page cannot be shown"}', {status: 500, headers: {'Content-Type': 'application/problem+json'}})), true`)
+		b.click("[data-action=check]")
+		b.says("#release [role=alert]", "the page cannot be shown")
+		b.until("!document.querySelector('#release').innerText.includes('{')")
 	},
 	// All of it can be done by keyboard, and the first load is small.
 	"keyboard": func(b *tab, args []string) {

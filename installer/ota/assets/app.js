@@ -34,13 +34,22 @@ async function call(method, path, body) {
   return v;
 }
 
+// shown is what an answer shows: a problem as its sentence.
+async function shown(r) {
+  const text = await r.text();
+  if (!r.headers.get('Content-Type')?.includes('json')) return text;
+  const p = document.createElement('p');
+  p.className = 'alert warn'; p.setAttribute('role', 'alert'); p.textContent = JSON.parse(text).detail;
+  return p.outerHTML;
+}
+
 // Parts of the page.
 const query = {history: {}}, waits = {};
 async function load(part) {
   const r = await fetch('/ui/' + part + q(query[part]));
   if (r.status === 401) { location.href = '/login'; return; }
   const e = $(`[data-part="${part}"]`), focus = e.contains(document.activeElement) && document.activeElement.id;
-  const html = await r.text();
+  const html = await shown(r);
   if (!r.ok) { const h = $('h2', e); e.innerHTML = html; if (h) e.prepend(h); }
   else e.innerHTML = html;
   if (focus) $('#' + focus)?.focus();
@@ -69,7 +78,7 @@ function confirm(name, version, yes, text = name, other) {
 async function plan(id, force) {
   const e = $('#plan div');
   const r = await fetch('/ui/plan/' + id + q({force: force ? 'true' : 'false'}));
-  e.innerHTML = await r.text();
+  e.innerHTML = await shown(r);
   e.dataset.force = force ? 'true' : '';
   show($('#plan'));
 }
