@@ -72,15 +72,20 @@ func (e *Engine) Pause(ctx context.Context, dir string) (resume func() error, er
 	return func() error { return e.Resume(context.WithoutCancel(ctx), dir) }, nil
 }
 
-// Resume lets all paused containers that use dir go on.
+// Resume lets all containers that use dir go on. Those that run are asked too: a
+// process that was killed may have left a request to pause, and the engine takes
+// one after the other.
 func (e *Engine) Resume(ctx context.Context, dir string) error {
-	paused, err := e.users(ctx, dir, container.StatePaused)
-	if err != nil {
-		return err
-	}
-	for _, id := range paused {
-		if _, err := e.client.ContainerUnpause(ctx, id, client.ContainerUnpauseOptions{}); err != nil && !errdefs.IsNotFound(err) {
-			return fmt.Errorf("resume container %s: %w", id, err)
+	for _, state := range []container.ContainerState{container.StateRunning, container.StatePaused} {
+		ids, err := e.users(ctx, dir, state)
+		if err != nil {
+			return err
+		}
+		for _, id := range ids {
+			_, err := e.client.ContainerUnpause(ctx, id, client.ContainerUnpauseOptions{})
+			if err != nil && !errdefs.IsNotFound(err) && !strings.Contains(err.Error(), "is not paused") {
+				return fmt.Errorf("resume container %s: %w", id, err)
+			}
 		}
 	}
 	return nil
