@@ -30,7 +30,7 @@ func (r *Reader) Check(ctx context.Context, progress func(done, total int64)) er
 	if ends := c.split(min(runtime.GOMAXPROCS(0), maxParts)); len(ends) > 1 && c.parallel(ends) {
 		return nil
 	}
-	c.done.Store(0)
+	c.done = 0
 	p := c.part(nil, nil)
 	if err := p.run(); err != nil {
 		return err
@@ -54,8 +54,8 @@ type check struct {
 	blobs    []Descriptor
 	optional map[Digest]bool // layers: a thin bundle may leave them out
 	progress func(done, total int64)
-	mu       sync.Mutex // one call of progress at a time
-	done     atomic.Int64
+	mu       sync.Mutex // of done, and one call of progress at a time
+	done     int64
 }
 
 // ErrTOC means that the table of contents is of no use. It is no verdict about the
@@ -395,12 +395,12 @@ func (p *part) content(name string, size int64, want Digest, keep *bytes.Buffer)
 
 // tell reports progress up to an offset of the file.
 func (p *part) tell(offset int64) {
-	done := p.done.Add(offset - p.seen)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.done += offset - p.seen
 	p.seen = offset
 	if p.progress != nil {
-		p.mu.Lock()
-		defer p.mu.Unlock()
-		p.progress(done, p.r.size-p.r.body)
+		p.progress(p.done, p.r.size-p.r.body)
 	}
 }
 

@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	storeParallel = 4         // layers received at the same time
+	storeParallel = 4         // layers received at the same time, from sources of their own
 	storeBuffer   = 257 << 10 // bytes of each that are written at once
 	checkBuffer   = 256 << 10 // bytes that are hashed at once
 )
@@ -65,7 +65,7 @@ func (w *writer) layers(blobs []Descriptor, src Content) error {
 	})
 	var all sync.WaitGroup
 	var next atomic.Int64
-	for range min(storeParallel, len(list)) {
+	for range min(w.parallel, len(list)) {
 		all.Go(func() {
 			buf := make([]byte, 0, storeBuffer)
 			for i := int(next.Add(1)) - 1; i < len(list) && ctx.Err() == nil; i = int(next.Add(1)) - 1 {

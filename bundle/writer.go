@@ -111,6 +111,7 @@ func WriteThin(ctx context.Context, dst WriteFile, c Compression, m *Manifest, s
 // just the same.
 func Thin(ctx context.Context, dst WriteFile, r *Reader, omit func(Digest) bool, progress func(done, total int64)) error {
 	w := newWriter(ctx, dst, r.framing, r.manifest, progress)
+	w.parallel = 1 // in the order of the file: who reads it from a server reads ahead, and only there
 	small, layers := r.manifest.blobsByKind()
 	layers = slices.DeleteFunc(layers, func(d Descriptor) bool { return !r.HasBlob(d.Digest) || omit(d.Digest) })
 	files := slices.DeleteFunc(slices.Clone(r.manifest.Files), func(f File) bool {
@@ -168,6 +169,7 @@ type writer struct {
 	prefix       string
 	mtime        int64
 	file         WriteFile         // for layers
+	parallel     int               // layers received at the same time
 	images       hash.Hash         // of images.tar, when it is wanted
 	omit         func(Digest) bool // layers that only images sees; nil means none
 	inImages     bool
@@ -184,7 +186,7 @@ type writer struct {
 }
 
 func newWriter(ctx context.Context, file WriteFile, f framing, m *Manifest, progress func(done, total int64)) *writer {
-	w := &writer{ctx: ctx, file: file, framing: f, compress: f.compressor(), prefix: m.Prefix, mtime: m.CreatedAt.Unix(), progress: progress}
+	w := &writer{ctx: ctx, file: file, parallel: storeParallel, framing: f, compress: f.compressor(), prefix: m.Prefix, mtime: m.CreatedAt.Unix(), progress: progress}
 	w.dst = io.NewOffsetWriter(file, 0)
 	w.grown = sync.NewCond(&w.mu)
 	return w

@@ -298,6 +298,20 @@ func TestKeep(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	// An image with several names loses them, whoever uses it: a prune takes all
+	// but one. Its own comes back.
+	second := "valise-test/" + app + ":second"
+	if _, err := e.client.ImageTag(t.Context(), client.ImageTagOptions{Source: images[0].Tag, Target: second}); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{images[0].Tag, second} {
+		if _, err := e.client.ImageRemove(t.Context(), name, client.ImageRemoveOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := e.Check(t.Context(), images[:2]); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if n := volumes(); n != before {
 		t.Errorf("keepers made %d volumes", n-before)
 	}

@@ -43,7 +43,9 @@ func checkTag(app, tag string) error {
 
 // Check compares the images the engine has under their tags with what the
 // signed manifest says of them. It returns their image IDs by tag, which is
-// what the compose override pins: a tag can be moved, an ID cannot.
+// what the compose override pins: a tag can be moved, an ID cannot. A tag that
+// somebody took off comes back: a prune does that to images with several names,
+// whoever uses them.
 func (e *Engine) Check(ctx context.Context, images []TaggedImage) (map[string]string, error) {
 	info, err := e.Info(ctx)
 	if err != nil {
@@ -59,13 +61,18 @@ func (e *Engine) Check(ctx context.Context, images []TaggedImage) (map[string]st
 }
 
 func (e *Engine) check(ctx context.Context, store Store, img TaggedImage) (id string, err error) {
-	got, err := e.client.ImageInspect(ctx, img.Tag)
-	if err != nil {
-		return "", err
-	}
 	want := img.Image.Config.Digest
 	if store == Containerd {
 		want = img.Image.Manifest.Digest
+	}
+	got, err := e.client.ImageInspect(ctx, img.Tag)
+	if errdefs.IsNotFound(err) {
+		if _, terr := e.client.ImageTag(ctx, client.ImageTagOptions{Source: string(want), Target: img.Tag}); terr == nil {
+			got, err = e.client.ImageInspect(ctx, img.Tag)
+		}
+	}
+	if err != nil {
+		return "", err
 	}
 	if got.ID != string(want) {
 		return "", fmt.Errorf("image ID is %s, want %s", got.ID, want)

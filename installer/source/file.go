@@ -27,7 +27,8 @@ const (
 // File is a bundle on a server. It is an io.ReaderAt: what Expect announced is
 // fetched ahead, several ranges at once; anything else when it is asked for.
 // Memory does not depend on its size. Methods may be called by several
-// goroutines.
+// goroutines, but two that read at different places of what was announced throw
+// away what the other one waits for.
 type File struct {
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -192,6 +193,7 @@ func (f *File) drop(c *chunk) {
 		f.recycle(c.buf)
 	}
 	c.started, c.busy, c.buf, c.err, c.cancel = false, false, nil, nil, nil
+	f.changed.Broadcast() // somebody may wait for it
 }
 
 func (f *File) ReadAt(p []byte, off int64) (int, error) {

@@ -5,16 +5,20 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/bundletest"
 )
 
 const size = 3*chunkSize + 12345
@@ -80,6 +84,58 @@ func TestFileSequential(t *testing.T) {
 	if got := srv.requests(); got > 12 {
 		t.Errorf("%d requests for 4 MiB", got)
 	}
+}
+
+// TestFileThin: whoever copies a bundle from a server fetches nothing twice,
+// however its layers lie on the borders of chunks.
+func TestFileThin(t *testing.T) {
+	m, c := bundletest.Release(t, bundletest.Spec{Layer: 3 << 20, Own: 3 << 20})
+	srv := newServer(t, bundletest.Write(t, m, c))
+	f := testSource(t, Options{}).open(t, srv.URL)
+	r, err := bundle.Open(f, f.Size())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Locate(); err != nil {
+		t.Fatal(err)
+	}
+	var files []string
+	for _, file := range m.Files {
+		files = append(files, file.Path)
+	}
+	f.Expect(r.Ranges(files, slices.Collect(maps.Keys(c.Blobs))))
+	dst, err := os.Create(filepath.Join(t.TempDir(), "thin"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dst.Close()
+	if err := bundle.Thin(t.Context(), dst, r, func(bundle.Digest) bool { return false }, nil); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := os.ReadFile(dst.Name()); err != nil || !bytes.Equal(got, srv.content) {
+		t.Errorf("the copy is another file (%v)", err)
+	}
+	if cost := f.Traffic(); cost.Bytes > f.Size()+headWindow+tailWindow {
+		t.Errorf("%d bytes in %d requests, the file has %d", cost.Bytes, cost.Requests, f.Size())
+	}
+}
+
+// TestFileReaders: several who read what was announced at different places get in
+// each other's way, but all get there.
+func TestFileReaders(t *testing.T) {
+	srv := newServer(t, randomBytes(2*size))
+	f := testSource(t, Options{}).open(t, srv.URL)
+	f.Expect([]bundle.Range{{From: 0, To: 2 * size}})
+	var all sync.WaitGroup
+	for i := range int64(3) {
+		all.Go(func() {
+			r := bundle.Range{From: i * chunkSize * 2, To: i*chunkSize*2 + chunkSize}
+			if b, err := readRange(f, r); err != nil || !bytes.Equal(b, srv.content[r.From:r.To]) {
+				t.Errorf("%v: got %d bytes, %v", r, len(b), err)
+			}
+		})
+	}
+	all.Wait()
 }
 
 func TestFileSmall(t *testing.T) {
