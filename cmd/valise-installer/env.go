@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"path/filepath"
 	"slices"
 	"text/tabwriter"
@@ -88,12 +89,12 @@ func (p *program) envDiff(ctx context.Context, what string) error {
 	if err != nil {
 		return err
 	}
-	for _, key := range knows.names() {
+	for _, key := range slices.Sorted(maps.Keys(knows)) {
 		if _, set := env.Lookup(key); !set && key != m.Device.VersionEnv {
 			d.Added = append(d.Added, knows[key])
 		}
 	}
-	for _, key := range knew.names() {
+	for _, key := range slices.Sorted(maps.Keys(knew)) {
 		if _, set := env.Lookup(key); set && knows[key].Key == "" {
 			d.Removed = append(d.Removed, key)
 		}
@@ -103,15 +104,6 @@ func (p *program) envDiff(ctx context.Context, what string) error {
 
 // envKeys are the keys that a release knows, by name.
 type envKeys map[string]addedKey
-
-func (k envKeys) names() []string {
-	var names []string
-	for name := range k {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
-}
 
 // releaseKeys collects what the manifest says and, in a tree, .env.example.
 func releaseKeys(m *bundle.Manifest, open func(name string) (io.ReadCloser, error)) (envKeys, error) {
@@ -160,21 +152,11 @@ func (p *program) keysHere(app string, r installer.Release) (envKeys, error) {
 		return nil, err
 	}
 	defer store.Close()
-	open := func(name string) (io.ReadCloser, error) { return store.OpenFile(r.Dir, name) }
-	f, err := open(bundle.ManifestName)
+	m, err := store.Manifest(r.Dir, r.Manifest)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, bundle.MaxManifestSize+1))
-	if err != nil {
-		return nil, err
-	}
-	m, err := bundle.ParseManifest(b)
-	if err != nil {
-		return nil, fmt.Errorf("read release %s: %w", r.Version, err)
-	}
-	keys, err := releaseKeys(m, open)
+	keys, err := releaseKeys(m, func(name string) (io.ReadCloser, error) { return store.OpenFile(r.Dir, name) })
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}

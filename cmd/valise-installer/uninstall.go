@@ -9,7 +9,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/systemd"
 )
@@ -26,27 +25,22 @@ func uninstallCommand(p *program) *cobra.Command {
 			"it is never removed.",
 		Example: "  valise-installer uninstall\n  valise-installer uninstall --purge --yes",
 		Args:    cobra.NoArgs,
-		RunE:    func(cmd *cobra.Command, _ []string) error { return p.uninstall(cmd.Context(), purge, yes) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return p.onDevice(cmd.Context(), "uninstall", func(ctx context.Context, d *device) error {
+				return p.uninstall(ctx, d, purge, yes)
+			})
+		},
 	}
 	c.Flags().BoolVar(&purge, "purge", false, "remove the environment file, changed configuration files and the trust policy too")
 	c.Flags().BoolVar(&yes, "yes", false, "do it without asking")
 	return c
 }
 
-func (p *program) uninstall(ctx context.Context, purge, yes bool) error {
+func (p *program) uninstall(ctx context.Context, d *device, purge, yes bool) error {
 	app, err := p.theApp()
 	if err != nil {
 		return err
 	}
-	kind, err := p.kindOf(ctx, app)
-	if err != nil {
-		return err
-	}
-	d, err := p.openDevice(ctx, app, kind, "uninstall")
-	if err != nil {
-		return err
-	}
-	defer d.close()
 	if err := p.recoverFirst(ctx, d); err != nil {
 		return err
 	}
@@ -58,7 +52,7 @@ func (p *program) uninstall(ctx context.Context, purge, yes bool) error {
 		Remove(ctx context.Context, current *installer.Release, purge bool) error
 		Removes(current *installer.Release, purge bool) ([]string, error)
 	} = d.app
-	if kind == bundle.KindTree {
+	if d.tree != nil {
 		runtime = d.tree
 	}
 	list, err := runtime.Removes(st.Current, purge)
