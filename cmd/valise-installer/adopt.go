@@ -1,19 +1,15 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/cmd/internal/cli"
@@ -214,15 +210,8 @@ func printAdoption(w io.Writer, a *adoption) {
 
 // confirm asks a person; without one the answer is no.
 func (p *program) confirm(question string) error {
-	refuse := cli.Usagef("nothing was changed: say --yes to do it")
-	in, ok := p.Stdin.(*os.File)
-	if !ok || !term.IsTerminal(int(in.Fd())) {
-		return refuse
-	}
-	fmt.Fprintf(p.Stderr, "%s [y/N] ", question)
-	line, err := bufio.NewReader(in).ReadString('\n')
-	if a := strings.ToLower(strings.TrimSpace(line)); err != nil || a != "y" && a != "yes" {
-		return refuse
+	if person := p.person(); person == nil || !p.agrees(person, question) {
+		return cli.Usagef("nothing was changed: say --yes to do it")
 	}
 	return nil
 }

@@ -86,8 +86,8 @@ func (p *program) whomToTrust(app string, r *bundle.Reader, trust cli.Trust) (ve
 		p.Note("%s of %s says who signs: %s", signerEnv, file, policy.Signers[0])
 		return policy, nil
 	}
-	terminal, ok := p.Stdin.(*os.File)
-	if !ok || !term.IsTerminal(int(terminal.Fd())) {
+	person := p.person()
+	if person == nil {
 		return policy, p.nobodyTrusted(app)
 	}
 	if r.Signature() == nil {
@@ -98,13 +98,27 @@ func (p *program) whomToTrust(app string, r *bundle.Reader, trust cli.Trust) (ve
 		return policy, err
 	}
 	signer, more := lasting(found)
-	fmt.Fprintf(p.Stderr, "%s %s was signed by %s (issuer %s).\nTrust it%s for app %s from now on? [y/N] ", app, r.Manifest().Version, found.Identity, found.Issuer, more, app)
-	answer, err := bufio.NewReader(terminal).ReadString('\n')
-	if a := strings.ToLower(strings.TrimSpace(answer)); err != nil || a != "y" && a != "yes" {
+	fmt.Fprintf(p.Stderr, "%s %s was signed by %s (issuer %s).\n", app, r.Manifest().Version, found.Identity, found.Issuer)
+	if !p.agrees(person, fmt.Sprintf("Trust it%s for app %s from now on?", more, app)) {
 		return policy, p.nobodyTrusted(app)
 	}
 	policy.Signers = []verify.Signer{signer}
 	return policy, nil
+}
+
+// person reads what the person at the terminal types; nil when there is none.
+func (p *program) person() *bufio.Reader {
+	if in, ok := p.Stdin.(*os.File); ok && term.IsTerminal(int(in.Fd())) {
+		return bufio.NewReader(in)
+	}
+	return nil
+}
+
+func (p *program) agrees(person *bufio.Reader, question string) bool {
+	fmt.Fprintf(p.Stderr, "%s [y/N] ", question)
+	line, err := person.ReadString('\n')
+	a := strings.ToLower(strings.TrimSpace(line))
+	return err == nil && (a == "y" || a == "yes")
 }
 
 func (p *program) nobodyTrusted(app string) error {

@@ -1,13 +1,11 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path"
 	"runtime"
 	"slices"
@@ -123,20 +121,16 @@ func (p *program) parseGiven(list []string) error {
 
 // askEnv asks a person for the values of required keys, when there is one.
 func (p *program) askEnv(plan *installer.Plan) (asked bool, err error) {
-	in, ok := p.Stdin.(*os.File)
-	if !ok || len(plan.EnvMissing) == 0 {
+	person := p.person()
+	if person == nil || len(plan.EnvMissing) == 0 {
 		return false, nil
 	}
-	if info, err := in.Stat(); err != nil || info.Mode()&os.ModeCharDevice == 0 {
-		return false, nil
-	}
-	lines := bufio.NewReader(in)
 	for _, key := range slices.Sorted(slices.Values(plan.EnvMissing)) {
 		if help := plan.EnvHelp[key]; help != "" {
 			fmt.Fprintln(p.Stderr, help)
 		}
 		fmt.Fprintf(p.Stderr, "%s = ", key)
-		line, err := lines.ReadString('\n')
+		line, err := person.ReadString('\n')
 		if errors.Is(err, io.EOF) {
 			return false, nil
 		}
