@@ -8,7 +8,7 @@ set -euo pipefail
 packages=(
   ca-certificates curl   # talk to the engine's socket and to the sample app
   docker.io iptables iproute2 pigz   # the engine, its network, and fast layer decompression
-  git make python3 shellcheck xz-utils zstd
+  git make python3 shellcheck strace xz-utils zstd
 )
 
 fail() { echo "setup: $*" >&2; exit 1; }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/installer"
@@ -21,7 +23,7 @@ type Retained struct {
 
 // Repair puts back files and images of release r, which is current, and starts
 // it. fresh takes its containers and images away first: an image may look whole
-// and not be.
+// and not be, as after a load that was cut off.
 func (a *App) Repair(ctx context.Context, rel *verify.Release, r installer.Release, kept []installer.Release, fresh bool) error {
 	if rel != nil {
 		a.Releases.Know(rel.Digest(), rel.Manifest())
@@ -29,6 +31,12 @@ func (a *App) Repair(ctx context.Context, rel *verify.Release, r installer.Relea
 	m, err := a.manifest(r)
 	if err != nil {
 		return err
+	}
+	if rel != nil && !fresh {
+		// Containers would hold an image whose load was cut off.
+		if fresh, err = a.tornOf(ctx, m); err != nil {
+			return err
+		}
 	}
 	if fresh {
 		if err := a.dropImages(ctx, rel, m); err != nil {
@@ -66,11 +74,21 @@ func (a *App) dropImages(ctx context.Context, rel *verify.Release, m *bundle.Man
 	if err := a.compose(m).Down(ctx); err != nil {
 		return err
 	}
-	left, err := a.Engine.Remove(ctx, a.Name, tagsOf(images))
+	left, err := a.drop(ctx, images)
 	for _, l := range left {
-		a.report(installer.Event{Step: "repair", Detail: fmt.Sprintf("image %s is not loaded again: containers that are not of %s use it (%v)", l.Tag, a.Name, l.Containers)})
+		a.report(installer.Event{Step: "repair", Detail: fmt.Sprintf("image %s is not loaded again: others than %s use it (%s)", l.Tag, a.Name, strings.Join(l.Users, ", "))})
 	}
 	return err
+}
+
+// tornOf reports whether the load of an image of a release was cut off.
+func (a *App) tornOf(ctx context.Context, m *bundle.Manifest) (bool, error) {
+	torn, err := a.torn()
+	if err != nil || torn == nil {
+		return false, err
+	}
+	images, err := a.imagesHere(ctx, m)
+	return slices.ContainsFunc(tagsOf(images), func(tag string) bool { return slices.Contains(torn, tag) }), err
 }
 
 // imagesHere are the images of a manifest for the engine's platform.
@@ -88,18 +106,7 @@ func (a *App) checkImages(ctx context.Context, m *bundle.Manifest) error {
 	if err != nil {
 		return err
 	}
-	torn, err := a.torn()
-	if err != nil {
-		return err
-	}
-	for _, tag := range torn {
-		for _, img := range images {
-			if img.Tag == tag {
-				return fmt.Errorf("check image %s: a load of it was cut off", tag)
-			}
-		}
-	}
-	_, err = a.Engine.Check(ctx, images)
+	_, err = a.check(ctx, images)
 	return err
 }
 

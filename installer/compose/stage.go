@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"maps"
@@ -165,7 +166,7 @@ func (a *App) load(ctx context.Context, rel *verify.Release, kept []installer.Re
 // ensure loads what the engine lacks of images, keeps them, makes them durable
 // and returns their IDs. Images in known are whole and stay.
 func (a *App) ensure(ctx context.Context, images, known []docker.TaggedImage, open openBlob) (map[string]string, error) {
-	ids, err := a.Engine.Check(ctx, images)
+	ids, err := a.check(ctx, images)
 	if err != nil {
 		if ids, err = a.loadMissing(ctx, images, known, open); err != nil {
 			return nil, err
@@ -223,12 +224,53 @@ func (a *App) loadMissing(ctx context.Context, images, known []docker.TaggedImag
 		if _, err := load(); err != nil {
 			return nil, err
 		}
-		tags := slices.DeleteFunc(tagsOf(images), func(tag string) bool { return slices.Contains(tagsOf(known), tag) })
-		if _, err := a.Engine.Remove(ctx, a.Name, tags); err != nil {
+		left, err := a.drop(ctx, slices.DeleteFunc(slices.Clone(images), func(img docker.TaggedImage) bool { return slices.Contains(tagsOf(known), img.Tag) }))
+		if err != nil {
 			return nil, err
+		}
+		more, err := a.Engine.Remove(ctx, a.Name, torn) // of other releases, which may share the layers
+		if err != nil {
+			return nil, err
+		}
+		for _, l := range append(left, more...) {
+			if slices.Contains(torn, l.Tag) {
+				return nil, fmt.Errorf("image %s may be damaged, since a load of it was cut off, and cannot be loaded anew: others use it (%s); remove those containers or names and try again", l.Tag, strings.Join(l.Users, ", "))
+			}
 		}
 	}
 	return load()
+}
+
+// drop removes images and returns those that are still there because of others.
+func (a *App) drop(ctx context.Context, images []docker.TaggedImage) ([]docker.InUse, error) {
+	left, err := a.Engine.Remove(ctx, a.Name, tagsOf(images))
+	if err != nil {
+		return nil, err
+	}
+	for _, img := range images {
+		if slices.ContainsFunc(left, func(l docker.InUse) bool { return l.Tag == img.Tag }) {
+			continue
+		}
+		if _, err := a.Engine.Check(ctx, []docker.TaggedImage{img}); err == nil {
+			left = append(left, docker.InUse{Tag: img.Tag, Users: []string{"it has other names"}})
+		}
+	}
+	return left, nil
+}
+
+// check compares images with what the engine has and returns their IDs. One whose
+// load was cut off is not whole, whatever the engine says of it.
+func (a *App) check(ctx context.Context, images []docker.TaggedImage) (map[string]string, error) {
+	torn, err := a.torn()
+	if err != nil {
+		return nil, err
+	}
+	for _, img := range images {
+		if slices.Contains(torn, img.Tag) {
+			return nil, fmt.Errorf("check image %s: a load of it was cut off", img.Tag)
+		}
+	}
+	return a.Engine.Check(ctx, images)
 }
 
 // torn returns the tags whose load was cut off, nil when none was: the engine may

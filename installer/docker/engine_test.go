@@ -269,7 +269,8 @@ func TestCheck(t *testing.T) {
 			t.Errorf("Check: %v, want %q", err, tt.want)
 		}
 	}
-	if _, err := e.Check(t.Context(), []TaggedImage{{"valise/" + app + ":none", good}}); err == nil {
+	none := clone(func(i *bundle.Image) { i.Config.Digest, i.Manifest.Digest = other, other })
+	if _, err := e.Check(t.Context(), tagged(app, none)); err == nil {
 		t.Error("Check of no image: nil error")
 	}
 }
@@ -373,7 +374,7 @@ func TestRemoveLeavesUsed(t *testing.T) {
 
 	tags := []string{images[0].Tag, images[1].Tag}
 	left, err := e.Remove(t.Context(), app, tags)
-	if err != nil || len(left) != 1 || left[0].Tag != images[0].Tag || !slices.Equal(left[0].Containers, []string{user}) {
+	if err != nil || len(left) != 1 || left[0].Tag != images[0].Tag || !slices.Equal(left[0].Users, []string{user}) {
 		t.Errorf("Remove: %v, %v", left, err)
 	}
 	wantList(t, e, app, images[0].Tag)
@@ -383,11 +384,18 @@ func TestRemoveLeavesUsed(t *testing.T) {
 	if _, err := e.client.ContainerInspect(t.Context(), keeperName(app, images[0].Tag), client.ContainerInspectOptions{}); err != nil {
 		t.Errorf("keeper of the image that is left: %v", err)
 	}
-	removeUser()
+	// With another name the image stays for its user, so ours may go.
+	if _, err := e.client.ImageTag(t.Context(), client.ImageTagOptions{Source: images[0].Tag, Target: foreign}); err != nil {
+		t.Fatal(err)
+	}
 	if left, err := e.Remove(t.Context(), app, tags); err != nil || left != nil {
 		t.Errorf("Remove again: %v, %v", left, err)
 	}
 	wantList(t, e, app)
+	if got, err := e.client.ImageInspect(t.Context(), foreign); err != nil || got.ID != ids[images[0].Tag] {
+		t.Errorf("an image with another tag and a user: %v, %v", got.ID, err)
+	}
+	removeUser()
 }
 
 // Two image manifests of one config are one image with two tags on a graph

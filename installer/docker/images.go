@@ -165,16 +165,16 @@ func (e *Engine) removeKeeper(ctx context.Context, app, tag string) error {
 	return err
 }
 
-// InUse is an image that Remove left because containers use it.
+// InUse is an image that Remove left because others use it.
 type InUse struct {
-	Tag        string
-	Containers []string // their names
+	Tag   string
+	Users []string // names of containers
 }
 
 // Remove removes tags of app and their keepers. What is not there is fine. An
 // image that another container uses is left with its keeper and reported, so
 // that a later Remove finishes the job; nothing is ever forced. An image that
-// has another tag too only loses ours.
+// has another tag too, as when two apps share it, only loses ours.
 func (e *Engine) Remove(ctx context.Context, app string, tags []string) ([]InUse, error) {
 	for _, tag := range tags {
 		if err := checkTag(app, tag); err != nil {
@@ -207,8 +207,9 @@ func (e *Engine) remove(ctx context.Context, app, tag string, containers []conta
 		return nil, err
 	}
 	for _, c := range containers {
-		// Another keeper holds the image by a tag of its own, which stays.
-		if (c.ImageID == img.ID || c.Image == tag) && !isKeeper(c) {
+		// Another keeper holds the image by a tag of its own, which stays; and
+		// with another tag the image stays for whoever uses it.
+		if (c.Image == tag || c.ImageID == img.ID && len(img.RepoTags) == 1) && !isKeeper(c) {
 			users = append(users, containerName(c))
 		}
 	}
