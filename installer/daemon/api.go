@@ -550,7 +550,7 @@ func (a *app) deleteUpdate(_ http.ResponseWriter, r *http.Request) (any, error) 
 		return nil, refuse(http.StatusConflict, "cannot delete: it is %s", rec.Status)
 	}
 	if name := dropName(rec); name != "" {
-		a.moveDropped(name, failedDir, "deleted by "+actor(r))
+		a.moveDropped(name, failedDir, rec.To.Version, "deleted by "+actor(r))
 	} else {
 		a.forgetFile(r.Context(), rec.ID)
 	}

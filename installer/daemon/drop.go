@@ -182,7 +182,7 @@ func (a *app) complete(ctx context.Context) (ready []dropped, again time.Duratio
 		if err := a.records.Add(ctx, r); err != nil {
 			a.log().Error("write record", "err", err)
 		}
-		a.moveDropped(name, failedDir, r.Error)
+		a.moveDropped(name, failedDir, "", r.Error)
 		a.changed(r.ID, installer.Failed)
 	}
 	a.seen = seen
@@ -282,9 +282,9 @@ func (a *app) finishDrop(ctx context.Context, name, id string, good bool) {
 		a.log().Error("read record", "err", err)
 	}
 	if good {
-		a.moveDropped(name, AppliedDir, "")
+		a.moveDropped(name, AppliedDir, "", "")
 	} else {
-		a.moveDropped(name, failedDir, cmp.Or(r.Attention, r.Error, "unknown"))
+		a.moveDropped(name, failedDir, r.To.Version, cmp.Or(r.Attention, r.Error, "unknown"))
 	}
 	if r.Bundle != nil {
 		b := *r.Bundle
@@ -295,9 +295,10 @@ func (a *app) finishDrop(ctx context.Context, name, id string, good bool) {
 	}
 }
 
-// moveDropped moves a bundle into applied/ or failed/. One that cannot be moved is
-// taken out of the folder's sight by its records: it has had its tries.
-func (a *app) moveDropped(name, dir, reason string) {
+// moveDropped moves a bundle into applied/ or failed/, where the reason lies beside
+// it and stands in the log too. One that cannot be moved is taken out of the
+// folder's sight by its records: it has had its tries.
+func (a *app) moveDropped(name, dir, version, reason string) {
 	root, err := os.OpenRoot(a.dropDir())
 	if err != nil {
 		a.log().Error("open drop folder", "err", err)
@@ -308,6 +309,7 @@ func (a *app) moveDropped(name, dir, reason string) {
 	if err == nil || errors.Is(err, fs.ErrExist) {
 		to := filepath.Join(dir, name)
 		if reason != "" {
+			a.log().Error("bundle failed", "version", version, "file", name, "err", reason, "reason", filepath.Join(a.dropDir(), to+reasonSuffix))
 			text := fmt.Sprintf("%s\n%s\n", a.Now().UTC().Format(time.RFC3339), reason)
 			if err := root.WriteFile(to+reasonSuffix, []byte(text), 0o644); err != nil {
 				a.log().Error("write reason", "err", err)
