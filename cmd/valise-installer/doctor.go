@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,7 +11,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"text/tabwriter"
+	"time"
 
 	"github.com/Masterminds/semver/v3"
 	"github.com/spf13/cobra"
@@ -19,10 +22,11 @@ import (
 	"github.com/valise-ota/valise/cmd/internal/cli"
 	"github.com/valise-ota/valise/cmd/internal/ui"
 	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/daemon"
 	"github.com/valise-ota/valise/installer/docker"
 	"github.com/valise-ota/valise/installer/environ"
 	"github.com/valise-ota/valise/installer/release"
-	"github.com/valise-ota/valise/installer/systemd"
+	"github.com/valise-ota/valise/installer/source"
 	"github.com/valise-ota/valise/installer/tree"
 	"github.com/valise-ota/valise/verify"
 )
@@ -37,9 +41,10 @@ func doctorCommand(p *program) *cobra.Command {
 	return &cobra.Command{
 		Use:   "doctor",
 		Short: "Check everything that an update and a way back depend on",
-		Long: "doctor looks at free space, the clock, the engine and docker compose where an app needs them,\n" +
-			"and for every app (or --app) at the trust policy, the records, the environment file, the units of\n" +
-			"a file tree, and whether the files and images of the current and the previous release are whole.\n" +
+		Long: "doctor looks at free space, the clock, the engine and docker compose where an app needs them, the\n" +
+			"services of serve and page, and for every app (or --app) at the trust policy, the records, the\n" +
+			"environment file, recovery at boot, the units of a file tree, the drop folder, whether the source\n" +
+			"answers, and whether the files and images of the current and the previous release are whole.\n" +
 			"It changes nothing. The exit code is 1 when a check failed; warnings do not change it.",
 		Example: "  valise-installer doctor\n  valise-installer doctor --output json",
 		Args:    cobra.NoArgs,
@@ -83,11 +88,13 @@ func (p *program) examine(ctx context.Context, apps []string) findings {
 	}
 	var engine *docker.Engine
 	if len(apps) == 0 || slices.ContainsFunc(apps, func(app string) bool { return !trees[app] }) {
+		p.examineBoot(ctx, &f)
 		if engine = p.examineEngine(ctx, &f); engine != nil {
 			defer engine.Close()
 		}
 	}
 	p.examineSpace(&f, "state", filepath.Join(p.root, "var/lib"))
+	p.examineServices(ctx, &f, apps)
 	for _, app := range apps {
 		st, store := p.examineApp(ctx, &f, app)
 		if store == nil {
@@ -97,11 +104,16 @@ func (p *program) examine(ctx context.Context, apps []string) findings {
 			p.examineTree(ctx, &f, p.treeApp(app, store, nil), st)
 		} else {
 			p.examineEnvironment(&f, app, filepath.Join(p.appDir(app), ".env"))
+			if p.live() {
+				p.examineRecovery(ctx, &f, app, []string{"docker.service"})
+			}
 			if engine != nil {
 				p.examineReleases(ctx, &f, app, p.runtime(app, store, engine, nil), "files and images", st)
 			}
 		}
 		store.Close()
+		p.examineDrop(&f, app)
+		p.examineSource(ctx, &f, app)
 	}
 	return f
 }
@@ -222,12 +234,7 @@ func (p *program) examineTree(ctx context.Context, f *findings, a *tree.App, st 
 	} else {
 		f.add(a.Name, "units", findingOK, "", "they run, start at boot and are those of the release")
 	}
-	name := systemd.RecoveryName(a.Name)
-	if u, err := systemd.Show(ctx, name); err != nil || !u.Enabled {
-		f.add(a.Name, "recovery", findingFailed, "systemctl enable "+name+"; the next update puts a lost one back", "%s does not run at boot: a power cut in an update would not be undone", name)
-	} else {
-		f.add(a.Name, "recovery", findingOK, "", "%s undoes at boot what a power cut left", name)
-	}
+	p.examineRecovery(ctx, f, a.Name, nil)
 }
 
 // examineReleases checks whether the current and the previous release are whole:
@@ -271,6 +278,74 @@ func (p *program) examineEnvironment(f *findings, app, path string) {
 		f.add(app, "environment", findingWarning, "chmod 600 "+path, "%s has mode %04o: others can read its passwords", path, info.Mode().Perm())
 	default:
 		f.add(app, "environment", findingOK, "", "%s", path)
+	}
+}
+
+// examineDrop looks at who can do what in the folder that bundles are put into.
+// What is put there is verified; who may write there may also take away what lies
+// there: bundles to go back to and, in the usual folder, what was saved.
+func (p *program) examineDrop(f *findings, app string) {
+	const check = "drop folder"
+	c, err := (&served{p}).Config(app)
+	if err != nil || c.DropMode == daemon.Off {
+		return // the configuration is examined as trust
+	}
+	info, err := os.Lstat(c.Drop)
+	link := err == nil && info.Mode().Type() == fs.ModeSymlink
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		status, detail := findingOK, "is made when valise-installer serve starts"
+		if there(p.unitPath("valise.service")) {
+			status, detail = findingWarning, "is not there: nobody can put a bundle into it"
+		}
+		f.add(app, check, status, "systemctl restart valise makes it", "%s %s", c.Drop, detail)
+		return
+	case err != nil:
+		f.add(app, check, findingFailed, "look at the disk: df, dmesg", "%v", err)
+		return
+	case link:
+		to, _ := filepath.EvalSymlinks(c.Drop)
+		f.add(app, check, findingWarning, fmt.Sprintf("write \"updates: {drop: %s}\" into %s, and make %s a directory", cmp.Or(to, "DIRECTORY"), p.configPath(app), c.Drop), "%s is a link to %s", c.Drop, cmp.Or(to, "nothing that is there"))
+		if info, err = os.Stat(c.Drop); err != nil {
+			return
+		}
+	}
+	stat, _ := info.Sys().(*syscall.Stat_t)
+	switch mode := info.Mode(); {
+	case !mode.IsDir():
+		f.add(app, check, findingFailed, "move it away; systemctl restart valise makes the folder", "%s is no directory", c.Drop)
+	case mode.Perm()&0o002 != 0:
+		f.add(app, check, findingFailed, "chmod o-w "+c.Drop+"; to let people write there without root, give it to a group: chgrp GROUP, chmod 775", "%s has mode %04o: anybody can take away what lies there", c.Drop, mode.Perm())
+	case stat != nil && stat.Uid != 0 && int(stat.Uid) != os.Geteuid():
+		f.add(app, check, findingWarning, "chown root "+c.Drop+"; to let people write there without root, give it to a group: chgrp GROUP, chmod 775", "%s belongs to user %d, who can take away what lies there", c.Drop, stat.Uid)
+	case !link:
+		f.add(app, check, findingOK, "", "%s has mode %04o", c.Drop, mode.Perm())
+	}
+}
+
+// sourceWait is how long a source may take to answer.
+const sourceWait = 5 * time.Second
+
+// examineSource asks where releases come from whether it can be reached. A device
+// that never asks by itself may well be without a network.
+func (p *program) examineSource(ctx context.Context, f *findings, app string) {
+	c, err := p.readConfig(app)
+	if err != nil || c.Source == (source.Config{}) {
+		return
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, sourceWait, fmt.Errorf("no answer within %s", sourceWait))
+	defer cancel()
+	src, err := source.New(app, c.Source, p.sourceOptions(""))
+	if err == nil {
+		_, err = src.Latest(ctx, source.Query{Platform: thisPlatform()})
+	}
+	switch {
+	case err == nil || errors.Is(err, source.ErrNoRelease):
+		f.add(app, "source", findingOK, "", "%s answers", c.Source)
+	case c.Updates.Check == 0:
+		f.add(app, "source", findingOK, "", "%s does not answer, and is not asked by itself (updates.check is 0): %v", c.Source, err)
+	default:
+		f.add(app, "source", findingWarning, "look at network, proxy and name server; without a network take \"check\" out of "+p.configPath(app)+": a stick, the drop folder and the page do without", "%s does not answer: %v", c.Source, err)
 	}
 }
 

@@ -65,16 +65,20 @@ func (p *program) installUnit(name, self string) error {
 	if err != nil {
 		return err
 	}
-	to := "etc/systemd/system"
-	if filepath.Ext(name) == ".rules" {
-		to = "etc/udev/rules.d"
-	}
-	dir, err := openDir(filepath.Join(p.root, to), 0o755)
+	dir, err := openDir(filepath.Dir(p.unitPath(name)), 0o755)
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
 	return release.WriteFile(dir, name, bytes.ReplaceAll(b, []byte("@PROGRAM@"), []byte(self)), 0o644)
+}
+
+// unitPath is where a unit or a rule of udev belongs.
+func (p *program) unitPath(name string) string {
+	if filepath.Ext(name) == ".rules" {
+		return filepath.Join(p.root, "etc/udev/rules.d", name)
+	}
+	return filepath.Join(p.root, "etc/systemd/system", name)
 }
 
 func command(ctx context.Context, name string, args ...string) error {
