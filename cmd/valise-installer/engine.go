@@ -44,13 +44,21 @@ func (p *program) ensureEngine(ctx context.Context, rel *verify.Release) error {
 }
 
 func (p *program) installEngine(ctx context.Context, m *host.Machine, rel *verify.Release, cause error) (*docker.Engine, error) {
-	if !m.HasEngine() {
+	start := errors.New("it is not installed")
+	if m.HasEngine() {
+		start = m.StartEngine(ctx)
+	}
+	if start != nil {
+		// Half of it may be there: power was lost while it came.
 		if err := m.InstallEngine(ctx, rel); err != nil {
+			if m.HasEngine() {
+				err = fmt.Errorf("%w; %w; %w", cause, start, err)
+			}
 			return nil, err
 		}
-	}
-	if err := m.StartEngine(ctx); err != nil {
-		return nil, fmt.Errorf("%w; %w", cause, err)
+		if err := m.StartEngine(ctx); err != nil {
+			return nil, fmt.Errorf("%w; %w", cause, err)
+		}
 	}
 	for deadline := p.Now().Add(engineStart); ; {
 		engine, err := p.connect(ctx)
@@ -67,7 +75,7 @@ func (p *program) installEngine(ctx context.Context, m *host.Machine, rel *verif
 // engineHint says how an engine can be brought to a machine without a network.
 func engineHint(err error) error {
 	if none := new(host.NoEngineError); errors.As(err, &none) {
-		return cli.WithHint(err, "build the bundle with \"engine:\" in valise.yaml, which packs one; or carry the packages here and install them with dpkg -i; nothing was changed")
+		return cli.WithHint(err, "build the bundle with \"engine:\" in valise.yaml, which packs it; or carry it here: %s; the app is as it was", none.Bring)
 	}
 	if errors.As(err, new(*docker.UnreachableError)) {
 		return cli.WithHint(err, "see why with %q; nothing was changed", "journalctl -u docker.service")

@@ -48,6 +48,7 @@ type NoEngineError struct {
 	What   string // "a container engine", "docker compose"
 	Carry  string // directory of the bundle that was looked into
 	Reason string // why the distribution could not help
+	Bring  string // what an operator can do about it without a network
 }
 
 func (e *NoEngineError) Error() string {
@@ -93,7 +94,9 @@ func (m *Machine) InstallEngine(ctx context.Context, rel *verify.Release) error 
 	}
 	// Where the kernel has AppArmor the engine starts no container without its
 	// tools, which it only recommends.
-	return m.fromDistribution(ctx, "container engine", CarriedDir+p.Dashed(), []string{"docker.io", "apparmor"})
+	return m.fromDistribution(ctx, NoEngineError{What: "container engine", Carry: CarriedDir + p.Dashed(),
+		Bring: "\"apt-get install --download-only docker.io apparmor\" on a machine of the same distribution puts the packages into /var/cache/apt/archives, \"dpkg -i *.deb\" installs them here"},
+		[]string{"docker.io", "apparmor"})
 }
 
 // InstallCompose installs docker compose.
@@ -105,8 +108,11 @@ func (m *Machine) InstallCompose(ctx context.Context, rel *verify.Release) error
 			return m.place(rel, f, "usr/local/lib/docker/cli-plugins", composeName)
 		}
 	}
-	// Ubuntu, Docker's own repository, Debian 13.
-	return m.fromDistribution(ctx, "docker compose", CarriedDir+p.Dashed(), []string{"docker-compose-v2"}, []string{"docker-compose-plugin"}, []string{"docker-compose"})
+	// Ubuntu, Docker's own repository, Debian 13. That of Debian 12 is version 1,
+	// a program of its own in Python, which is of no use here.
+	return m.fromDistribution(ctx, NoEngineError{What: "docker compose", Carry: CarriedDir + p.Dashed(),
+		Bring: "docker-compose of Docker's releases (2 or newer, for this machine) belongs at /usr/local/lib/docker/cli-plugins/docker-compose, mode 755"},
+		[]string{"docker-compose-v2"}, []string{"docker-compose-plugin"}, []string{"docker-compose=2*"})
 }
 
 // StartEngine starts the engine now and at every boot.
@@ -134,7 +140,8 @@ func split(files []bundle.File) (packages []bundle.File, archive *bundle.File) {
 }
 
 // installPackages gives all packages to one dpkg, which orders them itself. It
-// refuses downgrades and skips what is there.
+// refuses downgrades, and skips what is there unless an earlier call was cut off:
+// what was unpacked then is only configured together with what it depends on.
 func (m *Machine) installPackages(ctx context.Context, rel *verify.Release, packages []bundle.File) error {
 	if m.look("dpkg") == "" {
 		return errors.New("install container engine: the bundle carries Debian packages, and this system has no dpkg")
@@ -144,7 +151,11 @@ func (m *Machine) installPackages(ctx context.Context, rel *verify.Release, pack
 		return err
 	}
 	defer cleanUp()
-	args := []string{"--refuse-downgrade", "--skip-same-version", "--install"}
+	args := []string{"--refuse-downgrade"}
+	if half, err := m.output(ctx, "dpkg", "--audit"); err == nil && half == "" {
+		args = append(args, "--skip-same-version")
+	}
+	args = append(args, "--install")
 	for _, f := range packages {
 		name := path.Base(f.Path)
 		if err := copyFile(rel, f, root, name, 0o644); err != nil {
@@ -153,10 +164,6 @@ func (m *Machine) installPackages(ctx context.Context, rel *verify.Release, pack
 		args = append(args, filepath.Join(root.Name(), name))
 	}
 	m.report("engine", fmt.Sprintf("install %d packages from the bundle", len(packages)))
-	// An earlier call may have been cut off; dpkg knows how to go on.
-	if _, err := m.output(ctx, "dpkg", "--configure", "--pending"); err != nil {
-		return fmt.Errorf("install container engine: %w", err)
-	}
 	if _, err := m.output(ctx, "dpkg", args...); err != nil {
 		return fmt.Errorf("install container engine: %w", err)
 	}
@@ -203,17 +210,20 @@ func copyFile(rel *verify.Release, f bundle.File, dir *os.Root, name string, mod
 }
 
 // fromDistribution installs the first of sets that the package manager has.
-func (m *Machine) fromDistribution(ctx context.Context, what, carry string, sets ...[]string) error {
-	fail := &NoEngineError{What: what, Carry: carry, Reason: "there is no apt-get here"}
+func (m *Machine) fromDistribution(ctx context.Context, none NoEngineError, sets ...[]string) error {
+	none.Reason = "there is no apt-get here"
 	if m.look("apt-get") == "" {
-		return fail
+		return &none
 	}
-	m.report("engine", "ask the distribution for "+what)
+	m.report("engine", "ask the distribution for "+none.What)
+	// An earlier call may have been cut off: apt-get refuses to go on before dpkg
+	// has done what it can, and --fix-broken does the rest.
+	_, _ = m.output(ctx, "dpkg", "--configure", "--pending")
 	// Fails without a network; what is in the lists may be enough.
 	_, updateErr := m.output(ctx, "apt-get", "update", "-qq")
 	var last error
 	for _, set := range sets {
-		_, last = m.output(ctx, "apt-get", append([]string{"install", "-qq", "--no-install-recommends"}, set...)...)
+		_, last = m.output(ctx, "apt-get", append([]string{"install", "-qq", "--no-install-recommends", "--fix-broken"}, set...)...)
 		if last == nil {
 			return nil
 		}
@@ -221,8 +231,8 @@ func (m *Machine) fromDistribution(ctx context.Context, what, carry string, sets
 			return last
 		}
 	}
-	fail.Reason = errors.Join(updateErr, last).Error()
-	return fail
+	none.Reason = errors.Join(updateErr, last).Error()
+	return &none
 }
 
 func (m *Machine) report(step, detail string) {

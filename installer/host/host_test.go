@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -62,7 +63,7 @@ func TestPackages(t *testing.T) {
 	if err := m.InstallEngine(t.Context(), rel); err != nil {
 		t.Fatal(err)
 	}
-	want := "dpkg --print-architecture\ndpkg --configure --pending\ndpkg --refuse-downgrade --skip-same-version --install DIR/spool/engine/containerd.deb DIR/spool/engine/docker.io.deb\n"
+	want := "dpkg --print-architecture\ndpkg --audit\ndpkg --refuse-downgrade --skip-same-version --install DIR/spool/engine/containerd.deb DIR/spool/engine/docker.io.deb\n"
 	if got := log(); got != want {
 		t.Errorf("called\n%s\nwant\n%s", got, want)
 	}
@@ -162,11 +163,11 @@ func (s *stick) ReadAt(p []byte, off int64) (int, error) {
 func TestDistribution(t *testing.T) {
 	rel := verifytest.NewSigner(t).Release(t, bundletest.Spec{})
 	t.Run("network", func(t *testing.T) {
-		m, log := machine(t, map[string]string{"dpkg": amd64, "apt-get": "[ \"$4\" != docker-compose-v2 ]"})
+		m, log := machine(t, map[string]string{"dpkg": amd64, "apt-get": "[ \"$5\" != docker-compose-v2 ]"})
 		if err := m.InstallCompose(t.Context(), rel); err != nil {
 			t.Fatal(err)
 		}
-		if !strings.HasSuffix(log(), "install -qq --no-install-recommends docker-compose-plugin\n") {
+		if !strings.HasSuffix(log(), "install -qq --no-install-recommends --fix-broken docker-compose-plugin\n") {
 			t.Errorf("called\n%s", log())
 		}
 	})
@@ -183,4 +184,61 @@ func TestDistribution(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	})
+}
+
+// TestCutOff is a dpkg that lost power: what it left is ended by the next call,
+// with real packages of which one depends on the other.
+func TestCutOff(t *testing.T) {
+	for _, tool := range []string{"dpkg", "dpkg-deb"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			if os.Getenv("CI") == "true" {
+				t.Fatal(err)
+			}
+			t.Skip(err) // another distribution
+		}
+	}
+	dir := t.TempDir()
+	files := map[string]string{}
+	for name, depends := range map[string]string{"docker.io": "Depends: containerd\n", "containerd": ""} {
+		control := "Package: " + name + "\nVersion: 1\nArchitecture: all\nMaintainer: nobody <nobody@example.com>\nDescription: a test\n" + depends
+		if err := errors.Join(os.MkdirAll(filepath.Join(dir, name, "DEBIAN"), 0o755), os.WriteFile(filepath.Join(dir, name, "DEBIAN/control"), []byte(control), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+		deb := filepath.Join(dir, name+".deb")
+		if out, err := exec.Command("dpkg-deb", "--root-owner-group", "-b", filepath.Join(dir, name), deb).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		b, err := os.ReadFile(deb)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files["engine/linux-amd64/"+name+".deb"] = string(b)
+	}
+	rel := verifytest.NewSigner(t).Release(t, bundletest.Spec{Files: files})
+	for name, left := range map[string][]string{
+		"nothing": nil, "the one that depends": {"docker.io"}, "the other": {"containerd"}, "both": {"docker.io", "containerd"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root := t.TempDir()
+			if err := errors.Join(os.MkdirAll(filepath.Join(root, "var/lib/dpkg/info"), 0o755), os.MkdirAll(filepath.Join(root, "var/lib/dpkg/updates"), 0o755), os.WriteFile(filepath.Join(root, "var/lib/dpkg/status"), nil, 0o644)); err != nil {
+				t.Fatal(err)
+			}
+			const rootless = "--force-not-root --force-script-chrootless --force-bad-path"
+			m, _ := machine(t, map[string]string{"dpkg": amd64 + "\ncase $1 in --print-architecture) ;; *) PATH=/usr/sbin:/usr/bin:/sbin:/bin exec dpkg --root=" + root + " " + rootless + " \"$@\" ;; esac"})
+			for _, l := range left {
+				if _, err := m.output(t.Context(), "dpkg", "--unpack", filepath.Join(dir, l+".deb")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for range 2 { // and once more, where all is there
+				if err := m.InstallEngine(t.Context(), rel); err != nil {
+					t.Fatal(err)
+				}
+			}
+			out, err := exec.Command("dpkg-query", "--admindir="+filepath.Join(root, "var/lib/dpkg"), "-W", "-f", "${Package} ${Status}\n").Output()
+			if want := "containerd install ok installed\ndocker.io install ok installed\n"; err != nil || string(out) != want {
+				t.Errorf("dpkg has (%v)\n%swant\n%s", err, out, want)
+			}
+		})
+	}
 }
