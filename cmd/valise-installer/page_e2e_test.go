@@ -69,6 +69,15 @@ func runBrowser(ts *testscript.TestScript, neg bool, args []string) {
 	scenario(b, args[1:])
 }
 
+// another opens one more tab of the same browser, and returns what closes it:
+// without asking, as when the battery is empty.
+func (b *tab) another() (t *tab, closed func()) {
+	ctx, cancel := chromedp.NewContext(b.ctx)
+	t = &tab{b.name, b.ts, ctx, b.base, b.link}
+	t.do(chromedp.EmulateViewport(1280, 900))
+	return t, cancel
+}
+
 // link is a slow TCP connection to a device that can be cut.
 type link struct {
 	net.Listener
@@ -77,6 +86,8 @@ type link struct {
 	mu    sync.Mutex
 	cut   bool
 	conns []net.Conn
+	sent  int // bytes that the browser sent
+	limit int // after so many of them nothing gets through any more, when it is not 0
 }
 
 func newLink(to string) (*link, error) {
@@ -112,6 +123,9 @@ func (l *link) carry(c net.Conn) {
 			b := make([]byte, 64<<10)
 			for {
 				n, err := pair[0].Read(b)
+				if pair[0] == c {
+					l.count(n)
+				}
 				if n > 0 {
 					time.Sleep(4 * time.Millisecond) // 16 MB/s
 					_, _ = pair[1].Write(b[:n])
@@ -123,6 +137,30 @@ func (l *link) carry(c net.Conn) {
 			}
 		}()
 	}
+}
+
+// count adds bytes of the browser, and waits where no more get through.
+func (l *link) count(n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for l.limit > 0 && l.sent > l.limit {
+		l.mu.Unlock()
+		time.Sleep(10 * time.Millisecond)
+		l.mu.Lock()
+	}
+	l.sent += n
+}
+
+// let says how many bytes more the browser may send; 0 for any number. It
+// returns how many it sent.
+func (l *link) let(more int) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.limit = more
+	if more > 0 {
+		l.limit += l.sent
+	}
+	return l.sent
 }
 
 // set cuts the link, or mends it.
@@ -291,9 +329,44 @@ var scenarios = map[string]func(*tab, []string){
 		}
 		b.says("#activity", "rolled back")
 		b.says("#activity", "not healthy")
+		b.says("#activity .steps .failed", "Check health")
+		b.until("!document.querySelector('#activity .spin')")
 		b.says("#version .number", "1.1.0")
 		b.says("#history", "rolled back")
 		b.axe("rolled back")
+	},
+	// The update service is killed while it waits for a release to get healthy, stays away for a while and comes back.
+	// Who watches is told all of it, also who opens the page meanwhile, and need not load it again.
+	"killed": func(b *tab, args []string) {
+		b.login("admin")
+		b.choose("slow.tar.gz")
+		b.says("#plan .versions", "1.4.0")
+		b.click("#plan [data-action=apply]")
+		b.says("#activity .steps .begun", "Check health")
+		eval[bool](b, "window.before = true")
+		for _, pid := range processes(b.ts.Getenv("DEVICE"), "serve") {
+			b.ts.Check(syscall.Kill(pid, syscall.SIGKILL))
+		}
+		b.says("#messages", "The update service does not answer")
+		b.until("document.querySelectorAll('[role=alert]').length === 0") // said once
+		b.says("#activity .steps .begun", "Check health")                 // what is known
+		b.shots("down")
+		late, closed := b.another()
+		defer closed()
+		late.do(chromedp.Navigate(b.base+"/"), chromedp.WaitVisible("#main"))
+		late.says("#main", "the update service does not answer")
+		late.axe("down")
+		b.ts.Check(os.WriteFile(b.ts.MkAbs("again"), nil, 0o600))
+		for _, t := range []*tab{b, late} {
+			t.says("#activity", "rolled back")
+			t.says("#activity", "interrupted: power was lost or the installer was killed")
+			t.says("#version .number", "1.1.0")
+			t.says("#history", "rolled back")
+			t.until("document.querySelector('#messages').innerText === ''")
+		}
+		b.until("window.before && [...document.querySelectorAll('#log li')].some(e => e.textContent.includes('going back'))")
+		b.axe("recovered")
+		b.shots("recovered")
 	},
 	// Refused: an upload is nobody's word.
 	"stranger": func(b *tab, args []string) {
@@ -318,7 +391,7 @@ var scenarios = map[string]func(*tab, []string){
 		b.click("#confirm-yes")
 		b.says("#activity", "Data brought back")
 		b.says("#activity", "completed")
-		b.until("document.querySelectorAll('[data-part=backups] [data-action=restore]').length === 3") // today's, too
+		b.until("document.querySelectorAll('[data-part=backups] [data-action=restore]').length === 4") // today's, too
 	},
 	"settings": func(b *tab, args []string) {
 		b.login("admin")
@@ -376,8 +449,7 @@ var scenarios = map[string]func(*tab, []string){
 		b.click("#confirm-yes")
 		b.says("#waiting", "Nothing is waiting")
 	},
-	// The connection is lost in the middle of an upload; the page is even closed.
-	// The bundle is in parts.
+	// The connection is lost in the middle of an upload. The bundle is in parts.
 	"lost": func(b *tab, args []string) {
 		b.login("admin")
 		b.choose("big.tar.gz.003 big.tar.gz.001 big.tar.gz.002")
@@ -392,6 +464,42 @@ var scenarios = map[string]func(*tab, []string){
 		b.click("#waiting [data-action=delete]")
 		b.click("#confirm-yes")
 		b.says("#waiting", "Nothing is waiting")
+	},
+	// The page is closed in the middle of an upload, without being asked. Who opens it again and chooses the same file
+	// sends what the device has not got, and nothing else.
+	"closed": func(b *tab, args []string) {
+		const file = "big.tar.gz.003 big.tar.gz.001 big.tar.gz.002"
+		size := 0
+		for name := range strings.FieldsSeq(file) {
+			size += len(b.ts.ReadFile(name))
+		}
+		b.login("admin")
+		first, shut := b.another()
+		first.do(chromedp.Navigate(b.base+"/"), chromedp.WaitVisible("#main"))
+		b.link.let(20 << 20)
+		first.choose(file)
+		first.until("document.querySelector('#upload progress').value > 0.4")
+		shut()
+		b.link.let(0)
+		again, shut := b.another()
+		defer shut()
+		again.do(chromedp.Navigate(b.base+"/"), chromedp.WaitVisible("#main"))
+		// What came of the piece that was cut off is there too.
+		const offset = "fetch(localStorage.getItem(Object.keys(localStorage).find(k => k.startsWith('upload '))), {method: 'HEAD', headers: {'Tus-Resumable': '1.0.0'}}).then(r => +r.headers.get('Upload-Offset'))"
+		again.until(offset + ".then(n => n > 18 << 20)")
+		at, before := eval[int](again, offset), b.link.let(0)
+		again.choose(file)
+		again.says("#plan .versions", "1.5.0")
+		sent := b.link.let(0) - before
+		b.ts.Logf("closed: the device had %d of %d bytes; %d were sent after that", at, size, sent)
+		if sent < size-at || sent > size-at+256<<10 {
+			b.ts.Fatalf("%d bytes were sent, want the last %d of %d", sent, size-at, size)
+		}
+		again.click("#plan [data-close]")
+		again.click("#waiting [data-action=delete]")
+		again.click("#confirm-yes")
+		again.says("#waiting", "Nothing is waiting")
+		again.until("localStorage.length === 0")
 	},
 	"viewer": func(b *tab, args []string) {
 		b.login("kim")

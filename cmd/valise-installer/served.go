@@ -190,7 +190,7 @@ func (s *served) change(ctx context.Context, app, record string, report func(ins
 	return res, busy(err)
 }
 
-func (s *served) Recover(ctx context.Context, app string) error {
+func (s *served) Recover(ctx context.Context, app string, report func(installer.Event)) error {
 	j, st, err := s.p.readState(ctx, app)
 	if err != nil {
 		return err
@@ -198,8 +198,11 @@ func (s *served) Recover(ctx context.Context, app string) error {
 	if err := j.Close(); err != nil || st.Unfinished == nil {
 		return err
 	}
-	p := s.with(app, "", func(installer.Event) {})
-	return p.onDevice(ctx, "recover", func(ctx context.Context, d *device) error { return p.recoverFirst(ctx, d) })
+	p := s.with(app, "", report)
+	return busy(p.onDevice(ctx, "recover", func(ctx context.Context, d *device) error {
+		report(installer.Event{Step: "undo", Detail: cmp.Or(st.Unfinished.Error, "it was interrupted")})
+		return p.recoverFirst(ctx, d)
+	}))
 }
 
 // busy marks an error that time heals.

@@ -94,9 +94,7 @@ func (a *app) poke() {
 
 // afterRestart ends what an earlier daemon did not.
 func (a *app) afterRestart(ctx context.Context) {
-	if err := a.Device.Recover(ctx, a.name); err != nil {
-		a.log().Error("recover", "err", err)
-	}
+	a.recover(ctx)
 	found, _, err := a.records.Find(ctx, []installer.Status{installer.Downloading, installer.Verifying}, -1, 0)
 	if err != nil {
 		a.log().Error("read records", "err", err)
@@ -105,6 +103,36 @@ func (a *app) afterRestart(ctx context.Context) {
 		a.fail(ctx, r.ID, "interrupted: the daemon ended before it was done; apply it again")
 	}
 	a.dropOrphans(ctx)
+}
+
+// recover undoes what an earlier daemon, or a command, left unfinished. Who
+// watched it sees how it ends.
+func (a *app) recover(ctx context.Context) {
+	cut, _, err := a.records.Find(ctx, []installer.Status{installer.Applying}, 1, 0)
+	if err != nil {
+		a.log().Error("read records", "err", err)
+	}
+	id := ""
+	if len(cut) > 0 {
+		id = cut[0].ID
+		a.hub.begin(id)
+		a.await(ctx, func() error { return a.Device.Ready(ctx, a.name) })
+	}
+	a.await(ctx, func() error {
+		if err = a.Device.Recover(ctx, a.name, func(e installer.Event) { a.tell(id, e) }); errors.Is(err, ErrBusy) {
+			return err
+		}
+		return nil
+	})
+	if err != nil {
+		a.log().Error("recover", "err", err)
+	}
+	if id == "" {
+		return
+	}
+	if r, err := a.records.Get(context.WithoutCancel(ctx), id); err == nil {
+		a.changed(id, r.Status)
+	}
 }
 
 // enqueue puts a job behind the others.
@@ -295,15 +323,20 @@ func (a *app) report(id string) func(installer.Event) {
 			applying = true
 			a.changed(id, installer.Applying)
 		}
-		out := Event{Type: "step", Record: id, Step: e.Step, Detail: e.Detail, Done: e.Done, Total: e.Total, Ended: e.Ended}
-		if e.Done > 0 && !e.Ended {
-			out.Type = "progress"
-		}
-		if e.Err != nil {
-			out.Error = e.Err.Error()
-		}
-		a.hub.send(out)
+		a.tell(id, e)
 	}
+}
+
+// tell makes a step of a transaction known to those who watch.
+func (a *app) tell(id string, e installer.Event) {
+	out := Event{Type: "step", Record: id, Step: e.Step, Detail: e.Detail, Done: e.Done, Total: e.Total, Ended: e.Ended}
+	if e.Done > 0 && !e.Ended {
+		out.Type = "progress"
+	}
+	if e.Err != nil {
+		out.Error = e.Err.Error()
+	}
+	a.hub.send(out)
 }
 
 func (a *app) log() *slog.Logger { return a.Log.With("app", a.name) }

@@ -51,7 +51,7 @@ type Device interface {
 	// Restore brings back saved data, as the record of that ID.
 	Restore(ctx context.Context, app, record, backup string, report func(installer.Event)) (installer.Result, error)
 	// Recover undoes what a power cut left unfinished.
-	Recover(ctx context.Context, app string) error
+	Recover(ctx context.Context, app string, report func(installer.Event)) error
 	// Explain says in one line for people why something failed, and which check
 	// refused a bundle.
 	Explain(err error) (text, check string)
@@ -222,7 +222,9 @@ func (t *Timing) defaults() {
 // was replaced it ends between two jobs, with ErrReplaced.
 func (d *Daemon) Run(ctx context.Context, ready func()) error {
 	d.Timing.defaults()
+	d.mu.Lock() // the handler may be asked already
 	d.apps, d.verifying = map[string]*app{}, make(chan struct{}, 1)
+	d.mu.Unlock()
 	ctx, stop := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	defer wg.Wait()

@@ -9,7 +9,7 @@ import (
 
 // Event is something that somebody who watches an app wants to know.
 type Event struct {
-	Type   string           `json:"type"` // status, step, progress, queued, waiting, upload
+	Type   string           `json:"type"` // begin, status, step, progress, queued, waiting, upload, download, deleted
 	Record string           `json:"record,omitempty"`
 	Status installer.Status `json:"status,omitempty"`
 	Step   string           `json:"step,omitempty"`

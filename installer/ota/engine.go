@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"fmt"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -19,6 +19,8 @@ const (
 	apiPrefix = "/api/v1/ota"
 	maxAnswer = 8 << 20 // bytes of an answer that a page is made from
 )
+
+var errDown = errors.New("the update service does not answer: systemctl status valise")
 
 // engine is the daemon behind its socket.
 type engine struct {
@@ -47,7 +49,7 @@ func newEngine(socket string) *engine {
 			},
 			ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 				if r.Context().Err() == nil {
-					problem(w, http.StatusBadGateway, "the update service does not answer: systemctl status valise")
+					problem(w, http.StatusBadGateway, errDown.Error())
 				}
 			},
 		},
@@ -77,7 +79,7 @@ func (e *engine) call(ctx context.Context, method, path string, query url.Values
 	}
 	res, err := e.client.Do(req)
 	if err != nil {
-		return fmt.Errorf("the update service does not answer: %w", err)
+		return errDown
 	}
 	defer res.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"html/template"
 	"mime"
@@ -213,7 +214,11 @@ func (s *Server) part(w http.ResponseWriter, r *http.Request) {
 	}
 	if err != nil {
 		v.Trouble = err.Error()
-		s.execute(w, r, http.StatusBadGateway, "trouble", v)
+		status := http.StatusInternalServerError
+		if errors.Is(err, errDown) {
+			status = http.StatusBadGateway
+		}
+		s.execute(w, r, status, "trouble", v)
 		return
 	}
 	s.execute(w, r, http.StatusOK, name, v)

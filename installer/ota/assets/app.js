@@ -7,7 +7,10 @@ const texts = JSON.parse(document.body.dataset.texts), api = '/api/v1/ota', app 
 const t = (key, ...args) => { let i = 0; return (texts[key] || key).replace(/%[sd]/g, () => args[i++]); };
 const q = (more = {}) => '?' + new URLSearchParams({app, ...more});
 const may = scope => document.body.dataset.may.split(' ').includes(scope);
-if (!app) return;
+if (!app) { // the service is not there, or no app: shown as soon as it is
+  setInterval(async () => { const r = await fetch('/ui/version'); if (r.ok || r.status === 401) location.reload(); }, 2000);
+  return;
+}
 
 // Times are shown as the browser's clock has them.
 const localize = e => $$('time[datetime]', e).forEach(x => {
@@ -48,6 +51,7 @@ const query = {history: {}}, waits = {};
 async function load(part) {
   const r = await fetch('/ui/' + part + q(query[part]));
   if (r.status === 401) { location.href = '/login'; return; }
+  if (r.status === 502) { lost('down'); return; } // what was known stays to be read
   const e = $(`[data-part="${part}"]`), focus = e.contains(document.activeElement) && document.activeElement.id;
   const html = await shown(r);
   if (!r.ok) { const h = $('h2', e); e.innerHTML = html; if (h) e.prepend(h); }
@@ -177,6 +181,12 @@ function happened(e) {
   soon('activity');
   if (e.type === 'status' || e.type === 'deleted') soon('version', 'waiting', 'history', ...(['completed', 'rolled_back'].includes(e.status) ? ['release', 'backups', 'health'] : []));
 }
+// lost says once why nothing can be heard.
+function lost(why) {
+  const m = $('#messages');
+  if (m.dataset.lost !== why) say(t(why), 'warn');
+  m.dataset.lost = why;
+}
 let events;
 function watch() {
   if (events && events.readyState !== 2) return;
@@ -189,14 +199,21 @@ function watch() {
     const last = past.at(-1);
     bar(last && last.type === 'progress' ? last : {ended: true});
     soon('activity', 'version', 'waiting', 'history');
-    if ($('#messages').dataset.lost) { $('#messages').replaceChildren(); delete $('#messages').dataset.lost; }
+    const m = $('#messages');
+    if (m.dataset.lost) {
+      m.replaceChildren(); delete m.dataset.lost;
+      soon('release', 'backups', 'health', ...($('#settings-form') ? [] : ['settings']));
+    }
   });
   events.addEventListener('now', e => happened(JSON.parse(e.data)));
   events.onopen = () => clearTimeout(waits.lost);
   events.onerror = () => {
     clearTimeout(waits.lost);
-    waits.lost = setTimeout(() => { $('#messages').dataset.lost = '1'; say(t('lost'), 'warn'); }, 5000);
-    if (events.readyState === 2) setTimeout(watch, 2000);
+    waits.lost = setTimeout(() => lost('lost'), 5000);
+    if (events.readyState !== 2) return;
+    // The device answers, but not with events: the session has ended, or the service.
+    setTimeout(watch, 2000);
+    call('GET', api + '/state' + q()).catch(() => lost('down'));
   };
 }
 
