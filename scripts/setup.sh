@@ -6,6 +6,7 @@
 set -euo pipefail
 
 packages=(
+  busybox-static         # the shell and tools of small devices, for install.sh
   ca-certificates curl   # talk to the engine's socket and to the sample app
   docker.io iptables iproute2 pigz   # the engine, its network, and fast layer decompression
   git make python3 shellcheck strace xz-utils zstd

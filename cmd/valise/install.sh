@@ -61,7 +61,7 @@ fi
 dir=$(mktemp -d /var/tmp/valise.XXXXXX)
 trap 'rm -rf "$dir"' EXIT
 trap 'exit 1' HUP INT TERM
-read_bundle | tar -xzO "@PREFIX@installer/$platform/valise-installer" >"$dir/valise-installer" ||
+read_bundle | tar -xzOf - "@PREFIX@installer/$platform/valise-installer" >"$dir/valise-installer" ||
   fail "the installer cannot be read from $bundle" "is it complete, with all its parts? copy it again"
 echo "$digest  $dir/valise-installer" | sha256sum -c - >/dev/null 2>&1 ||
   fail "the installer in $bundle is not the one this script belongs to" "take bundle and script from the same release"

@@ -216,14 +216,15 @@ func (m *Machine) fromDistribution(ctx context.Context, none NoEngineError, sets
 		return &none
 	}
 	m.report("engine", "ask the distribution for "+none.What)
-	// An earlier call may have been cut off: apt-get refuses to go on before dpkg
-	// has done what it can, and --fix-broken does the rest.
-	_, _ = m.output(ctx, "dpkg", "--configure", "--pending")
 	// Fails without a network; what is in the lists may be enough.
 	_, updateErr := m.output(ctx, "apt-get", "update", "-qq")
+	// An earlier call may have been cut off: apt-get installs nothing before that is
+	// mended, first by dpkg. What cannot be mended is told below.
+	_, _ = m.output(ctx, "dpkg", "--configure", "--pending")
+	_, _ = m.output(ctx, "apt-get", "install", "-qq", "--no-install-recommends", "--no-remove", "--fix-broken")
 	var last error
 	for _, set := range sets {
-		_, last = m.output(ctx, "apt-get", append([]string{"install", "-qq", "--no-install-recommends", "--fix-broken"}, set...)...)
+		_, last = m.output(ctx, "apt-get", append([]string{"install", "-qq", "--no-install-recommends"}, set...)...)
 		if last == nil {
 			return nil
 		}
