@@ -64,6 +64,7 @@ func onMachines(t *testing.T, dir, releases string) {
 			e.Setenv("ROOT", filepath.Join(machine, "root"))
 			e.Setenv("DEVICE", filepath.Join(machine, "root"))
 			e.Setenv("APP", "cloud")
+			e.Setenv("VALISE_COMPOSE", os.Getenv("VALISE_COMPOSE"))
 			stick := filepath.Join(machine, "root/srv")
 			if err := os.CopyFS(stick, os.DirFS(releases)); err != nil {
 				return err
@@ -71,7 +72,7 @@ func onMachines(t *testing.T, dir, releases string) {
 			return os.Rename(filepath.Join(stick, "valise-installer"), filepath.Join(machine, "root/usr/local/bin/valise-installer"))
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"code": code, "health": checkHealth, "cutat": powerCut, "boot": boot, "watch": watch, "downtime": downtime, "becomes": becomes, "cuteach": cutEach, "fulleach": fullEach,
+			"code": code, "health": checkHealth, "cutat": powerCut, "boot": boot, "watch": watch, "downtime": downtime, "becomes": becomes, "cuteach": cutEach, "fulleach": fullEach, "mkbundle": makeBundle,
 		},
 	})
 }
