@@ -70,6 +70,7 @@ func signer(t testing.TB, name string) *verifytest.Signer {
 //	retries=N         of the health checks
 //	stable=D          all checks must pass for so long
 //	same=V            its image is that of release V
+//	image=APP         its image is that of app APP
 //	from=V engine=V   what it requires
 //	pad=N zeros=N     a layer with N bytes that do not, or do, deflate
 //	each=N            a layer with N bytes for each platform, of its own
@@ -87,7 +88,6 @@ func makeBundle(ts *testscript.TestScript, neg bool, args []string) {
 	o := map[string]string{
 		"by": "maker", "app": ts.Getenv("APP"), "platforms": "linux/" + runtime.GOARCH, "pad": "0", "zeros": "0", "each": "0", "file": "0", "services": "app",
 	}
-	o["project"] = o["app"]
 	for _, a := range args[2:] {
 		k, v, ok := strings.Cut(a, "=")
 		if !ok {
@@ -95,6 +95,7 @@ func makeBundle(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		o[k] = v
 	}
+	o["project"], o["image"] = cmp.Or(o["project"], o["app"]), cmp.Or(o["image"], o["app"])
 	t := test(ts)
 	var m *bundle.Manifest
 	var c *bundletest.Content
@@ -170,7 +171,7 @@ func tinyRelease(ts *testscript.TestScript, version string, o map[string]string)
 	c := &bundletest.Content{Files: map[string][]byte{}, Blobs: map[bundle.Digest][]byte{}}
 	layers := []bundle.Layer{
 		addLayer(ts, c, program),
-		addLayer(ts, c, map[string][]byte{"version": []byte(text), "app": []byte(o["app"])}),
+		addLayer(ts, c, map[string][]byte{"version": []byte(text), "app": []byte(o["image"])}),
 	}
 	if pad := number("pad"); pad > 0 {
 		b := make([]byte, pad)
@@ -236,7 +237,7 @@ func tinyRelease(ts *testscript.TestScript, version string, o map[string]string)
 			_, _ = seeded(ts, p).Read(b)
 			own = slices.Insert(slices.Clone(layers), 1, addLayer(ts, c, map[string][]byte{"own": b}))
 		}
-		component.Images = append(component.Images, addImage(ts, c, o["app"], platform, own))
+		component.Images = append(component.Images, addImage(ts, c, o["image"], platform, own))
 	}
 	m.Components = []bundle.Component{component}
 	files := map[string][]byte{"compose.yaml": []byte(tinyCompose)}

@@ -18,10 +18,12 @@ package compose
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/valise-ota/valise/bundle"
@@ -132,7 +134,11 @@ func (a *App) Prune(ctx context.Context, kept []installer.Release) error {
 	if err != nil {
 		return err
 	}
-	if err := a.removeImages(ctx, known); err != nil {
+	left, err := a.removeImages(ctx, known)
+	for _, l := range left {
+		a.report(installer.Event{Step: "prune", Detail: fmt.Sprintf("image %s is not needed any more and stays: containers use it (%s)", l.Tag, strings.Join(l.Users, ", "))})
+	}
+	if err != nil {
 		return err
 	}
 	if len(kept) == 0 {

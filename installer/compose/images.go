@@ -12,17 +12,16 @@ import (
 )
 
 // removeImages removes the images of this app that are not in known. One that a
-// container still uses stays and goes with a later prune.
-func (a *App) removeImages(ctx context.Context, known []docker.TaggedImage) error {
+// container still uses stays, is returned, and goes with a later prune.
+func (a *App) removeImages(ctx context.Context, known []docker.TaggedImage) ([]docker.InUse, error) {
 	tags, err := a.Engine.List(ctx, a.Name)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	tags = slices.DeleteFunc(tags, func(tag string) bool {
 		return slices.ContainsFunc(known, func(k docker.TaggedImage) bool { return k.Tag == tag })
 	})
-	_, err = a.Engine.Remove(ctx, a.Name, tags)
-	return err
+	return a.Engine.Remove(ctx, a.Name, tags)
 }
 
 // images returns the images of a manifest for one platform, with our tags.

@@ -153,7 +153,7 @@ func (a *App) load(ctx context.Context, rel *verify.Release, kept []installer.Re
 	known = slices.DeleteFunc(known, func(k docker.TaggedImage) bool { return slices.Contains(torn, k.Tag) })
 	// An image of ours that no committed release needs may be torn; the engine
 	// would say it is there.
-	if err := a.removeImages(ctx, known); err != nil {
+	if _, err := a.removeImages(ctx, known); err != nil {
 		return nil, err
 	}
 	ids, err := a.ensure(ctx, images, known, rel.OpenBlob)

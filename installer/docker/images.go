@@ -172,8 +172,8 @@ type InUse struct {
 }
 
 // Remove removes tags of app and their keepers. What is not there is fine. An
-// image that another container uses is left with its keeper and reported, so
-// that a later Remove finishes the job; nothing is ever forced. An image that
+// image that another container uses is left with its tag and reported, so that a
+// later Remove finishes the job; nothing is ever forced. An image that
 // has another tag too, as when two apps share it, only loses ours.
 func (e *Engine) Remove(ctx context.Context, app string, tags []string) ([]InUse, error) {
 	for _, tag := range tags {
@@ -213,11 +213,8 @@ func (e *Engine) remove(ctx context.Context, app, tag string, containers []conta
 			users = append(users, containerName(c))
 		}
 	}
-	if users != nil {
-		return users, nil
-	}
-	if err := e.removeKeeper(ctx, app, tag); err != nil {
-		return nil, err
+	if err := e.removeKeeper(ctx, app, tag); err != nil || users != nil {
+		return users, err
 	}
 	_, err = e.client.ImageRemove(ctx, tag, client.ImageRemoveOptions{})
 	switch {
