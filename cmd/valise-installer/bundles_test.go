@@ -24,6 +24,9 @@ import (
 	"testing"
 	"time"
 
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/valise-ota/valise/bundle"
@@ -61,7 +64,8 @@ func signer(t testing.TB, name string) *verifytest.Signer {
 //	sick=yes          never gets healthy
 //	eats=yes          spoils the items of the release before when it starts
 //	loops=yes         its second service ends over and over
-//	save=KIND         its items are saved as volume, command
+//	save=KIND         its items are saved as volume, command or mysql
+//	of=DIR,DIR        its image has the layers of OCI layouts, the last one at the bottom, and no program of ours
 //	migration=M       reversible or irreversible
 //	restore=R         never, ask or always
 //	hook-NAME=WORD    a hook in a container runs tiny WORD
@@ -173,6 +177,12 @@ func tinyRelease(ts *testscript.TestScript, version string, o map[string]string)
 		addLayer(ts, c, program),
 		addLayer(ts, c, map[string][]byte{"version": []byte(text), "app": []byte(o["image"])}),
 	}
+	if o["of"] != "" {
+		layers = layers[1:]
+		for dir := range strings.SplitSeq(o["of"], ",") {
+			layers = append(layoutLayers(ts, c, dir), layers...)
+		}
+	}
 	if pad := number("pad"); pad > 0 {
 		b := make([]byte, pad)
 		_, _ = seeded(ts, version).Read(b)
@@ -203,6 +213,8 @@ func tinyRelease(ts *testscript.TestScript, version string, o map[string]string)
 		m.Device.Backup = []bundle.Backup{{Volume: &bundle.Volume{Service: "app", Path: "/data"}}}
 	case "command":
 		m.Device.Backup = []bundle.Backup{{Command: &bundle.BackupCommand{Service: "app", Save: []string{"tiny", "save"}, Restore: []string{"tiny", "load"}}}}
+	case "mysql":
+		m.Device.Backup = []bundle.Backup{{MySQL: &bundle.MySQL{Service: "app", User: "shop", Database: "orders"}}}
 	}
 	m.Device.Migration = bundle.Migration(o["migration"])
 	if o["restore"] != "" {
@@ -318,6 +330,30 @@ func addLayer(ts *testscript.TestScript, c *bundletest.Content, files map[string
 	ts.Check(zw.Close())
 	d := addBlob(c, "application/vnd.oci.image.layer.v1.tar+gzip", packed.Bytes())
 	return bundle.Layer{Descriptor: d, DiffID: bundle.DigestOf(plain.Bytes())}
+}
+
+// layoutLayers adds the layers of this machine's image in an OCI layout.
+func layoutLayers(ts *testscript.TestScript, c *bundletest.Content, dir string) (list []bundle.Layer) {
+	root, err := layout.ImageIndexFromPath(dir)
+	ts.Check(err)
+	indexes, err := partial.FindIndexes(root, func(v1.Descriptor) bool { return true })
+	ts.Check(err)
+	found, err := partial.FindImages(indexes[0], func(d v1.Descriptor) bool { return d.Platform.Architecture == runtime.GOARCH })
+	ts.Check(err)
+	layers, err := found[0].Layers()
+	ts.Check(err)
+	for _, l := range layers {
+		r, err := l.Compressed()
+		ts.Check(err)
+		b, err := io.ReadAll(r)
+		ts.Check(err)
+		mediaType, err := l.MediaType()
+		ts.Check(err)
+		diffID, err := l.DiffID()
+		ts.Check(err)
+		list = append(list, bundle.Layer{Descriptor: addBlob(c, string(mediaType), b), DiffID: bundle.Digest(diffID.String())})
+	}
+	return list
 }
 
 // addImage adds an image that no other app has: the engine knows equal images as

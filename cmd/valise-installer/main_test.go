@@ -23,7 +23,16 @@ func TestScript(t *testing.T) {
 
 // TestEngine runs a tiny app on a real engine.
 func TestEngine(t *testing.T) {
-	testscript.Run(t, params("testdata/engine", realEngine(t)))
+	p := params("testdata/engine", realEngine(t))
+	if os.Getenv("VALISE_TEST_IMAGES") == "" || os.Getenv("VALISE_TEST_MARIADB") == "" {
+		need(t, "the sample images and MariaDB (VALISE_TEST_IMAGES, VALISE_TEST_MARIADB)")
+	}
+	setup := p.Setup
+	p.Setup = func(e *testscript.Env) error {
+		e.Setenv("MARIADB", os.Getenv("VALISE_TEST_MARIADB")+","+filepath.Join(os.Getenv("VALISE_TEST_IMAGES"), "base"))
+		return setup(e)
+	}
+	testscript.Run(t, p)
 }
 
 // TestPage runs the update page and its API, with a tiny app on a real engine.

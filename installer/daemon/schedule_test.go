@@ -247,10 +247,11 @@ func TestReschedule(t *testing.T) {
 		if len(d.checks) != 1 || len(d.fetched) != 0 || d.written.Window != "05:00-06:00" {
 			t.Fatalf("%d checks, %d downloads, %+v", len(d.checks), len(d.fetched), d.written)
 		}
-		d.busy = 1
+		d.busy = 1 << 20
 		if err := patch(`{"window":""}`); err == nil || a.settings().Window == "" {
 			t.Fatalf("%v, %+v", err, a.settings())
 		}
+		d.busy = 20 // an update that cleans up
 		if err := patch(`{"window":""}`); err != nil {
 			t.Fatal(err)
 		}
