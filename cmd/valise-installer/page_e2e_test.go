@@ -31,6 +31,16 @@ import (
 // set: see scripts/e2e-page.sh.
 func TestBrowser(t *testing.T) {
 	p := params("testdata/browser", realEngine(t))
+	setup := p.Setup
+	p.Setup = func(e *testscript.Env) error {
+		if err := setup(e); err != nil {
+			return err
+		}
+		if strings.HasSuffix(e.WorkDir, "look") {
+			e.Setenv("APP", "tiny") // as the double of GitHub calls it
+		}
+		return nil
+	}
 	p.Cmds["browser"] = runBrowser
 	p.Cmds["load"] = load
 	p.ContinueOnError = false // one thing leads to another
@@ -527,6 +537,13 @@ var scenarios = map[string]func(*tab, []string){
 	// A long history, a bundle that is dragged onto the page, and a part that the page cannot make.
 	"look": func(b *tab, args []string) {
 		b.login("admin")
+		b.says("#release .badge", "newer")
+		link := eval[string](b, "(a => [a.href, a.target, a.rel].join(' '))([...document.querySelectorAll('#release a')].find(a => a.innerText === 'Release page'))")
+		if link != "https://github.com/acme/tiny/releases/tag/v3.0.0 _blank noopener noreferrer" {
+			b.ts.Fatalf("the release page is %s", link)
+		}
+		b.axe("github")
+		b.shots("github")
 		b.says("#history .pages", "Page 1 of 2")
 		b.until("document.querySelectorAll('#history tbody tr').length === 10")
 		b.click("#history [data-page='2']")

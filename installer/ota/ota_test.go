@@ -485,6 +485,30 @@ func TestCatalogues(t *testing.T) {
 	}
 }
 
+// Links to the source lead there, and give it nothing of this page; what is no web address is no link.
+func TestReleaseLinks(t *testing.T) {
+	c, err := loadCatalogues(files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	card := func(url string) string {
+		version := "2.0.0"
+		var b strings.Builder
+		v := &view{T: c.text("en"), Me: &who{scopes: roleScopes[Viewer]}, Check: &daemon.Check{GitHubLatestVersion: &version, LatestVersion: &version, GitHubReleaseURL: &url, GitHubDownloadURL: &url}}
+		if err := templates.ExecuteTemplate(&b, "release", v); err != nil {
+			t.Fatal(err)
+		}
+		return b.String()
+	}
+	const good = "https://github.com/acme/shop/releases/tag/v2.0.0"
+	if got := card(good); !strings.Contains(got, `<a href="`+good+`" target="_blank" rel="noopener noreferrer">Release page</a>`) || strings.Count(got, "<a ") != strings.Count(got, `rel="noopener noreferrer"`) {
+		t.Error(got)
+	}
+	if got := card("javascript:alert(1)"); strings.Contains(got, "javascript:") {
+		t.Error(got)
+	}
+}
+
 func TestPassword(t *testing.T) {
 	var l List
 	if err := l.SetUser("kim", Viewer, "correct horse"); err != nil {

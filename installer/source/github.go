@@ -121,8 +121,17 @@ func (g *gitHub) release(r *github.RepositoryRelease) (Release, bool) {
 		}
 	}
 	rel.hidden = yanked.MatchString(r.GetName()) || r.GetPrerelease() && v.Prerelease() == ""
-	rel.Tag, rel.Page, rel.Notes, rel.Date = r.GetTagName(), r.GetHTMLURL(), r.GetBody(), r.GetPublishedAt().Time
+	rel.Tag, rel.Page, rel.Notes, rel.Date = r.GetTagName(), webPage(r.GetHTMLURL()), r.GetBody(), r.GetPublishedAt().Time
 	return rel, true
+}
+
+// webPage is an address that people may follow, or nothing: it is whatever the
+// server said.
+func webPage(s string) string {
+	if u, err := url.Parse(s); err != nil || u.Scheme != "https" || u.Host == "" || u.User != nil || len(s) > 2<<10 {
+		return ""
+	}
+	return s
 }
 
 // explain says what an error of the API means.

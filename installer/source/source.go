@@ -197,7 +197,7 @@ func (s *Source) String() string { return s.config.String() }
 type Release struct {
 	Version string    `json:"version"`
 	Tag     string    `json:"tag,omitempty"`
-	Page    string    `json:"page,omitempty"` // for people
+	Page    string    `json:"page,omitempty"` // for people: https, or empty
 	Notes   string    `json:"notes,omitempty"`
 	Date    time.Time `json:"date,omitzero"`
 	Bundles []Bundle  `json:"bundles"`

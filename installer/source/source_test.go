@@ -209,6 +209,18 @@ func TestGitHubLatest(t *testing.T) {
 	}
 }
 
+func TestWebPage(t *testing.T) {
+	const good = "https://github.com/acme/shop/releases/tag/v1.0.0"
+	if got := webPage(good); got != good {
+		t.Errorf("%s became %q", good, got)
+	}
+	for _, bad := range []string{"", "http://github.com/acme", "javascript:alert(1)", "data:text/html,x", "//evil.example/", "/login", "https:github.com", "https://github.com@evil.example/", "https://github.com/%zz", "https://github.com/" + strings.Repeat("a", 3000)} {
+		if got := webPage(bad); got != "" {
+			t.Errorf("%q became %q", bad, got)
+		}
+	}
+}
+
 func TestGitHubExactly(t *testing.T) {
 	g := newFakeGitHub(t)
 	s := g.source(t, "", Options{})
