@@ -47,7 +47,7 @@ func (p *program) examineRecovery(ctx context.Context, f *findings, app string, 
 	}
 	have, err := os.ReadFile(filepath.Join(systemd.UnitDir, name))
 	if err != nil || !bytes.Equal(withoutBefore(have), systemd.RecoveryUnit(app, self, nil, after)) {
-		f.add(app, check, findingWarning, "the next update writes it anew; what is to be different belongs into systemctl edit "+name, "%s was changed here", name)
+		f.add(app, check, findingWarning, "the next update writes it anew; what is to be different belongs into systemctl edit "+name, "%s is of another valise-installer, or was changed here", name)
 		return
 	}
 	f.add(app, check, findingOK, "", "%s undoes at boot what a power cut left", name)
@@ -91,7 +91,7 @@ func (p *program) examineServices(ctx context.Context, f *findings, apps []strin
 		case err != nil:
 			f.add("", name, findingFailed, again, "%v: nothing looks at drop folders, sticks and schedules", err)
 		case !isUnit(name, have):
-			f.add("", name, findingWarning, "valise-installer page setup writes it anew; what is to be different belongs into systemctl edit "+name, "%s was changed here", p.unitPath(name))
+			f.add("", name, findingWarning, "valise-installer page setup writes it anew; what is to be different belongs into systemctl edit "+name, "%s is of another valise-installer, or was changed here", p.unitPath(name))
 		case p.live() && strings.HasPrefix(name, "valise") && !strings.Contains(name, "@"): // those that run all the time
 			p.examineService(ctx, f, name)
 		default:
