@@ -208,8 +208,8 @@ type Runtime interface {
 	Restore(ctx context.Context, snapshot json.RawMessage, from *Release) error
 	// Probe returns nil when rel runs and is healthy, or why it is not.
 	Probe(ctx context.Context, rel Release) error
-	// Whole returns nil when everything that rel runs from is on this device and
-	// is what was verified. The error says all that is wrong.
+	// Whole returns nil when everything that rel, the current release, runs from
+	// is on this device and is what was verified. The error says all that is wrong.
 	Whole(ctx context.Context, rel Release) error
 	// Repair puts back what r, the current release, lacks, and starts it. fresh
 	// trusts nothing that the engine has of it: the app stands still meanwhile.

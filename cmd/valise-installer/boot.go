@@ -22,14 +22,23 @@ func (p *program) installRecovery(ctx context.Context, app string, before, after
 	name := systemd.RecoveryName(app)
 	text := systemd.RecoveryUnit(app, filepath.Join(p.binDir(), programName), before, after)
 	file := filepath.Join(systemd.UnitDir, name)
-	if have, err := os.ReadFile(file); err == nil && bytes.Equal(have, text) {
-		return nil
+	have, err := os.ReadFile(file)
+	if err == nil && bytes.Equal(have, text) {
+		if u, err := systemd.Show(ctx, name); err == nil && u.Enabled {
+			return nil
+		}
+		return systemd.Enable(ctx, name)
 	}
-	dir, err := openDir(systemd.UnitDir, 0o755)
-	if err != nil {
-		return err
+	dir, openErr := openDir(systemd.UnitDir, 0o755)
+	if openErr != nil {
+		return openErr
 	}
 	defer dir.Close()
+	if err == nil && !bytes.Equal(withoutBefore(have), withoutBefore(text)) {
+		if err := p.keepEdit(dir, file, have); err != nil {
+			return err
+		}
+	}
 	if err := release.WriteFile(dir, name, text, 0o644); err != nil {
 		return err
 	}

@@ -108,7 +108,7 @@ func (p *program) examine(ctx context.Context, apps []string) findings {
 				p.examineRecovery(ctx, &f, app, []string{"docker.service"})
 			}
 			if engine != nil {
-				p.examineReleases(ctx, &f, app, p.runtime(app, store, engine, nil), "files and images", st)
+				p.examineReleases(ctx, &f, app, p.runtime(app, store, engine, nil).Whole, "files and images", st)
 			}
 		}
 		store.Close()
@@ -213,7 +213,7 @@ func (p *program) examineApp(ctx context.Context, f *findings, app string) (inst
 
 // examineTree checks what only a file tree has.
 func (p *program) examineTree(ctx context.Context, f *findings, a *tree.App, st installer.State) {
-	p.examineReleases(ctx, f, a.Name, a, "files", st)
+	p.examineReleases(ctx, f, a.Name, a.Verified, "files", st)
 	if st.Current == nil {
 		return
 	}
@@ -230,18 +230,19 @@ func (p *program) examineTree(ctx context.Context, f *findings, a *tree.App, st 
 		f.add(a.Name, link, findingOK, "", "current leads to %s", name)
 	}
 	if err := a.UnitsRun(ctx, *st.Current); err != nil {
-		f.add(a.Name, "units", findingFailed, "systemctl enable --now UNIT; an update puts the units of the release back", "%v", err)
+		f.add(a.Name, "units", findingFailed, "valise-installer update BUNDLE of "+st.Current.Version+": it puts the units of the release back, keeps an edit beside them, and starts them; what is to be different belongs into systemctl edit UNIT", "%v", err)
 	} else {
 		f.add(a.Name, "units", findingOK, "", "they run, start at boot and are those of the release")
+	}
+	if err := a.Configured(*st.Current); err != nil {
+		f.add(a.Name, "configuration", findingWarning, "valise-installer update BUNDLE of "+st.Current.Version+": it writes them anew and keeps an edit beside them", "%v", err)
 	}
 	p.examineRecovery(ctx, f, a.Name, nil)
 }
 
 // examineReleases checks whether the current and the previous release are whole:
 // what is what they consist of.
-func (p *program) examineReleases(ctx context.Context, f *findings, app string, a interface {
-	Whole(context.Context, installer.Release) error
-}, what string, st installer.State) {
+func (p *program) examineReleases(ctx context.Context, f *findings, app string, whole func(context.Context, installer.Release) error, what string, st installer.State) {
 	if st.Current == nil {
 		f.add(app, "current", findingFailed, "valise-installer install BUNDLE", "no release is installed")
 	}
@@ -250,7 +251,7 @@ func (p *program) examineReleases(ctx context.Context, f *findings, app string, 
 			continue
 		}
 		which := []string{"current", "previous"}[i]
-		if err := a.Whole(ctx, *r); err != nil {
+		if err := whole(ctx, *r); err != nil {
 			status, remedy := findingFailed, "valise-installer update BUNDLE of "+r.Version+": it puts back what is missing"
 			if which == "previous" {
 				status, remedy = findingWarning, "a rollback will not work; after the next update there is a new release to go back to"

@@ -91,13 +91,10 @@ func (p *program) kindOf(ctx context.Context, app string) (string, error) {
 // prepareTree puts in place what belongs to a tree on this machine, the unit
 // that undoes at boot what a power cut left unfinished, and returns how many
 // releases stay.
-func (p *program) prepareTree(ctx context.Context, m *bundle.Manifest, plan *installer.Plan) (keep int, err error) {
+func (p *program) prepareTree(ctx context.Context, m *bundle.Manifest) (keep int, err error) {
 	keep, err = tree.Keep(m)
 	if err != nil {
 		p.Note("%v", err)
-	}
-	if plan.Action == "" {
-		return keep, nil
 	}
 	var units []string
 	for _, u := range m.Device.Tree.Units {

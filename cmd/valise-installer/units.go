@@ -10,6 +10,7 @@ import (
 	"os/user"
 	"path/filepath"
 
+	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/cmd/internal/cli"
 	"github.com/valise-ota/valise/installer/release"
 	"github.com/valise-ota/valise/installer/systemd"
@@ -70,7 +71,20 @@ func (p *program) installUnit(name, self string) error {
 		return err
 	}
 	defer dir.Close()
+	if have, err := os.ReadFile(p.unitPath(name)); err == nil && !isUnit(name, have) {
+		if err := p.keepEdit(dir, p.unitPath(name), have); err != nil {
+			return err
+		}
+	}
 	return release.WriteFile(dir, name, bytes.ReplaceAll(b, []byte("@PROGRAM@"), []byte(self)), 0o644)
+}
+
+// keepEdit keeps what a file of ours, in dir, was changed to, before it is written
+// anew. Neither systemd nor udev reads a file of that name.
+func (p *program) keepEdit(dir *os.Root, file string, have []byte) error {
+	old := filepath.Base(file) + ".valise-old-" + bundle.DigestOf(have).Hex()[:8]
+	p.Note("%s was changed here; its content is kept in %s", file, filepath.Join(filepath.Dir(file), old))
+	return release.WriteFile(dir, old, have, 0o644)
 }
 
 // unitPath is where a unit or a rule of udev belongs.

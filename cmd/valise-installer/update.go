@@ -299,7 +299,7 @@ func (p *program) carryOut(ctx context.Context, c *candidate, o applyOptions) (i
 	keep := m.Device.Keep.Releases
 	switch {
 	case m.Kind == bundle.KindTree:
-		if keep, err = p.prepareTree(ctx, m, c.plan); err != nil {
+		if keep, err = p.prepareTree(ctx, m); err != nil {
 			return none, err
 		}
 	case p.root == "/" && there("/run/systemd/system"):

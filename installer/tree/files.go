@@ -135,7 +135,7 @@ func (a *App) put(files []file) (units, any bool, err error) {
 		}
 		if digest := bundle.DigestOf(have); err == nil && owned[f.path] != digest {
 			old := f.path + ".valise-old-" + digest.Hex()[:8]
-			a.note("activate", "%s was changed here; its content is kept in %s", f.path, old)
+			a.note("edited", "%s was changed here; its content is kept in %s", f.path, old)
 			if err := writeFile(old, have, 0o600); err != nil {
 				return units, any, err
 			}

@@ -71,7 +71,7 @@ func (a *App) Stage(ctx context.Context, rel *verify.Release, to installer.Relea
 // putBack makes a release that is still here whole again, from its bundle.
 func (a *App) putBack(ctx context.Context, rel *verify.Release, r installer.Release) error {
 	a.Releases.Know(rel.Digest(), rel.Manifest())
-	if a.Whole(ctx, r) == nil {
+	if a.Verified(ctx, r) == nil {
 		return nil
 	}
 	if err := a.Releases.PutBack(r.Dir, bundle.ManifestName, 0o644, bytes.NewReader(rel.ManifestBytes())); err != nil {
@@ -94,7 +94,7 @@ func (a *App) putBack(ctx context.Context, rel *verify.Release, r installer.Rele
 			return err
 		}
 	}
-	return a.Whole(ctx, r)
+	return a.Verified(ctx, r)
 }
 
 // Repair puts back files of release r, which is current, and starts it.

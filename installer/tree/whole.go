@@ -10,12 +10,27 @@ import (
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/environ"
 	"github.com/valise-ota/valise/installer/systemd"
 )
 
-// Whole returns nil when the tree of release r is here and is what was verified.
-// The error says all that is wrong.
+// Whole returns nil when the tree of release r, which is current, is here and is
+// what was verified, and runs: links, units and configuration files are those of
+// the release. The error says all that is wrong.
 func (a *App) Whole(ctx context.Context, r installer.Release) error {
+	if err := a.Verified(ctx, r); err != nil {
+		return err // units and templates come from there
+	}
+	var wrong []error
+	if name, _, err := a.Releases.Current(); err != nil || name != r.Dir {
+		wrong = append(wrong, fmt.Errorf("current does not lead to %s", r.Dir), err)
+	}
+	return errors.Join(append(wrong, a.UnitsRun(ctx, r), a.Configured(r))...)
+}
+
+// Verified returns nil when the tree of release r is here and is what was
+// verified. The error says all that is wrong.
+func (a *App) Verified(ctx context.Context, r installer.Release) error {
 	m, err := a.manifest(r)
 	if err != nil {
 		return err
@@ -67,6 +82,35 @@ func (a *App) UnitsRun(ctx context.Context, r installer.Release) error {
 		}
 		if !u.Enabled && bytes.Contains(want, []byte("[Install]")) {
 			wrong = append(wrong, fmt.Errorf("%s does not start at boot", name))
+		}
+	}
+	return errors.Join(wrong...)
+}
+
+// Configured returns nil when the configuration files are what release r, which is
+// current, makes of the environment file. The error names all that are not.
+func (a *App) Configured(r installer.Release) error {
+	m, err := a.manifest(r)
+	if err != nil {
+		return err
+	}
+	env, err := environ.Load(m.Device.Tree.EnvFile)
+	if err != nil {
+		return err
+	}
+	files, err := a.files(m, r, env)
+	if err != nil {
+		return err
+	}
+	var wrong []error
+	for _, f := range files {
+		if f.unit {
+			continue
+		}
+		if have, err := os.ReadFile(f.path); err != nil {
+			wrong = append(wrong, err)
+		} else if !bytes.Equal(have, f.data) {
+			wrong = append(wrong, fmt.Errorf("%s is not what the release makes of the environment file", f.path))
 		}
 	}
 	return errors.Join(wrong...)
