@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
@@ -55,6 +56,7 @@ func (p *program) pageConfig() (c ota.Config, err error) {
 }
 
 func (p *program) servePage(ctx context.Context) error {
+	debug.SetGCPercent(50) // hundreds may watch, and a device has more time than memory
 	config, err := p.pageConfig()
 	if err != nil {
 		return err

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -38,6 +39,15 @@ func TestBrowser(t *testing.T) {
 		}
 		if strings.HasSuffix(e.WorkDir, "look") {
 			e.Setenv("APP", "tiny") // as the double of GitHub calls it
+		}
+		if strings.HasSuffix(e.WorkDir, "load") { // what devices run, for its memory: not the tests' own program
+			bin := filepath.Join(e.WorkDir, ".bin")
+			build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(bin, "valise-installer"), ".")
+			build.Env = append(os.Environ(), "CGO_ENABLED=0")
+			if out, err := build.CombinedOutput(); err != nil {
+				return fmt.Errorf("build: %w\n%s", err, out)
+			}
+			e.Setenv("PATH", bin+string(filepath.ListSeparator)+e.Getenv("PATH"))
 		}
 		return nil
 	}
@@ -703,7 +713,11 @@ func load(ts *testscript.TestScript, neg bool, args []string) {
 	fmt.Fprintf(os.Stderr, "load: %d viewers, %d uploads of %d bytes together in %s; %d pages, median %s, 99%% %s; %d events\n",
 		viewers, len(args), bytes, whole.Round(time.Millisecond), len(took), took[len(took)/2].Round(time.Millisecond), took[len(took)*99/100].Round(time.Millisecond), events)
 	for _, process := range []string{"serve", "page"} {
-		fmt.Fprintf(os.Stderr, "load: most memory of %s: %s\n", process, peak(ts.Getenv("DEVICE"), process))
+		most, file := memory(ts.Getenv("DEVICE"), process)
+		fmt.Fprintf(os.Stderr, "load: most memory of %s: %d kB, of which the program itself %d kB\n", process, most, file)
+		if most == 0 || most > 64<<10 {
+			ts.Fatalf("%s had %d kB, want at most 64 MiB", process, most)
+		}
 	}
 }
 
@@ -720,15 +734,15 @@ func processes(device, command string) (pids []int) {
 	return pids
 }
 
-// peak is the most memory that a process of the device ever had.
-func peak(device, command string) string {
+// memory is the most memory that a process of the device ever had, in kB, and
+// how much of what it has now is pages of the program's file.
+func memory(device, command string) (most, file int) {
 	for _, pid := range processes(device, command) {
 		text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 		for l := range strings.Lines(string(text)) {
-			if after, ok := strings.CutPrefix(l, "VmHWM:"); ok {
-				return strings.TrimSpace(after)
-			}
+			_, _ = fmt.Sscanf(l, "VmHWM: %d kB", &most)
+			_, _ = fmt.Sscanf(l, "RssFile: %d kB", &file)
 		}
 	}
-	return "unknown"
+	return most, file
 }

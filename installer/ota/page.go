@@ -16,7 +16,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/yuin/goldmark"
@@ -285,15 +284,28 @@ func serveCompressed(w http.ResponseWriter, r *http.Request, name string, b []by
 		return
 	}
 	h.Set("Content-Encoding", "gzip")
-	z := gzips.Get().(*gzip.Writer)
-	defer gzips.Put(z)
-	z.Reset(w)
-	_, _ = z.Write(b)
-	_ = z.Close()
+	_, _ = w.Write(compress(b))
 }
 
-// gzips are used again: each has 800 KiB.
-var gzips = sync.Pool{New: func() any { return gzip.NewWriter(nil) }}
+// gzips are as many as compress at a time: each has 800 KiB.
+var gzips = make(chan *gzip.Writer, 2)
+
+func init() {
+	for range cap(gzips) {
+		gzips <- gzip.NewWriter(nil)
+	}
+}
+
+// compress does not send: who reads slowly must not keep others from it.
+func compress(b []byte) []byte {
+	z := <-gzips
+	defer func() { gzips <- z }()
+	var out bytes.Buffer
+	z.Reset(&out)
+	_, _ = z.Write(b)
+	_ = z.Close()
+	return out.Bytes()
+}
 
 func etag(b []byte) string {
 	sum := sha256.Sum256(b)
@@ -375,9 +387,9 @@ func byteSize(n int64) string {
 		f, unit = f/1024, unit+1
 	}
 	if unit == 0 {
-		return fmt.Sprintf("%d B", n)
+		return fmt.Sprintf("%d\u00a0B", n)
 	}
-	return fmt.Sprintf("%.1f %ciB", f, "KMGT"[unit-1])
+	return fmt.Sprintf("%.1f\u00a0%ciB", f, "KMGT"[unit-1])
 }
 
 // markdown leaves HTML out and addresses that are no web addresses: notes are
