@@ -3,12 +3,14 @@ package daemon
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -143,6 +145,51 @@ func TestInterrupted(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(drop, failedDir, "shop.tar.gz")); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// cutOff recovers an update when the engine is there and no other program changes the app: each is so the second time.
+type cutOff struct {
+	device
+	records          *record.Store
+	asked, recovered int
+}
+
+func (d *cutOff) Ready(context.Context, string) error {
+	if d.asked++; d.asked == 1 {
+		return errors.New("no engine")
+	}
+	return nil
+}
+
+func (d *cutOff) Recover(ctx context.Context, _ string, report func(installer.Event)) error {
+	if d.recovered++; d.recovered == 1 {
+		return ErrBusy
+	}
+	report(installer.Event{Step: "undo", Detail: "it was interrupted"})
+	return d.records.End(ctx, "R1", installer.RolledBack, time.Now())
+}
+
+// Who watches an update that was cut off sees why nothing happens yet, that it is undone, and how it ended.
+func TestCutOff(t *testing.T) {
+	records, err := record.Open(t.Context(), filepath.Join(t.TempDir(), "state.db"), "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer records.Close()
+	if err := records.Begin(t.Context(), installer.Record{ID: "R1", Action: installer.ActionUpdate, To: installer.Release{Version: "1.1.0", Dir: "1.1.0"}, Status: installer.Applying, Created: time.Now()}); err != nil {
+		t.Fatal(err)
+	}
+	a := &app{Daemon: &Daemon{Device: &cutOff{records: records}, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Now: time.Now}, name: "shop", records: records, hub: newHub()}
+	a.recover(t.Context())
+	past, _, _ := a.hub.watch()
+	var got []string
+	for _, e := range past {
+		got = append(got, strings.TrimSpace(e.Type+" "+e.Record+" "+e.Detail+string(e.Status)))
+	}
+	want := []string{"begin R1", "waiting  no engine", "waiting  " + ErrBusy.Error(), "step R1 it was interrupted", "status R1 rolled_back"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
 	}
 }
 
