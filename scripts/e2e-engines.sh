@@ -2,7 +2,7 @@
 # Runs every test that needs a Docker engine on Docker 20.10 (Debian's) and 29, that with both image stores, and writes
 # what each did into the table of docs/engines.md.
 # By hand, as root, after scripts/setup.sh:  scripts/e2e-engines.sh [ENGINE ...]    (installed 29-overlay2 29-containerd)
-# About ten minutes per engine; the first run builds Docker 29, which takes ten more.
+# Nine minutes per engine, twice that on a busy machine; the first run builds Docker 29, which takes ten more.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
