@@ -96,6 +96,8 @@ func (b *bench) stick(name, kind string, files ...string) string {
 		for _, f := range files {
 			b.check(command("mcopy", "-i", image, filepath.Join(b.releases, f), "::"))
 		}
+	case "exfat": // nothing here writes into one
+		b.check(command("mkfs.exfat", image))
 	case "ext4":
 		content := b.TempDir()
 		for _, f := range files {

@@ -5,6 +5,7 @@ package device
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -44,6 +45,16 @@ func TestStickNoticed(t *testing.T) {
 	b.begin()
 	rows := b.rows()
 
+	// Only the machine can write to exFAT, and nothing looks at sticks there yet.
+	exfat := b.stick("exfat", "exfat")
+	b.plug("source", b.stick("source", "ext4", "shop-1.2.0.tar.gz"), true)
+	b.check(b.vm.Plug("exfat", exfat, false))
+	b.run(`for i in $(seq 300); do test -b /dev/sdb && break; sleep 0.2; done
+		mkdir -p /mnt /media/x && mount -o ro /dev/sda /mnt && mount /dev/sdb /media/x && cp /mnt/shop-1.2.0.tar.gz /media/x && umount /mnt /media/x`)
+	b.check(b.vm.Pull("source"))
+	b.check(b.vm.Pull("exfat"))
+	b.run("for i in $(seq 300); do test -b /dev/sda -o -b /dev/sdb || exit 0; sleep 0.2; done; exit 1")
+
 	t.Log("FAT, noticed by udev: it waits, as the device's policy is by default")
 	b.run("valise-installer page setup && systemctl enable --now valise")
 	fat := b.stick("fat", "vfat", "shop-1.1.0.tar.gz")
@@ -59,6 +70,22 @@ func TestStickNoticed(t *testing.T) {
 	if found, err := filepath.Glob(filepath.Join(back, "valise/device-*/shop/inventory.json")); err != nil || len(found) != 1 {
 		t.Errorf("the stick has no inventory: %v, %v", found, err)
 	}
+
+	t.Log("somebody applies it over the API")
+	const api = "/usr/local/bin/client --socket /run/valise/engine.sock "
+	id := regexp.MustCompile(`"public_id":"([A-Z2-7]+)"`).FindStringSubmatch(b.run(api + "GET 'http://valise/api/v1/ota?status=pending'"))
+	if id == nil {
+		t.Fatal("no record waits")
+	}
+	b.run(api + "POST http://valise/api/v1/ota/" + id[1] + "/apply")
+	b.until("completed 1.1.0", "cat /run/valise/shop.state")
+	b.runs("1.1.0", rows)
+
+	t.Log("exFAT, where the device's policy says apply")
+	b.run(`printf 'updates: {usb: apply}\n' >>/etc/valise/shop.yaml`)
+	b.plug("exfat", exfat, false)
+	b.until("completed 1.2.0", "cat /run/valise/shop.state")
+	b.runs("1.2.0", rows)
 }
 
 // runs checks which version answers, and that the data are there.
