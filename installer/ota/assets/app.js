@@ -6,7 +6,6 @@ const $ = (s, e = document) => e.querySelector(s), $$ = (s, e = document) => [..
 const texts = JSON.parse(document.body.dataset.texts), api = '/api/v1/ota', app = document.body.dataset.app;
 const t = (key, ...args) => { let i = 0; return (texts[key] || key).replace(/%[sd]/g, () => args[i++]); };
 const q = (more = {}) => '?' + new URLSearchParams({app, ...more});
-const may = scope => document.body.dataset.may.split(' ').includes(scope);
 if (!app) { // the service is not there, or no app: shown as soon as it is
   setInterval(async () => { const r = await fetch('/ui/version'); if (r.ok || r.status === 401) location.reload(); }, 2000);
   return;
@@ -47,23 +46,26 @@ async function shown(r) {
 }
 
 // Parts of the page.
-const query = {history: {}}, waits = {};
+const query = {history: {}}, waits = {}, turns = {};
 async function load(part) {
+  const turn = turns[part] = (turns[part] || 0) + 1;
   const r = await fetch('/ui/' + part + q(query[part]));
   if (r.status === 401) { location.href = '/login'; return; }
   if (r.status === 502) { lost('down'); return; } // what was known stays to be read
   const e = $(`[data-part="${part}"]`), focus = e.contains(document.activeElement) && document.activeElement.id;
   const html = await shown(r);
+  if (turn !== turns[part]) return; // it was asked for again: what comes late is old
   if (!r.ok) { const h = $('h2', e); e.innerHTML = html; if (h) e.prepend(h); }
   else e.innerHTML = html;
   if (focus) $('#' + focus)?.focus();
   localize(e);
 }
-// soon asks for parts once, however often something happens.
+// soon asks for parts once, however often something happens, and again when the network failed: a browser gives up
+// requests when an address of its machine changes.
 function soon(...parts) {
   for (const p of parts) {
     clearTimeout(waits[p]);
-    waits[p] = setTimeout(() => load(p).catch(() => {}), 120);
+    waits[p] = setTimeout(() => load(p).catch(() => { waits[p] = setTimeout(() => soon(p), 2000); }), 120);
   }
 }
 
@@ -121,10 +123,10 @@ document.addEventListener('click', e => {
   if (b.dataset.action) run(async () => actions[b.dataset.action](b));
   else if ('close' in b.dataset) b.closest('dialog').close();
   else if (b.dataset.open) show($('#' + b.dataset.open));
-  else if (b.dataset.page) { query.history.page = b.dataset.page; load('history'); }
+  else if (b.dataset.page) { query.history.page = b.dataset.page; soon('history'); }
 });
 document.addEventListener('change', e => {
-  if ('filter' in e.target.dataset) { query.history = e.target.value ? {status: e.target.value} : {}; load('history'); }
+  if ('filter' in e.target.dataset) { query.history = e.target.value ? {status: e.target.value} : {}; soon('history'); }
   if ('submit' in e.target.dataset) e.target.form.submit();
 });
 document.addEventListener('submit', e => {
@@ -315,7 +317,5 @@ if (drop) {
 
 localize(document);
 watch();
-if (may('check')) load('release').catch(() => {}); else load('release');
-load('health').catch(() => {});
-load('settings').catch(() => {});
+soon('release', 'health', 'settings');
 })();
