@@ -227,7 +227,11 @@ func scheme(name string) chromedp.Action[chromedp.Void] {
 func (b *tab) until(js string) {
 	ctx, cancel := context.WithTimeout(b.ctx, 3*time.Minute)
 	defer cancel()
-	_, err := chromedp.Run(ctx, chromedp.Poll[bool](js, chromedp.WithPollingInterval(50*time.Millisecond), chromedp.WithPollingTimeout(0)))
+	var err error
+	for again := true; again; { // a page that loads itself anew ends what was asked of it
+		_, err = chromedp.Run(ctx, chromedp.Poll[bool](js, chromedp.WithPollingInterval(50*time.Millisecond), chromedp.WithPollingTimeout(0)))
+		again = err != nil && strings.Contains(err.Error(), "navigated or closed") && ctx.Err() == nil
+	}
 	if err != nil {
 		err = fmt.Errorf("never true: %s: %w", js, err)
 	}
