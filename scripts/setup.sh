@@ -9,7 +9,7 @@ packages=(
   busybox-static         # the shell and tools of small devices, for install.sh
   ca-certificates curl   # talk to the engine's socket and to the sample app
   docker.io iptables iproute2 pigz   # the engine, its network, and fast layer decompression
-  git make python3 shellcheck strace xz-utils zstd
+  git make python3 shellcheck sqlite3 strace xz-utils zstd
 )
 
 fail() { echo "setup: $*" >&2; exit 1; }

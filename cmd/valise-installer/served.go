@@ -15,6 +15,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/plain"
 	"github.com/valise-ota/valise/cmd/internal/cli"
 	"github.com/valise-ota/valise/cmd/internal/ui"
 	"github.com/valise-ota/valise/installer"
@@ -248,7 +249,7 @@ func (s *served) Latest(ctx context.Context, app string) (daemon.Latest, error) 
 		return daemon.Latest{}, err
 	}
 	b := rel.For(thisPlatform())[0]
-	return daemon.Latest{Version: rel.Version, DownloadURL: b.URL(), ReleaseURL: rel.Page, Notes: rel.Notes, Published: rel.Date, Size: max(0, b.Size)}, nil
+	return daemon.Latest{Version: rel.Version, DownloadURL: b.URL(), ReleaseURL: rel.Page, Notes: plain.Text(rel.Notes), Published: rel.Date, Size: max(0, b.Size)}, nil
 }
 
 // Fetch downloads the whole bundle: it waits for somebody to apply it, who may

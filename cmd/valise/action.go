@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/valise-ota/valise/bundle/parts"
+	"github.com/valise-ota/valise/bundle/plain"
 	"github.com/valise-ota/valise/bundle/sign"
 	"github.com/valise-ota/valise/cmd/internal/cli"
 )
@@ -110,7 +111,7 @@ func (s *step) run(ctx context.Context) error {
 		}
 	}
 	s.outputs()
-	s.gha.AddStepSummary(s.summary())
+	s.gha.AddStepSummary(plain.Text(s.summary()))
 	return nil
 }
 

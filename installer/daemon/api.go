@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/plain"
 	"github.com/valise-ota/valise/installer"
 )
 
@@ -250,7 +251,7 @@ func (d *Daemon) problem(w http.ResponseWriter, r *http.Request, err error) {
 			p.Status = http.StatusUnprocessableEntity
 		}
 	}
-	p.Title = http.StatusText(p.Status)
+	p.Title, p.Detail = http.StatusText(p.Status), plain.Text(p.Detail)
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(p.Status)
@@ -270,6 +271,7 @@ func (d *Daemon) audit(r *http.Request, a *app, v any, err error) {
 		line["refused"] = err.Error()
 	}
 	b, _ := json.Marshal(line)
+	b = []byte(plain.Text(string(b)))
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if _, err := d.Audit.Write(append(b, '\n')); err != nil {

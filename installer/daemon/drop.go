@@ -18,6 +18,7 @@ import (
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/parts"
+	"github.com/valise-ota/valise/bundle/plain"
 	"github.com/valise-ota/valise/installer"
 )
 
@@ -310,7 +311,7 @@ func (a *app) moveDropped(name, dir, version, reason string) {
 		to := filepath.Join(dir, name)
 		if reason != "" {
 			a.log().Error("bundle failed", "version", version, "file", name, "err", reason, "reason", filepath.Join(a.dropDir(), to+reasonSuffix))
-			text := fmt.Sprintf("%s\n%s\n", a.Now().UTC().Format(time.RFC3339), reason)
+			text := fmt.Sprintf("%s\n%s\n", a.Now().UTC().Format(time.RFC3339), plain.Text(reason))
 			if err := root.WriteFile(to+reasonSuffix, []byte(text), 0o644); err != nil {
 				a.log().Error("write reason", "err", err)
 			}

@@ -4,6 +4,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/valise-ota/valise/bundle/plain"
 	"github.com/valise-ota/valise/installer"
 )
 
@@ -50,7 +51,7 @@ func (h *hub) begin(record string) {
 func (h *hub) send(e Event) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	e.Time = time.Now()
+	e.Time, e.Detail, e.Error = time.Now(), plain.Text(e.Detail), plain.Text(e.Error)
 	if e.Done > 0 && !e.Ended {
 		// Ten a second are enough for an eye.
 		if h.moved.Type == e.Type && h.moved.Step == e.Step && e.Time.Sub(h.moved.Time) < 100*time.Millisecond && e.Done != e.Total {

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -13,9 +12,11 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/plain"
 	"github.com/valise-ota/valise/installer"
 )
 
@@ -243,7 +244,7 @@ func (a *app) webhook(id string) {
 		return
 	}
 	for pause := time.Second; ; pause *= 4 {
-		if err = post(ctx, a.config.Webhook, body); err == nil {
+		if err = post(ctx, a.config.Webhook, plain.Text(string(body))); err == nil {
 			return
 		}
 		select {
@@ -255,8 +256,8 @@ func (a *app) webhook(id string) {
 	}
 }
 
-func post(ctx context.Context, url string, body []byte) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
+func post(ctx context.Context, url, body string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader(body))
 	if err != nil {
 		return err
 	}

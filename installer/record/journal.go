@@ -9,15 +9,19 @@ import (
 	"time"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/plain"
 	"github.com/valise-ota/valise/installer"
 )
 
 // Begin implements installer.Journal. From must be the current release: a plan
 // made before another update is refused. Only ID, Action, From, To and Created
 // are taken from r, of one that was Add-ed before only Action, From, To, Rotation and, as
-// the time it started, Created.
+// the time it started, Created. Without room for the records of the way back only a
+// rollback begins: that may be what makes room.
 func (s *Store) Begin(ctx context.Context, r installer.Record) error {
-	s.reserve()
+	if err := s.reserve(); err != nil && r.Action != installer.ActionRollback {
+		return wrap("begin", r.ID, err)
+	}
 	err := s.change(ctx, func(tx *sql.Tx) error {
 		if r.ID == "" || r.To.Dir == "" {
 			return errors.New("it has no id or no release directory")
@@ -191,6 +195,7 @@ func (s *Store) Commit(ctx context.Context, id string, at time.Time) error {
 // nothing: a Commit that returned an error may have happened all the same, and
 // then nothing is undone. Load tells.
 func (s *Store) Fail(ctx context.Context, id, cause string, bad bool) error {
+	cause = plain.Text(cause)
 	err := s.change(ctx, func(tx *sql.Tx) error {
 		turn, r, err := find(ctx, tx, id)
 		if err != nil || r.Status == installer.Completed {
@@ -210,6 +215,7 @@ func (s *Store) Fail(ctx context.Context, id, cause string, bad bool) error {
 
 // Attention implements installer.Journal. The last cause stays.
 func (s *Store) Attention(ctx context.Context, id, cause string) error {
+	cause = plain.Text(cause)
 	err := s.change(ctx, func(tx *sql.Tx) error {
 		turn, r, err := find(ctx, tx, id)
 		if err != nil {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/plain"
 	"github.com/valise-ota/valise/installer"
 )
 
@@ -21,6 +22,7 @@ import (
 // unless r says otherwise. From is not taken from r: it is what runs when the
 // transaction begins.
 func (s *Store) Add(ctx context.Context, r installer.Record) error {
+	r.Error, r.By, r.To.Version = plain.Text(r.Error), plain.Text(r.By), plain.Text(r.To.Version)
 	err := s.change(ctx, func(tx *sql.Tx) error {
 		if r.ID == "" {
 			return errors.New("it has no id")
@@ -54,6 +56,7 @@ func (s *Store) Add(ctx context.Context, r installer.Record) error {
 // Become moves a record to Pending, Downloading, Verifying or Failed. Only
 // Failed has a cause. What an earlier try left goes when it is Pending again.
 func (s *Store) Become(ctx context.Context, id string, next installer.Status, cause string, at time.Time) error {
+	cause = plain.Text(cause)
 	err := s.change(ctx, func(tx *sql.Tx) error {
 		turn, r, err := find(ctx, tx, id)
 		if err != nil {

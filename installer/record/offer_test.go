@@ -11,11 +11,11 @@ import (
 	"github.com/valise-ota/valise/installer"
 )
 
-// The files were written by the programs that knew schema 1 and 2: two updates,
+// The files were written by the programs that knew schema 1 to 3: two updates,
 // one taken back by hand, one that failed, one that a power cut left half-way, and
 // what waited.
 func TestMigrateOld(t *testing.T) {
-	for schema, waiting := range map[int]string{1: "", 2: "r7=downloading r6=pending "} {
+	for schema, waiting := range map[int]string{1: "", 2: "r7=downloading r6=pending ", 3: "r7=downloading r6=pending "} {
 		old, err := os.ReadFile(fmt.Sprintf("testdata/schema%d.db", schema))
 		ok(t, err)
 		path := filepath.Join(t.TempDir(), "record.db")
@@ -103,4 +103,25 @@ func TestOffer(t *testing.T) {
 	wantErr(t, s.Add(ctx, installer.Record{ID: "r4", Status: installer.Completed, To: release("2.0.0")}), "want pending")
 	wantErr(t, s.Add(ctx, installer.Record{ID: "r4", Status: installer.Pending, To: release("two")}), "two")
 	wantErr(t, s.Become(ctx, "r1", installer.Failed, "x", at(9)), "completed and cannot become failed")
+}
+
+// TestHostileText: what is stored of a stranger's text is what was seen, not what it
+// does to a terminal.
+func TestHostileText(t *testing.T) {
+	ctx := t.Context()
+	const in, want = "\x1b[2J\u202etxt", `\x1b[2J\u202etxt`
+	s := newStore(t)
+	ok(t, s.Add(ctx, installer.Record{ID: "r1", To: installer.Release{Version: in}, Status: installer.Failed, Error: in, By: in, Created: at(0)}))
+	ok(t, s.Add(ctx, installer.Record{ID: "r2", To: release("1.0.0"), Status: installer.Pending, Created: at(0)}))
+	ok(t, s.Become(ctx, "r2", installer.Failed, in, at(1)))
+	begin(t, s, "r3", installer.ActionInstall, "1.1.0")
+	ok(t, s.Fail(ctx, "r3", in, false))
+	ok(t, s.Attention(ctx, "r3", in))
+	records, err := s.History(ctx, -1, 0)
+	ok(t, err)
+	for _, r := range records {
+		if r.Error != want || r.ID == "r3" && r.Attention != want || r.ID == "r1" && (r.By != want || r.To.Version != want) {
+			t.Errorf("%+v", r)
+		}
+	}
 }

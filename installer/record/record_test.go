@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -417,7 +418,7 @@ func TestOpen(t *testing.T) {
 			valid(t, path)
 			ok(t, os.Truncate(path, 3*4096))
 		}},
-		{"newer", "has schema 99, this program knows up to 3", ErrNewer, func(t *testing.T, path string) {
+		{"newer", "has schema 99, this program knows up to 4", ErrNewer, func(t *testing.T, path string) {
 			valid(t, path)
 			exec(t, path, "PRAGMA user_version = 99")
 		}},
@@ -706,4 +707,67 @@ func TestReadOnFullDisk(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestOtherSQLite: what support does first with a device's records, with the program
+// of its distribution. An older SQLite judges json_valid(NULL) otherwise.
+func TestOtherSQLite(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "record.db")
+	old, err := os.ReadFile("testdata/schema3.db")
+	ok(t, err)
+	ok(t, os.WriteFile(path, old, 0o600))
+	migrated := openAt(t, path)
+	made := newStore(t)
+	commit(t, made, "r1", installer.ActionInstall, "1.0.0", 0)
+	ok(t, made.Add(t.Context(), installer.Record{ID: "r2", To: release("1.1.0"), Status: installer.Pending, Created: at(1)}))
+	schemas := map[string]string{}
+	for _, s := range []*Store{migrated, made} {
+		for _, check := range []string{"quick_check", "integrity_check"} {
+			out, err := exec.Command("sqlite3", s.path, "PRAGMA "+check, ".schema").CombinedOutput()
+			if err != nil || !strings.HasPrefix(string(out), "ok\n") {
+				t.Errorf("%s: %v\n%.2000s", check, err, out)
+			}
+			schemas[s.path] = string(out)
+		}
+		// What is no JSON is refused as before, by this connection and the next.
+		for _, column := range []string{"from_release", "bundle", "rotation"} {
+			if _, err := s.db.Exec("UPDATE record SET " + column + " = 'no'"); err == nil {
+				t.Errorf("%s takes what is no JSON", column)
+			}
+		}
+	}
+	if schemas[migrated.path] != schemas[made.path] {
+		t.Errorf("a migrated file has another schema:\n%s\na new one:\n%s", schemas[migrated.path], schemas[made.path])
+	}
+}
+
+// TestNoReserve: without room for the records of the way back an update does not
+// begin, and says how much it needs; going back may be what makes room.
+func TestNoReserve(t *testing.T) {
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=4m"); err != nil {
+		t.Skipf("mount tmpfs: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	path := filepath.Join(dir, "record.db")
+	s := openAt(t, path)
+	commit(t, s, "r1", installer.ActionInstall, "1.0.0", 0)
+	commit(t, s, "r2", installer.ActionUpdate, "2.0.0", 0)
+	ok(t, os.Remove(path+reserveSuffix))
+	free, err := installer.FreeBytes(dir)
+	ok(t, err)
+	ok(t, os.WriteFile(filepath.Join(dir, "fill"), make([]byte, free-reserveSize+8<<10), 0o600))
+	r := installer.Record{ID: "r3", Action: installer.ActionUpdate, From: load(t, s).Current, To: release("3.0.0"), Created: at(0)}
+	err = s.Begin(t.Context(), r)
+	wantErr(t, err, "not enough space for the records in "+dir)
+	wantErr(t, err, "1048576 needed")
+	if got := statuses(t, s); got != "r2=completed r1=completed" {
+		t.Errorf("history %s", got)
+	}
+	r.Action, r.To = installer.ActionRollback, *load(t, s).Previous
+	ok(t, s.Begin(t.Context(), r))
 }

@@ -2,8 +2,12 @@ package record
 
 import (
 	"errors"
+	"fmt"
 	"os"
+	"path/filepath"
+	"syscall"
 
+	"github.com/valise-ota/valise/installer"
 	"modernc.org/sqlite"
 	sqlite3 "modernc.org/sqlite/lib"
 )
@@ -17,19 +21,24 @@ const (
 	reserveSize   = 1 << 20 // bytes
 )
 
-// reserve does what it can: a rollback must begin on a full disk as well.
-func (s *Store) reserve() {
+// reserve puts the room aside, where it is not there yet.
+func (s *Store) reserve() error {
 	name := s.path + reserveSuffix
 	if info, err := os.Stat(name); err == nil && info.Size() == reserveSize {
-		return
+		return nil
 	}
 	err := os.WriteFile(name, make([]byte, reserveSize), 0o600)
 	if err == nil {
 		err = syncFile(name)
 	}
-	if err != nil {
-		os.Remove(name)
+	if err == nil {
+		return nil
 	}
+	os.Remove(name)
+	if free, ferr := installer.FreeBytes(filepath.Dir(s.path)); ferr == nil && errors.Is(err, syscall.ENOSPC) {
+		return fmt.Errorf("not enough space for the records in %s: %d bytes free, %d needed; remove what is not needed there and try again", filepath.Dir(s.path), free, reserveSize)
+	}
+	return fmt.Errorf("put room aside: %w", err)
 }
 
 // gainRoom reports whether err may come from a full disk and there was a

@@ -107,6 +107,18 @@ CREATE UNIQUE INDEX record_unfinished ON record (status) WHERE status = 'applyin
 `, `
 ALTER TABLE record ADD COLUMN rotation TEXT CHECK (json_valid(rotation)); -- who signs from here on, once committed
 ALTER TABLE app ADD COLUMN rotation INTEGER REFERENCES record (turn); -- committed, and not yet in the policy on disk
+`, `
+-- json_valid(NULL) is NULL, which a CHECK takes, since SQLite 3.45, and 0, which it
+-- does not, before: an older one calls the file damaged. What is stored stays as it is,
+-- so only the text of the schema changes, as "ALTER TABLE" of SQLite's manual says.
+PRAGMA writable_schema = ON;
+UPDATE sqlite_schema SET sql = replace(replace(replace(replace(sql,
+	'CHECK (json_valid(from_release))', 'CHECK (from_release IS NULL OR json_valid(from_release))'),
+	'CHECK (json_valid(bundle))', 'CHECK (bundle IS NULL OR json_valid(bundle))'),
+	'CHECK (json_valid(rotation))', 'CHECK (rotation IS NULL OR json_valid(rotation))'),
+	'CHECK (json_valid(undo))', 'CHECK (undo IS NULL OR json_valid(undo))')
+	WHERE type = 'table' AND name IN ('record', 'step');
+PRAGMA writable_schema = RESET;
 `}
 
 // schemaVersion returns 0 for a file that has no schema yet, and an error for

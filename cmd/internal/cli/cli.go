@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/plain"
 	"github.com/valise-ota/valise/cmd/internal/ui"
 	"github.com/valise-ota/valise/verify"
 )
@@ -78,9 +79,11 @@ func (a *App) Run(ctx context.Context, root *cobra.Command) int {
 	return exitCode(err)
 }
 
-// Execute runs one command line below root.
+// Execute runs one command line below root. Whatever is printed from here on is
+// plain.Text, wherever it comes from.
 func (a *App) Execute(ctx context.Context, root *cobra.Command) error {
 	var progress string
+	a.Stdout, a.Stderr = plain.NewWriter(a.Stdout), plain.NewWriter(a.Stderr)
 	root.Version = Version()
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.DisableSuggestions = true // ours is the hint
@@ -89,7 +92,7 @@ func (a *App) Execute(ctx context.Context, root *cobra.Command) error {
 		if a.output != "text" && a.output != "json" {
 			return fmt.Errorf("unknown output %q, want text or json", a.output)
 		}
-		u, err := ui.New(a.Stderr, progress, a.Getenv, a.Now)
+		u, err := ui.New(plain.Raw(a.Stderr), progress, a.Getenv, a.Now)
 		if err != nil {
 			return err
 		}
@@ -115,13 +118,14 @@ func (a *App) Execute(ctx context.Context, root *cobra.Command) error {
 	return err
 }
 
-// Explain is an error as a person should read it, advice included, in one line.
+// Explain is an error as a person should read it, advice included, in one line of
+// plain.Text.
 func Explain(err error) string {
 	text := OneLine(err.Error())
 	if hint := new(hintError); errors.As(err, &hint) {
 		text += "; " + OneLine(hint.hint)
 	}
-	return text
+	return plain.Text(text)
 }
 
 // OneLine joins the lines of a text: engines and docker compose explain

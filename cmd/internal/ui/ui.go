@@ -1,6 +1,6 @@
 // Package ui tells people what a command is doing, on stderr: a bar on a
 // terminal, plain lines elsewhere, nothing at all when asked. Results never pass
-// through it; they belong on stdout.
+// through it; they belong on stdout. What it is told is shown as plain.Text.
 package ui
 
 import (
@@ -14,6 +14,8 @@ import (
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
 	"golang.org/x/term"
+
+	"github.com/valise-ota/valise/bundle/plain"
 )
 
 // Modes of New.
@@ -65,6 +67,7 @@ func (u *UI) Step(name, detail string) {
 	if u.mode == None {
 		return
 	}
+	name, detail = plain.Text(name), plain.Text(detail)
 	if u.color {
 		name = "\x1b[1m" + name + "\x1b[0m"
 	}
@@ -78,6 +81,7 @@ func (u *UI) Step(name, detail string) {
 // and from one goroutine at a time; finish must be called once, with the error
 // that ended the work or nil.
 func (u *UI) Track(label string) (update func(done, total int64), finish func(error)) {
+	label = plain.Text(label)
 	switch u.mode {
 	case TTY:
 		return u.trackBar(label)
