@@ -41,9 +41,9 @@ func usbCommand(p *program) *cobra.Command {
 			"the newest of each to the update service, which copies it to this device before it verifies it.\n" +
 			"What happens then is said in /etc/valise/APP.yaml:\n\n" +
 			"  updates:\n" +
-			"    usb: stage                # off, stage: wait for somebody to apply it (the default), apply\n\n" +
-			"Afterwards receipts and inventory are written to a stick that lets itself be written to. udev\n" +
-			"starts this command when a stick is plugged in.",
+			"    usb: stage                # off, stage: wait for somebody to apply it (the default), apply\n" +
+			"    usb_receipts: true        # afterwards write receipts and inventory to the stick; not by default\n\n" +
+			"udev starts this command when a stick is plugged in.",
 		Example: "  valise-installer usb /dev/sda1",
 		Args:    cobra.ExactArgs(1),
 		RunE:    func(cmd *cobra.Command, args []string) error { return p.usb(cmd.Context(), args[0]) },
@@ -263,9 +263,20 @@ func (p *program) finishUSB(ctx context.Context, t taken) error {
 	}
 }
 
-// giveBack writes receipts and inventories to the stick, where it lets itself be
-// written to.
+// giveBack writes receipts and inventories to the stick, of the apps whose operator
+// wants that: what a device runs is no business of whoever plugs something in.
 func (p *program) giveBack(ctx context.Context, device, dir string) error {
+	apps, err := p.installed()
+	if err != nil {
+		return err
+	}
+	apps = slices.DeleteFunc(apps, func(app string) bool {
+		c, err := p.readConfig(app)
+		return err != nil || !c.Updates.USBReceipts || c.Updates.USB == daemon.Off
+	})
+	if len(apps) == 0 {
+		return nil
+	}
 	unmount, err := host.MountStick(device, dir, true)
 	if err != nil {
 		p.Note("the stick cannot be written to: it takes no receipts back")
@@ -273,13 +284,7 @@ func (p *program) giveBack(ctx context.Context, device, dir string) error {
 	}
 	stick, err := os.OpenRoot(dir)
 	if err == nil {
-		var apps []string
-		apps, err = p.installed()
 		for _, app := range apps {
-			var c deviceConfig
-			if c, err = p.readConfig(app); err != nil || c.Updates.USB == daemon.Off {
-				continue
-			}
 			if _, err = p.writeReceipts(ctx, app, stick); err != nil {
 				break
 			}

@@ -159,8 +159,11 @@ type Config struct {
 	Drop     string `yaml:"drop,omitempty"`
 	DropMode Mode   `yaml:"drop_mode,omitempty"`
 	// USB is what happens with a release on a stick; Stage when it is empty.
-	USB      Mode `yaml:"usb,omitempty"`
-	Settings `yaml:",inline"`
+	USB Mode `yaml:"usb,omitempty"`
+	// USBReceipts has receipts and inventory written to every stick that is
+	// plugged in.
+	USBReceipts bool `yaml:"usb_receipts,omitempty"`
+	Settings    `yaml:",inline"`
 	// MaxUpload limits one uploaded bundle, in bytes; 0 is 8 GiB.
 	MaxUpload int64 `yaml:"max_upload,omitempty"`
 	// Webhook gets a CloudEvent when a record changes its status.

@@ -56,6 +56,7 @@ func TestStickNoticed(t *testing.T) {
 	b.run("for i in $(seq 300); do test -b /dev/sda -o -b /dev/sdb || exit 0; sleep 0.2; done; exit 1")
 
 	t.Log("FAT, noticed by udev: it waits, as the device's policy is by default")
+	b.run(`printf 'updates: {usb_receipts: true}\n' >>/etc/valise/shop.yaml`)
 	b.run("valise-installer page setup && systemctl enable --now valise")
 	fat := b.stick("fat", "vfat", "shop-1.1.0.tar.gz")
 	b.plug("fat", fat, false)
@@ -82,7 +83,7 @@ func TestStickNoticed(t *testing.T) {
 	b.runs("1.1.0", rows)
 
 	t.Log("exFAT, where the device's policy says apply")
-	b.run(`printf 'updates: {usb: apply}\n' >>/etc/valise/shop.yaml`)
+	b.run(`sed -i 's/^updates: .*/updates: {usb: apply}/' /etc/valise/shop.yaml`)
 	b.plug("exfat", exfat, false)
 	b.until("completed 1.2.0", "cat /run/valise/shop.state")
 	b.runs("1.2.0", rows)
