@@ -105,6 +105,11 @@ type Bundle struct {
 	File   string `json:"file,omitempty"` // name in the app's inbox; empty when it is not kept
 	Size   int64  `json:"size"`           // bytes
 	Digest string `json:"sha256"`         // hex, of the whole file
+	// Verified: it passed every check when it came.
+	Verified bool `json:"verified,omitempty"`
+	// Tried: it had its try in the drop folder and lies there still, because it
+	// cannot be moved.
+	Tried bool `json:"tried,omitempty"`
 }
 
 // StepState is how far a step got.

@@ -47,6 +47,7 @@ type Update struct {
 	CompletedOn     *time.Time       `json:"completed_on"`
 	UserPublicID    string           `json:"user_public_id"` // who asked for it
 	HasFirmwareFile bool             `json:"has_firmware_file"`
+	Verified        bool             `json:"verified"` // that file passed every check when it came
 
 	Action      installer.Action `json:"action"`
 	FromVersion *string          `json:"from_version"`
@@ -72,6 +73,7 @@ func toUpdate(r installer.Record) Update {
 		u.Steps = []installer.Step{}
 	}
 	if r.Bundle != nil {
+		u.Verified = r.Bundle.Verified
 		u.FileHashSHA256, u.FileSizeBytes, u.HasFirmwareFile = known(r.Bundle.Digest), known(r.Bundle.Size), r.Bundle.File != ""
 	}
 	if r.From != nil {
@@ -384,7 +386,7 @@ func (a *app) getCheck(_ http.ResponseWriter, r *http.Request) (any, error) {
 	}
 	best := c.CurrentVersion
 	for _, w := range waiting {
-		if bundle.Newer(w.To.Version, best) {
+		if w.Bundle != nil && w.Bundle.Verified && bundle.Newer(w.To.Version, best) { // not what was only announced
 			best = w.To.Version
 		}
 	}
@@ -433,6 +435,8 @@ func (a *app) postApply(_ http.ResponseWriter, r *http.Request) (any, error) {
 	if in.DownloadURL != nil {
 		return nil, refuse(http.StatusUnprocessableEntity, "this device fetches releases from its configured source only, not from a URL in a request")
 	}
+	a.deciding.Lock()
+	defer a.deciding.Unlock()
 	rec, err := a.records.Get(r.Context(), r.PathValue("id"))
 	if err != nil {
 		return nil, err
@@ -543,16 +547,25 @@ func (a *app) getBackup(w http.ResponseWriter, r *http.Request) (any, error) {
 }
 
 func (a *app) deleteUpdate(_ http.ResponseWriter, r *http.Request) (any, error) {
+	a.deciding.Lock()
+	defer a.deciding.Unlock()
 	rec, err := a.records.Get(r.Context(), r.PathValue("id"))
 	if err != nil {
 		return nil, err
 	}
-	switch rec.Status {
-	case installer.Downloading, installer.Verifying, installer.Applying:
+	a.mu.Lock()
+	queued := rec.Status == installer.Pending && a.queued[rec.ID] > 0
+	a.mu.Unlock()
+	switch {
+	case queued:
+		return nil, refuse(http.StatusConflict, "cannot delete: it waits for its turn to be applied")
+	case rec.Status == installer.Downloading, rec.Status == installer.Verifying, rec.Status == installer.Applying:
 		return nil, refuse(http.StatusConflict, "cannot delete: it is %s", rec.Status)
 	}
 	if name := dropName(rec); name != "" {
-		a.moveDropped(name, failedDir, rec.To.Version, "deleted by "+actor(r))
+		if err := a.moveDropped(name, failedDir, rec.To.Version, "deleted by "+actor(r)); err != nil {
+			return nil, refuse(http.StatusConflict, "cannot delete: %s cannot be moved out of the drop folder, take it away first: %v", name, err)
+		}
 	} else {
 		a.forgetFile(r.Context(), rec.ID)
 	}
@@ -597,9 +610,9 @@ func (a *app) getState(_ http.ResponseWriter, r *http.Request) (any, error) {
 // getEvents sends what happens as server-sent events: first all of the
 // transaction that runs or was last, then everything new.
 func (a *app) getEvents(w http.ResponseWriter, r *http.Request) (any, error) {
-	past, next, ok := a.hub.watch()
+	past, next, ok := a.hub.watch(actor(r))
 	if !ok {
-		return nil, refuse(http.StatusServiceUnavailable, "%d watch already", maxWatchers)
+		return nil, refuse(http.StatusServiceUnavailable, "%q watches %d times already, or %d watch", actor(r), maxWatchersEach, maxWatchers)
 	}
 	defer a.hub.leave(next)
 	w.Header().Set("Content-Type", "text/event-stream")

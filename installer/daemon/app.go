@@ -32,11 +32,13 @@ type app struct {
 	rescheduled chan struct{} // the settings changed
 
 	fetching sync.Mutex // one download at a time
+	deciding sync.Mutex // a record is put into the queue or deleted, not both
 	changing sync.Mutex // one change of the settings at a time
 
 	mu      sync.Mutex // also guards config.Settings
 	uploads map[string]*upload
-	latest  *Latest // of the last check
+	queued  map[string]int // records that have jobs
+	latest  *Latest        // of the last check
 	checked time.Time
 
 	seen map[string]look // files of the drop folder; the queue's goroutine only
@@ -69,6 +71,7 @@ func (a *app) run(ctx context.Context) {
 			a.working.RLock()
 			a.do(ctx, j)
 			a.working.RUnlock()
+			a.dequeue(j)
 			a.poke()
 		case <-scan.C:
 			a.poke()
@@ -137,12 +140,24 @@ func (a *app) recover(ctx context.Context) {
 
 // enqueue puts a job behind the others.
 func (a *app) enqueue(j job) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	select {
 	case a.jobs <- j:
+		a.queued[j.record]++
 		a.hub.send(Event{Type: "queued", Record: j.record})
 		return nil
 	default:
 		return fmt.Errorf("%d requests wait already", maxQueue)
+	}
+}
+
+// dequeue forgets a job that was done.
+func (a *app) dequeue(j job) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.queued[j.record]--; a.queued[j.record] <= 0 {
+		delete(a.queued, j.record)
 	}
 }
 
@@ -347,6 +362,10 @@ func (a *app) pathOf(r installer.Record) (string, error) {
 		return "", errors.New("it has no bundle: upload one of that version first")
 	}
 	if name := dropName(r); name != "" {
+		found, err := bundlesIn(os.DirFS(a.dropDir()))
+		if err != nil || found[name] == nil {
+			return "", fmt.Errorf("%s is not in the drop folder any more: copy it there again", name)
+		}
 		return filepath.Join(a.dropDir(), name), nil
 	}
 	if filepath.Base(r.Bundle.File) != r.Bundle.File {

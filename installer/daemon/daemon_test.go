@@ -65,7 +65,7 @@ func TestHub(t *testing.T) {
 	for i := range 1000 {
 		h.send(Event{Type: "progress", Step: "stage", Done: int64(i + 1), Total: 1000})
 	}
-	past, next, ok := h.watch()
+	past, next, ok := h.watch("ann")
 	// begin, step and one progress: what moved is one line, however often.
 	if !ok || len(past) != 3 || past[0].Type != "begin" || past[2].Done != 1000 {
 		t.Fatalf("%v, %d events, %+v", ok, len(past), past[:min(len(past), 4)])
@@ -129,7 +129,7 @@ func TestInterrupted(t *testing.T) {
 		d := &Daemon{Device: dev, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Now: time.Now, NewID: func() string { ids++; return strings.Repeat("A", ids) }}
 		d.Timing = Timing{Stable: time.Nanosecond}
 		d.Timing.defaults()
-		a := &app{Daemon: d, name: "shop", config: Config{Drop: drop, DropMode: Apply, Inbox: inbox.Name()}, records: records, inbox: inbox, hub: newHub(), wake: make(chan struct{}, 1), seen: map[string]look{}, uploads: map[string]*upload{}}
+		a := &app{Daemon: d, name: "shop", config: Config{Drop: drop, DropMode: Apply, Inbox: inbox.Name()}, records: records, inbox: inbox, hub: newHub(), wake: make(chan struct{}, 1), seen: map[string]look{}, uploads: map[string]*upload{}, queued: map[string]int{}}
 		a.afterRestart(ctx)
 		a.lookAtDrop(ctx) // it appears
 		a.lookAtDrop(ctx) // it has not changed
@@ -182,7 +182,7 @@ func TestCutOff(t *testing.T) {
 	}
 	a := &app{Daemon: &Daemon{Device: &cutOff{records: records}, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Now: time.Now}, name: "shop", records: records, hub: newHub()}
 	a.recover(t.Context())
-	past, _, _ := a.hub.watch()
+	past, _, _ := a.hub.watch("ann")
 	var got []string
 	for _, e := range past {
 		got = append(got, strings.TrimSpace(e.Type+" "+e.Record+" "+e.Detail+string(e.Status)))

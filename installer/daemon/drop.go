@@ -3,6 +3,8 @@ package daemon
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -11,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/Masterminds/semver/v3"
@@ -24,7 +27,9 @@ import (
 
 // The drop folder: a bundle that somebody copies there is applied and ends in
 // applied/ or, with the reason beside it, in failed/. It is tried once, and once
-// more when the daemon was interrupted: never again and again.
+// more when the daemon was interrupted: never again and again. One that cannot be
+// moved out of the folder (read-only, another owner) had its try all the same: its
+// record keeps the name, and bundle.Tried says so over a restart.
 
 const (
 	AppliedDir   = "applied" // below the drop folder
@@ -32,6 +37,7 @@ const (
 	reasonSuffix = ".reason.txt"
 	keepDropped  = 3 // bundles in each of the two, and those of the releases to go back to
 	maxTries     = 2
+	maxDropped   = 1000 // bundles in the folder; with more of them none is taken
 )
 
 // bundleOf is the name of the bundle that a file is, or is a part of; empty for
@@ -62,11 +68,13 @@ type look struct {
 	files int
 	size  int64
 	mod   time.Time
+	inode uint64    // the sum of those of its files
 	since time.Time // it has not changed since
+	done  bool      // nothing is to be done with it, unless it changes
 }
 
 func (l look) same(m look) bool {
-	return l.files == m.files && l.size == m.size && l.mod.Equal(m.mod)
+	return l.files == m.files && l.size == m.size && l.mod.Equal(m.mod) && l.inode == m.inode
 }
 
 func (a *app) dropDir() string { return a.config.Drop }
@@ -107,11 +115,13 @@ func (a *app) watchDrop(ctx context.Context) (stop func()) {
 	return func() { w.Close() }
 }
 
-// dropped is a complete bundle in the drop folder.
+// dropped is a bundle in the drop folder: a complete one, or one that is not and
+// why.
 type dropped struct {
 	name    string
 	size    int64
 	version *semver.Version
+	failure string
 }
 
 // lookAtDrop takes the lowest version that is complete and has it applied. The
@@ -126,9 +136,17 @@ func (a *app) lookAtDrop(ctx context.Context) {
 	}
 	for _, f := range ready {
 		id, err := a.takeDropped(ctx, f)
+		if ctx.Err() != nil {
+			return
+		}
 		if err != nil {
 			a.log().Error("drop folder", "file", f.name, "err", err)
 			continue
+		}
+		if id == "" {
+			l := a.seen[f.name]
+			l.done = true
+			a.seen[f.name] = l
 		}
 		if id != "" {
 			a.do(ctx, job{record: id})
@@ -145,13 +163,21 @@ func (a *app) complete(ctx context.Context) (ready []dropped, again time.Duratio
 	found, err := bundlesIn(os.DirFS(a.dropDir()))
 	if err != nil {
 		a.log().Warn("read drop folder", "err", err)
+		found = nil
+	}
+	if len(found) > maxDropped {
+		a.log().Error("too many bundles in the drop folder: none is taken", "bundles", len(found), "most", maxDropped)
 		return nil, 0
 	}
+	a.dropGone(ctx, found)
 	now, seen, moving := a.Now(), map[string]look{}, false
 	for name, files := range found {
 		is := look{files: len(files), since: now}
 		for _, f := range files {
 			is.size += f.Size()
+			if st, ok := f.Sys().(*syscall.Stat_t); ok {
+				is.inode += st.Ino
+			}
 			if f.ModTime().After(is.mod) {
 				is.mod = f.ModTime()
 			}
@@ -161,6 +187,9 @@ func (a *app) complete(ctx context.Context) (ready []dropped, again time.Duratio
 			l = is
 		}
 		seen[name] = l
+		if l.done {
+			continue
+		}
 		rest := now.Sub(l.since)
 		if rest < a.Timing.Stable {
 			again, moving = a.Timing.Stable, true
@@ -168,23 +197,20 @@ func (a *app) complete(ctx context.Context) (ready []dropped, again time.Duratio
 		}
 		version, size, err := peek(filepath.Join(a.dropDir(), files[0].Name()))
 		if err == nil {
-			ready = append(ready, dropped{name, size, version})
+			ready = append(ready, dropped{name: name, size: size, version: version})
 			continue
 		}
 		if rest < a.Timing.Settle {
 			again = cmp.Or(again, min(a.Timing.Settle-rest, a.Timing.Scan))
 			continue
 		}
-		cause := a.explain(err)
-		r := installer.Record{
-			ID: a.NewID(), Status: installer.Failed, Created: now, By: "drop folder",
-			Error: fmt.Sprintf("%s, and nobody wrote to it for %s: it was not copied completely, or it is no bundle", cause, rest.Round(time.Second)),
+		failure := fmt.Sprintf("%s, and nobody wrote to it for %s: it was not copied completely, or it is no bundle", a.explain(err), rest.Round(time.Second))
+		_, err = a.takeDropped(ctx, dropped{name: name, size: is.size, failure: failure})
+		if err != nil {
+			a.log().Error("drop folder", "file", name, "err", err)
 		}
-		if err := a.records.Add(ctx, r); err != nil {
-			a.log().Error("write record", "err", err)
-		}
-		a.moveDropped(name, failedDir, "", r.Error)
-		a.changed(r.ID, installer.Failed)
+		l.done = err == nil
+		seen[name] = l
 	}
 	a.seen = seen
 	if moving {
@@ -227,53 +253,165 @@ func open(path string) (*bundle.Reader, *parts.File, error) {
 
 // takeDropped makes a record for a file, or finds what became of the one it has.
 // It returns the record to apply, or "" when there is nothing to do with the file
-// now.
+// until it changes.
 func (a *app) takeDropped(ctx context.Context, f dropped) (id string, err error) {
 	file := dropPrefix + f.name
 	earlier, err := a.records.OfFile(ctx, file)
 	if err != nil {
 		return "", err
 	}
-	sum, err := digestFile(ctx, filepath.Join(a.dropDir(), f.name))
-	if err != nil {
+	sum, err := a.digestDropped(ctx, f.name)
+	if ctx.Err() != nil {
 		return "", err
 	}
+	if err != nil { // it cannot be read: known by its size
+		sum, f.failure = "", cmp.Or(f.failure, a.explain(err))
+	}
+	waits := a.config.DropMode == Stage
+	if f.failure == "" && !waits {
+		st, err := a.records.Load(ctx)
+		if err != nil {
+			return "", err
+		}
+		waits = wentBack(st, f.version.Original())
+	}
+	var r *installer.Record
 	tries := 0
-	for _, r := range earlier {
-		if r.Bundle.Digest != sum { // another file of the same name
-			if err := a.records.SetBundle(ctx, r.ID, nil, ""); err != nil {
+	for _, e := range earlier {
+		switch {
+		case e.Bundle.Digest != sum || e.Bundle.Size != f.size: // another file of the same name
+			err := a.records.SetBundle(ctx, e.ID, nil, "")
+			if err == nil && e.Status == installer.Pending {
+				err = a.records.Become(ctx, e.ID, installer.Failed, f.name+" in the drop folder is another file now", a.Now())
+			}
+			if err != nil {
 				return "", err
 			}
 			continue
-		}
-		switch r.Status {
-		case installer.Pending: // in stage mode it waits for somebody
-			if a.config.DropMode == Stage {
-				return "", nil
-			}
-			return r.ID, nil
-		case installer.Completed:
-			a.finishDrop(ctx, f.name, r.ID, true)
+		case e.Status == installer.Pending && !waits:
+			return e.ID, nil
+		case e.Status == installer.Pending && e.Bundle.Verified:
+			return "", nil
+		case e.Status == installer.Pending:
+			r = &e
+			continue
+		case e.Status == installer.Completed:
+			a.finishDrop(ctx, f.name, e.ID, true)
 			return "", nil
 		}
-		tries++
+		if tries++; e.Bundle.Tried || tries >= maxTries {
+			a.finishDrop(ctx, f.name, e.ID, false)
+			return "", nil
+		}
 	}
-	if tries >= maxTries {
-		a.finishDrop(ctx, f.name, earlier[0].ID, false)
-		return "", nil
+	if r == nil {
+		r = &installer.Record{
+			ID: a.NewID(), Status: installer.Pending, By: "drop folder", Created: a.Now(),
+			Bundle: &installer.Bundle{File: file, Size: f.size, Digest: sum},
+		}
+		if f.version != nil {
+			r.To.Version = f.version.Original()
+		}
 	}
-	r := installer.Record{
-		ID: a.NewID(), To: installer.Release{Version: f.version.Original()}, Status: installer.Pending, By: "drop folder", Created: a.Now(),
-		Bundle: &installer.Bundle{File: file, Size: f.size, Digest: sum},
+	if waits && f.failure == "" { // what waits is shown as verified
+		if a.config.DropMode != Stage {
+			a.log().Warn("somebody went back from this version: it waits for a person to apply it", "file", f.name, "version", r.To.Version)
+		}
+		a.await(ctx, func() error { return a.Device.Ready(ctx, a.name) })
+		offer, err := a.plan(ctx, filepath.Join(a.dropDir(), f.name), true)
+		if ctx.Err() != nil {
+			return "", ctx.Err()
+		}
+		text, check := "", ""
+		if err != nil {
+			text, check = a.Device.Explain(err)
+		}
+		if check != "" || offer.Version == "" {
+			f.failure = cmp.Or(text, "it cannot be read")
+		} else {
+			r.To.Version, r.Changelog, r.Bundle.Verified = offer.Version, offer.Changelog, true
+		}
 	}
-	if err := a.records.Add(ctx, r); err != nil {
+	if f.failure != "" {
+		r.Status, r.Error = installer.Failed, f.failure
+	}
+	if err := a.keep(ctx, *r); err != nil {
 		return "", err
 	}
-	a.changed(r.ID, installer.Pending)
-	if a.config.DropMode == Stage {
+	switch {
+	case f.failure != "":
+		a.finishDrop(ctx, f.name, r.ID, false)
+		return "", nil
+	case waits:
 		return "", nil
 	}
 	return r.ID, nil
+}
+
+// keep adds a record, or writes down what became of one that is there.
+func (a *app) keep(ctx context.Context, r installer.Record) error {
+	_, err := a.records.Get(ctx, r.ID)
+	switch {
+	case errors.Is(err, installer.ErrNoRecord):
+		err = a.records.Add(ctx, r)
+	case err == nil && r.Status == installer.Failed:
+		err = a.records.Become(ctx, r.ID, installer.Failed, r.Error, a.Now())
+	case err == nil:
+		err = a.records.SetBundle(ctx, r.ID, r.Bundle, r.Changelog)
+	}
+	if err == nil {
+		a.changed(r.ID, r.Status)
+	}
+	return err
+}
+
+// wentBack reports whether somebody went back from version, the highest that ever
+// ran here: only a person, or a newer release, leads away from what runs now.
+func wentBack(st installer.State, version string) bool {
+	return st.Current != nil && bundle.Newer(st.Floor, st.Current.Version) && !bundle.Newer(version, st.Floor) && !bundle.Newer(st.Floor, version)
+}
+
+// digestDropped is the digest of a bundle in the drop folder, complete or not.
+func (a *app) digestDropped(ctx context.Context, name string) (string, error) {
+	root, err := os.OpenRoot(a.dropDir())
+	if err != nil {
+		return "", err
+	}
+	defer root.Close()
+	found, err := bundlesIn(root.FS())
+	if err != nil {
+		return "", err
+	}
+	h := sha256.New()
+	for _, info := range found[name] { // by name: the parts in their order
+		f, err := root.OpenFile(info.Name(), os.O_RDONLY|noFollow, 0)
+		if err == nil {
+			err = copyTo(ctx, h, f)
+			f.Close()
+		}
+		if err != nil {
+			return "", err
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// dropGone ends records that wait for somebody and whose file was taken away.
+func (a *app) dropGone(ctx context.Context, found map[string][]fs.FileInfo) {
+	waiting, _, err := a.records.Find(ctx, []installer.Status{installer.Pending}, -1, 0)
+	if err != nil {
+		a.log().Error("read records", "err", err)
+	}
+	for _, r := range waiting {
+		if name := dropName(r); name != "" && found[name] == nil {
+			b := *r.Bundle
+			b.File = ""
+			if err := a.records.SetBundle(ctx, r.ID, &b, ""); err != nil {
+				a.log().Error("write record", "err", err)
+			}
+			a.fail(ctx, r.ID, name+" is not in the drop folder any more: copy it there again")
+		}
+	}
 }
 
 // finishDrop moves a file out of the drop folder and lets its record know.
@@ -283,13 +421,18 @@ func (a *app) finishDrop(ctx context.Context, name, id string, good bool) {
 		a.log().Error("read record", "err", err)
 	}
 	if good {
-		a.moveDropped(name, AppliedDir, "", "")
+		err = a.moveDropped(name, AppliedDir, "", "")
 	} else {
-		a.moveDropped(name, failedDir, r.To.Version, cmp.Or(r.Attention, r.Error, "unknown"))
+		err = a.moveDropped(name, failedDir, r.To.Version, cmp.Or(r.Attention, r.Error, "unknown"))
+	}
+	if err != nil {
+		a.log().Error("move bundle: it stays in the drop folder, and is not tried again", "file", name, "err", err)
 	}
 	if r.Bundle != nil {
 		b := *r.Bundle
-		b.File = ""
+		if b.Tried = err != nil; !b.Tried {
+			b.File = ""
+		}
 		if err := a.records.SetBundle(ctx, id, &b, ""); err != nil {
 			a.log().Error("write record", "err", err)
 		}
@@ -297,37 +440,38 @@ func (a *app) finishDrop(ctx context.Context, name, id string, good bool) {
 }
 
 // moveDropped moves a bundle into applied/ or failed/, where the reason lies beside
-// it and stands in the log too. One that cannot be moved is taken out of the
-// folder's sight by its records: it has had its tries.
-func (a *app) moveDropped(name, dir, version, reason string) {
+// it and stands in the log too.
+func (a *app) moveDropped(name, dir, version, reason string) error {
+	if reason != "" {
+		a.log().Error("bundle failed", "version", version, "file", name, "err", reason, "reason", filepath.Join(a.dropDir(), dir, name+reasonSuffix))
+	}
 	root, err := os.OpenRoot(a.dropDir())
 	if err != nil {
-		a.log().Error("open drop folder", "err", err)
-		return
+		return fmt.Errorf("open drop folder: %w", err)
 	}
 	defer root.Close()
-	err = root.Mkdir(dir, 0o755)
-	if err == nil || errors.Is(err, fs.ErrExist) {
-		to := filepath.Join(dir, name)
-		if reason != "" {
-			a.log().Error("bundle failed", "version", version, "file", name, "err", reason, "reason", filepath.Join(a.dropDir(), to+reasonSuffix))
-			text := fmt.Sprintf("%s\n%s\n", a.Now().UTC().Format(time.RFC3339), plain.Text(reason))
-			if err := root.WriteFile(to+reasonSuffix, []byte(text), 0o644); err != nil {
-				a.log().Error("write reason", "err", err)
-			}
-		}
-		var found map[string][]fs.FileInfo
-		found, err = bundlesIn(root.FS())
-		for _, f := range found[name] {
-			err = errors.Join(err, root.Rename(f.Name(), filepath.Join(dir, f.Name())))
-		}
-		if err == nil {
-			err = a.pruneDropped(root, dir)
+	if err := root.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	if reason != "" {
+		text := fmt.Sprintf("%s\n%s\n", a.Now().UTC().Format(time.RFC3339), plain.Text(reason))
+		if err := root.WriteFile(filepath.Join(dir, name+reasonSuffix), []byte(text), 0o644); err != nil {
+			a.log().Error("write reason", "err", err)
 		}
 	}
+	found, err := bundlesIn(root.FS())
 	if err != nil {
-		a.log().Error("move bundle", "file", name, "err", err)
+		return err
 	}
+	for _, f := range found[name] {
+		if err := root.Rename(f.Name(), filepath.Join(dir, f.Name())); err != nil {
+			return err
+		}
+	}
+	if err := a.pruneDropped(root, dir); err != nil {
+		a.log().Error("remove old bundles", "err", err)
+	}
+	return nil
 }
 
 // pruneDropped keeps the newest few: bundles are large and the disk is small. Those

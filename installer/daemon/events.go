@@ -23,8 +23,9 @@ type Event struct {
 }
 
 const (
-	maxReplay   = 200 // events of one transaction that a late watcher still gets
-	maxWatchers = 1000
+	maxReplay       = 200 // events of one transaction that a late watcher still gets
+	maxWatchers     = 1000
+	maxWatchersEach = 250 // of one user or token
 )
 
 // hub hands events to those who watch. Who comes late, or comes back after the
@@ -32,11 +33,12 @@ const (
 type hub struct {
 	mu       sync.Mutex
 	replay   []Event
-	moved    Event // the last about bytes that move
-	watchers map[chan Event]bool
+	moved    Event                 // the last about bytes that move
+	watchers map[chan Event]string // who
+	each     map[string]int        // how many are whose
 }
 
-func newHub() *hub { return &hub{watchers: map[chan Event]bool{}} }
+func newHub() *hub { return &hub{watchers: map[chan Event]string{}, each: map[string]int{}} }
 
 func (h *hub) touch() { h.mu.Lock(); defer h.mu.Unlock() }
 
@@ -70,31 +72,57 @@ func (h *hub) send(e Event) {
 		select {
 		case w <- e:
 		default: // too slow: it comes back and gets all of it again
-			delete(h.watchers, w)
-			close(w)
+			h.drop(w)
 		}
 	}
 }
 
 // watch returns what happened already and a channel with what happens next,
-// which is closed when the watcher is too slow. ok is false when there are too
-// many.
-func (h *hub) watch() (past []Event, next chan Event, ok bool) {
+// which is closed when the watcher is too slow, or when there are too many and
+// its owner has the most. ok is false when there are too many and by has the
+// most, or by has as many as one may have.
+func (h *hub) watch(by string) (past []Event, next chan Event, ok bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if len(h.watchers) >= maxWatchers {
+	if h.each[by] >= maxWatchersEach {
 		return nil, nil, false
 	}
+	if len(h.watchers) >= maxWatchers {
+		most := by
+		for who, n := range h.each {
+			if n > h.each[most] {
+				most = who
+			}
+		}
+		if most == by {
+			return nil, nil, false
+		}
+		for w, who := range h.watchers {
+			if who == most {
+				h.drop(w)
+				break
+			}
+		}
+	}
 	next = make(chan Event, 64)
-	h.watchers[next] = true
+	h.watchers[next] = by
+	h.each[by]++
 	return append(past, h.replay...), next, true
+}
+
+func (h *hub) drop(w chan Event) {
+	by := h.watchers[w]
+	if h.each[by]--; h.each[by] == 0 {
+		delete(h.each, by)
+	}
+	delete(h.watchers, w)
+	close(w)
 }
 
 func (h *hub) leave(w chan Event) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.watchers[w] {
-		delete(h.watchers, w)
-		close(w)
+	if _, there := h.watchers[w]; there {
+		h.drop(w)
 	}
 }

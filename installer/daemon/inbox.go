@@ -18,7 +18,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/valise-ota/valise/bundle/parts"
 	"github.com/valise-ota/valise/installer"
 )
 
@@ -221,7 +220,7 @@ func (a *app) accept(ctx context.Context, id, by, version string) (r installer.R
 	if waiting != nil && (waiting.Status != installer.Pending || waiting.Bundle != nil && waiting.Bundle.File != "") {
 		return r, refuse(http.StatusConflict, "version %s is here already, %s", offer.Version, waiting.Status)
 	}
-	r.Bundle.File = id + bundleSuffix
+	r.Bundle.File, r.Bundle.Verified = id+bundleSuffix, true
 	if err := a.inbox.Rename(id+unverified, r.Bundle.File); err != nil {
 		return r, fmt.Errorf("keep bundle: %w", err)
 	}
@@ -282,30 +281,22 @@ func (a *app) settle(ctx context.Context, path string) (sum string, size int64, 
 	if err != nil {
 		return "", 0, err
 	}
-	sum, err = digest(ctx, f)
-	return sum, info.Size(), err
-}
-
-func digestFile(ctx context.Context, path string) (string, error) {
-	f, err := parts.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	return digest(ctx, f.Reader())
-}
-
-func digest(ctx context.Context, r io.Reader) (string, error) {
 	h := sha256.New()
-	if _, err := io.CopyBuffer(h, readerFunc(func(p []byte) (int, error) {
+	if err := copyTo(ctx, h, f); err != nil {
+		return "", 0, err
+	}
+	return hex.EncodeToString(h.Sum(nil)), info.Size(), nil
+}
+
+// copyTo copies until r or ctx ends.
+func copyTo(ctx context.Context, w io.Writer, r io.Reader) error {
+	_, err := io.CopyBuffer(w, readerFunc(func(p []byte) (int, error) {
 		if err := ctx.Err(); err != nil {
 			return 0, err
 		}
 		return r.Read(p)
-	}), make([]byte, copyBufferSize)); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(h.Sum(nil)), nil
+	}), make([]byte, copyBufferSize))
+	return err
 }
 
 type readerFunc func([]byte) (int, error)

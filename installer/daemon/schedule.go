@@ -156,7 +156,11 @@ func (a *app) automatic(ctx context.Context, version string, auto Mode, w window
 		found, i = []installer.Record{r}, 0
 	}
 	r := found[i]
-	if auto != Apply || r.Status != installer.Pending || r.By != bySchedule || w.wait(a.Now()) > 0 {
+	st, err := a.records.Load(ctx)
+	if err != nil {
+		return err
+	}
+	if wentBack(st, version) || auto != Apply || r.Status != installer.Pending || r.By != bySchedule || w.wait(a.Now()) > 0 {
 		return nil
 	}
 	return a.enqueue(job{record: r.ID})

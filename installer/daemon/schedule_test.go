@@ -9,7 +9,9 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -21,14 +23,34 @@ import (
 // planned is a device whose source has one release, in a bubble of time.
 type planned struct {
 	Device
-	latest    string
-	checks    []time.Time
-	fetched   []time.Time
-	offline   bool
-	cut       bool // downloads fail
-	slow      time.Duration
-	written   Settings
-	busy, set int
+	// mu is held by set and by what reads: sleeping in a bubble gives two
+	// goroutines no order that the race detector knows.
+	mu      sync.Mutex
+	ahead   time.Duration // of the device's clock
+	latest  string
+	checks  []time.Time
+	fetched []time.Time
+	offline bool
+	cut     bool // downloads fail
+	slow    time.Duration
+	written Settings
+	busy    int
+}
+
+func (d *planned) set(change func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	change()
+}
+
+func (d *planned) n(list *[]time.Time) (n int) {
+	d.set(func() { n = len(*list) })
+	return n
+}
+
+func (d *planned) now() (t time.Time) {
+	d.set(func() { t = time.Now().UTC().Add(d.ahead) })
+	return t
 }
 
 func (d *planned) Configure(_ string, s Settings) error {
@@ -36,12 +58,13 @@ func (d *planned) Configure(_ string, s Settings) error {
 		d.busy--
 		return ErrBusy
 	}
-	d.set++
 	d.written = s
 	return nil
 }
 
 func (d *planned) Latest(context.Context, string) (Latest, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.checks = append(d.checks, time.Now())
 	if d.offline {
 		return Latest{}, errors.New("no route to host")
@@ -50,9 +73,11 @@ func (d *planned) Latest(context.Context, string) (Latest, error) {
 }
 
 func (d *planned) Fetch(_ context.Context, _, version string, dst *os.File, _ func(installer.Event)) error {
-	d.fetched = append(d.fetched, time.Now())
-	time.Sleep(d.slow)
-	if d.cut {
+	var slow time.Duration
+	var cut bool
+	d.set(func() { d.fetched, slow, cut = append(d.fetched, time.Now()), d.slow, d.cut })
+	time.Sleep(slow)
+	if cut {
 		return errors.New("connection reset")
 	}
 	_, err := dst.WriteString(version)
@@ -86,8 +111,8 @@ func inTime(t *testing.T, s Settings, f func(t *testing.T, a *app, d *planned)) 
 			t.Fatal(err)
 		}
 		dev := &planned{latest: "1.1.0"}
-		d := &Daemon{Device: dev, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Now: func() time.Time { return time.Now().UTC() }, NewID: rand.Text, verifying: make(chan struct{}, 1)}
-		a := &app{Daemon: d, name: "shop", config: Config{Inbox: dir, Settings: s}, records: records, inbox: inbox, hub: newHub(), jobs: make(chan job, 9), rescheduled: make(chan struct{}, 1), uploads: map[string]*upload{}}
+		d := &Daemon{Device: dev, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Now: dev.now, NewID: rand.Text, verifying: make(chan struct{}, 1)}
+		a := &app{Daemon: d, name: "shop", config: Config{Inbox: dir, Settings: s}, records: records, inbox: inbox, hub: newHub(), jobs: make(chan job, 9), rescheduled: make(chan struct{}, 1), uploads: map[string]*upload{}, queued: map[string]int{}}
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() { a.schedule(ctx); close(ended) }()
@@ -104,14 +129,16 @@ func TestScheduleJitter(t *testing.T) {
 		begin := time.Now()
 		time.Sleep(10 * 24 * time.Hour)
 		synctest.Wait()
-		if n := len(d.checks); n < 36 || n > 46 || len(d.fetched) > 0 {
-			t.Fatalf("%d checks, %d downloads", n, len(d.fetched))
+		if n := d.n(&d.checks); n < 36 || n > 46 || d.n(&d.fetched) > 0 {
+			t.Fatalf("%d checks, %d downloads", n, d.n(&d.fetched))
 		}
-		if first := d.checks[0].Sub(begin); first > 36*time.Minute {
+		var checks []time.Time
+		d.set(func() { checks = slices.Clone(d.checks) })
+		if first := checks[0].Sub(begin); first > 36*time.Minute {
 			t.Errorf("the first check came after %s", first)
 		}
-		for i, at := range d.checks[1:] {
-			gap := at.Sub(d.checks[i])
+		for i, at := range checks[1:] {
+			gap := at.Sub(checks[i])
 			if gap < 324*time.Minute || gap > 396*time.Minute {
 				t.Errorf("%s between two checks", gap)
 			}
@@ -125,19 +152,19 @@ func TestScheduleJitter(t *testing.T) {
 
 func TestScheduleOffline(t *testing.T) {
 	inTime(t, Settings{Check: Interval(24 * time.Hour), Auto: Apply}, func(t *testing.T, a *app, d *planned) {
-		d.offline = true
+		d.set(func() { d.offline = true })
 		time.Sleep(24 * time.Hour)
 		synctest.Wait()
-		if n := len(d.checks); n < 8 || n > 12 {
+		if n := d.n(&d.checks); n < 8 || n > 12 {
 			t.Errorf("%d checks in a day without network, want about ten", n)
 		}
-		d.offline, d.cut = false, true
+		d.set(func() { d.offline, d.cut = false, true })
 		time.Sleep(24 * time.Hour)
 		synctest.Wait()
-		if n := len(d.fetched); n < 8 || n > 12 {
+		if n := d.n(&d.fetched); n < 8 || n > 12 {
 			t.Errorf("%d downloads that were cut, want about ten", n)
 		}
-		d.cut = false
+		d.set(func() { d.cut = false })
 		time.Sleep(3 * time.Hour)
 		synctest.Wait()
 		if len(a.jobs) != 1 {
@@ -155,22 +182,21 @@ func TestScheduleWindow(t *testing.T) {
 	inTime(t, Settings{Check: Interval(time.Hour), Auto: Apply, Window: "02:00-04:30"}, func(t *testing.T, a *app, d *planned) {
 		time.Sleep(15 * time.Minute)
 		synctest.Wait()
-		if len(d.checks) != 1 || len(d.fetched) != 0 {
-			t.Fatalf("%d checks, %d downloads before the window", len(d.checks), len(d.fetched))
+		if d.n(&d.checks) != 1 || d.n(&d.fetched) != 0 {
+			t.Fatalf("%d checks, %d downloads before the window", d.n(&d.checks), d.n(&d.fetched))
 		}
 		// The clock was wrong, twice: it is 14:15 in truth, then 01:50.
-		a.Now = func() time.Time { return time.Now().UTC().Add(14 * time.Hour) }
+		d.set(func() { d.ahead = 14 * time.Hour })
 		time.Sleep(2 * time.Hour)
 		synctest.Wait()
-		if len(d.fetched) != 0 {
+		if d.n(&d.fetched) != 0 {
 			t.Fatal("downloaded in the afternoon")
 		}
-		a.Now = func() time.Time { return time.Now().UTC().Add(-25 * time.Minute) }
-		d.slow = 3 * time.Hour
+		d.set(func() { d.ahead, d.slow = -25*time.Minute, 3*time.Hour })
 		time.Sleep(27 * time.Minute)
 		synctest.Wait()
-		if len(d.fetched) != 1 || len(d.checks) != 2 {
-			t.Fatalf("%d downloads, %d checks in the window", len(d.fetched), len(d.checks))
+		if d.n(&d.fetched) != 1 || d.n(&d.checks) != 2 {
+			t.Fatalf("%d downloads, %d checks in the window", d.n(&d.fetched), d.n(&d.checks))
 		}
 		// The download ends after the window: it is applied in the next one.
 		time.Sleep(20 * time.Hour)
@@ -180,8 +206,8 @@ func TestScheduleWindow(t *testing.T) {
 		}
 		time.Sleep(5 * time.Hour)
 		synctest.Wait()
-		if len(d.fetched) != 1 || len(a.jobs) == 0 {
-			t.Fatalf("%d downloads, %d updates in the next window", len(d.fetched), len(a.jobs))
+		if d.n(&d.fetched) != 1 || len(a.jobs) == 0 {
+			t.Fatalf("%d downloads, %d updates in the next window", d.n(&d.fetched), len(a.jobs))
 		}
 		id := (<-a.jobs).record
 		for _, next := range []installer.Status{installer.Verifying, installer.Failed} {
@@ -194,8 +220,8 @@ func TestScheduleWindow(t *testing.T) {
 		}
 		time.Sleep(72 * time.Hour)
 		synctest.Wait()
-		if len(d.fetched) != 1 || len(a.jobs) != 0 {
-			t.Errorf("tried again: %d downloads, %d updates", len(d.fetched), len(a.jobs))
+		if d.n(&d.fetched) != 1 || len(a.jobs) != 0 {
+			t.Errorf("tried again: %d downloads, %d updates", d.n(&d.fetched), len(a.jobs))
 		}
 	})
 }
@@ -204,7 +230,7 @@ func TestScheduleWindow(t *testing.T) {
 func TestScheduleSuperseded(t *testing.T) {
 	inTime(t, Settings{Check: Interval(time.Hour), Auto: Stage}, func(t *testing.T, a *app, d *planned) {
 		for _, version := range []string{"1.1.0", "1.2.0", "1.3.0"} {
-			d.latest = version
+			d.set(func() { d.latest = version })
 			time.Sleep(3 * time.Hour)
 			synctest.Wait()
 		}
@@ -236,7 +262,7 @@ func TestReschedule(t *testing.T) {
 		}
 		time.Sleep(100 * 24 * time.Hour)
 		synctest.Wait()
-		if len(d.checks) != 0 {
+		if d.n(&d.checks) != 0 {
 			t.Fatal("checked, although never was set")
 		}
 		if err := patch(`{"check_every":"1h","auto":"apply","window":"05:00-06:00"}`); err != nil {
@@ -244,8 +270,8 @@ func TestReschedule(t *testing.T) {
 		}
 		time.Sleep(6 * time.Minute)
 		synctest.Wait()
-		if len(d.checks) != 1 || len(d.fetched) != 0 || d.written.Window != "05:00-06:00" {
-			t.Fatalf("%d checks, %d downloads, %+v", len(d.checks), len(d.fetched), d.written)
+		if d.n(&d.checks) != 1 || d.n(&d.fetched) != 0 || d.written.Window != "05:00-06:00" {
+			t.Fatalf("%d checks, %d downloads, %+v", d.n(&d.checks), d.n(&d.fetched), d.written)
 		}
 		d.busy = 1 << 20
 		if err := patch(`{"window":""}`); err == nil || a.settings().Window == "" {
@@ -255,8 +281,8 @@ func TestReschedule(t *testing.T) {
 		if err := patch(`{"window":""}`); err != nil {
 			t.Fatal(err)
 		}
-		if len(d.fetched) != 1 || len(a.jobs) != 1 {
-			t.Errorf("%d downloads, %d updates", len(d.fetched), len(a.jobs))
+		if d.n(&d.fetched) != 1 || len(a.jobs) != 1 {
+			t.Errorf("%d downloads, %d updates", d.n(&d.fetched), len(a.jobs))
 		}
 		if s := a.settings(); s.Auto != Apply || s.Check != Interval(time.Hour) {
 			t.Errorf("what was not named has changed: %+v", s)
@@ -264,10 +290,10 @@ func TestReschedule(t *testing.T) {
 		if err := patch(`{"check_every":"0s"}`); err != nil {
 			t.Fatal(err)
 		}
-		n := len(d.checks)
+		n := d.n(&d.checks)
 		time.Sleep(24 * time.Hour)
 		synctest.Wait()
-		if len(d.checks) != n {
+		if d.n(&d.checks) != n {
 			t.Error("checks although it was switched off")
 		}
 	})
