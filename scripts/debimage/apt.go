@@ -95,11 +95,48 @@ func (d *debs) fetch(arch, sources string, packages []string) error {
 
 	// A third-party source that does not answer is no failure: the download decides.
 	updateLog, _ := d.apt(config, "update")
+	if sources == "" {
+		if other, err := d.debian12(config); err != nil {
+			return err
+		} else if other != "" {
+			lines = append(lines, option("Dir::Etc::sourcelist", other), option("Dir::Etc::sourceparts", filepath.Join(d.dir, "none")))
+			if err := os.WriteFile(config, []byte(strings.Join(lines, "\n")+"\n"), 0o644); err != nil {
+				return err
+			}
+			updateLog, _ = d.apt(config, "update")
+		}
+	}
 	if log, err := d.apt(config, append([]string{"download"}, packages...)...); err != nil {
 		return fmt.Errorf("apt-get download: %w\n%s%sthe packages are those of Debian 12: elsewhere, pass -sources a file that names a Debian 12 mirror and its keyring",
 			err, updateLog, log)
 	}
 	return nil
+}
+
+// debian12 writes a sources file for Debian 12 on the mirror that a machine with another Debian uses, and returns its
+// path; nothing on a machine that has Debian 12 among its sources, or no Debian.
+func (d *debs) debian12(config string) (string, error) {
+	cmd := exec.Command("apt-get", "indextargets", "--format", "$(CODENAME) $(REPO_URI)", "Created-By: Packages", "Origin: Debian")
+	cmd.Env = append(os.Environ(), "APT_CONFIG="+config, "LC_ALL=C")
+	targets, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("apt-get indextargets: %w", err)
+	}
+	const codename, keyring = "bookworm", "/usr/share/keyrings/debian-archive-keyring.gpg"
+	mirror := ""
+	for line := range strings.Lines(string(targets)) {
+		switch name, uri, _ := strings.Cut(strings.TrimSpace(line), " "); {
+		case name == codename:
+			return "", nil
+		case !strings.Contains(name, "-"): // not the updates of one
+			mirror = uri
+		}
+	}
+	if mirror == "" {
+		return "", nil
+	}
+	path := filepath.Join(d.dir, "debian12.list")
+	return path, os.WriteFile(path, fmt.Appendf(nil, "deb [signed-by=%s] %s %s main\n", keyring, mirror, codename), 0o644)
 }
 
 func (d *debs) apt(config string, args ...string) ([]byte, error) {

@@ -46,10 +46,18 @@ var platforms = []platform{
 
 func main() {
 	out := flag.String("out", "", "directory to write the layouts base/ and postgres/ to")
+	arch := flag.String("arch", "", "platform to make images for, amd64 or arm64, in place of both")
 	list := flag.String("images", "", "file that lists other images; -out becomes one layout of them all")
 	sources := flag.String("sources", "", "apt sources (.list or .sources file) to use in place of the machine's own")
 	flag.Parse()
 	if *out == "" || flag.NArg() != 0 {
+		flag.Usage()
+		os.Exit(64)
+	}
+	if *arch != "" {
+		platforms = slices.DeleteFunc(platforms, func(p platform) bool { return p.arch != *arch })
+	}
+	if len(platforms) == 0 {
 		flag.Usage()
 		os.Exit(64)
 	}

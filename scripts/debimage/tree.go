@@ -218,7 +218,7 @@ func (t tree) layer() (v1.Layer, error) {
 		}
 	}
 	var packed bytes.Buffer
-	gz, err := gzip.NewWriterLevel(&packed, gzip.BestCompression)
+	gz, err := gzip.NewWriterLevel(&packed, gzip.DefaultCompression)
 	if err != nil {
 		return nil, err
 	}
