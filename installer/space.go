@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"syscall"
 )
@@ -28,4 +29,17 @@ func FreeBytesFor(dir string) (int64, error) {
 		}
 		dir = filepath.Dir(dir)
 	}
+}
+
+// Spare is how many bytes stay free when something is written that is not verified.
+const Spare = 64 << 20
+
+// Room returns an error unless size more bytes fit beside f, and Spare stays free.
+func Room(f *os.File, size int64) error {
+	dir := filepath.Dir(f.Name())
+	free, err := FreeBytes(dir)
+	if err == nil && (size > free || free-size < Spare) {
+		err = fmt.Errorf("not enough space in %s: %d bytes free, %d needed, of which %d stay free; remove what is not needed there and try again", dir, free, size+Spare, Spare)
+	}
+	return err
 }

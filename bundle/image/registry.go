@@ -17,9 +17,15 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
+
+	"github.com/valise-ota/valise/bundle/web"
 )
 
 const userAgent = "valise"
+
+// maxAnswer is how many bytes an answer has that is not a blob: an index, a token, an
+// error.
+const maxAnswer = 8 << 20
 
 // How often and how patiently a blob is asked for again. Variables for tests.
 var (
@@ -56,8 +62,9 @@ func (c *collector) registry(text string) (*registrySource, error) {
 		keychain = authn.NewMultiKeychain()
 	}
 	if base == nil {
-		base = remote.DefaultTransport
+		base = web.Transport()
 	}
+	base = &web.Guard{Next: base, Limit: maxAnswer, Whole: isBlob, Loopback: true}
 	base = transport.NewRetry(base, transport.WithRetryBackoff(remote.Backoff{Duration: time.Second, Factor: 3, Jitter: 0.1, Steps: 3}),
 		transport.WithRetryStatusCodes(http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError,
 			http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout))
@@ -74,6 +81,9 @@ func (c *collector) registry(text string) (*registrySource, error) {
 	r.places = append(r.places, &place{repository: origin, keychain: keychain, base: base})
 	return r, nil
 }
+
+// isBlob reports whether a request is for a blob, whose size and digest are known.
+func isBlob(r *http.Request) bool { return strings.Contains(web.First(r).URL.Path, "/blobs/") }
 
 // transport is logged in; that is done once.
 func (p *place) transport(ctx context.Context) (http.RoundTripper, error) {

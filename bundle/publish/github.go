@@ -13,6 +13,8 @@ import (
 
 	"github.com/cenkalti/backoff/v5"
 	"github.com/google/go-github/v60/github"
+
+	"github.com/valise-ota/valise/bundle/web"
 )
 
 // Limits of what is sent to and taken from GitHub.
@@ -26,6 +28,13 @@ const (
 	// maxWait is the longest pause that GitHub may ask for.
 	maxWait  = 5 * time.Minute
 	pageSize = 100
+	// maxAnswer is how many bytes an answer has that is not a file: a hundred releases
+	// with notes of 125,000 characters.
+	maxAnswer = 64 << 20
+	// maxAssets is how many files of a release are looked at.
+	maxAssets = 1000
+	// stall is how long an answer may be silent.
+	stall = time.Minute
 )
 
 // Options say which repository, and as whom.
@@ -60,16 +69,23 @@ func Open(o Options) (*Repository, error) {
 	}
 	// A redirect of the API leads to a stored file or to a renamed repository;
 	// the token goes to neither.
-	client := github.NewClient(&http.Client{CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }})
+	transport := &web.Guard{Next: web.Transport(), Limit: maxAnswer, Whole: isFile, Stall: stall, Loopback: true}
+	client := github.NewClient(&http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }})
 	if o.Token != "" {
 		client = client.WithAuthToken(o.Token)
 	}
 	client.BaseURL, client.UserAgent = base, o.UserAgent
-	r := &Repository{client: client, files: &http.Client{}, path: "repos/" + o.Repository, token: o.Token != "", pause: o.Pause}
+	r := &Repository{client: client, files: &http.Client{Transport: transport}, path: "repos/" + o.Repository, token: o.Token != "", pause: o.Pause}
 	if r.pause == 0 {
 		r.pause = time.Second
 	}
 	return r, nil
+}
+
+// isFile reports whether a request is for a file, whose size is known.
+func isFile(r *http.Request) bool {
+	first := web.First(r)
+	return first.Method == http.MethodGet && first.Header.Get("Accept") == "application/octet-stream"
 }
 
 // Release is a release on GitHub, with the fields used here.
@@ -225,16 +241,17 @@ func (r *Repository) Releases(ctx context.Context) ([]Release, error) {
 // Assets returns the files of a release, half-uploaded ones too.
 func (r *Repository) Assets(ctx context.Context, id int64) ([]Asset, error) {
 	var all []Asset
-	for page := 1; ; page++ {
+	for page := 1; len(all) < maxAssets; page++ {
 		var some []Asset
 		if err := r.do(ctx, "list assets", http.MethodGet, fmt.Sprintf("%s/releases/%d/assets?per_page=%d&page=%d", r.path, id, pageSize, page), nil, &some); err != nil {
 			return nil, err
 		}
 		all = append(all, some...)
 		if len(some) < pageSize {
-			return all, nil
+			break
 		}
 	}
+	return all, nil
 }
 
 // Commit returns the commit of a tag, "" when there is no such tag.
@@ -309,6 +326,7 @@ func (r *Repository) open(ctx context.Context, a Asset) (body io.ReadCloser, err
 		if err != nil {
 			return backoff.Permanent(fmt.Errorf("%s: %w", action, err))
 		}
+		stored.Header.Set("Accept", "application/octet-stream")
 		file, err := r.files.Do(stored)
 		if err != nil {
 			return fmt.Errorf("%s: %w", action, withoutQuery(err))

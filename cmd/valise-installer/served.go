@@ -269,13 +269,16 @@ func (s *served) Fetch(ctx context.Context, app, version string, dst *os.File, r
 		if !errors.Is(err, source.ErrNoRanges) && !errors.Is(err, bundle.ErrTOC) {
 			return err
 		}
-		return src.Download(ctx, b, dst, func(done, total int64) { report(installer.Event{Step: "download", Done: done, Total: max(0, total)}) })
+		return src.Download(ctx, b, dst, func(size int64) error { return installer.Room(dst, size) }, func(done, total int64) { report(installer.Event{Step: "download", Done: done, Total: max(0, total)}) })
 	}
 	f, err := b.OpenLocal()
 	if err != nil {
 		return err
 	}
 	defer f.Close()
+	if err := installer.Room(dst, f.Size()); err != nil {
+		return err
+	}
 	_, err = io.Copy(dst, io.NewSectionReader(f, 0, f.Size()))
 	return err
 }
@@ -332,7 +335,12 @@ func (s *served) fetchMissing(ctx context.Context, app string, src *source.Sourc
 			}
 		}
 	}
-	f.Expect(r.Ranges(stagedFiles(m, have.Platform), blobs))
+	ranges := r.Ranges(stagedFiles(m, have.Platform), blobs)
+	_, size := source.Join(ranges)
+	if err := installer.Room(dst, size); err != nil {
+		return err
+	}
+	f.Expect(ranges)
 	return bundle.Thin(ctx, dst, r, omit, func(done, total int64) {
 		report(installer.Event{Step: "download", Done: done, Total: total})
 	})

@@ -150,7 +150,7 @@ func (p *program) download(ctx context.Context, src *source.Source, b source.Bun
 		return nil, nil, fmt.Errorf("download %s: %w", b.Name, err)
 	}
 	update, finish := p.track("download", "download "+b.Name)
-	err = src.Download(ctx, b, f, update)
+	err = src.Download(ctx, b, f, func(size int64) error { return installer.Room(f, size) }, update)
 	finish(err)
 	var r *bundle.Reader
 	if err == nil {
@@ -189,12 +189,8 @@ func (p *program) verifyOpened(ctx context.Context, v *verify.Verifier, b *opene
 	return rel, err
 }
 
-// spoolFrom is how many bytes are worth keeping through a power cut, and
-// spoolSpare what must stay free beside them.
-const (
-	spoolFrom  = 8 << 20
-	spoolSpare = 64 << 20
-)
+// spoolFrom is how many bytes are worth keeping through a power cut.
+const spoolFrom = 8 << 20
 
 func (p *program) spoolDir(app string) string { return filepath.Join(p.stateDir(app), "spool") }
 
@@ -240,7 +236,7 @@ func (p *program) fetchAhead(c *candidate) error {
 	if c.from.remote == nil {
 		return nil
 	}
-	if free, err := installer.FreeBytes(p.stateDir(c.app)); c.plan.FetchBytes >= spoolFrom && err == nil && free >= c.plan.NeedBytes+c.plan.FetchBytes+spoolSpare {
+	if free, err := installer.FreeBytes(p.stateDir(c.app)); c.plan.FetchBytes >= spoolFrom && err == nil && free >= c.plan.NeedBytes+c.plan.FetchBytes+installer.Spare {
 		if err := c.from.remote.Spool(p.spoolDir(c.app), c.rel.Digest()); err != nil {
 			return err
 		}

@@ -230,3 +230,24 @@ func TestWebhook(t *testing.T) {
 		t.Errorf("data is %v", event["data"])
 	}
 }
+
+// TestWebhookSecret: a password in the address of a webhook goes nowhere in the open, and
+// no event goes where an answer points.
+func TestWebhookSecret(t *testing.T) {
+	var got int
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if got++; r.URL.Path == "/moved" {
+			http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect)
+		}
+	}))
+	t.Cleanup(srv.Close)
+	if err := post(t.Context(), strings.Replace(srv.URL, "http://", "http://user:secret@", 1), "{}"); err == nil || got > 0 || strings.Contains(err.Error(), "secret@") {
+		t.Errorf("%d requests, %v", got, err)
+	}
+	if err := post(t.Context(), srv.URL+"/moved", "{}"); err == nil || got != 1 {
+		t.Errorf("%d requests, %v", got, err)
+	}
+	if err := post(t.Context(), srv.URL, "{}"); err != nil {
+		t.Error(err)
+	}
+}

@@ -28,9 +28,8 @@ const (
 	unverified     = ".unverified"
 	bundleSuffix   = ".bundle"
 	maxUpload      = 8 << 30
-	maxUploads     = 8        // unfinished ones at a time
-	maxKept        = 8        // bundles that wait to be applied
-	reserve        = 64 << 20 // bytes that stay free
+	maxUploads     = 8 // unfinished ones at a time
+	maxKept        = 8 // bundles that wait to be applied
 	noFollow       = syscall.O_NOFOLLOW | syscall.O_NONBLOCK
 	copyBufferSize = 256 << 10 // bytes
 )
@@ -72,11 +71,10 @@ func (a *app) begin(by string, size int64) (*upload, error) {
 	if len(a.uploads) >= maxUploads {
 		return nil, refuse(http.StatusTooManyRequests, "%d uploads are unfinished already: finish or delete one", maxUploads)
 	}
-	kept, _ := fs.Glob(a.inbox.FS(), "*"+bundleSuffix)
-	if len(kept) >= maxKept {
-		return nil, refuse(http.StatusInsufficientStorage, "%d bundles wait already: apply or delete one", maxKept)
+	if err := a.keepable(); err != nil {
+		return nil, err
 	}
-	need := size + reserve
+	need := size + installer.Spare
 	for _, u := range a.uploads {
 		need += u.size - u.offset
 	}
@@ -94,6 +92,15 @@ func (a *app) begin(by string, size int64) (*upload, error) {
 	}
 	a.uploads[u.id] = u
 	return u, f.Close()
+}
+
+// keepable says why no further bundle can wait here.
+func (a *app) keepable() error {
+	kept, err := fs.Glob(a.inbox.FS(), "*"+bundleSuffix)
+	if err == nil && len(kept) >= maxKept {
+		err = refuse(http.StatusInsufficientStorage, "%d bundles wait already: apply or delete one", maxKept)
+	}
+	return err
 }
 
 func (a *app) upload(id string) (*upload, error) {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/plain"
+	"github.com/valise-ota/valise/bundle/web"
 	"github.com/valise-ota/valise/installer"
 )
 
@@ -194,6 +195,9 @@ func (a *app) download(ctx context.Context, version, by string) (installer.Recor
 	if old, err := a.open(ctx, version); err != nil || old != nil && old.Bundle != nil {
 		return installer.Record{}, cmp.Or(err, refuse(http.StatusConflict, "version %s is here already", version))
 	}
+	if err := a.keepable(); err != nil && by != bySchedule { // a schedule's bundle takes the place of the one before
+		return installer.Record{}, err
+	}
 	if !a.fetching.TryLock() {
 		return installer.Record{}, refuse(http.StatusConflict, "a download is running already")
 	}
@@ -260,13 +264,19 @@ func (a *app) webhook(id string) {
 	}
 }
 
+// hooks sends no password in the open, and nothing to where an answer points.
+var hooks = &http.Client{
+	Transport:     &web.Guard{Next: web.Transport()},
+	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+}
+
 func post(ctx context.Context, url, body string) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader(body))
 	if err != nil {
 		return err
 	}
 	req.Header.Set("Content-Type", "application/cloudevents+json")
-	res, err := http.DefaultClient.Do(req)
+	res, err := hooks.Do(req)
 	if err != nil {
 		return err
 	}

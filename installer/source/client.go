@@ -25,7 +25,8 @@ const (
 	dialTimeout   = 15 * time.Second
 	headerTimeout = 30 * time.Second
 	maxRedirects  = 5
-	maxListing    = 8 << 20 // bytes of one answer that is not a bundle
+	maxListing    = 8 << 20  // bytes of one answer that is not a bundle
+	maxHeader     = 64 << 10 // bytes of the header of one
 )
 
 // client is what all requests of a source go through.
@@ -48,14 +49,15 @@ func newClient(o Options) *client {
 	c := &client{agent: o.Agent, retry: o.Retry, limits: limits{stall: 60 * time.Second, attempts: 10, first: 500 * time.Millisecond, maxWait: 30 * time.Second}}
 	c.http = &http.Client{
 		Transport: &http.Transport{
-			Proxy:                 o.Proxy,
-			DialContext:           (&net.Dialer{Timeout: dialTimeout}).DialContext,
-			TLSHandshakeTimeout:   dialTimeout,
-			ResponseHeaderTimeout: headerTimeout,
-			IdleConnTimeout:       headerTimeout,
-			MaxIdleConnsPerHost:   parallel + 1,
-			ForceAttemptHTTP2:     true,
-			DisableCompression:    true, // offsets are those of the file
+			Proxy:                  o.Proxy,
+			DialContext:            (&net.Dialer{Timeout: dialTimeout}).DialContext,
+			TLSHandshakeTimeout:    dialTimeout,
+			ResponseHeaderTimeout:  headerTimeout,
+			MaxResponseHeaderBytes: maxHeader,
+			IdleConnTimeout:        headerTimeout,
+			MaxIdleConnsPerHost:    parallel + 1,
+			ForceAttemptHTTP2:      true,
+			DisableCompression:     true, // offsets are those of the file
 		},
 		CheckRedirect: checkRedirect,
 	}
@@ -73,15 +75,19 @@ func checkRedirect(req *http.Request, via []*http.Request) error {
 }
 
 // withToken is c with a secret that only the host of base gets to see, whatever
-// redirects a request follows.
-func (c *client) withToken(base *url.URL, token string) *client {
+// redirects a request follows, and never in the open: other programs of a device may
+// listen on its loopback too.
+func (c *client) withToken(base *url.URL, token string) (*client, error) {
 	if token == "" {
-		return c
+		return c, nil
+	}
+	if base.Scheme != "https" {
+		return nil, fmt.Errorf("source: a token would go to %s unencrypted: use https, or ask without a token", base.Host)
 	}
 	own, h := *c, *c.http
 	h.Transport = &authorized{c.http.Transport, base, token}
 	own.http = &h
-	return &own
+	return &own, nil
 }
 
 type authorized struct {
@@ -123,11 +129,8 @@ func (c *cached) RoundTrip(req *http.Request) (*http.Response, error) {
 	case res.StatusCode != http.StatusOK || res.Header.Get("ETag") == "":
 		return res, nil
 	}
-	body, err := io.ReadAll(io.LimitReader(res.Body, maxListing+1))
+	body, err := io.ReadAll(res.Body) // a Guard limits it
 	res.Body.Close()
-	if err == nil && len(body) > maxListing {
-		err = fmt.Errorf("the answer has more than %d bytes", maxListing)
-	}
 	if err != nil {
 		return nil, err
 	}

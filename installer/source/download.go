@@ -13,11 +13,13 @@ import (
 )
 
 // Download fetches a whole bundle into dst, for servers that do not give parts of
-// files. progress, which may be nil, gets bytes; total is -1 while it is unknown.
-func (s *Source) Download(ctx context.Context, b Bundle, dst *os.File, progress func(done, total int64)) error {
+// files. room is asked before the first byte of each of its files, with what the
+// server says of its size. progress, which may be nil, gets bytes; total is -1 while
+// it is unknown.
+func (s *Source) Download(ctx context.Context, b Bundle, dst *os.File, room func(size int64) error, progress func(done, total int64)) error {
 	var base int64
 	for _, p := range b.parts {
-		n, err := p.download(ctx, dst, base, b.Size, progress)
+		n, err := p.download(ctx, dst, base, b.Size, room, progress)
 		if err != nil {
 			return fmt.Errorf("download %s: %w", b.Name, err)
 		}
@@ -28,11 +30,11 @@ func (s *Source) Download(ctx context.Context, b Bundle, dst *os.File, progress 
 
 // download writes a part to dst from base on. An attempt that ends early is of no
 // use to the next one.
-func (p part) download(ctx context.Context, dst *os.File, base, total int64, progress func(done, total int64)) (int64, error) {
+func (p part) download(ctx context.Context, dst *os.File, base, total int64, room func(int64) error, progress func(done, total int64)) (int64, error) {
 	wait := &backoff.ExponentialBackOff{InitialInterval: p.client.first, RandomizationFactor: 0.2, Multiplier: 2, MaxInterval: p.client.maxWait}
 	wait.Reset()
 	for failed := 1; ; failed++ {
-		n, err := p.downloadOnce(ctx, io.NewOffsetWriter(dst, base), base, total, progress)
+		n, err := p.downloadOnce(ctx, dst, base, total, room, progress)
 		if err == nil || !temporary(err) {
 			return n, err
 		}
@@ -45,7 +47,7 @@ func (p part) download(ctx context.Context, dst *os.File, base, total int64, pro
 	}
 }
 
-func (p part) downloadOnce(ctx context.Context, dst io.Writer, base, total int64, progress func(done, total int64)) (int64, error) {
+func (p part) downloadOnce(ctx context.Context, dst *os.File, base, total int64, room func(int64) error, progress func(done, total int64)) (int64, error) {
 	ctx, watch := watchStall(ctx, p.client.stall)
 	defer watch.stop()
 	res, err := p.get(ctx, p.url, http.Header{})
@@ -67,13 +69,20 @@ func (p part) downloadOnce(ctx context.Context, dst io.Writer, base, total int64
 	if total < 0 && p.size < 0 {
 		total = base + size
 	}
-	done := base
+	// An attempt that failed is written over.
+	if err := dst.Truncate(base); err != nil {
+		return 0, err
+	}
+	if err := room(max(total-base, size)); err != nil {
+		return 0, err
+	}
+	done, to := base, io.NewOffsetWriter(dst, base)
 	return watch.copy(ctx, res, size, func(b []byte) error {
 		done += int64(len(b))
 		if progress != nil {
 			progress(done, total)
 		}
-		_, err := dst.Write(b)
+		_, err := to.Write(b)
 		return err
 	})
 }

@@ -56,6 +56,7 @@ type chunk struct {
 	buf     []byte // what came so far
 	started bool
 	busy    bool // a goroutine uses buf
+	waited  int  // readers that wait for it
 	cancel  context.CancelFunc
 	err     error
 }
@@ -231,7 +232,9 @@ func (f *File) readSome(p []byte, off int64) (int, error) {
 			c = f.at(off, int64(len(p)))
 			continue
 		}
+		c.waited++
 		f.changed.Wait()
+		c.waited--
 	}
 }
 
@@ -242,7 +245,9 @@ func (f *File) at(off, n int64) *chunk {
 	if i < len(f.plan) && f.plan[i].From <= off {
 		for j, c := range f.plan {
 			if j < i || j >= i+parallel {
-				if c.started {
+				// Who waits gets a byte first: else two readers drop each
+				// other's chunk for ever.
+				if c.started && c.waited == 0 {
 					f.drop(c)
 				}
 			} else if !c.started && j < i+f.lanes {

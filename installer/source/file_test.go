@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -379,7 +380,7 @@ func TestNoRanges(t *testing.T) {
 	}
 	defer dst.Close()
 	var last int64
-	if err := s.Download(context.Background(), b, dst, func(done, total int64) {
+	if err := s.Download(context.Background(), b, dst, room, func(done, total int64) {
 		if last = done; total != size {
 			t.Errorf("total is %d", total)
 		}
@@ -399,7 +400,7 @@ func TestNoRanges(t *testing.T) {
 	} {
 		srv.fault = func(n int, w http.ResponseWriter, r *http.Request) bool { fault(w, r); return true }
 		b.parts[0].size = size
-		if err := s.Download(context.Background(), b, dst, nil); err == nil {
+		if err := s.Download(context.Background(), b, dst, room, nil); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}
@@ -427,7 +428,7 @@ func TestFileParts(t *testing.T) {
 // good, and does not get to see the token.
 func TestRedirect(t *testing.T) {
 	var leaked []string
-	store := newServer(t, randomBytes(size))
+	store := newTLSServer(t, randomBytes(size))
 	good := 3
 	store.fault = func(n int, w http.ResponseWriter, r *http.Request) bool {
 		if a := r.Header.Get("Authorization"); a != "" {
@@ -440,7 +441,7 @@ func TestRedirect(t *testing.T) {
 		return false
 	}
 	var fronted int
-	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	front := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != "Bearer secret" {
 			w.WriteHeader(http.StatusUnauthorized)
 			return
@@ -450,16 +451,18 @@ func TestRedirect(t *testing.T) {
 		if fronted > 1 {
 			signature = "second"
 		}
-		// Another host, as far as a client can tell.
-		http.Redirect(w, r, strings.Replace(store.URL, "127.0.0.1", "localhost", 1)+"/?signature="+signature, http.StatusFound)
+		// Another host, as far as a client can tell: it has another port.
+		http.Redirect(w, r, store.URL+"/?signature="+signature, http.StatusFound)
 	}))
 	t.Cleanup(front.Close)
-	s := testSource(t, Options{})
-	base, err := http.NewRequest("GET", front.URL, nil)
+	s := trusting(testSource(t, Options{}), front)
+	base, err := url.Parse(front.URL)
+	if err == nil {
+		s.client, err = s.client.withToken(base, "secret")
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.client = s.client.withToken(base.URL, "secret")
 	f := s.open(t, front.URL)
 	all := bundle.Range{From: 40_000, To: size - 20_000}
 	f.Expect([]bundle.Range{all})

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-github/v60/github"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/web"
 )
 
 // maxPages bounds how many releases are looked at: 100 on a page.
@@ -43,10 +44,15 @@ func newGitHub(app string, c Config, token string, o Options, plainClient *clien
 	if err != nil {
 		return nil, fmt.Errorf("source: %w", err)
 	}
-	g := &gitHub{app: app, private: token != "", assets: plainClient.withToken(u, token)}
+	assets, err := plainClient.withToken(u, token)
+	if err != nil {
+		return nil, err
+	}
+	g := &gitHub{app: app, private: token != "", assets: assets}
 	g.owner, g.repo, _ = strings.Cut(c.GitHub, "/")
 	h := *g.assets.http
 	h.Timeout = 2 * headerTimeout
+	h.Transport = &web.Guard{Next: h.Transport, Limit: maxListing}
 	if o.Cache != "" {
 		h.Transport = &cached{h.Transport, o.Cache}
 	}

@@ -32,6 +32,23 @@ func newServer(t *testing.T, content []byte) *server {
 	return s
 }
 
+func newTLSServer(t *testing.T, content []byte) *server {
+	s := &server{content: content, etag: `"one"`}
+	s.Server = httptest.NewTLSServer(http.HandlerFunc(s.serve))
+	t.Cleanup(s.Close)
+	return s
+}
+
+// trusting is s, which trusts srv and all others of httptest: they have one
+// certificate.
+func trusting(s *Source, srv *httptest.Server) *Source {
+	s.client.http.Transport.(*http.Transport).TLSClientConfig = srv.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
+	return s
+}
+
+// room is for everything.
+func room(int64) error { return nil }
+
 func (s *server) serve(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	s.asked = append(s.asked, r.Method+" "+r.URL.Path+" "+r.Header.Get("Range")+" "+r.Header.Get("If-Range"))

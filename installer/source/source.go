@@ -127,7 +127,8 @@ type Options struct {
 	// Retry is told why a transfer stopped that is tried again. It may be nil,
 	// and is called from several goroutines.
 	Retry func(error)
-	// Token is used where Config has no TokenFile.
+	// Token is used where Config has no TokenFile. Like that one it goes to the host
+	// of the source only, and not without TLS.
 	Token string
 	// Agent is the User-Agent.
 	Agent string

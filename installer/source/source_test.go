@@ -1,6 +1,7 @@
 package source
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/valise-ota/valise/bundle"
@@ -129,7 +131,7 @@ func newFakeGitHub(t *testing.T) *fakeGitHub {
 		w.WriteHeader(http.StatusNotFound)
 		fmt.Fprint(w, `{"message":"Not Found","status":"404"}`)
 	})
-	g.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	g.Server = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		g.mu.Lock()
 		g.asked = append(g.asked, r.URL.RequestURI()+" "+r.Header.Get("Authorization"))
 		g.mu.Unlock()
@@ -170,7 +172,7 @@ func (g *fakeGitHub) source(t *testing.T, channel string, o Options) *Source {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return s
+	return trusting(s, g.Server)
 }
 
 func TestGitHubLatest(t *testing.T) {
@@ -271,16 +273,16 @@ func TestGitHubErrors(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = s.Latest(context.Background(), Query{Platform: "linux/amd64"})
+		_, err = trusting(s, g.Server).Latest(context.Background(), Query{Platform: "linux/amd64"})
 		return err
 	}
 	api := g.URL + "/api/v3"
-	denied := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	denied := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusUnauthorized)
 		fmt.Fprint(w, `{"message":"Bad credentials","status":"401"}`)
 	}))
 	t.Cleanup(denied.Close)
-	slow := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	slow := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Retry-After", "90")
 		w.WriteHeader(http.StatusForbidden)
 		fmt.Fprint(w, `{"message":"You have exceeded a secondary rate limit.","documentation_url":"https://docs.github.com/rest/overview/rate-limits-for-the-rest-api#about-secondary-rate-limits"}`)
@@ -323,7 +325,7 @@ func TestGitHubToken(t *testing.T) {
 		t.Errorf("asked: %v", g.asked)
 	}
 	var seen []string
-	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { seen = append(seen, r.Header.Get("Authorization")) }))
+	other := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { seen = append(seen, r.Header.Get("Authorization")) }))
 	t.Cleanup(other.Close)
 	p.url = other.URL
 	if res, err := p.get(context.Background(), p.url, http.Header{}); err != nil {
@@ -409,5 +411,100 @@ func TestLocal(t *testing.T) {
 	}
 	if _, err := s.Exactly(context.Background(), "2.11.0", Query{}); !errors.Is(err, ErrNoRelease) {
 		t.Errorf("a bundle without its first part: %v", err)
+	}
+}
+
+// TestTokenInTheOpen: wherever a token comes from, it goes nowhere without TLS, not even
+// to this device.
+func TestTokenInTheOpen(t *testing.T) {
+	var seen []string
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { seen = append(seen, r.Header.Get("Authorization")) }))
+	t.Cleanup(srv.Close)
+	file := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(file, []byte("secret"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []Config{{URL: srv.URL}, {GitHub: "acme/shop", API: srv.URL}, {URL: srv.URL, TokenFile: file}, {GitHub: "acme/shop", API: srv.URL, TokenFile: file}} {
+		s, err := New("shop", c, Options{Token: "secret"})
+		if err == nil {
+			_, _ = s.Latest(context.Background(), Query{})
+		}
+		if err == nil || !strings.Contains(err.Error(), "a token would go to 127.0.0.1") {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+	if len(seen) > 0 {
+		t.Errorf("the server saw %q", seen)
+	}
+}
+
+// TestGitHubEndless: an answer that does not end is given up, with and without ETag,
+// cache and success.
+func TestGitHubEndless(t *testing.T) {
+	var sent, requests atomic.Int64
+	for name, header := range map[string]func(http.ResponseWriter){
+		"no ETag":   func(w http.ResponseWriter) {},
+		"ETag":      func(w http.ResponseWriter) { w.Header().Set("ETag", `"x"`) },
+		"an error":  func(w http.ResponseWriter) { w.WriteHeader(http.StatusForbidden) },
+		"not found": func(w http.ResponseWriter) { w.WriteHeader(http.StatusNotFound) },
+	} {
+		for _, cache := range []string{"", t.TempDir()} {
+			srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				requests.Add(1)
+				header(w)
+				_, _ = w.Write([]byte("["))
+				blank := bytes.Repeat([]byte(" "), 64<<10)
+				for range 64 << 20 / len(blank) { // it would be more
+					n, err := w.Write(blank)
+					if sent.Add(int64(n)); err != nil {
+						return
+					}
+				}
+			}))
+			s, err := New("shop", Config{GitHub: "acme/shop", API: srv.URL}, Options{Cache: cache})
+			if err != nil {
+				t.Fatal(err)
+			}
+			sent.Store(0)
+			requests.Store(0)
+			for _, ask := range []func() error{
+				func() error { _, err := s.Latest(context.Background(), Query{}); return err },
+				func() error { _, err := s.Exactly(context.Background(), "1.0.0", Query{}); return err },
+			} {
+				if err := ask(); err == nil {
+					t.Errorf("%s: no error", name)
+				}
+			}
+			srv.Close()                                                             // waits for the handlers
+			if got, n := sent.Load(), requests.Load(); got > n*(maxListing+8<<20) { // with what sockets hold
+				t.Errorf("%s, cache %q: %d bytes were sent in %d answers", name, cache, got, n)
+			}
+		}
+	}
+}
+
+// TestDownloadRoom: whoever says that a bundle is larger than what is free gets no byte
+// written.
+func TestDownloadRoom(t *testing.T) {
+	srv := newServer(t, nil)
+	srv.fault = func(n int, w http.ResponseWriter, r *http.Request) bool {
+		w.Header().Set("Content-Length", fmt.Sprint(900<<30))
+		_, _ = w.Write(make([]byte, 1<<20))
+		return true
+	}
+	dst, err := os.Create(filepath.Join(t.TempDir(), "bundle"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dst.Close()
+	s := testSource(t, Options{})
+	full := errors.New("no room")
+	var asked []int64
+	err = s.Download(context.Background(), s.at(-1, srv.URL), dst, func(n int64) error { asked = append(asked, n); return full }, nil)
+	if !errors.Is(err, full) || !slices.Equal(asked, []int64{900 << 30}) {
+		t.Errorf("%v, asked for %d", err, asked)
+	}
+	if info, err := dst.Stat(); err != nil || info.Size() != 0 {
+		t.Errorf("%d bytes were written, %v", info.Size(), err)
 	}
 }

@@ -13,16 +13,16 @@ import (
 	"strings"
 )
 
-// web is a directory on a web server. It is listed by what the server shows for
+// webDir is a directory on a web server. It is listed by what the server shows for
 // it: the JSON that nginx (autoindex_format json) and Caddy give, or a page with
 // links. An address that ends in .json is that of a list that somebody keeps.
-type web struct {
+type webDir struct {
 	app    string
 	base   *url.URL
 	client *client
 }
 
-func newWeb(app, address, token string, c *client) (*web, error) {
+func newWeb(app, address, token string, c *client) (*webDir, error) {
 	base, err := url.Parse(address)
 	if err != nil {
 		return nil, fmt.Errorf("source: %w", err)
@@ -30,14 +30,17 @@ func newWeb(app, address, token string, c *client) (*web, error) {
 	if !strings.HasSuffix(base.Path, "/") && path.Ext(base.Path) != ".json" {
 		base.Path += "/"
 	}
-	return &web{app, base, c.withToken(base, token)}, nil
+	if c, err = c.withToken(base, token); err != nil {
+		return nil, err
+	}
+	return &webDir{app, base, c}, nil
 }
 
-func (w *web) find(ctx context.Context, version string) (Release, error) {
+func (w *webDir) find(ctx context.Context, version string) (Release, error) {
 	return among(ctx, w, version)
 }
 
-func (w *web) list(ctx context.Context) ([]Release, error) {
+func (w *webDir) list(ctx context.Context) ([]Release, error) {
 	ctx, watch := watchStall(ctx, w.client.stall)
 	defer watch.stop()
 	res, err := part{client: w.client}.get(ctx, w.base.String(), http.Header{"Accept": {"application/json, text/html;q=0.5"}})

@@ -1,0 +1,67 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/source"
+)
+
+// TestFetchRoom: a server that gives whole files only, of a size that it likes, fills
+// neither /var/tmp nor the inbox.
+func TestFetchRoom(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/r/" {
+			fmt.Fprint(w, `[{"name":"shop-1.0.0.tar.gz"}]`)
+			return
+		}
+		w.Header().Set("Content-Length", fmt.Sprint(900<<30))
+		for { // for as long as it is read
+			if _, err := w.Write(make([]byte, 64<<10)); err != nil {
+				return
+			}
+		}
+	}))
+	t.Cleanup(srv.Close)
+	p := newcomer(t)
+	for _, dir := range []string{"etc/valise", "var/tmp"} {
+		if err := os.MkdirAll(filepath.Join(p.root, dir), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(p.configPath("shop"), []byte("source: {url: "+srv.URL+"/r/}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := &served{p}
+	src, err := s.sourceOf("shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rel, err := src.Exactly(t.Context(), "1.0.0", source.Query{Platform: thisPlatform()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	inbox, err := os.Create(filepath.Join(p.root, "var/x.unverified"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer inbox.Close()
+	daemon := s.with("shop", "", func(installer.Event) {})
+	for name, fetch := range map[string]func() error{
+		"command": func() error { _, _, err := daemon.download(t.Context(), src, rel.Bundles[0]); return err },
+		"daemon":  func() error { return s.Fetch(t.Context(), "shop", "1.0.0", inbox, func(installer.Event) {}) },
+	} {
+		if err := fetch(); err == nil || !strings.Contains(err.Error(), "not enough space in "+p.root) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if info, err := inbox.Stat(); err != nil || info.Size() != 0 {
+		t.Errorf("%d bytes are in the inbox, %v", info.Size(), err)
+	}
+}
