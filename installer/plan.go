@@ -252,7 +252,7 @@ func NewPlan(st State, rel *verify.Release, f Facts) (*Plan, error) {
 	case st.Current == nil:
 		p.Action, p.Downtime, p.PortsTaken = ActionInstall, DowntimeNone, f.PortsTaken
 	case st.Current.Manifest == rel.Digest():
-		p.Action, p.From = "", st.Current.Version
+		p.Action, p.From, p.EnvChanged = "", st.Current.Version, nil
 		if f.Damage != nil {
 			p.Action, p.Repair = ActionUpdate, f.Damage.Error()
 		}

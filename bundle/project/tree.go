@@ -14,8 +14,8 @@ import (
 	"strings"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/environ"
 	"github.com/valise-ota/valise/bundle/unpack"
-	"github.com/valise-ota/valise/installer/environ"
 )
 
 // Tree is an app that is a file tree run by systemd units.

@@ -46,7 +46,7 @@ func (p *program) appUpdateRoot(app string) *cobra.Command {
 					given++
 				}
 			}
-			if given > 1 || (back || check) && (o.forced || o.dryRun) {
+			if given > 1 || (back || check) && (o.forced || o.dryRun || len(o.set) > 0) {
 				return cli.Usagef("a version, --bundle, --check and --rollback exclude each other, and the last two take no other flag")
 			}
 			if _, ok := asVersion(what); what != "" && !ok {
@@ -71,6 +71,7 @@ func (p *program) appUpdateRoot(app string) *cobra.Command {
 	c.Flags().StringVar(&file, "bundle", "", "take this file (or address) and ask no source")
 	c.Flags().BoolVar(&o.forced, "force", false, "accept an older version, one that failed here before, or another release of a version that is here")
 	c.Flags().BoolVar(&o.dryRun, "dry-run", false, "print the plan and stop")
+	registerSet(c, &o)
 	return c
 }
 

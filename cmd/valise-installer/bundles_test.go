@@ -80,6 +80,8 @@ func signer(t testing.TB, name string) *verifytest.Signer {
 //	each=N            a layer with N bytes for each platform, of its own
 //	file=N            a file of N bytes in the bundle
 //	required=KEY,KEY  environment keys
+//	default=KEY=V     written where the key has no value
+//	initial=KEY=V     written at the first installation
 //	secret=KEY        generated, immutable and shown once
 //	backup=USER       a database is saved by that user
 //	health=compose    asks the engine only
@@ -201,6 +203,15 @@ func tinyRelease(ts *testscript.TestScript, version string, o map[string]string)
 	if o["required"] != "" {
 		m.Device.RequiredEnv = append(m.Device.RequiredEnv, strings.Split(o["required"], ",")...)
 		slices.Sort(m.Device.RequiredEnv)
+	}
+	for _, what := range []string{"default", "initial"} {
+		if key, value, ok := strings.Cut(o[what], "="); ok {
+			e := bundle.EnvKey{Default: value}
+			if what == "initial" {
+				e = bundle.EnvKey{Initial: value}
+			}
+			m.Device.Env = set(m.Device.Env, key, e)
+		}
 	}
 	if o["secret"] != "" {
 		m.Device.Secrets = map[string]bundle.Secret{o["secret"]: {Hex: 8, Immutable: true, Show: "once"}}

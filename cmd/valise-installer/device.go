@@ -177,7 +177,7 @@ func (p *program) rotate(app string) func(context.Context, *verify.Rotation) err
 // command where nothing is run.
 func (p *program) runtime(app string, store *release.Store, engine *docker.Engine, command []string) *compose.App {
 	return &compose.App{
-		Name: app, Dir: p.appDir(app), Releases: store, Engine: engine, Command: command, Env: p.dockerEnv(), Rand: rand.Reader, Now: p.Now,
+		Name: app, Dir: p.appDir(app), Releases: store, Engine: engine, Command: command, Env: p.dockerEnv(), Rand: rand.Reader, Given: p.given, Now: p.Now,
 		Report: p.reporter(), Retained: p.retained(app),
 		Show: func(key, value string) {
 			if p.observe != nil { // stderr is a log then

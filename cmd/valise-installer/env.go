@@ -14,9 +14,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/environ"
 	"github.com/valise-ota/valise/cmd/internal/cli"
 	"github.com/valise-ota/valise/installer"
-	"github.com/valise-ota/valise/installer/environ"
 	"github.com/valise-ota/valise/installer/release"
 	"github.com/valise-ota/valise/installer/tree"
 )

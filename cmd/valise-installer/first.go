@@ -17,8 +17,8 @@ import (
 	"golang.org/x/term"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/environ"
 	"github.com/valise-ota/valise/cmd/internal/cli"
-	"github.com/valise-ota/valise/installer/environ"
 	"github.com/valise-ota/valise/verify"
 )
 

@@ -46,7 +46,7 @@ func installCommand(p *program) *cobra.Command {
 }
 
 func registerSet(c *cobra.Command, o *applyOptions) {
-	c.Flags().StringArrayVar(&o.set, "set", nil, "KEY=VALUE for the environment file of an app that is a file tree (repeatable)")
+	c.Flags().StringArrayVar(&o.set, "set", nil, "KEY=VALUE for the environment file of the app (repeatable)")
 }
 
 func updateCommand(p *program) *cobra.Command {
@@ -397,6 +397,13 @@ func (p *program) plan(ctx context.Context, rt installer.Runtime, engine *docker
 	facts, err := rt.Inspect(ctx, rel, st)
 	if err != nil {
 		return nil, err
+	}
+	if st.Current != nil && st.Current.Manifest == rel.Digest() {
+		for _, key := range facts.EnvChanged {
+			if _, given := p.given[key]; given {
+				return nil, cli.WithHint(fmt.Errorf("%s runs already: no update would write %s", m.Version, key), "change it in the environment file and start the app again")
+			}
+		}
 	}
 	plan, err := installer.NewPlan(st, rel, facts)
 	if errors.As(err, new(*installer.UnmetError)) {

@@ -27,10 +27,10 @@ import (
 	"time"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/environ"
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/backup"
 	"github.com/valise-ota/valise/installer/docker"
-	"github.com/valise-ota/valise/installer/environ"
 	"github.com/valise-ota/valise/installer/health"
 	"github.com/valise-ota/valise/installer/release"
 )
@@ -58,6 +58,7 @@ type App struct {
 	Command  []string // how to call docker compose
 	Env      docker.Env
 	Rand     io.Reader
+	Given    map[string]string // values for the environment file, from the operator
 	Now      func() time.Time
 	Report   func(installer.Event)   // may be nil
 	Show     func(key, value string) // told of a generated secret that is shown once; may be nil

@@ -17,9 +17,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/environ"
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/docker"
-	"github.com/valise-ota/valise/installer/environ"
 	"github.com/valise-ota/valise/verify"
 )
 
@@ -59,63 +59,55 @@ func (a *App) Inspect(ctx context.Context, rel *verify.Release, st installer.Sta
 	if f.Free, err = installer.FreeBytes(info.Root); err != nil {
 		return f, err
 	}
-	env, err := environ.Load(a.envPath())
+	before, err := environ.Load(a.envPath())
 	if err != nil {
 		return f, err
 	}
+	if err := a.lostSecrets(ctx, m, before, st.Current); err != nil {
+		return f, err
+	}
+	env, generated, err := a.nextEnv(m)
+	if err != nil {
+		return f, err
+	}
+	f.EnvNew, f.EnvChanged = generated, env.Changed(before, generated)
 	text, err := composeText(rel, m)
 	if err != nil {
 		return f, err
 	}
-	for _, key := range env.Missing(required(m, text)) {
-		if _, generated := m.Device.Secrets[key]; !generated && key != m.Device.VersionEnv {
-			f.EnvMissing = append(f.EnvMissing, key)
-		}
-	}
-	if value, _ := env.Lookup(m.Device.VersionEnv); value != m.Version {
-		f.EnvChanged = append(f.EnvChanged, m.Device.VersionEnv)
-	}
-	if f.EnvNew, err = a.newSecrets(ctx, m, env, st.Current); err != nil {
-		return f, err
-	}
+	f.EnvMissing = env.Missing(required(m, text))
 	if err := a.inspectDisk(&f, m, st); err != nil {
 		return f, err
 	}
 	if a.Command != nil && !a.Hurry && len(f.EnvMissing) == 0 {
 		// Without docker compose, or when it cannot read the files, no change
 		// of services is known: staging says what is wrong with them.
-		if err := a.inspectServices(ctx, &f, m, text, images, info.Store, st.Current == nil); err != nil {
+		if err := a.inspectServices(ctx, &f, m, text, env, images, info.Store, st.Current == nil); err != nil {
 			a.report(installer.Event{Step: "plan", Detail: "the change of services is not known: " + err.Error()})
 		}
 	}
 	return f, nil
 }
 
-// newSecrets are the keys that get a value. One that data depends on gets none while
-// there may be such data: of the release that runs, or of one that is long gone and
-// left its volumes.
-func (a *App) newSecrets(ctx context.Context, m *bundle.Manifest, env *environ.File, current *installer.Release) (keys []string, err error) {
-	for _, key := range slices.Sorted(maps.Keys(m.Device.Secrets)) {
-		if len(env.Missing([]string{key})) == 0 {
-			continue
-		}
-		if m.Device.Secrets[key].Immutable {
-			if current != nil && hasSecret(a, *current, key) {
-				return nil, fmt.Errorf("inspect: %s lost %s, which existing data depends on: put the old value back (a new one would lock the data out)", a.envPath(), key)
+// lostSecrets refuses to make a value anew while there may be data that depend on
+// it: of the release that runs, or of one that is long gone and left its volumes.
+func (a *App) lostSecrets(ctx context.Context, m *bundle.Manifest, env *environ.File, current *installer.Release) error {
+	for _, key := range env.Missing(slices.Sorted(maps.Keys(m.Device.Secrets))) {
+		switch {
+		case !m.Device.Secrets[key].Immutable || a.Given[key] != "":
+		case current == nil:
+			volumes, err := a.Engine.Volumes(ctx, m.Device.Project)
+			if err != nil {
+				return err
 			}
-			if current == nil {
-				volumes, err := a.Engine.Volumes(ctx, m.Device.Project)
-				if err != nil {
-					return nil, err
-				}
-				if len(volumes) > 0 {
-					return nil, fmt.Errorf("inspect: %s is to be generated, but volume %s of an earlier installation may depend on the old one: put that into %s, or remove the volumes with all their data", key, strings.Join(volumes, ", "), a.envPath())
-				}
+			if len(volumes) > 0 {
+				return fmt.Errorf("inspect: %s is to be generated, but volume %s of an earlier installation may depend on the old one: put that into %s, or remove the volumes with all their data", key, strings.Join(volumes, ", "), a.envPath())
 			}
+		case hasSecret(a, *current, key):
+			return fmt.Errorf("inspect: %s lost %s, which existing data depends on: put the old value back (a new one would lock the data out)", a.envPath(), key)
 		}
-		keys = append(keys, key)
 	}
-	return keys, nil
+	return nil
 }
 
 func hasSecret(a *App, r installer.Release, key string) bool {
@@ -176,7 +168,7 @@ func (a *App) inspectDisk(f *installer.Facts, m *bundle.Manifest, st installer.S
 // inspectServices asks docker compose what it would do with the services, and on
 // a first installation whether their ports are free. The files it reads are in
 // memory: planning writes nothing.
-func (a *App) inspectServices(ctx context.Context, f *installer.Facts, m *bundle.Manifest, text []byte, images []docker.TaggedImage, store docker.Store, first bool) error {
+func (a *App) inspectServices(ctx context.Context, f *installer.Facts, m *bundle.Manifest, text []byte, env *environ.File, images []docker.TaggedImage, store docker.Store, first bool) error {
 	ids := map[string]string{}
 	for _, img := range images {
 		ids[img.Tag] = string(img.Image.Config.Digest)
@@ -185,10 +177,6 @@ func (a *App) inspectServices(ctx context.Context, f *installer.Facts, m *bundle
 		}
 	}
 	pinned, err := pins(m, images, ids)
-	if err != nil {
-		return err
-	}
-	env, _, err := a.nextEnv(m)
 	if err != nil {
 		return err
 	}

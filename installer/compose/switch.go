@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -15,16 +16,17 @@ import (
 	"strings"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/environ"
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/backup"
 	"github.com/valise-ota/valise/installer/docker"
-	"github.com/valise-ota/valise/installer/environ"
 	"github.com/valise-ota/valise/installer/release"
 )
 
 // snapshot is what Restore goes back to.
 type snapshot struct {
 	Env     []byte            `json:"env"`     // the environment file, nil when there was none
+	Secrets []string          `json:"secrets"` // keys that the release generates
 	Current string            `json:"current"` // name of the release, empty when there was none
 	Project string            `json:"project"`
 	Compose string            `json:"compose"`        // name of the compose file that Activate links
@@ -47,7 +49,7 @@ func (a *App) Snapshot(ctx context.Context, sw installer.Switch) (json.RawMessag
 			return nil, err
 		}
 	}
-	s := snapshot{Project: m.Device.Project, Compose: m.Device.Compose, To: sw.To}
+	s := snapshot{Project: m.Device.Project, Compose: m.Device.Compose, To: sw.To, Secrets: slices.AppendSeq([]string{}, maps.Keys(m.Device.Secrets))}
 	if s.Env, err = os.ReadFile(a.envPath()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("read environment file: %w", err)
 	}
@@ -254,7 +256,7 @@ func (a *App) Restore(ctx context.Context, raw json.RawMessage, from *installer.
 		defer a.rollbackHook(ctx, s.To, "post-rollback")
 	}
 	if s.Env != nil {
-		if err := a.restoreEnv(s.Env); err != nil {
+		if err := a.restoreEnv(s); err != nil {
 			return err
 		}
 	}
@@ -301,26 +303,19 @@ func (a *App) Restore(ctx context.Context, raw json.RawMessage, from *installer.
 	return a.running(m, *from).Up(ctx)
 }
 
-func (a *App) restoreEnv(old []byte) error {
-	now, err := environ.Load(a.envPath())
+// restoreEnv puts the environment file back. A snapshot of an older program does
+// not say which keys were generated: then all that came since stay.
+func (a *App) restoreEnv(s snapshot) error {
+	env, err := environ.Load(a.envPath())
 	if err != nil {
 		return err
 	}
-	env, err := environ.Parse(old)
-	if err != nil {
+	have, secrets := env.Bytes(), s.Secrets
+	if secrets == nil {
+		secrets = env.Keys()
+	}
+	if err := env.PutBack(s.Env, secrets); err != nil || bytes.Equal(env.Bytes(), have) {
 		return err
-	}
-	for _, key := range now.Keys() {
-		if _, ok := env.Lookup(key); ok {
-			continue
-		}
-		value, _ := now.Lookup(key)
-		if err := env.Set(key, value); err != nil {
-			return err
-		}
-	}
-	if bytes.Equal(env.Bytes(), now.Bytes()) {
-		return nil
 	}
 	return release.ReplaceFile(a.Releases.Root(), envName, env.Bytes(), 0o600)
 }
@@ -332,20 +327,11 @@ func (a *App) nextEnv(m *bundle.Manifest) (*environ.File, []string, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	var generated []string
-	for key, secret := range m.Device.Secrets {
-		if len(env.Missing([]string{key})) == 0 {
-			continue
-		}
-		value, err := environ.Generate(secret, a.Rand)
-		if err != nil {
-			return nil, nil, err
-		}
-		if err := env.Set(key, value); err != nil {
-			return nil, nil, err
-		}
-		generated = append(generated, key)
+	first := a.Releases == nil
+	if !first {
+		_, running, err := a.Releases.Current()
+		first = err == nil && !running
 	}
-	slices.Sort(generated)
-	return env, generated, env.Set(m.Device.VersionEnv, m.Version)
+	generated, err := env.Next(m, a.Given, first, a.Rand)
+	return env, generated, err
 }

@@ -5,11 +5,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"maps"
 	"slices"
 
 	"github.com/valise-ota/valise/bundle"
-	"github.com/valise-ota/valise/installer/environ"
+	"github.com/valise-ota/valise/bundle/environ"
 )
 
 // ExampleName is the file that an environment file begins as.
@@ -52,49 +51,6 @@ func (a *App) nextEnv(m *bundle.Manifest, example []byte, first bool) (*environ.
 			}
 		}
 	}
-	set := func(key, value string) error {
-		if have, _ := env.Lookup(key); value == "" || have != "" {
-			return nil
-		}
-		return env.Set(key, value)
-	}
-	for _, key := range slices.Sorted(maps.Keys(a.Given)) {
-		if have, _ := env.Lookup(key); m.Device.Secrets[key].Immutable && have != "" && have != a.Given[key] {
-			return nil, nil, fmt.Errorf("set %s: existing data depends on the value it has in %s", key, m.Device.Tree.EnvFile)
-		}
-		if err := env.Set(key, a.Given[key]); err != nil {
-			return nil, nil, err
-		}
-	}
-	for _, key := range slices.Sorted(maps.Keys(m.Device.Env)) {
-		e := m.Device.Env[key]
-		if err := set(key, e.Default); err != nil {
-			return nil, nil, err
-		}
-		if first {
-			if err := set(key, e.Initial); err != nil {
-				return nil, nil, err
-			}
-		}
-	}
-	var generated []string
-	for _, key := range slices.Sorted(maps.Keys(m.Device.Secrets)) {
-		if len(env.Missing([]string{key})) == 0 {
-			continue
-		}
-		value, err := environ.Generate(m.Device.Secrets[key], a.Rand)
-		if err != nil {
-			return nil, nil, err
-		}
-		if err := env.Set(key, value); err != nil {
-			return nil, nil, err
-		}
-		generated = append(generated, key)
-	}
-	if key := m.Device.VersionEnv; key != "" {
-		if err := env.Set(key, m.Version); err != nil {
-			return nil, nil, err
-		}
-	}
-	return env, generated, nil
+	generated, err := env.Next(m, a.Given, first, a.Rand)
+	return env, generated, err
 }

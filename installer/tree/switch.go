@@ -14,8 +14,8 @@ import (
 	"slices"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/environ"
 	"github.com/valise-ota/valise/installer"
-	"github.com/valise-ota/valise/installer/environ"
 	"github.com/valise-ota/valise/installer/release"
 	"github.com/valise-ota/valise/installer/systemd"
 )
@@ -342,9 +342,14 @@ func (a *App) restoreFile(f saved, s snapshot) error {
 	case f.Path == s.EnvFile && !f.Exists:
 		return nil // a first installation: what it generated stays
 	case f.Path == s.EnvFile:
-		if want, err = mergeEnv(f.Content, have, s.Secrets); err != nil {
+		env, err := environ.Parse(have)
+		if err != nil {
 			return err
 		}
+		if err := env.PutBack(f.Content, s.Secrets); err != nil {
+			return err
+		}
+		want = env.Bytes()
 	case !f.Exists && exists:
 		return removeFile(f.Path)
 	}
@@ -355,26 +360,4 @@ func (a *App) restoreFile(f saved, s snapshot) error {
 		return release.WriteFile(a.Releases.Root(), ownedName, want, 0o600)
 	}
 	return writeFile(f.Path, want, 0o644)
-}
-
-// mergeEnv is the environment file before, with the secrets that came since.
-func mergeEnv(before, since []byte, secrets []string) ([]byte, error) {
-	env, err := environ.Parse(before)
-	if err != nil {
-		return nil, err
-	}
-	now, err := environ.Parse(since)
-	if err != nil {
-		return nil, err
-	}
-	for _, key := range secrets {
-		value, _ := now.Lookup(key)
-		if have, _ := env.Lookup(key); have != "" || value == "" {
-			continue
-		}
-		if err := env.Set(key, value); err != nil {
-			return nil, err
-		}
-	}
-	return env.Bytes(), nil
 }

@@ -24,8 +24,8 @@ import (
 	"strconv"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/environ"
 	"github.com/valise-ota/valise/installer"
-	"github.com/valise-ota/valise/installer/environ"
 	"github.com/valise-ota/valise/installer/health"
 	"github.com/valise-ota/valise/installer/release"
 	"github.com/valise-ota/valise/installer/systemd"
@@ -98,6 +98,13 @@ func (a *App) Inspect(ctx context.Context, rel *verify.Release, st installer.Sta
 		return f, err
 	}
 	f.EnvMissing, f.EnvNew = env.Missing(m.Device.RequiredEnv), generated
+	if exists(m.Device.Tree.EnvFile) {
+		before, err := environ.Load(m.Device.Tree.EnvFile)
+		if err != nil {
+			return f, err
+		}
+		f.EnvChanged = env.Changed(before, generated)
+	}
 	return f, nil
 }
 

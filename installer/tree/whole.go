@@ -9,8 +9,8 @@ import (
 	"path"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/environ"
 	"github.com/valise-ota/valise/installer"
-	"github.com/valise-ota/valise/installer/environ"
 	"github.com/valise-ota/valise/installer/systemd"
 )
 

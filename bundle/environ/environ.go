@@ -1,4 +1,5 @@
-// Package environ reads and edits environment files (.env). A file is parsed,
+// Package environ reads and edits environment files (.env), and makes of one what
+// a release needs (Next). A file is parsed,
 // never run by a shell, and it means what docker compose makes of it: the parser
 // is compose's own.
 //
@@ -30,6 +31,7 @@ import (
 
 // File is an environment file. It belongs to one goroutine.
 type File struct {
+	name   string // for people
 	data   []byte
 	values map[string]string
 }
@@ -44,6 +46,7 @@ func Load(path string) (*File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load environment file %s: %w", path, err)
 	}
+	f.name = path
 	return f, nil
 }
 
@@ -53,7 +56,7 @@ func Parse(data []byte) (*File, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &File{data: bytes.Clone(data), values: values}, nil
+	return &File{name: "the environment file", data: bytes.Clone(data), values: values}, nil
 }
 
 // parse leaves out the empty key, which the parser makes of some lines without
