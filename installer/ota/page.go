@@ -18,9 +18,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/yuin/goldmark"
-	"github.com/yuin/goldmark/extension"
-
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/daemon"
 )
@@ -390,19 +387,4 @@ func byteSize(n int64) string {
 		return fmt.Sprintf("%d\u00a0B", n)
 	}
 	return fmt.Sprintf("%.1f\u00a0%ciB", f, "KMGT"[unit-1])
-}
-
-// markdown leaves HTML out and addresses that are no web addresses: notes are
-// whatever somebody wrote.
-var markdown = goldmark.New(goldmark.WithExtensions(extension.Linkify, extension.Strikethrough, extension.Table))
-
-const maxNotes = 64 << 10 // bytes that are shown
-
-func notes(s *string) template.HTML {
-	var b bytes.Buffer
-	text := value(s)
-	if err := markdown.Convert([]byte(text[:min(len(text), maxNotes)]), &b); err != nil {
-		return template.HTML(template.HTMLEscapeString(text))
-	}
-	return template.HTML(b.String())
 }
