@@ -84,6 +84,7 @@ func (p *program) servePage(ctx context.Context) error {
 		server := &http.Server{
 			Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
 			ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug), TLSConfig: encrypt,
+			HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 100},
 		}
 		log.Info("serving", "address", l.Addr())
 		go func() {
@@ -100,7 +101,7 @@ func (p *program) servePage(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("listen: %w", err)
 		}
-		defer begin(l, s.Handler())()
+		defer begin(s.Limit(l), s.Handler())()
 	}
 	given, err := givenSockets()
 	if err != nil {

@@ -106,9 +106,13 @@ type Server struct {
 	engine   *engine
 	sessions *sessions
 	logins   *limiter
+	// Who waits for a password to be judged: browsers that are known, and others.
+	known, strangers queue
+
 	lists    *lists
 	texts    *catalogues
 	proxies  []netip.Prefix
+	bodyTime time.Duration // of tests
 	hosts    []string
 }
 
@@ -119,6 +123,7 @@ func New(s Server) (*Server, error) {
 	}
 	s.engine = newEngine(s.Engine)
 	s.sessions, s.logins = newSessions(s.Now, s.Sessions, s.Log), newLimiter(s.Now)
+	s.known, s.strangers = make(queue, maxWaiting), make(queue, maxWaiting)
 	s.lists = &lists{path: s.Users}
 	for _, p := range s.Config.TrustedProxies {
 		prefix, _ := parsePrefix(p) // Validate was here
@@ -213,6 +218,23 @@ func (s *Server) knownHost(host string) bool {
 	return slices.Contains(s.hosts, strings.ToLower(strings.TrimSuffix(host, ".")))
 }
 
+// last is what our proxy added to a header, at its end: what stands before it, in
+// the same line or in others, is anybody's.
+func last(r *http.Request, header string) string {
+	all := strings.Join(r.Header.Values(header), ",")
+	return strings.TrimSpace(all[strings.LastIndexByte(all, ',')+1:])
+}
+
+// networkOf is an address, or of IPv6 the network that one customer of a provider
+// has: what is limited for an address is limited for all of it.
+func networkOf(address string) string {
+	if a, err := netip.ParseAddr(address); err == nil && a.Is6() && !a.Is4In6() {
+		p, _ := a.WithZone("").Prefix(64)
+		return p.String()
+	}
+	return address
+}
+
 // fromProxy reports whether the headers of a proxy are believed.
 func (s *Server) fromProxy(r *http.Request) bool {
 	a, err := netip.ParseAddrPort(r.RemoteAddr)
@@ -221,16 +243,14 @@ func (s *Server) fromProxy(r *http.Request) bool {
 
 // secure reports whether the browser speaks TLS.
 func (s *Server) secure(r *http.Request) bool {
-	return r.TLS != nil || s.fromProxy(r) && r.Header.Get("X-Forwarded-Proto") == "https"
+	return r.TLS != nil || s.fromProxy(r) && last(r, "X-Forwarded-Proto") == "https"
 }
 
 // client is the address that somebody comes from.
 func (s *Server) client(r *http.Request) string {
 	if s.fromProxy(r) {
-		// The last one is what our proxy saw; those before it are anybody's.
-		list := strings.Split(r.Header.Get("X-Forwarded-For"), ",")
-		if a, err := netip.ParseAddr(strings.TrimSpace(list[len(list)-1])); err == nil {
-			return a.String()
+		if a, err := netip.ParseAddr(last(r, "X-Forwarded-For")); err == nil {
+			return a.Unmap().String()
 		}
 	}
 	host, _, err := net.SplitHostPort(r.RemoteAddr)

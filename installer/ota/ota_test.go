@@ -57,6 +57,12 @@ func (b *backend) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func newServer(t *testing.T, c *clock, config Config) (*httptest.Server, *backend, *List) {
 	t.Helper()
+	_, web, b, list := newPage(t, c, config)
+	return web, b, list
+}
+
+func newPage(t *testing.T, c *clock, config Config) (*Server, *httptest.Server, *backend, *List) {
+	t.Helper()
 	dir := t.TempDir()
 	l, err := net.Listen("unix", filepath.Join(dir, "engine.sock"))
 	if err != nil {
@@ -78,7 +84,7 @@ func newServer(t *testing.T, c *clock, config Config) (*httptest.Server, *backen
 	}
 	web := httptest.NewServer(s.Handler())
 	t.Cleanup(web.Close)
-	return web, b, list
+	return s, web, b, list
 }
 
 func save(t *testing.T, dir string, l *List) {
@@ -121,7 +127,7 @@ func send(t *testing.T, method, url, body string, headers ...string) (*http.Resp
 func logIn(t *testing.T, url, name string) (cookie string) {
 	t.Helper()
 	res, _ := send(t, "POST", url+"/login", "user="+name+"&password="+strings.ReplaceAll(name+" has a long password", " ", "+"), "Content-Type", "application/x-www-form-urlencoded")
-	if res.StatusCode != http.StatusSeeOther || len(res.Cookies()) != 1 {
+	if res.StatusCode != http.StatusSeeOther || len(res.Cookies()) != 2 {
 		t.Fatalf("log in as %s: %s", name, res.Status)
 	}
 	c := res.Cookies()[0]
@@ -401,12 +407,12 @@ func TestOuter(t *testing.T) {
 	}
 	// A proxy that is trusted says how the browser came; the cookie is for TLS alone then.
 	res, _ := send(t, "POST", web.URL+"/login", "user=ann&password=ann+has+a+long+password", "Content-Type", "application/x-www-form-urlencoded", "X-Forwarded-Proto", "https", "X-Forwarded-For", "6.6.6.6, 10.1.2.3")
-	if got := res.Cookies(); len(got) != 1 || !got[0].Secure || got[0].Name != "__Host-valise" || res.Header.Get("Strict-Transport-Security") == "" {
+	if got := res.Cookies(); len(got) != 2 || !got[0].Secure || !got[1].Secure || got[0].Name != "__Host-valise" || res.Header.Get("Strict-Transport-Security") == "" {
 		t.Errorf("behind a proxy: %v", got)
 	}
 	plain, _, _ := newServer(t, c, Config{})
 	res, _ = send(t, "POST", plain.URL+"/login", "user=ann&password=ann+has+a+long+password", "Content-Type", "application/x-www-form-urlencoded", "X-Forwarded-Proto", "https")
-	if got := res.Cookies(); len(got) != 1 || got[0].Secure {
+	if got := res.Cookies(); len(got) != 2 || got[0].Secure || got[1].Secure {
 		t.Errorf("a stranger's header was believed: %v", got)
 	}
 }

@@ -2,7 +2,10 @@ package ota
 
 import (
 	"context"
+	"crypto/hmac"
 	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"io/fs"
@@ -181,22 +184,21 @@ func newLimiter(now func() time.Time) *limiter {
 	return &limiter{now: now, all: map[string]*failures{}}
 }
 
-// wait is how long each of the keys has to wait.
-func (l *limiter) wait(keys ...string) (d time.Duration) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, k := range keys {
-		if f := l.all[k]; f != nil {
-			d = max(d, f.until.Sub(l.now()))
-		}
-	}
-	return d
-}
-
-func (l *limiter) failed(keys ...string) {
+// take counts a failure for each of the keys before it is known whether it is one:
+// of those that come at once no more are judged than of those that come one after
+// the other. When a key has to wait, nothing is counted, and take says how long.
+func (l *limiter) take(keys ...string) (wait time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := l.now()
+	for _, k := range keys {
+		if f := l.all[k]; f != nil {
+			wait = max(wait, f.until.Sub(now))
+		}
+	}
+	if wait > 0 {
+		return wait
+	}
 	if len(l.all) > maxFailures {
 		for k, f := range l.all {
 			if now.After(f.until) {
@@ -215,13 +217,25 @@ func (l *limiter) failed(keys ...string) {
 			f.until = now.Add(min(longestPause, time.Second<<min(over, 20)))
 		}
 	}
+	return 0
 }
 
-func (l *limiter) good(keys ...string) {
+// good forgets the failures of a key.
+func (l *limiter) good(key string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.all, key)
+}
+
+// back takes back what take counted.
+func (l *limiter) back(keys ...string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, k := range keys {
-		delete(l.all, k)
+		if f := l.all[k]; f != nil {
+			f.count--
+			f.until = l.now() // there was no pause, or take would have said so
+		}
 	}
 }
 
@@ -246,16 +260,11 @@ func (s *Server) identify(w http.ResponseWriter, r *http.Request) *who {
 		return w
 	}
 	if bearer, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer "); ok {
-		key := "address " + s.client(r)
-		if s.logins.wait(key) > 0 {
-			return nil
-		}
 		t, err := s.lists.token(bearer, s.Now())
 		if err != nil {
 			s.Log.Error("users", "err", err)
 		}
 		if t == nil {
-			s.logins.failed(key)
 			s.audit(r, "token refused")
 			return nil
 		}
@@ -305,38 +314,94 @@ func (s *Server) need(scope Scope, next http.HandlerFunc) http.Handler {
 	})
 }
 
+// deviceMAC is of the cookie of a browser in which u logged in once. The cookie lets
+// nobody in, and is worth nothing after a change of the password.
+func deviceMAC(u *User, id string) string {
+	h := hmac.New(sha256.New, []byte(u.Hash))
+	h.Write([]byte(u.Name + " " + id))
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// device is the name of a browser in which user logged in before, or empty.
+func (s *Server) device(r *http.Request, user string) string {
+	c, err := r.Cookie(s.cookieName(r) + "-device")
+	if err != nil {
+		return ""
+	}
+	list, err := s.lists.get()
+	if err != nil {
+		return ""
+	}
+	id, mac, _ := strings.Cut(c.Value, ".")
+	for _, u := range list.Users {
+		if u.Name == user && hmac.Equal([]byte(mac), []byte(deviceMAC(&u, id))) {
+			return id
+		}
+	}
+	return ""
+}
+
+func (s *Server) setDevice(w http.ResponseWriter, r *http.Request, u *User) {
+	if s.device(r, u.Name) != "" {
+		return
+	}
+	id := rand.Text()
+	http.SetCookie(w, &http.Cookie{
+		Name: s.cookieName(r) + "-device", Value: id + "." + deviceMAC(u, id), Path: "/", MaxAge: 365 * 86400, HttpOnly: true, Secure: s.secure(r), SameSite: http.SameSiteStrictMode,
+	})
+}
+
 func (s *Server) getLogin(w http.ResponseWriter, r *http.Request) {
 	s.render(w, r, http.StatusOK, "login.html", nil)
 }
 
 func (s *Server) postLogin(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, 4<<10)
-	name, password := r.PostFormValue("user"), r.PostFormValue("password")
-	keys := []string{"address " + s.client(r), "user " + name[:min(len(name), 64)]}
-	if wait := s.logins.wait(keys...); wait > 0 {
+	if err := r.ParseForm(); err != nil {
+		problem(w, http.StatusBadRequest, "the form is too large, or did not come whole")
+		return
+	}
+	name, password := r.PostForm.Get("user"), r.PostForm.Get("password")
+	keys, waiting := []string{"address " + networkOf(s.client(r)), "user " + name[:min(len(name), 64)]}, s.strangers
+	// A browser in which this user was logged in before has a count and a queue of
+	// its own: no stranger's guesses lock it out.
+	if id := s.device(r, name); id != "" {
+		keys, waiting = []string{"device " + id}, s.known
+	}
+	if wait := s.logins.take(keys...); wait > 0 {
 		seconds := int(wait.Seconds()) + 1
 		w.Header().Set("Retry-After", strconv.Itoa(seconds))
 		s.audit(r, "login refused", "user", name, "reason", "too many failures")
 		s.render(w, r, http.StatusTooManyRequests, "login.html", loginError{"login.wait", seconds})
 		return
 	}
-	u, err := s.lists.login(name, password)
-	if err != nil {
+	u, err := s.lists.login(r.Context(), waiting, name, password)
+	switch {
+	case r.Context().Err() != nil: // whoever asked is gone
+		return
+	case errors.Is(err, errBusy):
+		s.logins.back(keys...)
+		w.Header().Set("Retry-After", "5")
+		s.render(w, r, http.StatusServiceUnavailable, "login.html", loginError{"login.busy", 0})
+		return
+	case err != nil:
+		s.logins.back(keys...)
 		s.Log.Error("users", "err", err)
 		s.render(w, r, http.StatusInternalServerError, "login.html", loginError{"login.broken", 0})
 		return
 	}
 	if u == nil {
-		s.logins.failed(keys...)
 		s.audit(r, "login failed", "user", name)
 		s.render(w, r, http.StatusUnauthorized, "login.html", loginError{"login.wrong", 0})
 		return
 	}
-	s.logins.good(keys...)
+	s.logins.back(keys[0]) // the address, which others share
+	s.logins.good(keys[len(keys)-1])
 	if old, err := r.Cookie(s.cookieName(r)); err == nil {
 		s.sessions.close(old.Value)
 	}
 	s.setCookie(w, r, s.sessions.open(u))
+	s.setDevice(w, r, u)
 	s.audit(r, "login", "user", u.Name)
 	http.Redirect(w, r, "/", http.StatusSeeOther)
 }

@@ -1,6 +1,7 @@
 package ota
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os"
 	"regexp"
 	"strconv"
 	"strings"
@@ -21,8 +23,12 @@ import (
 )
 
 const (
-	// uploadIdle is how long a sender may send nothing.
-	uploadIdle = time.Minute
+	// uploadIdle is how long a sender may send nothing, and how long uploadPiece
+	// bytes may take.
+	uploadIdle  = time.Minute
+	uploadPiece = 16 << 10
+	// bodyTime is how long any other body may take.
+	bodyTime = 15 * time.Second
 	// maxParts bounds what precedes the file in a form.
 	maxParts = 16
 )
@@ -70,7 +76,7 @@ func (s *Server) takeForm(w http.ResponseWriter, r *http.Request, part io.Reader
 	if err == nil {
 		q := appQuery(r.URL.Query().Get("app"))
 		q.Set("offset", "0")
-		err = s.engine.call(ctx, http.MethodPatch, "/uploads/"+u.ID, q, s.patient(w, part), &u)
+		err = s.engine.call(ctx, http.MethodPatch, "/uploads/"+u.ID, q, part, &u)
 		var res daemon.Update
 		if err == nil {
 			query.Set("size", strconv.FormatInt(u.Offset, 10))
@@ -97,18 +103,43 @@ func fail(w http.ResponseWriter, err error) {
 	problem(w, http.StatusBadGateway, err.Error())
 }
 
-// patient is a body whose sender may be slow, but not silent.
-func (s *Server) patient(w http.ResponseWriter, r io.Reader) io.Reader {
-	rc := http.NewResponseController(w)
-	return readerFunc(func(p []byte) (int, error) {
-		_ = rc.SetReadDeadline(time.Now().Add(uploadIdle))
-		return r.Read(p)
-	})
+// body is a request's body that is read in another way.
+type body struct {
+	io.ReadCloser
+	read func(p []byte) (int, error)
 }
 
-type readerFunc func([]byte) (int, error)
+func (b body) Read(p []byte) (int, error) { return b.read(p) }
 
-func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
+// patient is a body whose sender may be slow, but neither silent nor so slow that
+// it never ends.
+func (s *Server) patient(w http.ResponseWriter, r io.ReadCloser) io.ReadCloser {
+	rc, came, since := http.NewResponseController(w), 0, s.Now()
+	return body{r, func(p []byte) (int, error) {
+		_ = rc.SetReadDeadline(time.Now().Add(uploadIdle))
+		n, err := r.Read(p)
+		switch came += n; {
+		case came >= uploadPiece:
+			came, since = 0, s.Now()
+		case err == nil && s.Now().Sub(since) > uploadIdle:
+			err = os.ErrDeadlineExceeded
+		}
+		return n, err
+	}}
+}
+
+// prompt is a small body, which has to come soon.
+func (s *Server) prompt(w http.ResponseWriter, r io.ReadCloser) io.ReadCloser {
+	rc := http.NewResponseController(w)
+	_ = rc.SetReadDeadline(time.Now().Add(cmp.Or(s.bodyTime, bodyTime)))
+	return body{r, func(p []byte) (int, error) {
+		n, err := r.Read(p)
+		if err == io.EOF {
+			_ = rc.SetReadDeadline(time.Time{}) // the answer may take longer
+		}
+		return n, err
+	}}
+}
 
 func appQuery(app string) url.Values {
 	q := url.Values{}
@@ -125,6 +156,13 @@ const filesPrefix = apiPrefix + "/files"
 func (s *Server) withFiles(next http.Handler) http.Handler {
 	files := s.need(upload, s.tus())
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case r.Body == nil || r.Body == http.NoBody:
+		case r.URL.Path == apiPrefix+"/upload", strings.HasPrefix(r.URL.Path, filesPrefix):
+			r.Body = s.patient(w, r.Body)
+		default:
+			r.Body = s.prompt(w, r.Body)
+		}
 		if r.URL.Path == filesPrefix || strings.HasPrefix(r.URL.Path, filesPrefix+"/") {
 			files.ServeHTTP(w, r)
 			return

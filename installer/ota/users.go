@@ -2,6 +2,7 @@ package ota
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -148,8 +149,35 @@ func hashPassword(password string, salt []byte) string {
 	return fmt.Sprintf("$argon2id$v=%d$m=%d,t=%d,p=1$%s$%s", argon2.Version, argonMemory, argonPasses, b64(salt), b64(key))
 }
 
-// hashing keeps the memory of password hashes bounded.
-var hashing sync.Mutex
+// hashing keeps the memory of password hashes bounded: one is made at a time.
+var hashing = make(chan struct{}, 1)
+
+const maxWaiting = 8 // for a hash, in one queue
+
+var errBusy = errors.New("too many log in at this moment")
+
+// queue are those who wait for a hash.
+type queue chan struct{}
+
+// turn waits until a hash may be made, unless too many wait already or ctx ends.
+func (q queue) turn(ctx context.Context) (done func(), err error) {
+	select {
+	case q <- struct{}{}:
+		defer func() { <-q }()
+	default:
+		return nil, errBusy
+	}
+	select {
+	case hashing <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	if err := ctx.Err(); err != nil {
+		<-hashing
+		return nil, err
+	}
+	return func() { <-hashing }, nil
+}
 
 func checkPassword(hash, password string) bool {
 	var version, memory, passes, threads uint32
@@ -168,8 +196,6 @@ func checkPassword(hash, password string) bool {
 	if err1 != nil || err2 != nil || len(want) < 16 {
 		return false
 	}
-	hashing.Lock()
-	defer hashing.Unlock()
 	got := argon2.IDKey([]byte(password), salt, passes, memory, uint8(threads), uint32(len(want)))
 	return subtle.ConstantTimeCompare(got, want) == 1
 }
@@ -209,11 +235,16 @@ func (l *lists) get() (List, error) {
 }
 
 // login returns the user of that name and password.
-func (l *lists) login(name, password string) (*User, error) {
+func (l *lists) login(ctx context.Context, q queue, name, password string) (*User, error) {
 	list, err := l.get()
 	if err != nil {
 		return nil, err
 	}
+	done, err := q.turn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	hash := nobody
 	i := slices.IndexFunc(list.Users, func(u User) bool { return u.Name == name })
 	if i >= 0 {
