@@ -305,7 +305,7 @@ var descriptions = map[string]string{
 	"tree":                      "In place of compose: an app that is a file tree, run by systemd units.",
 	"tree.files":                "What the tree is made of.",
 	"tree.files.*.from":         "File or directory here; {{.OS}}, {{.Arch}}, {{.Variant}}, {{.Platform}} and {{.Version}} are replaced.",
-	"tree.files.*.unpack":       "Archive (zip, tar, tar.gz, tar.xz, tar.zst, ...) whose content is taken; templates as in from.",
+	"tree.files.*.unpack":       "Archive (zip, tar, tar.gz, tar.bz2, tar.xz, tar.zst, tar.lz4) whose content is taken; templates as in from.",
 	"tree.files.*.to":           "Path in the tree; . is its top.",
 	"tree.units":                "Paths in the tree of systemd units; they are installed, enabled and started in this order.",
 	"tree.env_file":             "Environment file on the device; /etc/APP/APP.env when it is missing.",

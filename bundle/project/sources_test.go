@@ -1,7 +1,9 @@
 package project
 
 import (
+	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -165,5 +167,25 @@ func TestPlatformsOfBuild(t *testing.T) {
 	_, err = p.Release(t.Context(), "1.2.3", []bundle.Platform{"linux/arm64"})
 	if want := dir + `/valise.yaml:5:14: image "a" has no source for linux/arm64`; err == nil || err.Error() != want {
 		t.Errorf("got  %v\nwant %s", err, want)
+	}
+}
+
+// TestUnpackEnds leaves nothing behind when a build ends while an archive is read.
+func TestUnpackEnds(t *testing.T) {
+	dir, temp := t.TempDir(), t.TempDir()
+	t.Setenv("TMPDIR", temp)
+	write(t, filepath.Join(dir, DefaultFile), "app: cloud\nplatforms: [linux/amd64]\ntree:\n  files:\n  - {unpack: a.tar, to: .}\n  units: [x.service]\nhealth: {http: \"http://127.0.0.1:8080/health\", version: version}\n")
+	write(t, filepath.Join(dir, "a.tar"), "something")
+	p, err := Load(t.Context(), filepath.Join(dir, DefaultFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := p.Release(ctx, "1.2.3", p.Platforms); err == nil || !strings.Contains(err.Error(), "unpack "+filepath.Join(dir, "a.tar")+": context canceled") {
+		t.Errorf("got %v, want an archive that was not read to its end", err)
+	}
+	if left, err := os.ReadDir(temp); err != nil || len(left) > 0 {
+		t.Errorf("left: %v, %v", left, err)
 	}
 }

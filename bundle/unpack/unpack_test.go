@@ -5,19 +5,22 @@ import (
 	"archive/zip"
 	"bytes"
 	"context"
+	"encoding/binary"
+	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
+	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
-	"github.com/klauspost/compress/gzip"
-	"github.com/klauspost/compress/zstd"
+	"github.com/mholt/archives"
 )
 
-func tarball(t *testing.T, headers ...tar.Header) []byte {
+func tarball(t testing.TB, headers ...tar.Header) []byte {
 	t.Helper()
 	var b bytes.Buffer
 	w := tar.NewWriter(&b)
@@ -29,23 +32,30 @@ func tarball(t *testing.T, headers ...tar.Header) []byte {
 		if h.Typeflag == tar.TypeReg && h.Size == 0 {
 			body = "content of " + h.Name
 			h.Size = int64(len(body))
+		} else {
+			body = strings.Repeat("\x00", int(h.Size))
 		}
 		if err := w.WriteHeader(&h); err != nil {
 			t.Fatal(err)
 		}
 		io.WriteString(w, body)
 	}
-	w.Flush()
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
 	return b.Bytes()
 }
 
-func good(t *testing.T) []byte {
+func good(t testing.TB) []byte {
 	return tarball(t, tar.Header{Name: "./", Typeflag: tar.TypeDir, Mode: 0o755}, tar.Header{Name: "./bin/", Typeflag: tar.TypeDir, Mode: 0o700}, tar.Header{Name: "./bin/run", Mode: 0o4755}, tar.Header{Name: "web/a.txt", Mode: 0o600})
 }
 
-const testFiles = 10
+const (
+	testFiles = 10
+	testBytes = 1 << 20
+)
 
-func unpackTo(t *testing.T, data []byte) (string, error) {
+func unpackTo(t testing.TB, data []byte) (string, error) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "archive")
 	if err := os.WriteFile(file, data, 0o644); err != nil {
@@ -55,45 +65,66 @@ func unpackTo(t *testing.T, data []byte) (string, error) {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	return dir, archive(context.Background(), file, dir, testFiles)
+	return dir, archive(context.Background(), file, dir, testFiles, testBytes)
 }
 
-// TestFormats writes the same files in several formats.
-func TestFormats(t *testing.T) {
-	plain := good(t)
-	gz := new(bytes.Buffer)
-	w := gzip.NewWriter(gz)
-	w.Write(plain)
-	w.Close()
-	zs := new(bytes.Buffer)
-	z, _ := zstd.NewWriter(zs)
-	z.Write(plain)
-	z.Close()
-	zipped := new(bytes.Buffer)
-	zw := zip.NewWriter(zipped)
-	for name, mode := range map[string]os.FileMode{"bin/run": 0o755, "web/a.txt": 0o644} {
-		h := &zip.FileHeader{Name: name, Method: zip.Deflate}
-		h.SetMode(mode)
-		f, err := zw.CreateHeader(h)
+// packed compresses a tar.
+func packed(t testing.TB, c archives.Compressor, plain []byte) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w, err := c.OpenWriter(&b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Write(plain); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func zipped(t testing.TB, method uint16) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := zip.NewWriter(&b)
+	for _, name := range []string{"bin/run", "web/a.txt"} {
+		h := &zip.FileHeader{Name: name, Method: method}
+		h.SetMode(0o644)
+		body := "content of " + name
+		if name == "bin/run" {
+			h.SetMode(0o755)
+			body = "content of ./bin/run"
+		}
+		f, err := w.CreateHeader(h)
 		if err != nil {
 			t.Fatal(err)
 		}
-		prefix := "content of "
-		if name == "bin/run" {
-			prefix += "./"
-		}
-		io.WriteString(f, prefix+name)
+		io.WriteString(f, body)
 	}
-	zw.Close()
-	all := map[string][]byte{"tar": plain, "tar.gz": gz.Bytes(), "tar.zst": zs.Bytes(), "zip": zipped.Bytes()}
-	if _, err := exec.LookPath("xz"); err == nil {
-		c := exec.Command("xz", "-c")
-		c.Stdin = bytes.NewReader(plain)
-		if all["tar.xz"], err = c.Output(); err != nil {
-			t.Fatal(err)
-		}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
 	}
-	for name, data := range all {
+	return b.Bytes()
+}
+
+// formats holds the same files in each format.
+func formats(t testing.TB) map[string][]byte {
+	plain := good(t)
+	return map[string][]byte{
+		"tar":     plain,
+		"tar.gz":  packed(t, archives.Gz{}, plain),
+		"tar.bz2": packed(t, archives.Bz2{}, plain),
+		"tar.xz":  packed(t, archives.Xz{}, plain),
+		"tar.zst": packed(t, archives.Zstd{}, plain),
+		"tar.lz4": packed(t, archives.Lz4{}, plain),
+		"zip":     zipped(t, zip.Deflate),
+	}
+}
+
+func TestFormats(t *testing.T) {
+	for name, data := range formats(t) {
 		t.Run(name, func(t *testing.T) {
 			dir, err := unpackTo(t, data)
 			if err != nil {
@@ -112,15 +143,134 @@ func TestFormats(t *testing.T) {
 	}
 }
 
+// written is what stands below dir, but for modes.
+func written(t testing.TB, dir string) string {
+	t.Helper()
+	var b strings.Builder
+	err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() {
+			var content []byte
+			content, err = os.ReadFile(name)
+			fmt.Fprintf(&b, "%s %q\n", strings.TrimPrefix(name, dir), content)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+// TestFlipped flips a bit of each byte: what is damaged is refused, or the bit meant nothing.
+// A bare tar has no checksum of content, and a zip none of its names.
+func TestFlipped(t *testing.T) {
+	all := formats(t)
+	delete(all, "tar")
+	for name, data := range all {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir, err := unpackTo(t, data)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := written(t, dir)
+			file, refused := filepath.Join(t.TempDir(), "archive"), 0
+			for i := range data {
+				flipped := bytes.Clone(data)
+				flipped[i] ^= 1 << (i % 8)
+				if err := os.WriteFile(file, flipped, 0o644); err != nil {
+					t.Fatal(err)
+				}
+				out, err := os.MkdirTemp(filepath.Dir(file), "")
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := archive(t.Context(), file, out, testFiles, testBytes); err != nil {
+					refused++
+				} else if got := written(t, out); got != want && (name != "zip" || contents(got) != contents(want)) {
+					t.Errorf("bit %d of byte %d: wrote %s", i%8, i, got)
+				}
+				os.RemoveAll(out)
+			}
+			t.Logf("%d of %d refused", refused, len(data))
+		})
+	}
+}
+
+// contents are the lines of written without names, sorted.
+func contents(s string) string {
+	lines := strings.Split(s, "\n")
+	for i, l := range lines {
+		_, lines[i], _ = strings.Cut(l, ` "`)
+	}
+	slices.Sort(lines)
+	return strings.Join(lines, "\n")
+}
+
+// TestCut cuts archives off: they are refused, or what is missing meant nothing.
+func TestCut(t *testing.T) {
+	for name, data := range formats(t) {
+		dir, err := unpackTo(t, data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		whole, step := written(t, dir), 5
+		if name == "tar" {
+			step = 128
+		}
+		for n := 0; n < len(data); n += step {
+			if dir, err := unpackTo(t, data[:n]); err == nil && written(t, dir) != whole {
+				t.Errorf("%s: the first %d of %d bytes wrote %s", name, n, len(data), written(t, dir))
+			}
+		}
+	}
+}
+
+func TestBehind(t *testing.T) {
+	all := formats(t)
+	for name, data := range all {
+		for what, behind := range map[string][]byte{"text": []byte("hello"), "the same again": data, "another": all["tar.gz"], "a zip": all["zip"]} {
+			if dir, err := unpackTo(t, append(bytes.Clone(data), behind...)); err == nil {
+				t.Errorf("%s with %s behind it: wrote %s", name, what, written(t, dir))
+			}
+		}
+	}
+	// Tapes have blocks.
+	if _, err := unpackTo(t, append(bytes.Clone(all["tar"]), make([]byte, 10240)...)); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestHostile(t *testing.T) {
 	many := make([]tar.Header, testFiles+1)
 	for i := range many {
 		many[i] = tar.Header{Name: fmt.Sprint(i), Mode: 0o644}
 	}
+	dirs := make([]tar.Header, testFiles+1)
+	for i := range dirs {
+		dirs[i] = tar.Header{Name: fmt.Sprint(i), Typeflag: tar.TypeDir, Mode: 0o755}
+	}
+	// The size of the dictionary stands in the first block, with a checksum.
+	dictionary := bytes.Clone(formats(t)["tar.xz"])
+	block := dictionary[12:][:4*(int(dictionary[12])+1)]
+	block[4] = 37 // 1.5 GiB
+	binary.LittleEndian.PutUint32(block[len(block)-4:], crc32.ChecksumIEEE(block[:len(block)-4]))
 	for name, c := range map[string]struct {
 		data []byte
 		want string
 	}{
+		"many directories":  {tarball(t, dirs...), "too many files"},
+		"deep":              {tarball(t, tar.Header{Name: strings.Repeat("a/", 200_000) + "b", Mode: 0o644}), "want at most 255"},
+		"sparse":            {sparseTar(), "is a sparse file"},
+		"sparse by pax":     {sparsePax(t), "is a sparse file"},
+		"bytes":             {packed(t, archives.Zstd{}, tarball(t, tar.Header{Name: "a", Mode: 0o644}, tar.Header{Name: "zeros", Mode: 0o644, Size: testBytes})), "more than"},
+		"tail":              {packed(t, archives.Zstd{}, append(good(t), make([]byte, testBytes+minLimit)...)), "more than"},
+		"7z":                {[]byte("7z\xbc\xaf\x27\x1c\x00\x04"), "7z and rar are not read"},
+		"rar":               {[]byte("Rar!\x1a\x07\x01\x00"), "7z and rar are not read"},
+		"xz dictionary":     {dictionary, "dictionary size exceeds max"},
+		"zstd window":       {[]byte("\x28\xb5\x2f\xfd\x00\x90\x01\x00\x00"), "window"},
+		"zip by zstd":       {bytes.ReplaceAll(zipped(t, zip.Deflate), []byte("\x14\x00\x08\x00\x08\x00"), []byte("\x14\x00\x08\x00\x5d\x00")), "compression method 93"},
+		"zip behind text":   {append([]byte("PK\x03\x04"+strings.Repeat("x", 60)), zipped(t, zip.Deflate)...), "two files"},
 		"traversal":         {tarball(t, tar.Header{Name: "../../x", Mode: 0o644}), "leaves the archive"},
 		"absolute":          {tarball(t, tar.Header{Name: "/etc/x", Mode: 0o644}), "leaves the archive"},
 		"inner":             {tarball(t, tar.Header{Name: "a/../../x", Mode: 0o644}), "leaves the archive"},
@@ -132,7 +282,7 @@ func TestHostile(t *testing.T) {
 		"twice":             {tarball(t, tar.Header{Name: "a", Mode: 0o644}, tar.Header{Name: "a", Mode: 0o644}), "exists"},
 		"file as directory": {tarball(t, tar.Header{Name: "a", Mode: 0o644}, tar.Header{Name: "a/b", Mode: 0o644}), "a"},
 		"many":              {tarball(t, many...), "too many files"},
-		"truncated":         {good(t)[:1550], "unexpected EOF"},
+		"truncated":         {good(t)[:2100], "unexpected EOF"},
 		"text":              {[]byte("hello"), "no archive of a known kind"},
 		"gzip alone":        {[]byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0}, "no archive of a known kind"},
 	} {
@@ -147,4 +297,100 @@ func TestHostile(t *testing.T) {
 			}
 		})
 	}
+}
+
+// sparseTar has a file of 16 GiB in GNU's old form: a hole and one byte.
+func sparseTar() []byte {
+	h := make([]byte, 512)
+	copy(h, "hole")
+	copy(h[100:], "0000644\x000000000\x000000000\x0000000000001\x0000000000000\x00")
+	h[156] = 'S'
+	copy(h[257:], "ustar  \x00")
+	copy(h[386:], "177777777770"+"00000000001\x00")
+	copy(h[483:], "177777777771")
+	copy(h[148:], "        ")
+	sum := 0
+	for _, b := range h {
+		sum += int(b)
+	}
+	copy(h[148:], fmt.Sprintf("%06o\x00 ", sum))
+	return append(h, append([]byte("x"), make([]byte, 511+1024)...)...)
+}
+
+// sparsePax is the same in the form of pax, which a writer of archive/tar refuses.
+func sparsePax(t testing.TB) []byte {
+	b := tarball(t, tar.Header{Name: "a", Mode: 0o644, PAXRecords: map[string]string{"GNUxsparse.major": "1"}})
+	return bytes.Replace(b, []byte("GNUxsparse"), []byte("GNU.sparse"), 1)
+}
+
+// TestContext ends while one large file is written.
+func TestContext(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "archive")
+	data := packed(t, archives.Zstd{}, tarball(t, tar.Header{Name: "zeros", Mode: 0o644, Size: 32 << 20}))
+	if err := os.WriteFile(file, data, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	ctx := &endsLater{Context: t.Context(), left: 20}
+	if err := Archive(ctx, file, dir); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want the context's error", err)
+	}
+	if info, err := os.Stat(filepath.Join(dir, "zeros")); err != nil || info.Size() == 32<<20 {
+		t.Errorf("got %v, %v: it did not end within the file", info, err)
+	}
+}
+
+// endsLater ends when it was asked often enough.
+type endsLater struct {
+	context.Context
+	left int
+}
+
+func (c *endsLater) Err() error {
+	if c.left--; c.left < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// TestPanic has a decoder that fails as one for rar did.
+func TestPanic(t *testing.T) {
+	old := compressions[0].open
+	defer func() { compressions[0].open = old }()
+	compressions[0].open = func(io.Reader) (io.ReadCloser, error) { panic("index out of range") }
+	if _, err := unpackTo(t, formats(t)["tar.gz"]); err == nil || !strings.Contains(err.Error(), "its decoder failed (index out of range)") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// FuzzArchive takes any bytes for an archive: it ends, and writes no more than it may,
+// where it may.
+func FuzzArchive(f *testing.F) {
+	for _, data := range formats(f) {
+		f.Add(data)
+	}
+	f.Add(sparseTar())
+	f.Fuzz(func(t *testing.T, data []byte) {
+		dir, _ := unpackTo(t, data)
+		if outside, err := os.ReadDir(filepath.Dir(dir)); err != nil || len(outside) != 1 {
+			t.Errorf("outside: %v, %v", outside, err)
+		}
+		total, files := int64(0), 0
+		err := filepath.WalkDir(dir, func(name string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return err
+			}
+			info, err := d.Info()
+			if err == nil {
+				total, files = total+info.Size(), files+1
+			}
+			if err == nil && !info.Mode().IsRegular() {
+				t.Errorf("%s: %v", name, info.Mode())
+			}
+			return err
+		})
+		if err != nil || files > testFiles || total > testBytes {
+			t.Errorf("%d files of %d bytes, %v", files, total, err)
+		}
+	})
 }
