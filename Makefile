@@ -71,6 +71,13 @@ bench: ## pack, verify, thin and memory beside their peers; writes docs/benchmar
 fuzz: ## every fuzz target for three minutes (FUZZTIME=10m)
 	scripts/fuzz.sh $(or $(FUZZTIME),3m)
 
+.PHONY: race vuln
+race: ## every test that needs no engine, with the race detector
+	CGO_ENABLED=1 $(GO) test -race -timeout 60m ./...
+
+vuln: ## known holes in what the programs call (network)
+	$(GO) run golang.org/x/vuln/cmd/govulncheck@v1.9.0 ./...
+
 .PHONY: bench-device
 bench-device: setup ## a first install and a one-layer update on each engine, beside the same by hand
 	scripts/bench-device.sh

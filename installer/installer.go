@@ -136,7 +136,7 @@ type State struct {
 	Current  *Release  `json:"current,omitempty"`  // committed and meant to run
 	Previous *Release  `json:"previous,omitempty"` // what ran, committed, before Current: the target of a rollback
 	Kept     []Release `json:"kept,omitempty"`     // committed releases still on disk, newest commit first; holds Current and Previous
-	Floor    string    `json:"floor,omitempty"`    // highest version ever committed
+	Floor    string    `json:"floor,omitempty"`    // highest version ever committed; of those that differ in build metadata only, the last
 	Bad      []string  `json:"bad,omitempty"`      // versions that failed here
 	// Rotation is committed, and the trust policy on disk may not have it yet: it
 	// counts as if it had.

@@ -62,7 +62,7 @@ type Want struct {
 	App      string
 	Version  string          // exactly this one
 	Platform bundle.Platform // must be in the release
-	Floor    string          // nothing below it
+	Floor    string          // nothing below it, and of its precedence only this version
 	Bad      []string        // versions that failed here
 	// Known are releases this device has: a version means one release.
 	Known map[string]bundle.Digest
@@ -207,6 +207,10 @@ func meets(m *bundle.Manifest, digest bundle.Digest, by Signer, want Want) error
 		}
 		if version.LessThan(floor) {
 			return refuse(CheckDowngrade, nil, "version %s is older than %s, the newest that ran here: %s signed it, but an old release may have known holes; get a newer one (--force installs it all the same)", m.Version, want.Floor, by)
+		}
+		// Build metadata has no order, so either could be the older one.
+		if version.Equal(floor) && m.Version != want.Floor {
+			return refuse(CheckDowngrade, nil, "version %s is neither older nor newer than %s, the newest that ran here: they differ in build metadata only (what follows +), which has no order; %s signed it, ask its maker for a release with a higher version (--force installs it all the same)", m.Version, want.Floor, by)
 		}
 	}
 	if slices.Contains(want.Bad, m.Version) {

@@ -65,6 +65,11 @@ func TestRefused(t *testing.T) {
 	unsigned := bundletest.Write(t, m, c)
 	m2, c2 := bundletest.Release(t, bundletest.Spec{Version: "1.2.4"})
 	newer := s.Bundle(t, m2, c2)
+	m3, c3 := bundletest.Release(t, bundletest.Spec{Version: "1.0.0"})
+	m3.Version = "1.0.0+x" // a tag has no +
+	built := s.Bundle(t, m3, c3)
+	m4, c4 := bundletest.Release(t, bundletest.Spec{Version: "1.0.0"})
+	plain := s.Bundle(t, m4, c4)
 	reseal := func(b, signature []byte) []byte {
 		r, err := bundle.Open(bytes.NewReader(b), int64(len(b)))
 		if err != nil {
@@ -100,6 +105,8 @@ func TestRefused(t *testing.T) {
 		{"another platform", good, verify.Want{Platform: "linux/arm/v7"}, verify.CheckPlatform, "this machine is linux/arm/v7"},
 		{"downgrade", good, verify.Want{Floor: "1.10.0"}, verify.CheckDowngrade, "older than 1.10.0, the newest that ran here"},
 		{"pre-release below its release", good, verify.Want{Floor: "1.2.4-rc.1"}, verify.CheckDowngrade, "older than 1.2.4-rc.1"},
+		{"other build metadata", built, verify.Want{Floor: "1.0.0"}, verify.CheckDowngrade, "differ in build metadata only"},
+		{"back from build metadata", plain, verify.Want{Floor: "1.0.0+x"}, verify.CheckDowngrade, "differ in build metadata only"},
 		{"version with other content", good, verify.Want{Known: map[string]bundle.Digest{"1.2.3": bundle.DigestOf(nil)}}, verify.CheckVersion, "two releases of one version"},
 		{"failed before", good, verify.Want{Bad: []string{"1.2.3"}}, verify.CheckBad, "version 1.2.3 failed on this device before"},
 		{"forced does not touch trust", other.Bundle(t, m, c), verify.Want{Forced: true}, verify.CheckSignature, ""},

@@ -66,7 +66,7 @@ func (c *collector) dockerfile(ctx context.Context, s Spec) (*root, error) {
 		}
 		return nil, fmt.Errorf("build %s with %s: %w\n%s", s.Dockerfile.File, filepath.Base(cmd.Path), err, bytes.TrimSpace(log.tail))
 	}
-	r := &root{text: s.Dockerfile.File, source: layoutSource(dir), ctx: c.ctx}
+	r := &root{text: s.Dockerfile.File, source: layoutSource(dir), ctx: c.ctx, cache: c.cache}
 	if err := r.load(); err != nil {
 		return nil, fmt.Errorf("read what %s made of %s: %w", filepath.Base(cmd.Path), s.Dockerfile.File, err)
 	}

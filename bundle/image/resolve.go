@@ -42,6 +42,7 @@ type root struct {
 	images []candidate
 	source source
 	ctx    context.Context // also bounds reads that come after resolve
+	cache  *layerCache
 
 	once sync.Once
 	err  error
@@ -77,7 +78,7 @@ func (c *collector) resolve(ctx context.Context, s Spec, text string) (*root, er
 	c.mu.Lock()
 	r, ok := c.roots[key]
 	if !ok {
-		r = &root{text: text, ctx: c.ctx}
+		r = &root{text: text, ctx: c.ctx, cache: c.cache}
 		c.roots[key] = r
 	}
 	c.mu.Unlock()
@@ -256,11 +257,11 @@ func (r *root) read(d v1.Descriptor, raw []byte) (*found, error) {
 	if layers, ids := len(img.manifest.Layers), len(img.config.RootFS.DiffIDs); layers != ids {
 		return nil, fmt.Errorf("image has %d layers and %d diffIDs", layers, ids)
 	}
-	for _, l := range img.manifest.Layers {
+	for i, l := range img.manifest.Layers {
 		if err := checkLayer(l); err != nil {
 			return nil, err
 		}
-		img.layers = append(img.layers, r.source.layer(r.ctx, l))
+		img.layers = append(img.layers, r.cache.checked(r.ctx, l, img.config.RootFS.DiffIDs[i], r.source.layer(r.ctx, l)))
 	}
 	return img, nil
 }

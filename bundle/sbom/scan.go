@@ -123,7 +123,8 @@ func (s *scanner) layer(ctx context.Context, open func() (io.ReadCloser, error))
 	for t := tar.NewReader(r); ; {
 		h, err := t.Next()
 		if errors.Is(err, io.EOF) {
-			return nil
+			_, err := io.Copy(io.Discard, r) // checksums come last
+			return err
 		}
 		if err != nil {
 			return err

@@ -117,7 +117,7 @@ func (a *app) verify(ctx context.Context, paths []string, flags verifyFlags) err
 				fmt.Fprintf(w, "ok: %s is signed by %s\n", v.File, v.Signer)
 				continue
 			}
-			fmt.Fprintf(w, "ok: %s %s, signed by %s\n  manifest  %s\n  platforms %s\n  size      %s, every byte checked\n",
+			fmt.Fprintf(w, "ok: %s %s, signed by %s\n  manifest  %s\n  platforms %s\n  size      %s, every byte as signed\n",
 				v.App, v.Version, v.Signer, v.Manifest, joinPlatforms(v.Platforms), ui.Bytes(v.Size))
 		}
 	})

@@ -388,7 +388,7 @@ func (j *Journal) Commit(_ context.Context, id string, at time.Time) error {
 		j.State.Bad = slices.DeleteFunc(j.State.Bad, func(v string) bool { return v == to.Version })
 		a, errA := bundle.ParseVersion(to.Version)
 		b, errB := bundle.ParseVersion(j.State.Floor)
-		if errA == nil && (errB != nil || a.GreaterThan(b)) {
+		if errA == nil && (errB != nil || !b.GreaterThan(a)) {
 			j.State.Floor = to.Version
 		}
 	})

@@ -291,8 +291,9 @@ func (s *Store) Forget(ctx context.Context, dirs []string) error {
 	return nil
 }
 
-// raise returns the higher one of floor and version, by SemVer. Build metadata
-// does not count.
+// raise returns the higher one of floor and version, by SemVer. Build metadata has no
+// order: of two versions that differ in nothing else, the later one counts, because
+// the operator forced it.
 func raise(floor, version string) (string, error) {
 	v, err := bundle.ParseVersion(version)
 	if err != nil {
@@ -305,10 +306,10 @@ func raise(floor, version string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("read floor: %w", err)
 	}
-	if v.GreaterThan(f) {
-		return version, nil
+	if f.GreaterThan(v) {
+		return floor, nil
 	}
-	return floor, nil
+	return version, nil
 }
 
 func checkStatus(old, next installer.Status) error {

@@ -181,7 +181,7 @@ func TestFloor(t *testing.T) {
 		{"2.1.0-rc.9 2.1.0-rc.10", "2.1.0-rc.10"},
 		{"2.1.0-rc.10 2.1.0-rc.9", "2.1.0-rc.10"},
 		{"2.1.0-alpha 2.1.0-1", "2.1.0-alpha"},
-		{"2.1.0+a 2.1.0+b", "2.1.0+a"}, // equal in SemVer
+		{"2.1.0+a 2.1.0+b", "2.1.0+b"}, // equal in SemVer: that of the operator's choice
 		{"1.0.0 0.9.0 3.0.0 2.0.0", "3.0.0"},
 	} {
 		s := newStore(t)
