@@ -22,7 +22,7 @@ type Facts struct {
 	EnvChanged []string               // keys that get another value
 	Files      int64                  // bytes of the release's own files
 	FilesFree  int64                  // available where they are kept, and backups
-	Backup     int64                  // bytes of the backup before; 0 when there is none
+	Backup     int64                  // bytes that a backup is thought to need
 	Services   []ServiceChange        // nil when it is not known
 	PortsTaken []string               // that a first installation would need
 	RunsSince  time.Time              // when the release that runs was made; zero when none runs
@@ -107,7 +107,7 @@ type Plan struct {
 	// EnvHelp says what the keys of EnvMissing are for, where that is known.
 	EnvHelp    map[string]string `json:"env_help,omitempty"`
 	Backup     []string          `json:"backup,omitempty"`       // what is saved before the switch
-	BackupSize int64             `json:"backup_bytes,omitempty"` // of the backup before
+	BackupSize int64             `json:"backup_bytes,omitempty"` // that this is thought to need
 	RollbackTo string            `json:"rollback_to,omitempty"`
 	Migration  bundle.Migration  `json:"migration,omitempty"`
 	// Irreversible says that going back brings back the data saved before.

@@ -64,7 +64,8 @@ func signer(t testing.TB, name string) *verifytest.Signer {
 //	sick=yes          never gets healthy
 //	eats=yes          spoils the items of the release before when it starts
 //	loops=yes         its second service ends over and over
-//	save=KIND         its items are saved as volume, command or mysql
+//	swaps=yes         puts a link in the place of its uploads when it is told to end
+//	save=KIND         its items are saved as volume, command or mysql; uploads is the volume's directory of that name
 //	of=DIR,DIR        its image has the layers of OCI layouts, the last one at the bottom, and no program of ours
 //	migration=M       reversible or irreversible
 //	restore=R         never, ask or always
@@ -156,6 +157,9 @@ func tinyRelease(ts *testscript.TestScript, version string, o map[string]string)
 	if o["eats"] != "" {
 		text += " eats"
 	}
+	if o["swaps"] != "" {
+		text += " swaps"
+	}
 	if o["loops"] != "" {
 		text, health.Retries = text+" loops", 4
 	}
@@ -222,6 +226,8 @@ func tinyRelease(ts *testscript.TestScript, version string, o map[string]string)
 	switch o["save"] {
 	case "volume":
 		m.Device.Backup = []bundle.Backup{{Volume: &bundle.Volume{Service: "app", Path: "/data"}}}
+	case "uploads":
+		m.Device.Backup = []bundle.Backup{{Volume: &bundle.Volume{Service: "app", Path: "/data/uploads"}}}
 	case "command":
 		m.Device.Backup = []bundle.Backup{{Command: &bundle.BackupCommand{Service: "app", Save: []string{"tiny", "save"}, Restore: []string{"tiny", "load"}}}}
 	case "mysql":

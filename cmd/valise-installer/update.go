@@ -566,7 +566,7 @@ func printPlan(w io.Writer, p *installer.Plan) {
 		fmt.Fprintf(w, "  saved first   %s\n", b)
 	}
 	if p.BackupSize > 0 {
-		fmt.Fprintf(w, "                the last backup had %s\n", ui.Bytes(p.BackupSize))
+		fmt.Fprintf(w, "                about %s\n", ui.Bytes(p.BackupSize))
 	}
 	if p.Migration != "" {
 		fmt.Fprintf(w, "  migration     %s\n", p.Migration)

@@ -23,6 +23,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/valise-ota/valise/bundle"
 )
 
@@ -36,11 +38,47 @@ type Execer interface {
 // Deps is how a backup reaches the app.
 type Deps struct {
 	Execer
-	// HostPath is where on this device a path in a volume of a service is.
-	HostPath func(ctx context.Context, service, path string) (string, error)
+	// HostPath is where on this device a path in a volume of a service is: a
+	// directory that no container can put anything else in the place of, and a
+	// path below it, of which containers may have made what they like.
+	HostPath func(ctx context.Context, service, path string) (source, below string, err error)
 	// Pause stops the containers that use a directory of this device from
 	// running on, until resume.
 	Pause func(ctx context.Context, hostPath string) (resume func() error, err error)
+	// MaxPause is how long they stand still at most; 0 is the package's MaxPause.
+	MaxPause time.Duration
+}
+
+const (
+	// MaxPause is how long containers are paused at most. Then the backup fails,
+	// and they go on.
+	MaxPause = 30 * time.Minute
+	// maxTime is how long one backup, or what brings it back, may take: whatever
+	// a container does, it cannot hold up this device for ever.
+	maxTime = 6 * time.Hour
+	// keepFree is how many bytes a backup leaves free on its disk.
+	keepFree = 64 << 20
+)
+
+// limited gives do a time limit, whose end err explains.
+func limited(ctx context.Context, limit time.Duration, what string, do func(context.Context) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("%s for more than %s, which is the limit", what, limit))
+	defer cancel()
+	err := do(ctx)
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// still runs do while the containers that may write to a directory are paused.
+func (d Deps) still(ctx context.Context, dir string, do func(context.Context) error) (err error) {
+	resume, err := d.Pause(ctx, dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, resume()) }()
+	return limited(ctx, cmp.Or(d.MaxPause, MaxPause), "the containers that use it were paused", do)
 }
 
 // Item is one finished backup and pins its content.
@@ -49,6 +87,7 @@ type Item struct {
 	Size   int64         `json:"size"` // bytes
 	Digest bundle.Digest `json:"digest"`
 	Backup bundle.Backup `json:"backup"`
+	Raw    int64         `json:"raw_bytes,omitempty"` // of files, before they were compressed
 }
 
 // Set is all that was saved for one record.
@@ -183,18 +222,62 @@ func (d Deps) save(ctx context.Context, dir *os.Root, set Set, b bundle.Backup, 
 	if !namePattern.MatchString(item.Name) {
 		return Item{}, fmt.Errorf("name is %.200q, want NUMBER-RECORD-VERSION-SERVICE%s", item.Name, suffixes[name])
 	}
-	return item, writeFile(dir, item.Name, func(f *os.File) error {
-		w := &writer{f: f, progress: progress}
-		sum := sha256.New()
-		if err := k.save(ctx, io.MultiWriter(w, sum)); err != nil {
-			return err
+	err = limited(ctx, maxTime, "it was saved", func(ctx context.Context) error {
+		if m, ok := k.(measurer); ok {
+			if item.Raw, err = m.measure(ctx); err != nil {
+				return err
+			}
 		}
-		item.Size, item.Digest = w.done, digest(sum.Sum(nil))
-		if _, err := f.Seek(0, io.SeekStart); err != nil {
-			return err
-		}
-		return k.check(ctx, f)
+		return writeFile(dir, item.Name, func(f *os.File) error {
+			w := &writer{f: f, progress: progress}
+			sum := sha256.New()
+			if err := k.save(ctx, io.MultiWriter(w, sum)); err != nil {
+				return err
+			}
+			item.Size, item.Digest = w.done, digest(sum.Sum(nil))
+			if _, err := f.Seek(0, io.SeekStart); err != nil {
+				return err
+			}
+			return k.check(ctx, f)
+		})
 	})
+	return item, err
+}
+
+// measurer is a kind that knows what there is to save, in bytes, before it is
+// read.
+type measurer interface {
+	measure(ctx context.Context) (int64, error)
+}
+
+// Estimate is how many bytes the next set will need: as much as the last one,
+// grown as the files have. What cannot be measured now counts as it was then.
+func Estimate(ctx context.Context, d Deps, backups []bundle.Backup, last Set) (n int64) {
+	for _, b := range backups {
+		var before Item
+		if i := slices.IndexFunc(last.Items, func(i Item) bool { return Describe(i.Backup) == Describe(b) }); i >= 0 {
+			before = last.Items[i]
+		}
+		k, err := d.kind(nil, b)
+		m, ok := k.(measurer)
+		if err != nil || !ok {
+			n += before.Size
+			continue
+		}
+		raw, err := m.measure(ctx)
+		switch {
+		case err != nil:
+			n += before.Size
+		case before.Raw > 0:
+			n += int64(float64(raw) * float64(before.Size) / float64(before.Raw))
+		default:
+			n += raw
+		}
+		if err == nil && b.SQLite != nil {
+			n += raw // its copy, for a while
+		}
+	}
+	return n
 }
 
 // writeFile gives a file its name when write has ended well and all is durable.
@@ -255,7 +338,7 @@ func (d Deps) restore(ctx context.Context, dir *os.Root, item Item) error {
 	}
 	defer f.Close()
 	sum := sha256.New()
-	n, err := io.Copy(sum, f)
+	n, err := copyAll(ctx, sum, f)
 	if err != nil {
 		return err
 	}
@@ -265,10 +348,12 @@ func (d Deps) restore(ctx context.Context, dir *os.Root, item Item) error {
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	if err := wait(ctx, k.ready); err != nil {
-		return err
-	}
-	return k.restore(ctx, f)
+	return limited(ctx, maxTime, "it was brought back", func(ctx context.Context) error {
+		if err := wait(ctx, k.ready); err != nil {
+			return err
+		}
+		return k.restore(ctx, f)
+	})
 }
 
 // startTime is how long a service may take until it can be restored.
@@ -443,7 +528,7 @@ func syncDir(dir *os.Root) error {
 	return d.Sync()
 }
 
-// writer counts what goes to the file.
+// writer counts what goes to the file, and leaves room on its disk.
 type writer struct {
 	f        *os.File
 	done     int64
@@ -451,8 +536,23 @@ type writer struct {
 }
 
 func (w *writer) Write(p []byte) (int, error) {
+	if err := room(w.f, int64(len(p))); err != nil {
+		return 0, err
+	}
 	n, err := w.f.Write(p)
 	w.done += int64(n)
 	w.progress(w.done)
 	return n, err
+}
+
+// room fails when n bytes more on the disk of f would leave too little of it.
+func room(f *os.File, n int64) error {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
+		return fmt.Errorf("measure free space of %s: %w", f.Name(), err)
+	}
+	if free := int64(st.Bavail) * int64(st.Bsize); free-keepFree < n {
+		return fmt.Errorf("not enough space for backups: %d bytes free, of which %d stay free, and %d more needed", free, keepFree, n)
+	}
+	return nil
 }

@@ -90,7 +90,7 @@ func TestSaveAndRestore(t *testing.T) {
 	var progress int64
 	set, err := Save(t.Context(), Deps{Execer: fakeDB{t, map[string]func(io.Reader, io.Writer) error{cmdDump: write(content), cmdCheck: expect(content)}}},
 		dir, head, shopOnly, func(n int64) { progress = n })
-	want := Item{name, int64(len(content)), bundle.DigestOf([]byte(content)), shopOnly[0]}
+	want := Item{name, int64(len(content)), bundle.DigestOf([]byte(content)), shopOnly[0], 0}
 	if err != nil || len(set.Items) != 1 || set.Items[0] != want || progress != want.Size || set.Size() != want.Size {
 		t.Fatalf("Save: %+v, %v, progress %d", set, err, progress)
 	}
@@ -130,7 +130,7 @@ func TestSaveAndRestore(t *testing.T) {
 func TestRestoreFailures(t *testing.T) {
 	dir := openRoot(t)
 	dir.WriteFile("000001-x-1.0.0-db.dump", []byte("PGDMP"), 0o600)
-	set := Set{Items: []Item{{"000001-x-1.0.0-db.dump", 5, bundle.DigestOf([]byte("PGDMP")), shopOnly[0]}}}
+	set := Set{Items: []Item{{"000001-x-1.0.0-db.dump", 5, bundle.DigestOf([]byte("PGDMP")), shopOnly[0], 0}}}
 	cause := errors.New("exit status 3")
 	drain := func(r io.Reader, _ io.Writer) error { _, err := io.Copy(io.Discard, r); return err }
 	for name, run := range map[string]map[string]func(io.Reader, io.Writer) error{

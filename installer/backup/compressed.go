@@ -24,7 +24,7 @@ func compress(w io.Writer, save func(io.Writer) error) error {
 
 // inflate gives read the content of a gzip file and then reads to its end, where
 // the checksum stands.
-func inflate(f *os.File, read func(io.Reader) error) error {
+func inflate(ctx context.Context, f *os.File, read func(io.Reader) error) error {
 	zr, err := gzip.NewReader(f)
 	if err != nil {
 		return err
@@ -32,8 +32,24 @@ func inflate(f *os.File, read func(io.Reader) error) error {
 	if err := read(zr); err != nil {
 		return err
 	}
-	_, err = io.Copy(io.Discard, zr)
+	_, err = copyAll(ctx, io.Discard, zr)
 	return err
+}
+
+// copyAll is io.Copy that ends with ctx.
+func copyAll(ctx context.Context, w io.Writer, r io.Reader) (n int64, err error) {
+	for {
+		if ctx.Err() != nil {
+			return n, context.Cause(ctx)
+		}
+		done, err := io.CopyN(w, r, copyStep)
+		if n += done; err == io.EOF {
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
+	}
 }
 
 // command saves data in a way of the release's own.
@@ -48,12 +64,12 @@ func (c command) save(ctx context.Context, w io.Writer) error {
 
 // check knows only that all was written that the command gave: what is in it the
 // command knows.
-func (c command) check(_ context.Context, f *os.File) error {
-	return inflate(f, func(io.Reader) error { return nil })
+func (c command) check(ctx context.Context, f *os.File) error {
+	return inflate(ctx, f, func(io.Reader) error { return nil })
 }
 
 func (c command) restore(ctx context.Context, f *os.File) error {
-	return inflate(f, func(r io.Reader) error { return c.x.Exec(ctx, c.Service, c.Restore, r, io.Discard) })
+	return inflate(ctx, f, func(r io.Reader) error { return c.x.Exec(ctx, c.Service, c.Restore, r, io.Discard) })
 }
 
 func (c command) ready(context.Context) error { return nil }

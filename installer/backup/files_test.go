@@ -19,10 +19,10 @@ import (
 	"github.com/valise-ota/valise/bundle"
 )
 
-// onHost says that every path of a container is below host, and counts pauses.
+// onHost says that host is mounted at the root of a container, and counts pauses.
 func onHost(host string, paused *int) Deps {
 	return Deps{
-		HostPath: func(_ context.Context, _, path string) (string, error) { return filepath.Join(host, path), nil },
+		HostPath: func(_ context.Context, _, path string) (string, string, error) { return host, path[1:], nil },
 		Pause: func(context.Context, string) (func() error, error) {
 			*paused++
 			return func() error { *paused--; return nil }, nil
@@ -30,7 +30,7 @@ func onHost(host string, paused *int) Deps {
 	}
 }
 
-func exec(t *testing.T, db *sql.DB, query string) {
+func execute(t *testing.T, db *sql.DB, query string) {
 	t.Helper()
 	if _, err := db.Exec(query); err != nil {
 		t.Fatal(err)
@@ -46,9 +46,9 @@ func TestSQLite(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer db.Close()
-	exec(t, db, "PRAGMA journal_mode=wal")
-	exec(t, db, "CREATE TABLE item (name TEXT)")
-	exec(t, db, "INSERT INTO item VALUES ('tea')")
+	execute(t, db, "PRAGMA journal_mode=wal")
+	execute(t, db, "CREATE TABLE item (name TEXT)")
+	execute(t, db, "INSERT INTO item VALUES ('tea')")
 	if err := os.Chmod(file, 0o640); err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +61,7 @@ func TestSQLite(t *testing.T) {
 	if got := ls(t, dir); len(got) != 2 || got[0] != "000001-019x-1.0.0-app.sqlite.gz" {
 		t.Errorf("files: %q", got)
 	}
-	exec(t, db, "DROP TABLE item") // still in the log
+	execute(t, db, "DROP TABLE item") // still in the log
 	db.Close()
 	if err := os.WriteFile(file+"-journal", []byte("of the old file"), 0o600); err != nil {
 		t.Fatal(err)

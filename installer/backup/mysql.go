@@ -47,9 +47,9 @@ func (m mysql) save(ctx context.Context, w io.Writer) error {
 // mysqlEnd is in the last line of every complete dump.
 const mysqlEnd = "-- Dump completed"
 
-func (m mysql) check(_ context.Context, f *os.File) error {
+func (m mysql) check(ctx context.Context, f *os.File) error {
 	end := &tail{limit: 1 << 10}
-	if err := inflate(f, func(r io.Reader) error { _, err := io.Copy(end, r); return err }); err != nil {
+	if err := inflate(ctx, f, func(r io.Reader) error { _, err := copyAll(ctx, end, r); return err }); err != nil {
 		return err
 	}
 	if !bytes.Contains(end.b, []byte(mysqlEnd)) {
@@ -59,7 +59,7 @@ func (m mysql) check(_ context.Context, f *os.File) error {
 }
 
 func (m mysql) restore(ctx context.Context, f *os.File) error {
-	return inflate(f, func(r io.Reader) error {
+	return inflate(ctx, f, func(r io.Reader) error {
 		return m.exec(ctx, "mysql", "mariadb", []string{"--batch"}, r, io.Discard)
 	})
 }

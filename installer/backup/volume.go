@@ -6,201 +6,384 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
+	"math"
 	"os"
 	"path"
+	"path/filepath"
 	"strings"
-	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/valise-ota/valise/bundle"
 )
 
-// volume is all files of a directory. Owners, modes, times and links come back;
-// extended attributes and sparseness do not, and sockets and devices are no data.
+// volume is all files of a directory. Owners, modes, times, links and holes come
+// back; extended attributes do not, and sockets, pipes and devices are no data.
 type volume struct {
 	bundle.Volume
 	d Deps
 }
 
-func (v volume) open(ctx context.Context) (*os.Root, string, error) {
-	host, err := v.d.HostPath(ctx, v.Service, v.Path)
-	if err != nil {
-		return nil, "", err
-	}
-	root, err := os.OpenRoot(host)
-	return root, host, err
-}
+// maxFiles is how many files, directories and links of a volume are saved.
+const maxFiles = 10_000_000
 
-func (v volume) save(ctx context.Context, w io.Writer) (err error) {
-	root, host, err := v.open(ctx)
+var errTooMany = fmt.Errorf("there are more than %d files in it", maxFiles)
+
+func (v volume) save(ctx context.Context, w io.Writer) error {
+	source, below, err := v.d.HostPath(ctx, v.Service, v.Path)
 	if err != nil {
 		return err
 	}
-	defer root.Close()
-	resume, err := v.d.Pause(ctx, host)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, resume()) }()
-	return compress(w, func(w io.Writer) error {
-		tw := tar.NewWriter(w)
-		err := fs.WalkDir(root.FS(), ".", func(name string, _ fs.DirEntry, err error) error {
-			if err == nil {
-				err = ctx.Err()
-			}
-			if err != nil {
-				return err
-			}
-			return addFile(tw, root, name)
-		})
+	return v.d.still(ctx, filepath.Join(source, below), func(ctx context.Context) error {
+		root, err := descend(ctx, source, below, false)
 		if err != nil {
 			return err
 		}
-		return tw.Close()
+		defer root.Close()
+		return compress(w, func(w io.Writer) error {
+			a := archiver{w: w, tw: tar.NewWriter(w), left: maxFiles}
+			if err := a.dir(ctx, root, ".", 0); err != nil {
+				return err
+			}
+			return a.tw.Close()
+		})
 	})
 }
 
-func addFile(tw *tar.Writer, root *os.Root, name string) error {
-	info, err := root.Lstat(name)
+// archiver writes a tree as tar.
+type archiver struct {
+	w    io.Writer
+	tw   *tar.Writer
+	left int // entries
+}
+
+func (a *archiver) dir(ctx context.Context, d dir, name string, depth int) error {
+	if depth > maxDepth {
+		return fmt.Errorf("%.200s... is more than %d directories deep", name, maxDepth)
+	}
+	st, err := d.stat()
 	if err != nil {
 		return err
 	}
-	link := ""
-	switch info.Mode().Type() {
-	case 0, fs.ModeDir:
-	case fs.ModeSymlink:
-		if link, err = root.Readlink(name); err != nil {
+	if err := a.header(name+"/", st, tar.Header{Typeflag: tar.TypeDir}); err != nil {
+		return err
+	}
+	return d.each(ctx, func(entry string) error {
+		if a.left--; a.left < 0 {
+			return errTooMany
+		}
+		return a.entry(ctx, d, entry, path.Join(name, entry), depth)
+	})
+}
+
+func (a *archiver) entry(ctx context.Context, d dir, entry, name string, depth int) error {
+	st, err := d.lstat(entry)
+	if err != nil {
+		return err
+	}
+	switch kindOf(st) {
+	case unix.S_IFDIR:
+		sub, err := d.enter(entry)
+		if err != nil {
 			return err
 		}
-	default:
-		return nil
+		defer sub.Close()
+		return a.dir(ctx, sub, name, depth+1)
+	case unix.S_IFLNK:
+		to := make([]byte, unix.PathMax)
+		n, err := unix.Readlinkat(d.fd(), entry, to)
+		if err != nil {
+			return d.fail("readlink", entry, err)
+		}
+		return a.header(name, st, tar.Header{Typeflag: tar.TypeSymlink, Linkname: string(to[:n])})
+	case unix.S_IFREG:
+		f, st, err := d.file(entry)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		return a.file(ctx, f, name, st)
 	}
-	h, err := tar.FileInfoHeader(info, link)
+	return nil
+}
+
+// file writes what f has, without its holes.
+func (a *archiver) file(ctx context.Context, f *os.File, name string, st unix.Stat_t) error {
+	data, err := extents(f, st)
 	if err != nil {
 		return err
 	}
-	h.Name, h.Format = name, tar.FormatPAX
-	if info.IsDir() {
-		h.Name += "/"
+	if len(data) == 1 && data[0].length == st.Size || st.Size == 0 {
+		if err := a.header(name, st, tar.Header{Typeflag: tar.TypeReg, Size: st.Size}); err != nil {
+			return err
+		}
+		return copyData(ctx, a.tw, f, data)
 	}
-	if err := tw.WriteHeader(h); err != nil || !info.Mode().IsRegular() {
+	if err := a.tw.Flush(); err != nil {
 		return err
 	}
-	f, err := root.Open(name)
-	if err != nil {
+	if _, err := a.w.Write(sparseHeader(name, st, data)); err != nil {
 		return err
 	}
-	defer f.Close()
-	_, err = io.Copy(tw, f)
+	if err := copyData(ctx, a.w, f, data); err != nil {
+		return err
+	}
+	_, err = a.w.Write(make([]byte, padding(size(data))))
 	return err
 }
 
-func (v volume) check(_ context.Context, f *os.File) error {
-	return inflate(f, func(r io.Reader) error {
-		return eachEntry(r, func(_ *tar.Header, r io.Reader) error { _, err := io.Copy(io.Discard, r); return err })
+func (a *archiver) header(name string, st unix.Stat_t, h tar.Header) error {
+	h.Name, h.Format = name, tar.FormatPAX
+	h.Mode, h.Uid, h.Gid = int64(st.Mode&0o7777), int(st.Uid), int(st.Gid)
+	h.ModTime = time.Unix(st.Mtim.Unix())
+	return a.tw.WriteHeader(&h)
+}
+
+func copyData(ctx context.Context, w io.Writer, f *os.File, data []extent) error {
+	for _, x := range data {
+		if _, err := f.Seek(x.offset, io.SeekStart); err != nil {
+			return err
+		}
+		if err := copyN(ctx, w, f, x.length); err != nil {
+			return fmt.Errorf("read %s: %w", f.Name(), err)
+		}
+	}
+	return nil
+}
+
+// copyN copies n bytes, and ends with ctx.
+func copyN(ctx context.Context, w io.Writer, r io.Reader, n int64) error {
+	for n > 0 {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		done, err := io.CopyN(w, r, min(n, copyStep))
+		if n -= done; err == io.EOF {
+			return io.ErrUnexpectedEOF
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+const copyStep = 1 << 20 // bytes between two looks at a context
+
+func (v volume) check(ctx context.Context, f *os.File) error {
+	return inflate(ctx, f, func(r io.Reader) error {
+		return eachEntry(r, func(_ *tar.Header, data []extent) error { return copyN(ctx, io.Discard, r, size(data)) })
 	})
 }
 
-func eachEntry(r io.Reader, do func(*tar.Header, io.Reader) error) error {
-	for tr := tar.NewReader(r); ; {
-		h, err := tr.Next()
+// eachEntry reads an archive that save made. do has to read from r what data says.
+func eachEntry(r io.Reader, do func(h *tar.Header, data []extent) error) error {
+	for {
+		// The reader would give the holes of a file as zeros, and look at
+		// terabytes of them. It reads no more than a header, so the content is
+		// taken from behind its back, and the next header is for a new one.
+		h, err := tar.NewReader(r).Next()
 		if err == io.EOF {
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		if err := do(h, tr); err != nil {
-			return fmt.Errorf("%s: %w", h.Name, err)
+		data, err := dataOf(h)
+		if err == nil {
+			err = do(h, data)
+		}
+		if err == nil {
+			_, err = io.CopyN(io.Discard, r, padding(size(data)))
+		}
+		if err != nil {
+			return fmt.Errorf("%.200q: %w", h.Name, err)
 		}
 	}
 }
 
-// restore empties the directory and fills it again.
+// restore empties the directory and fills it again. What else lies in its place
+// goes.
 func (v volume) restore(ctx context.Context, f *os.File) error {
-	root, _, err := v.open(ctx)
+	source, below, err := v.d.HostPath(ctx, v.Service, v.Path)
+	if err != nil {
+		return err
+	}
+	root, err := descend(ctx, source, below, true)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	entries, err := fs.ReadDir(root.FS(), ".")
-	if err != nil {
+	if err := root.clear(ctx); err != nil {
 		return err
 	}
-	for _, e := range entries {
-		if err := root.RemoveAll(e.Name()); err != nil {
-			return err
-		}
+	x := extractor{root: root, at: root, dir: "."}
+	defer x.close()
+	var fs unix.Statfs_t
+	if err := unix.Fstatfs(root.fd(), &fs); err != nil {
+		return err
 	}
-	if err := inflate(f, func(r io.Reader) error {
-		return eachEntry(r, func(h *tar.Header, r io.Reader) error {
-			if err := ctx.Err(); err != nil {
-				return err
+	if fs.Flags&unix.ST_NOSUID != 0 {
+		x.masked = unix.S_ISUID | unix.S_ISGID
+	}
+	if err := inflate(ctx, f, func(r io.Reader) error {
+		return eachEntry(r, func(h *tar.Header, data []extent) error {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
 			}
-			return extract(root, h, r)
+			return x.entry(ctx, h, r, data)
 		})
 	}); err != nil {
 		return err
 	}
-	d, err := root.Open(".")
+	return syncFS(root.File)
+}
+
+// extractor writes a tree. The archive is our own, the names in it are a
+// container's, and other containers may be at work in the same directory.
+type extractor struct {
+	root   dir
+	at     dir    // the directory written to last
+	dir    string // its name
+	masked uint32 // bits of modes that files do not get
+}
+
+func (x *extractor) close() {
+	if x.dir != "." {
+		x.at.Close()
+	}
+}
+
+// parent opens the directory of an entry.
+func (x *extractor) parent(name string) (dir, error) {
+	if parent := path.Dir(name); parent != x.dir {
+		x.close()
+		x.at, x.dir = x.root, "."
+		at := x.root
+		for part := range strings.SplitSeq(parent, "/") {
+			if part == "." {
+				break
+			}
+			next, err := at.enter(part)
+			if at != x.root {
+				at.Close()
+			}
+			if err != nil {
+				return dir{}, err
+			}
+			at = next
+		}
+		x.at, x.dir = at, parent
+	}
+	return x.at, nil
+}
+
+func (x *extractor) entry(ctx context.Context, h *tar.Header, r io.Reader, data []extent) error {
+	name := path.Clean(strings.TrimSuffix(h.Name, "/"))
+	if !filepath.IsLocal(name) {
+		return errors.New("its name leads out of the directory")
+	}
+	at, err := x.parent(name)
 	if err != nil {
 		return err
 	}
-	defer d.Close()
-	return syncFS(d)
-}
-
-// extract writes one entry. The archive is our own; root keeps it in the volume
-// all the same.
-func extract(root *os.Root, h *tar.Header, r io.Reader) error {
-	name, mode := path.Clean(strings.TrimSuffix(h.Name, "/")), h.FileInfo().Mode()
+	base := path.Base(name)
+	times := []unix.Timespec{unix.NsecToTimespec(h.ModTime.UnixNano()), unix.NsecToTimespec(h.ModTime.UnixNano())}
+	var f *os.File
+	mode := uint32(h.Mode & 0o7777)
 	switch h.Typeflag {
-	case tar.TypeDir:
-		if err := root.Mkdir(name, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-			return err
-		}
 	case tar.TypeSymlink:
-		if err := root.Symlink(h.Linkname, name); err != nil {
+		if err := unix.Symlinkat(h.Linkname, at.fd(), base); err != nil {
 			return err
 		}
-		return root.Lchown(name, h.Uid, h.Gid)
-	default:
-		f, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+		if err := unix.Fchownat(at.fd(), base, h.Uid, h.Gid, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+			return err
+		}
+		return unix.UtimesNanoAt(at.fd(), base, times, unix.AT_SYMLINK_NOFOLLOW)
+	case tar.TypeDir:
+		d, err := at.mkdir(ctx, base) // "." is there
 		if err != nil {
 			return err
 		}
-		defer f.Close()
-		if _, err := io.Copy(f, r); err != nil {
+		f = d.File
+	case tar.TypeReg:
+		if f, err = at.create(base); err != nil {
+			return err
+		}
+		mode &^= x.masked
+	default:
+		return fmt.Errorf("is of type %q, which is never saved", h.Typeflag)
+	}
+	defer f.Close()
+	if h.Typeflag == tar.TypeReg {
+		if err := fill(ctx, f, h.Size, r, data); err != nil {
 			return err
 		}
 	}
-	if err := root.Lchown(name, h.Uid, h.Gid); err != nil {
+	if err := f.Chown(h.Uid, h.Gid); err != nil {
 		return err
 	}
-	if err := root.Chmod(name, mode); err != nil { // after chown, which takes setuid away
+	if err := unix.Fchmod(int(f.Fd()), mode); err != nil { // after chown, which takes setuid away
 		return err
 	}
-	return root.Chtimes(name, h.ModTime, h.ModTime)
+	return unix.UtimesNanoAt(at.fd(), base, times, unix.AT_SYMLINK_NOFOLLOW)
+}
+
+// fill writes the content of a file of size bytes, with its holes.
+func fill(ctx context.Context, f *os.File, size int64, r io.Reader, data []extent) error {
+	if err := f.Truncate(size); err != nil {
+		return err
+	}
+	for _, d := range data {
+		if _, err := f.Seek(d.offset, io.SeekStart); err != nil {
+			return err
+		}
+		if err := copyN(ctx, f, r, d.length); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (v volume) ready(context.Context) error { return nil }
 
-// own gives f the owner and mode of like.
-func own(f *os.File, like fs.FileInfo) error {
-	st, ok := like.Sys().(*syscall.Stat_t)
-	if !ok {
-		return errors.New("no owner known")
+// measure is what save would read, in bytes.
+func (v volume) measure(ctx context.Context) (n int64, err error) {
+	source, below, err := v.d.HostPath(ctx, v.Service, v.Path)
+	if err != nil {
+		return 0, err
 	}
-	if err := f.Chown(int(st.Uid), int(st.Gid)); err != nil {
-		return err
+	root, err := descend(ctx, source, below, false)
+	if err != nil {
+		return 0, err
 	}
-	mode := like.Mode().Perm()
-	if like.IsDir() {
-		mode &= 0o666
+	defer root.Close()
+	left := maxFiles
+	var walk func(d dir, depth int) error
+	walk = func(d dir, depth int) error {
+		return d.each(ctx, func(name string) error {
+			if left--; left < 0 {
+				return errTooMany
+			}
+			st, err := d.lstat(name)
+			switch {
+			case errors.Is(err, os.ErrNotExist): // the app is at work
+				return nil
+			case err == nil && kindOf(st) == unix.S_IFDIR && depth < maxDepth:
+				sub, err := d.enter(name)
+				if err != nil {
+					return nil
+				}
+				defer sub.Close()
+				return walk(sub, depth+1)
+			case err == nil && kindOf(st) == unix.S_IFREG:
+				n += min(held(st), math.MaxInt64-n)
+			}
+			return err
+		})
 	}
-	return f.Chmod(mode)
+	return n, walk(root, 0)
 }
 
 func syncFS(f *os.File) error {

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"path/filepath"
 	"slices"
 
 	"github.com/valise-ota/valise/bundle"
@@ -60,15 +61,21 @@ func (a *App) Resume(ctx context.Context, from installer.Release) error {
 	}
 	c := a.running(m, from)
 	for _, b := range m.Device.Backup {
-		if b.Volume == nil {
+		var service, file string
+		switch {
+		case b.Volume != nil:
+			service, file = b.Volume.Service, b.Volume.Path
+		case b.SQLite != nil:
+			service, file = b.SQLite.Service, b.SQLite.Path
+		default:
 			continue
 		}
-		host, err := c.HostPath(ctx, b.Volume.Service, b.Volume.Path)
+		source, below, err := c.HostPath(ctx, service, file)
 		if errors.Is(err, docker.ErrNoContainer) {
 			continue // nothing is stopped then
 		}
 		if err == nil {
-			err = a.Engine.Resume(ctx, host)
+			err = a.Engine.Resume(ctx, filepath.Join(source, below))
 		}
 		if err != nil {
 			return err

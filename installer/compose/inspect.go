@@ -13,12 +13,14 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/environ"
 	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/backup"
 	"github.com/valise-ota/valise/installer/docker"
 	"github.com/valise-ota/valise/verify"
 )
@@ -76,7 +78,7 @@ func (a *App) Inspect(ctx context.Context, rel *verify.Release, st installer.Sta
 		return f, err
 	}
 	f.EnvMissing = env.Missing(required(m, text))
-	if err := a.inspectDisk(&f, m, st); err != nil {
+	if err := a.inspectDisk(ctx, &f, m, st); err != nil {
 		return f, err
 	}
 	if a.Command != nil && !a.Hurry && len(f.EnvMissing) == 0 {
@@ -144,9 +146,12 @@ func required(m *bundle.Manifest, compose []byte) []string {
 	return slices.Compact(keys)
 }
 
+// measureTime is how long planning looks at the files that would be saved.
+const measureTime = 30 * time.Second
+
 // inspectDisk measures what the app's own file system has and needs: the
-// release's files, and a backup like the one before.
-func (a *App) inspectDisk(f *installer.Facts, m *bundle.Manifest, st installer.State) error {
+// release's files, and a backup.
+func (a *App) inspectDisk(ctx context.Context, f *installer.Facts, m *bundle.Manifest, st installer.State) error {
 	for _, file := range m.Files {
 		f.Files += file.Size
 	}
@@ -158,10 +163,20 @@ func (a *App) inspectDisk(f *installer.Facts, m *bundle.Manifest, st installer.S
 		return nil
 	}
 	sets, err := a.Backups()
-	if err != nil || len(sets) == 0 {
+	if err != nil {
 		return err
 	}
-	f.Backup = sets[len(sets)-1].Size()
+	var last backup.Set
+	if len(sets) > 0 {
+		last = sets[len(sets)-1]
+	}
+	old, err := a.manifest(*st.Current)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, measureTime)
+	defer cancel()
+	f.Backup = backup.Estimate(ctx, a.backupDeps(a.running(old, *st.Current)), old.Device.Backup, last)
 	return nil
 }
 

@@ -455,7 +455,7 @@ func (a *app) moveDropped(name, dir, version, reason string) error {
 	}
 	if reason != "" {
 		text := fmt.Sprintf("%s\n%s\n", a.Now().UTC().Format(time.RFC3339), plain.Text(reason))
-		if err := root.WriteFile(filepath.Join(dir, name+reasonSuffix), []byte(text), 0o644); err != nil {
+		if err := writeNew(root, filepath.Join(dir, name+reasonSuffix), text); err != nil {
 			a.log().Error("write reason", "err", err)
 		}
 	}
@@ -472,6 +472,20 @@ func (a *app) moveDropped(name, dir, version, reason string) error {
 		a.log().Error("remove old bundles", "err", err)
 	}
 	return nil
+}
+
+// writeNew writes a file. What lies there, perhaps a pipe that nobody reads, is
+// not opened but removed.
+func writeNew(root *os.Root, name, text string) error {
+	if err := root.Remove(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	return errors.Join(err, f.Close())
 }
 
 // pruneDropped keeps the newest few: bundles are large and the disk is small. Those

@@ -5,43 +5,124 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/moby/client"
 )
 
 // ErrNoContainer says that a service has no container, running or not.
 var ErrNoContainer = errors.New("the service has no container")
 
-// HostPath is where on this device a path in a volume of a service is: the
-// engine keeps its volumes here. The service needs a container, which need not
-// run.
-func (c *Compose) HostPath(ctx context.Context, service, file string) (string, error) {
-	list, err := c.Engine.client.ContainerList(ctx, client.ContainerListOptions{
-		All: true,
-		Filters: client.Filters{}.Add("label", "com.docker.compose.project="+c.Project, "com.docker.compose.service="+service,
-			"com.docker.compose.oneoff=False"),
-	})
+// HostPath is where on this device a path in a volume of a service is. source is
+// a directory that no container can put anything else in the place of: none may
+// write to what is above it. Of what is below, a container may have made what it
+// likes. The service needs a container, which need not run.
+func (c *Compose) HostPath(ctx context.Context, service, file string) (source, below string, err error) {
+	source, below, err = c.hostPath(ctx, service, path.Clean(file))
 	if err != nil {
-		return "", fmt.Errorf("find %s of service %s: %w", file, service, err)
+		return "", "", fmt.Errorf("find %s of service %s: %w", file, service, err)
 	}
-	if len(list.Items) == 0 {
-		return "", fmt.Errorf("find %s of service %s: %w", file, service, ErrNoContainer)
+	return source, below, nil
+}
+
+func (c *Compose) hostPath(ctx context.Context, service, file string) (source, below string, err error) {
+	all, elsewhere, err := c.Engine.mounted(ctx, client.ContainerListOptions{All: true})
+	if err != nil {
+		return "", "", err
 	}
-	var at, source string
-	for _, m := range list.Items[0].Mounts {
-		d := path.Clean(m.Destination)
-		if (file == d || strings.HasPrefix(file, d+"/")) && len(d) > len(at) {
-			at, source = d, m.Source
+	i := slices.IndexFunc(all, func(s container.Summary) bool {
+		return s.Labels["com.docker.compose.project"] == c.Project && s.Labels["com.docker.compose.service"] == service &&
+			s.Labels["com.docker.compose.oneoff"] == "False"
+	})
+	if i < 0 {
+		return "", "", ErrNoContainer
+	}
+	var at container.MountPoint
+	for _, m := range all[i].Mounts {
+		if d := path.Clean(m.Destination); within(file, d) && len(d) > len(at.Destination) {
+			at, at.Destination = m, d
 		}
 	}
-	if source == "" {
-		return "", fmt.Errorf("find %s of service %s: it is in no volume, and so is gone with the container", file, service)
+	if at.Source == "" {
+		return "", "", errors.New("it is in no volume, and so is gone with the container")
 	}
-	return filepath.Join(source, strings.TrimPrefix(file, at)), nil
+	if why := elsewhere[at.Name]; at.Type == mount.TypeVolume && why != "" {
+		return "", "", fmt.Errorf("volume %s %s: save it by a command of the service", at.Name, why)
+	}
+	subpath, err := c.Engine.subpath(ctx, all[i].ID, at)
+	if err != nil {
+		return "", "", err
+	}
+	// A container that may write to a directory above decides what lies here.
+	source = at.Source
+	for _, other := range all {
+		for _, m := range other.Mounts {
+			if m.RW && m.Source != "" && m.Source != "/" && within(at.Source, m.Source) && len(m.Source) < len(source) {
+				source = m.Source
+			}
+		}
+	}
+	below = path.Join("/", strings.TrimPrefix(at.Source, source), subpath, strings.TrimPrefix(file, at.Destination))
+	return source, below[1:], nil
+}
+
+// mounted lists containers. The source of a volume that is a directory elsewhere
+// is that directory. Volumes that are not on this device's disk, or only while a
+// container runs, are those in elsewhere, with the reason.
+func (e *Engine) mounted(ctx context.Context, opts client.ContainerListOptions) (list []container.Summary, elsewhere map[string]string, err error) {
+	found, err := e.client.ContainerList(ctx, opts)
+	if err != nil {
+		return nil, nil, err
+	}
+	volumes, err := e.client.VolumeList(ctx, client.VolumeListOptions{})
+	if err != nil {
+		return nil, nil, err
+	}
+	sources, elsewhere := map[string]string{}, map[string]string{}
+	for _, v := range volumes.Items {
+		o := v.Options["o"]
+		switch {
+		case v.Driver != "local":
+			elsewhere[v.Name] = "is kept by the volume driver " + v.Driver
+		case v.Options["device"] == "" && v.Options["type"] == "":
+		case (v.Options["type"] == "" || v.Options["type"] == "none") && (o == "bind" || o == "rbind"):
+			sources[v.Name] = path.Clean(v.Options["device"])
+		default:
+			elsewhere[v.Name] = fmt.Sprintf("is mounted by the engine (type %q, options %q), and only while a container runs", v.Options["type"], o)
+		}
+	}
+	for _, s := range found.Items {
+		for i, m := range s.Mounts {
+			if source := sources[m.Name]; source != "" && m.Type == mount.TypeVolume {
+				s.Mounts[i].Source = source
+			}
+		}
+	}
+	return found.Items, elsewhere, nil
+}
+
+// subpath is the directory of a volume that is mounted, when it is not all of it.
+func (e *Engine) subpath(ctx context.Context, id string, at container.MountPoint) (string, error) {
+	if at.Type != mount.TypeVolume {
+		return "", nil
+	}
+	res, err := e.client.ContainerInspect(ctx, id, client.ContainerInspectOptions{})
+	if err != nil {
+		return "", err
+	}
+	if res.Container.HostConfig == nil {
+		return "", nil
+	}
+	for _, m := range res.Container.HostConfig.Mounts {
+		if path.Clean(m.Target) == at.Destination && m.VolumeOptions != nil {
+			return m.VolumeOptions.Subpath, nil
+		}
+	}
+	return "", nil
 }
 
 // Volumes are the names of the volumes of a compose project, whether anything
@@ -94,11 +175,11 @@ func (e *Engine) Resume(ctx context.Context, dir string) error {
 // users are the containers in a state that have dir, or something below or above
 // it, as a volume they may write to.
 func (e *Engine) users(ctx context.Context, dir string, state container.ContainerState) (ids []string, err error) {
-	list, err := e.client.ContainerList(ctx, client.ContainerListOptions{Filters: client.Filters{}.Add("status", string(state))})
+	list, _, err := e.mounted(ctx, client.ContainerListOptions{Filters: client.Filters{}.Add("status", string(state))})
 	if err != nil {
 		return nil, fmt.Errorf("list containers that use %s: %w", dir, err)
 	}
-	for _, c := range list.Items {
+	for _, c := range list {
 		for _, m := range c.Mounts {
 			if m.RW && m.Source != "" && (within(m.Source, dir) || within(dir, m.Source)) {
 				ids = append(ids, c.ID)

@@ -1,7 +1,8 @@
 // Command tiny is all there is in the image of the app that the engine tests install: a service that keeps items in
 // a volume, with the API of examples/shop, and, called by their names, stand-ins for pg_dump and pg_restore.
 // Its version is in /version; "sick" behind it makes a release that never gets healthy, "eats" one that spoils the items
-// of the release before when it starts, "loops" one whose second service ends over and over.
+// of the release before when it starts, "loops" one whose second service ends over and over, "swaps" one that has been
+// taken over: when it is told to end it puts a link to $NOTE in the place of /data/uploads.
 package main
 
 import (
@@ -52,6 +53,21 @@ func call(name string, args []string) bool {
 		f, _ := os.OpenFile(items, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 		_, _ = fmt.Fprintf(f, "%s %s\n", strings.Join(args, " "), os.Getenv("VALISE_HOOK"))
 		fmt.Println("added")
+	case "put": // FILE TEXT
+		_ = os.MkdirAll(filepath.Dir(args[0]), 0o755)
+		_ = os.WriteFile(args[0], []byte(args[1]), 0o600)
+	case "show":
+		b, _ := os.ReadFile(args[0])
+		fmt.Println(string(b))
+	case "size":
+		var st syscall.Stat_t
+		_ = syscall.Stat(args[0], &st)
+		fmt.Printf("%d bytes, %d blocks\n", st.Size, st.Blocks)
+	case "swap":
+		swap(args[0], args[1])
+	case "sparse": // FILE: 8 TiB, all of it hole but the last byte
+		f, _ := os.Create(args[0])
+		_, _ = f.WriteAt([]byte{1}, 8<<40-1)
 	case "sleep":
 		time.Sleep(time.Hour)
 	case "fail":
@@ -63,15 +79,24 @@ func call(name string, args []string) bool {
 	return true
 }
 
+// swap puts a link to target in the place of path.
+func swap(path, target string) {
+	_ = os.RemoveAll(path)
+	_ = os.Symlink(target, path)
+}
+
 func serve() {
 	ended := make(chan os.Signal, 1)
 	signal.Notify(ended, syscall.SIGTERM)
-	go func() { // the first process of a container has no default for a signal
-		<-ended
-		os.Exit(0)
-	}()
 	b, _ := os.ReadFile("/version")
 	version, how, _ := strings.Cut(strings.TrimSpace(string(b)), " ")
+	go func() { // the first process of a container has no default for a signal
+		<-ended
+		if strings.Contains(how, "swaps") {
+			swap("/data/uploads", os.Getenv("NOTE"))
+		}
+		os.Exit(0)
+	}()
 	sick := strings.Contains(how, "sick")
 	if strings.Contains(how, "eats") {
 		_ = os.WriteFile(items, []byte("eaten by "+version), 0o600)
