@@ -29,8 +29,8 @@ setup: ## install what tests and demo need (Debian, Ubuntu; as root)
 demo: ## build, sign, verify, install, update, break and roll back a sample app
 	scripts/demo.sh
 
-test: setup lint ## every test, with a real engine
-	scripts/test.sh
+test: ## quick lint and every test, with a real engine
+	@scripts/test.sh
 
 sigstore-up: ## start a private Sigstore below build/sigstore and print how to use it
 	@mkdir -p build && scripts/sigstore.sh up build/sigstore
@@ -82,8 +82,12 @@ vuln: ## known holes in what the programs call (network)
 bench-device: setup ## a first install and a one-layer update on each engine, beside the same by hand
 	scripts/bench-device.sh
 
-lint: ## vet, staticcheck, gofmt, shellcheck, actionlint
+lint: ## gofmt, shellcheck, vet
 	scripts/lint.sh
+
+.PHONY: lint-all
+lint-all: ## the same, for other machines too, and staticcheck, actionlint
+	scripts/lint.sh all
 
 verify-tarball: ## check a bundle as a device does: TARBALL= SIG= CERT= [SIGNER= ISSUER=]
 	@test -n "$(TARBALL)" -a -n "$(SIG)" || { echo 'usage: make verify-tarball TARBALL=F SIG=F.sigstore.json SIGNER=IDENTITY [ISSUER=URL], or SIG=F.sig CERT=cosign.pub' >&2; exit 64; }

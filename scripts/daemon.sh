@@ -82,7 +82,7 @@ end_processes() {
     fi
   done
   for pid in $(ours); do kill -KILL "$pid" 2>/dev/null || true; done
-  for _ in {1..50}; do
+  for _ in {1..600}; do
     [ -n "$(ours)" ] || return 0
     sleep 0.1
   done

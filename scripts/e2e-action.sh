@@ -54,7 +54,7 @@ github() {
   mkfifo "$dir/$name.input"
   "$dir/githubd" -dir "$dir/$name" "$@" <>"$dir/$name.input" >"$dir/$name.json" &
   pids+=($!)
-  for _ in {1..100}; do
+  for _ in {1..2400}; do
     [ -s "$dir/$name.json" ] && return
     sleep 0.05
   done

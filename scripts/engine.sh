@@ -35,7 +35,7 @@ others() {
   done
 }
 
-ping() { curl -fs --max-time 2 --unix-socket "$dir/docker.sock" http://docker/_ping >/dev/null 2>&1; }
+ping() { curl -fs --max-time 20 --unix-socket "$dir/docker.sock" http://docker/_ping >/dev/null 2>&1; }
 
 exports() {
   printf 'export DOCKER_HOST=%q\nexport DOCKER_CONFIG=%q\n' "unix://$dir/docker.sock" "$dir/config"

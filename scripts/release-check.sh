@@ -96,7 +96,7 @@ CGO_ENABLED=0 go build -trimpath -o "$dir/githubd" ./scripts/githubd
 mkfifo "$dir/input"
 "$dir/githubd" -dir "$dir/github" -repository "$repository" -tag "$version=$(git -C "$dir/one" rev-parse HEAD)" <>"$dir/input" >"$dir/github.json" &
 pids+=($!)
-for _ in {1..100}; do [ ! -s "$dir/github.json" ] || break; sleep 0.05; done
+for _ in {1..2400}; do [ ! -s "$dir/github.json" ] || break; sleep 0.05; done
 field() { sed -nE "s/.*\"$1\":\"([^\"]*)\".*/\1/p" "$dir/github.json"; }
 url=$(field url)
 publish() { (cd "$dir/one" && env GITHUB_REF_NAME="$version" GITHUB_REPOSITORY="$repository" GITHUB_API_URL="$url" GITHUB_TOKEN="$(field write)" scripts/release.sh publish); }

@@ -109,7 +109,7 @@ start() {
     exec setsid "$binary" -dir "$dir" "$@" <>"$dir/input"
   ) >"$dir/$name.json" 2>"$dir/$name.log" &
   pid=$!
-  for _ in {1..600}; do
+  for _ in {1..6000}; do
     [ ! -s "$dir/$name.json" ] || return 0
     kill -0 "$pid" 2>/dev/null || break
     sleep 0.05

@@ -5,6 +5,7 @@
 #   scripts/systemd.sh run DIR COMMAND…  run a command in it
 #   scripts/systemd.sh cut DIR           end it at once, as a power cut does; "up" boots it again with its files
 #   scripts/systemd.sh down DIR          end it and remove DIR
+#   scripts/systemd.sh base              make what "up" begins with, and print where it is
 # The first time it makes a Debian (under a minute, network), kept in ~/.cache/valise or VALISE_CACHE. The machine shares
 # our kernel: a cut ends processes, and loses nothing that was written.
 set -euo pipefail
@@ -12,10 +13,10 @@ shopt -s inherit_errexit
 
 self=${BASH_SOURCE[0]}
 fail() { echo "systemd: $*" >&2; exit 1; }
-usage() { echo "usage: systemd.sh up|cut|down DIR | run DIR COMMAND..." >&2; exit 64; }
-[ $# -ge 2 ] || usage
-command=$1 dir=$2
-shift 2
+usage() { echo "usage: systemd.sh up|cut|down DIR | run DIR COMMAND... | base" >&2; exit 64; }
+[ $# -ge 2 ] || [ "$*" = base ] || usage
+command=$1 dir=${2:-}
+shift $(($# > 1 ? 2 : 1))
 [ "$(id -u)" = 0 ] || fail "run as root"
 
 # base: a directory with a bootable Debian.
@@ -30,7 +31,7 @@ base() {
     if ! command -v mmdebstrap >/dev/null || ! command -v systemd-nspawn >/dev/null; then
       echo "systemd: installing mmdebstrap and systemd-container" >&2
       apt-get -q update >&2 || true
-      DEBIAN_FRONTEND=noninteractive apt-get -q install -y --no-install-recommends mmdebstrap systemd-container >&2
+      DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=600 install -y --no-install-recommends mmdebstrap systemd-container >&2
     fi
     work=$(mktemp -d "$cache/work.XXXXXX")
     chmod 755 "$work"
@@ -82,18 +83,21 @@ end() {
 }
 
 case $command in
+base) base ;;
 up)
-  lower=$(base)
   mkdir -p "$dir/root" "$dir/upper" "$dir/work"
   dir=$(cd "$dir" && pwd)
+  [ -s "$dir/lower" ] || base >"$dir/lower" # it boots again with what it booted with, wherever the caller's home is
+  lower=$(cat "$dir/lower")
   mountpoint -q "$dir/root" || mount -t overlay overlay -o "lowerdir=$lower,upperdir=$dir/upper,workdir=$dir/work" "$dir/root"
   # shellcheck disable=SC2016 # $1 is for the inner shell
   # A /run of its own: nspawn leaves things there, and the host's may be another systemd's or none.
   SYSTEMD_SECCOMP=0 SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 unshare --mount --propagation slave sh -c \
     'mount -t tmpfs tmpfs /run && echo $$ >"$1/pid" && exec systemd-nspawn -q -b -D "$1/root" --machine="valise-$$" --register=no --keep-unit --private-users=no --private-network --capability=all --console=pipe' \
     sh "$dir" >"$dir/console" 2>&1 </dev/null &
-  for _ in $(seq 300); do
+  for _ in $(seq $((600 * ${VALISE_TEST_SLOW:-1}))); do
     sleep 0.1
+    kill -0 $! 2>/dev/null || break
     state=$(inside systemctl is-system-running 2>/dev/null || true)
     case $state in running | degraded) exit 0 ;; esac
   done
