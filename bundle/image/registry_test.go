@@ -25,6 +25,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/types"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/bundletest"
 )
 
 // faults is a registry behind a line that does what it is told to requests for
@@ -103,7 +104,7 @@ func (c *cutWriter) Write(p []byte) (int, error) {
 // impatient makes waiting short.
 func impatient(t *testing.T) {
 	backoff, stall := blobBackoff, blobStall
-	blobBackoff, blobStall = time.Millisecond, 300*time.Millisecond
+	blobBackoff, blobStall = time.Millisecond, bundletest.Slower(time.Second)
 	t.Cleanup(func() { blobBackoff, blobStall = backoff, stall })
 }
 
@@ -199,7 +200,7 @@ func TestBrokenDownload(t *testing.T) {
 			w.(http.Flusher).Flush()
 			select {
 			case <-r.Context().Done():
-			case <-time.After(10 * time.Second):
+			case <-time.After(bundletest.Patience()):
 			}
 			return true
 		}, 2, false},
@@ -266,7 +267,7 @@ func TestBrokenForGood(t *testing.T) {
 		}
 	})
 	t.Run("interrupted", func(t *testing.T) {
-		blobStall = time.Minute
+		blobStall = bundletest.Patience()
 		ctx, cancel := context.WithCancel(t.Context())
 		f.asked, f.broken = 0, func(n int, w http.ResponseWriter, r *http.Request) bool {
 			w.Header().Set("Content-Length", fmt.Sprint(faultyLayer))
@@ -275,12 +276,12 @@ func TestBrokenForGood(t *testing.T) {
 			cancel()
 			select {
 			case <-r.Context().Done():
-			case <-time.After(10 * time.Second):
+			case <-time.After(bundletest.Patience()):
 			}
 			return true
 		}
 		begin := time.Now()
-		if _, err := pack(ctx, t, f.host+"/a:1", nil); !errors.Is(err, context.Canceled) || time.Since(begin) > 5*time.Second {
+		if _, err := pack(ctx, t, f.host+"/a:1", nil); !errors.Is(err, context.Canceled) || time.Since(begin) > bundletest.Patience()/2 {
 			t.Errorf("after %v: %v", time.Since(begin), err)
 		}
 	})

@@ -2,14 +2,20 @@ package main
 
 import (
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/valise-ota/valise/bundle/bundletest"
 )
 
 func TestMain(m *testing.M) {
@@ -18,11 +24,13 @@ func TestMain(m *testing.M) {
 
 // TestScript needs no engine: what it tries is refused before one is asked.
 func TestScript(t *testing.T) {
+	t.Parallel()
 	testscript.Run(t, params("testdata/script", "unix:///nowhere/docker.sock"))
 }
 
 // TestEngine runs a tiny app on a real engine.
 func TestEngine(t *testing.T) {
+	t.Parallel()
 	p := params("testdata/engine", realEngine(t))
 	if os.Getenv("VALISE_TEST_IMAGES") == "" || os.Getenv("VALISE_TEST_MARIADB") == "" {
 		need(t, "the sample images and MariaDB (VALISE_TEST_IMAGES, VALISE_TEST_MARIADB)")
@@ -37,11 +45,13 @@ func TestEngine(t *testing.T) {
 
 // TestPage runs the update page and its API, with a tiny app on a real engine.
 func TestPage(t *testing.T) {
+	t.Parallel()
 	testscript.Run(t, params("testdata/page", realEngine(t)))
 }
 
 // TestSource runs a tiny app on a real engine, whose releases come from a server.
 func TestSource(t *testing.T) {
+	t.Parallel()
 	p := params("testdata/source", realEngine(t))
 	setup := p.Setup
 	p.Setup = func(e *testscript.Env) error {
@@ -58,6 +68,7 @@ func TestSource(t *testing.T) {
 
 // TestShop runs the sample app, database and all, on a real engine.
 func TestShop(t *testing.T) {
+	t.Parallel()
 	host := realEngine(t)
 	if os.Getenv("VALISE_TEST_IMAGES") == "" {
 		need(t, "the sample images (VALISE_TEST_IMAGES, printed by scripts/sample-images.sh)")
@@ -108,6 +119,8 @@ func params(dir, host string) testscript.Params {
 			e.Setenv("APP", "t"+strings.ToLower(rand.Text()[:10]))
 			e.Setenv("DEVICE", filepath.Join(e.WorkDir, "device"))
 			e.Setenv("DOCKER_HOST", host)
+			e.Setenv("SCAN", bundletest.Slower(500*time.Millisecond).String())
+			e.Setenv("PATIENCE", strconv.Itoa(int(bundletest.Patience().Seconds())))
 			e.Setenv("DOCKER_CONFIG", os.Getenv("DOCKER_CONFIG"))
 			repository, err := filepath.Abs("../..")
 			if err != nil {
@@ -185,12 +198,28 @@ func test(ts *testscript.TestScript) testing.TB { return tb{ts.Value(testKey{}).
 func (t tb) Fatal(args ...any)                 { t.ts.Fatalf("%s", fmt.Sprint(args...)) }
 func (t tb) Fatalf(format string, args ...any) { t.ts.Fatalf(format, args...) }
 
+// ports are those of this process: of each it has a name that no other test
+// program of this network can have too. The kernel gives ports of this range to
+// nobody who asks for any.
+var ports struct {
+	sync.Mutex
+	claims []net.Listener
+}
+
 func freePort() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+	ports.Lock()
+	defer ports.Unlock()
+	for n := 10000; n < 30000; n++ {
+		port := strconv.Itoa(n)
+		claim, err := net.Listen("unix", "@valise-test-port-"+port)
+		if err != nil {
+			continue
+		}
+		ports.claims = append(ports.claims, claim)
+		l, err := net.Listen("tcp", "127.0.0.1:"+port)
+		if err == nil {
+			return port, l.Close()
+		}
 	}
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	return port, err
+	return "", errors.New("no port is free")
 }

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/valise-ota/valise/bundle/bundletest"
 )
 
 // awaits is awaits socket, awaits page, or awaits file|gone NAME below the drop folder: waits
@@ -32,7 +34,7 @@ func awaits(ts *testscript.TestScript, neg bool, args []string) {
 		_, err := os.Stat(filepath.Join(device, "opt", ts.Getenv("APP"), "updates", args[1]))
 		return (err == nil) == (args[0] == "file")
 	}
-	for end := time.Now().Add(60 * time.Second); !arrived(); time.Sleep(50 * time.Millisecond) {
+	for end := time.Now().Add(bundletest.Patience()); !arrived(); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(end) {
 			ts.Fatalf("waited in vain for %v", args)
 		}
@@ -40,16 +42,19 @@ func awaits(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // grows is grows FROM TO: copies in three pieces, with more time between them
-// than a daemon with --scan 500ms waits for a file that is still.
+// than a daemon with --scan $SCAN waits for a file that is still, and less than
+// it takes one for a whole.
 func grows(ts *testscript.TestScript, neg bool, args []string) {
 	b := []byte(ts.ReadFile(args[0]))
 	f, err := os.Create(ts.MkAbs(args[1]))
 	ts.Check(err)
 	defer f.Close()
+	scan, err := time.ParseDuration(ts.Getenv("SCAN"))
+	ts.Check(err)
 	for i := range 3 {
 		_, err := f.Write(b[i*len(b)/3 : (i+1)*len(b)/3])
 		ts.Check(err)
-		time.Sleep(900 * time.Millisecond)
+		time.Sleep(scan * 9 / 5)
 	}
 }
 

@@ -1,12 +1,15 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
 	"testing"
+
+	"github.com/valise-ota/valise/bundle/bundletest"
 )
 
 // buildShop builds, packs and signs the releases of examples/shop that the
@@ -67,24 +70,28 @@ func buildShop(t *testing.T, dir string) {
 		t.Fatal(err)
 	}
 	build(filepath.Join(bin, "frontend"), "", "", "./frontend")
+	edit(t, filepath.Join(work, "valise.yaml"), `retries: \d+, interval: 1s`, "retries: 1000, interval: 250ms")
+	// The database may take as long as a busy machine needs.
+	edit(t, filepath.Join(work, "compose.yaml"), `start_period: \w+`, "start_period: 10m")
+	few := fmt.Sprintf("retries: %d", bundletest.Slower(8)) // it is given up soon, but not before it answers
 	for _, version := range []string{"1.0.0", "1.1.0", "1.2.0", "1.3.0", "1.4.0", "1.5.0"} {
 		broken := ""
 		switch version {
 		case "1.2.0":
 			broken = "yes"
-			edit(t, filepath.Join(work, "valise.yaml"), `retries: \d+`, "retries: 5") // it is given up soon
+			edit(t, filepath.Join(work, "valise.yaml"), `retries: \d+`, few)
 		case "1.3.0":
-			edit(t, filepath.Join(work, "valise.yaml"), `retries: \d+`, "retries: 20")
+			edit(t, filepath.Join(work, "valise.yaml"), `retries: \d+`, "retries: 1000")
 			edit(t, filepath.Join(work, "valise.yaml"), `user: shop, database`, "user: nobody, database")
 		case "1.4.0":
 			broken = "yes"
-			edit(t, filepath.Join(work, "valise.yaml"), `retries: \d+`, "retries: 5")
+			edit(t, filepath.Join(work, "valise.yaml"), `retries: \d+`, few)
 			edit(t, filepath.Join(work, "valise.yaml"), `user: nobody, database`, "user: shop, database")
 			edit(t, filepath.Join(work, "valise.yaml"), `backup:`, "migration: irreversible\nhooks: {migrate: {service: db, run: [sh, -c, '"+
 				`PGPASSWORD=$$POSTGRES_PASSWORD psql -h db -U shop -d shop -v ON_ERROR_STOP=1 -c "DELETE FROM items WHERE id > 1; ALTER TABLE items DROP COLUMN name"`+
 				"']}}\nbackup:")
 		case "1.5.0":
-			edit(t, filepath.Join(work, "valise.yaml"), `retries: \d+`, "retries: 20")
+			edit(t, filepath.Join(work, "valise.yaml"), `retries: \d+`, "retries: 1000")
 			edit(t, filepath.Join(work, "valise.yaml"), `WHERE id > 1; ALTER TABLE items DROP COLUMN name`, "")
 		}
 		build(filepath.Join(bin, "backend"), version, broken, "./backend")

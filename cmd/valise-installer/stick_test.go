@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/valise-ota/valise/bundle/bundletest"
 )
 
 // TestHostileStick: what lies on a stick where a file is to be written neither
@@ -44,7 +46,7 @@ func TestHostileStick(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-			case <-time.After(30 * time.Second):
+			case <-time.After(bundletest.Patience()):
 				t.Fatal("it waits for a reader of the pipe")
 			}
 			for path, want := range map[string]string{filepath.Join(dir, "inventory.json"): "{}", outside: "precious", inside: "precious"} {

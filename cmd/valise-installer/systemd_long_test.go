@@ -15,6 +15,7 @@ import (
 // TestSystemdLong is what takes minutes, such as killing a command at its renames,
 // links and removals, one after the other, when the power goes with it.
 func TestSystemdLong(t *testing.T) {
+	t.Parallel()
 	if os.Getenv("VALISE_TEST_SYSTEMD") != "all" {
 		t.Skip("make e2e-systemd runs it")
 	}

@@ -14,11 +14,14 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/valise-ota/valise/bundle/bundletest"
 )
 
 // TestSystemd runs the sample app that is a file tree on machines of their own,
 // whose first process is systemd: see scripts/systemd.sh.
 func TestSystemd(t *testing.T) {
+	t.Parallel()
 	if os.Getenv("VALISE_TEST_SYSTEMD") == "" {
 		need(t, "permission to boot containers with systemd (VALISE_TEST_SYSTEMD=1, as root)")
 	}
@@ -64,7 +67,9 @@ func onMachines(t *testing.T, dir, releases string) {
 			e.Setenv("ROOT", filepath.Join(machine, "root"))
 			e.Setenv("DEVICE", filepath.Join(machine, "root"))
 			e.Setenv("APP", "cloud")
-			e.Setenv("VALISE_COMPOSE", os.Getenv("VALISE_COMPOSE"))
+			for _, key := range []string{"VALISE_COMPOSE", "VALISE_TEST_SLOW"} {
+				e.Setenv(key, os.Getenv(key))
+			}
 			stick := filepath.Join(machine, "root/srv")
 			if err := os.CopyFS(stick, os.DirFS(releases)); err != nil {
 				return err
@@ -110,15 +115,17 @@ func buildCloud(t *testing.T, dir, arch string, versions ...string) {
 	}
 	valise := filepath.Join(tools, "valise")
 	command("../valise", "go", "build", "-buildvcs=false", "-o", valise, ".")
-	t.Setenv("GOARM", "7")
-	t.Setenv("GOARCH", arch)
+	device := func(in string, args ...string) {
+		command(in, "env", append([]string{"GOARM=7", "GOARCH=" + arch}, args...)...)
+	}
 	installer := func(version, file string) {
-		command(".", "go", "build", "-buildvcs=false", "-ldflags", "-s -w -X github.com/valise-ota/valise/cmd/internal/cli.version="+version, "-o", file, ".")
+		device(".", "go", "build", "-buildvcs=false", "-ldflags", "-s -w -X github.com/valise-ota/valise/cmd/internal/cli.version="+version, "-o", file, ".")
 	}
 	installer("0.1.0", filepath.Join(dir, "valise-installer"))
 	command(dir, valise, "keygen")
 	program := filepath.Join(tools, "cloud")
-	command(cloud, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -buildid=", "-o", program, "./cmd")
+	device(cloud, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -buildid=", "-o", program, "./cmd")
+	few := fmt.Sprintf("retries: %d", bundletest.Slower(8)) // of what is to fail, but not before it answers
 	for _, version := range versions {
 		work := filepath.Join(t.TempDir(), "cloud")
 		if err := os.CopyFS(work, os.DirFS(cloud)); err != nil {
@@ -134,7 +141,7 @@ func buildCloud(t *testing.T, dir, arch string, versions ...string) {
 		if !strings.HasPrefix(version, "4.") {
 			edit(t, filepath.Join(work, "valise.yaml"), `installer: .*\n`, "")
 		}
-		edit(t, filepath.Join(work, "valise.yaml"), `retries: \d+, interval: 1s`, "retries: 20, interval: 500ms")
+		edit(t, filepath.Join(work, "valise.yaml"), `retries: \d+, interval: 1s`, "retries: 1000, interval: 250ms")
 		bin := filepath.Join(work, "build", name, "cloud")
 		if err := os.MkdirAll(filepath.Dir(bin), 0o755); err != nil {
 			t.Fatal(err)
@@ -147,7 +154,7 @@ func buildCloud(t *testing.T, dir, arch string, versions ...string) {
 		}
 		switch version {
 		case "1.2.0":
-			edit(t, filepath.Join(work, "valise.yaml"), `retries: \d+`, "retries: 4")
+			edit(t, filepath.Join(work, "valise.yaml"), `retries: \d+`, few)
 			edit(t, filepath.Join(work, "packaging/cloud.service"), `RestartSec=1s`, "RestartSec=2s")
 			edit(t, filepath.Join(work, "packaging/cloud.conf.tmpl"), `greeting =`, "maintenance = yes\ngreeting =")
 			edit(t, filepath.Join(work, "valise.yaml"), `PORT: {default: 8080}`, "PORT: {default: 8080}\n  LEVEL: {default: debug}")
@@ -155,7 +162,7 @@ func buildCloud(t *testing.T, dir, arch string, versions ...string) {
 			if err := errors.Join(os.Remove(bin), os.WriteFile(bin, []byte("#!/bin/sh\ncase $1 in check) ;; *) echo this release does not start; exit 1 ;; esac\n"), 0o755)); err != nil {
 				t.Fatal(err)
 			}
-			edit(t, filepath.Join(work, "valise.yaml"), `retries: \d+`, "retries: 4")
+			edit(t, filepath.Join(work, "valise.yaml"), `retries: \d+`, few)
 		case "1.4.0":
 			edit(t, filepath.Join(work, "packaging/cloud.service"), `RestartSec=1s`, "RestartSec=3s")
 		case "1.5.0":
@@ -215,7 +222,7 @@ func code(ts *testscript.TestScript, _ bool, args []string) {
 // in it before long.
 func becomes(ts *testscript.TestScript, _ bool, args []string) {
 	var out []byte
-	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+	for deadline := time.Now().Add(bundletest.Patience()); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
 		out, _ = exec.Command(filepath.Join(ts.Getenv("WORK"), ".bin/in"), args[1:]...).CombinedOutput()
 		if strings.Contains(string(out), args[0]) {
 			return
@@ -231,7 +238,7 @@ const request = `exec 3<>/dev/tcp/127.0.0.1/8080 && printf "GET /health HTTP/1.0
 func checkHealth(ts *testscript.TestScript, neg bool, args []string) {
 	var out []byte
 	var err error
-	for range 50 { // a unit is active before it listens
+	for deadline := time.Now().Add(bundletest.Patience()); time.Now().Before(deadline); { // a unit is active before it listens
 		if out, err = exec.Command(filepath.Join(ts.Getenv("WORK"), ".bin/in"), "bash", "-c", request).CombinedOutput(); neg || err == nil {
 			break
 		}
@@ -297,10 +304,12 @@ func watch(ts *testscript.TestScript, _ bool, _ []string) {
 	}
 }
 
-// downtime is downtime MAX: the service was never without an answer for longer.
+// downtime is downtime MAX: the service was never without an answer for longer, on a
+// quiet machine.
 func downtime(ts *testscript.TestScript, _ bool, args []string) {
 	most, err := time.ParseDuration(args[0])
 	ts.Check(err)
+	most = bundletest.Slower(most)
 	var gap, last int64
 	times := ts.Value(testKey{}).(*state).watched()
 	for _, text := range times {

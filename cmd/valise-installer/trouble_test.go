@@ -15,6 +15,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/valise-ota/valise/bundle/bundletest"
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/record"
 	"github.com/valise-ota/valise/installer/release"
@@ -73,7 +74,7 @@ func runUntil(ts *testscript.TestScript, place string, args []string) *stopped {
 	r.cmd.Env = []string{"PATH=" + path, "HOME=" + ts.Getenv("HOME"), "DOCKER_HOST=" + ts.Getenv("DOCKER_HOST"), "DOCKER_CONFIG=" + ts.Getenv("DOCKER_CONFIG")}
 	ts.Check(r.cmd.Start())
 	go func() { r.ended <- r.cmd.Wait() }()
-	deadline := time.Now().Add(time.Minute)
+	deadline := time.Now().Add(bundletest.Patience())
 	for !reached() {
 		select {
 		case err := <-r.ended:

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/valise-ota/valise/bundle/bundletest"
 	"github.com/valise-ota/valise/cmd/internal/cli"
 	"github.com/valise-ota/valise/installer/receipt"
 )
@@ -75,7 +76,7 @@ func TestReceipts(t *testing.T) {
 		if stderr != "valise: read receipts: valise/pump-8/shop/000002.json is no file\n" {
 			t.Errorf("a pipe: %s", stderr)
 		}
-	case <-time.After(30 * time.Second):
+	case <-time.After(bundletest.Patience()):
 		t.Error("it waits for a writer of the pipe")
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/bundletest"
 	"github.com/valise-ota/valise/installer/backup"
 )
 
@@ -55,7 +56,7 @@ func TestMariaDB(t *testing.T) {
 		}
 		return strings.TrimSpace(out.String())
 	}
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(bundletest.Patience()); ; time.Sleep(50 * time.Millisecond) {
 		if err := c.Exec(t.Context(), "db", []string{"mariadb", "--user=root", "--execute=SELECT 1", "orders"}, nil, io.Discard); err == nil {
 			break
 		} else if time.Now().After(deadline) {

@@ -19,6 +19,7 @@ import (
 	"github.com/moby/moby/client"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/bundletest"
 	"github.com/valise-ota/valise/installer/backup"
 	"github.com/valise-ota/valise/installer/docker"
 )
@@ -131,7 +132,7 @@ func TestPostgres(t *testing.T) {
 		}
 		return strings.TrimSpace(out.String())
 	}
-	for deadline := time.Now().Add(2 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(bundletest.Patience()); ; time.Sleep(50 * time.Millisecond) {
 		if err := c.Exec(t.Context(), "db", []string{"pg_isready", "-q", "-U", "shop", "-d", "orders"}, nil, io.Discard); err == nil {
 			break
 		} else if time.Now().After(deadline) {

@@ -17,6 +17,8 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/moby/moby/client"
+
+	"github.com/valise-ota/valise/bundle/bundletest"
 )
 
 // script writes an executable shell script.
@@ -157,7 +159,7 @@ func TestComposeCancel(t *testing.T) {
 		t.Fatal(err)
 	}
 	// It was killed; it may take a moment until its new parent reaps it.
-	for deadline := time.Now().Add(10 * time.Second); syscall.Kill(pid, 0) == nil; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(bundletest.Patience()); syscall.Kill(pid, 0) == nil; time.Sleep(time.Millisecond) {
 		if stat, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); strings.Contains(string(stat), ") Z ") {
 			break
 		}

@@ -182,7 +182,7 @@ func TestSync(t *testing.T) {
 	}
 	dir := t.TempDir()
 	log := filepath.Join(dir, "strace.log")
-	cmd := exec.Command(strace, "-f", "-y", "-qq", "-o", log, "-e", "trace=open,openat,write,pwrite64,fsync,fdatasync", os.Args[0])
+	cmd := exec.Command(strace, "--seccomp-bpf", "-f", "-y", "-qq", "-o", log, "-e", "trace=open,openat,write,pwrite64,fsync,fdatasync", os.Args[0])
 	cmd.Env = append(os.Environ(), childEnv+"="+filepath.Join(dir, "record.db")+" 3")
 	out, runErr := cmd.CombinedOutput()
 	b, err := os.ReadFile(log)

@@ -95,9 +95,17 @@ func TestReplaceProgramFaults(t *testing.T) {
 	for _, fault := range []string{"signal=SIGKILL", "error=EIO"} {
 		runs := 0
 		for _, call := range []string{"fsync", "renameat", "linkat", "unlinkat", "fchmod"} {
+			again := false
 			for n := 1; ; n++ {
 				root := programDir(t)
-				log, _ := strace(t, t.TempDir(), "program "+root.Name(), "-e", "trace="+call, "-e", "inject="+call+":"+fault+":when="+strconv.Itoa(n))
+				log, err := strace(t, t.TempDir(), "program "+root.Name(), "-e", "trace="+call, "-e", "inject="+call+":"+fault+":when="+strconv.Itoa(n))
+				if errors.Is(err, errStrace) && !again {
+					t.Log(err)
+					again = true
+					n--
+					continue
+				}
+				again = false
 				if !strings.Contains(log, "INJECTED") && !strings.Contains(log, "killed by SIGKILL") {
 					break
 				}

@@ -259,7 +259,7 @@ func (d *dripping) Write(p []byte) (int, error) {
 			return done, err
 		}
 		d.ResponseWriter.(http.Flusher).Flush()
-		time.Sleep(15 * time.Millisecond)
+		time.Sleep(quick.stall / 12)
 	}
 	return done, nil
 }

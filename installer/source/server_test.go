@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/valise-ota/valise/bundle/bundletest"
 )
 
 // server is a web server with one file, and with faults.
@@ -111,7 +113,7 @@ func randomBytes(n int) []byte {
 }
 
 // quick are limits for tests.
-var quick = limits{stall: 150 * time.Millisecond, attempts: 4, first: time.Millisecond, maxWait: 5 * time.Millisecond}
+var quick = limits{stall: bundletest.Slower(500 * time.Millisecond), attempts: 4, first: time.Millisecond, maxWait: 5 * time.Millisecond}
 
 // testSource is a source whose bundles are at url.
 func testSource(t *testing.T, o Options) *Source {
