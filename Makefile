@@ -27,7 +27,7 @@ setup: ## install what tests and demo need (Debian, Ubuntu; as root)
 	scripts/setup.sh
 
 demo: ## build, sign, verify, install, update, break and roll back a sample app
-	scripts/demo.sh
+	@scripts/demo.sh
 
 test: ## quick lint and every test, with a real engine
 	@scripts/test.sh

@@ -54,9 +54,9 @@ detach() {
   exec setsid "$@"
 }
 
-# answers PID: waits up to a minute until the daemon does.
+# answers PID: waits until the daemon does, as long as it runs; on a busy machine that takes minutes.
 answers() {
-  for _ in {1..600}; do
+  for _ in {1..6000}; do
     if ping; then return 0; fi
     kill -0 "$1" 2>/dev/null || return 1
     sleep 0.1

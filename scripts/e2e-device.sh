@@ -28,10 +28,8 @@ mkdir -p "$bin" "$installer" "$engine"
 ln -s "$images" "$work/shop/build/images"
 cp "$VALISE_VM_IMAGE"/debs/*.deb "$engine"
 cp "$plugin" "$engine/docker-compose"
-# An emulated machine takes its time.
-sed -i 's/retries: 20/retries: 240/' "$work/shop/valise.yaml"
-# The engine starts a process for each of its checks: every second is too much there, and three too short.
-sed -i -e 's/interval: 1s/interval: 5s/' -e 's/timeout: 3s/timeout: 60s/' -e 's/retries: [0-9]*/retries: 30/' "$work/shop/compose.yaml"
+# The engine starts a process for each of its checks: every second is too much on an emulated machine.
+sed -i -e 's/interval: 1s/interval: 5s/' -e 's/timeout: 30s/timeout: 60s/' -e 's/retries: [0-9]*/retries: 30/' "$work/shop/compose.yaml"
 echo 'engine: engine' >>"$work/shop/valise.yaml"
 
 export CGO_ENABLED=0 GOARCH=amd64 COSIGN_PASSWORD=device SOURCE_DATE_EPOCH=1700000000

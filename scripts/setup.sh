@@ -1,16 +1,24 @@
 #!/usr/bin/env bash
 # Installs what the tests and the demo need on a Debian or Ubuntu machine.
-# By hand, as root:  scripts/setup.sh
+# By hand, as root:  scripts/setup.sh [demo]      with "demo", only what that needs
 # Runs apt-get only when something is missing. It installs the Docker engine but never starts it:
 # scripts/engine.sh runs a private one.
 set -euo pipefail
 
 packages=(
-  busybox-static         # the shell and tools of small devices, for install.sh
   ca-certificates curl   # talk to the engine's socket and to the sample app
   docker.io iptables iproute2 pigz   # the engine, its network, and fast layer decompression
-  git make python3 shellcheck sqlite3 strace xz-utils zstd
 )
+case ${1:-} in
+demo) ;;
+'')
+  packages+=(
+    busybox-static         # the shell and tools of small devices, for install.sh
+    git make python3 shellcheck sqlite3 strace xz-utils zstd
+  )
+  ;;
+*) echo "usage: setup.sh [demo]" >&2; exit 64 ;;
+esac
 
 fail() { echo "setup: $*" >&2; exit 1; }
 
@@ -42,6 +50,13 @@ else
 
   # One unreachable third-party source is no reason to stop: the installation below decides.
   apt-get -q update >&2 || echo "setup: apt-get update reported errors, going on" >&2
+  # Since Debian 13 the client is a package of its own, and docker-compose is what it was not before: Docker's plugin.
+  if [[ " ${missing[*]} " == *" docker.io "* ]]; then
+    for package in docker-cli docker-compose; do
+      candidate=$(apt-cache policy "$package" 2>/dev/null | awk '/Candidate:/ { print $2 }')
+      ! dpkg --compare-versions "${candidate:-0}" ge 2.24 || missing+=("$package")
+    done
+  fi
   apt-get -q install -y --no-install-recommends "${missing[@]}" >&2 ||
     fail "apt-get could not install: ${missing[*]}; check the machine's apt sources and its network, then run this script again"
   echo "setup: installed ${missing[*]}" >&2

@@ -16,7 +16,8 @@ case ${2:-} in
 esac
 
 cd "$(dirname "${BASH_SOURCE[0]}")"
-images=$(../../scripts/sample-images.sh)
+# shellcheck disable=SC2086 # one word or none
+images=$(../../scripts/sample-images.sh ${SHOP_ARCH:-})
 mkdir -p build/images
 ln -sfn "$images/base" build/images/base
 ln -sfn "$images/postgres" build/images/postgres
@@ -26,10 +27,10 @@ for GOARCH in ${SHOP_ARCH:-amd64 arm64}; do
   out=build/$GOOS-$GOARCH/
   mkdir -p "$out"
   go build -trimpath -buildvcs=false -o "$out" \
-    -ldflags "-s -w -buildid= -X main.version=$version -X main.broken=$broken" ./backend
-  go build -trimpath -buildvcs=false -o "$out" -ldflags "-s -w -buildid=" ./frontend
+    -ldflags "-s -w -X main.version=$version -X main.broken=$broken" ./backend
+  go build -trimpath -buildvcs=false -o "$out" -ldflags "-s -w" ./frontend
   mkdir -p "build/installer/$GOOS-$GOARCH"
-  go build -trimpath -buildvcs=false -o "build/installer/$GOOS-$GOARCH/" -ldflags "-s -w -buildid=" \
+  go build -trimpath -buildvcs=false -o "build/installer/$GOOS-$GOARCH/" -ldflags "-s -w" \
     github.com/valise-ota/valise/cmd/valise-installer
 done
 echo "shop $version${broken:+ (broken)} is in $PWD/build" >&2
