@@ -266,7 +266,7 @@ func Estimate(ctx context.Context, d Deps, backups []bundle.Backup, last Set) (n
 		}
 		raw, err := m.measure(ctx)
 		switch {
-		case err != nil:
+		case err != nil, before.Raw == 0 && before.Size > 0: // an empty one, or one of an older installer
 			n += before.Size
 		case before.Raw > 0:
 			n += int64(float64(raw) * float64(before.Size) / float64(before.Raw))

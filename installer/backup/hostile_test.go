@@ -345,6 +345,10 @@ func TestEstimate(t *testing.T) {
 	if n := Estimate(t.Context(), w.deps, b, last); n != 1<<19+77 {
 		t.Errorf("the next one: %d", n)
 	}
+	last.Items[0].Raw = 0
+	if n := Estimate(t.Context(), w.deps, b, last); n != 1<<18+77 {
+		t.Errorf("not measured then: %d", n)
+	}
 	w.must(os.RemoveAll(w.in("data")))
 	if n := Estimate(t.Context(), w.deps, b, last); n != 1<<18+77 {
 		t.Errorf("what is not there: %d", n)
