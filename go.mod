@@ -54,6 +54,8 @@ require (
 	modernc.org/sqlite v1.61.1
 )
 
+require github.com/moby/patternmatcher v0.6.1 // indirect
+
 require (
 	cloud.google.com/go/compute/metadata v0.9.0 // indirect
 	deps.dev/api/v3 v3.0.0-20260422013440-90c27f84dd6f // indirect

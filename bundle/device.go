@@ -86,6 +86,10 @@ func (s Secret) Check() error {
 		return fmt.Errorf("prefix is %.80q, want at most 127 of A-Z a-z 0-9 _ . -", s.Prefix)
 	case s.Show != "" && s.Show != "once":
 		return fmt.Errorf("show is %.80q, want once", s.Show)
+	case s.File != "" && !LocalPath(s.File):
+		return fmt.Errorf("file is %.80q, want a path below the app's directory that does not belong to the installer", s.File)
+	case s.User < 0 || s.User > 1<<31-1 || s.User > 0 && s.File == "":
+		return fmt.Errorf("user is %d, want the number of the user that a file belongs to", s.User)
 	}
 	return nil
 }

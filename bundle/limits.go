@@ -19,6 +19,7 @@ const (
 	MaxImageManifest = 4 << 20   // one image manifest, image index or image config
 	MaxUnits         = 32        // units, and templates, of one release
 	MaxRequired      = 1000      // required paths
+	MaxMounts        = 1000      // mounts of one release
 	MaxConfigFile    = 1 << 20   // one unit or template
 	MaxMembers       = 1 << 19   // members of a zstd bundle, with the footer's
 

@@ -138,13 +138,19 @@ type Device struct {
 	// RequiredEnv are the keys the release cannot do without.
 	RequiredEnv []string          `json:"required_env,omitempty"`
 	Env         map[string]EnvKey `json:"env,omitempty"` // what else is known of keys
-	Health      Health            `json:"health"`
-	Hooks       map[string]Hook   `json:"hooks,omitempty"` // by moment, one of HookNames
-	Backup      []Backup          `json:"backup,omitempty"`
-	Migration   Migration         `json:"migration,omitempty"`
-	Rollback    *Rollback         `json:"rollback,omitempty"`
-	Secrets     map[string]Secret `json:"secrets,omitempty"`
-	Keep        Keep              `json:"keep"`
+	// Mounts are paths of Files, or directories of them, that the compose file
+	// mounts or reads: a device keeps each in a place of its own, see MountName.
+	Mounts []string `json:"mounts,omitempty"`
+	// Local are paths below the app's directory that the compose file reads as files
+	// and that do not travel: each must be there before the app starts.
+	Local     []string          `json:"local,omitempty"`
+	Health    Health            `json:"health"`
+	Hooks     map[string]Hook   `json:"hooks,omitempty"` // by moment, one of HookNames
+	Backup    []Backup          `json:"backup,omitempty"`
+	Migration Migration         `json:"migration,omitempty"`
+	Rollback  *Rollback         `json:"rollback,omitempty"`
+	Secrets   map[string]Secret `json:"secrets,omitempty"`
+	Keep      Keep              `json:"keep"`
 }
 
 // Health says when a release counts as running. Every named check must pass in
@@ -313,6 +319,10 @@ type Secret struct {
 	Prefix    string `json:"prefix,omitempty" yaml:"prefix"`       // put before the value
 	Immutable bool   `json:"immutable,omitempty" yaml:"immutable"` // data depends on it: a lost one is an error, never a new one
 	Show      string `json:"show,omitempty" yaml:"show"`           // "once": printed when it is generated
+	// File is where the value is kept in place of the environment file: a path below
+	// the app's directory, for compose secrets. User is its owner there.
+	File string `json:"file,omitempty" yaml:"file"`
+	User int    `json:"user,omitempty" yaml:"user"`
 }
 
 // Keep says how many of each a device retains.

@@ -149,6 +149,14 @@ func (m *Manifest) checkTreeDevice() error {
 	if len(d.Health.Compose) > 0 || d.Health.Command != nil {
 		return bad("health", "compose services in a release of kind %q", m.Kind)
 	}
+	if len(d.Mounts)+len(d.Local) > 0 {
+		return bad("mounts", "mounts or local, of a compose file, in a release of kind %q", m.Kind)
+	}
+	for key, s := range d.Secrets {
+		if s.File != "" {
+			return bad("secrets", "%s: a file of compose services, in a release of kind %q", key, m.Kind)
+		}
+	}
 	if len(d.Hooks) > 0 || d.Migration != "" || d.Rollback != nil {
 		return bad("hooks", "hooks, migration or rollback in a release of kind %q", m.Kind)
 	}

@@ -334,6 +334,19 @@ func (m *Manifest) checkCompose() error {
 			return bad("hooks", "%s: %.80q is not an executable file of the bundle", name, h.Run[0])
 		}
 	}
+	if err := d.checkLocal(); err != nil {
+		return bad("local", "%v", err)
+	}
+	files := map[string]bool{}
+	for key, s := range d.Secrets {
+		if s.File != "" && files[s.File] {
+			return bad("secrets", "%s: %s is the file of another one too", key, s.File)
+		}
+		files[s.File] = true
+	}
+	if err := m.checkMounts(); err != nil {
+		return bad("mounts", "%v", err)
+	}
 	saved := map[string]bool{}
 	for _, b := range d.Backup {
 		if err := b.Check(); err != nil {

@@ -120,7 +120,7 @@ func TestEveryRuleHasAVector(t *testing.T) {
 			inCode[m[1]] = true
 		}
 	}
-	for _, field := range []string{"compose", "project", "version_env", "required_env", "health", "backup", "secrets", "keep", "tree", "env", "hooks", "migration", "rollback"} {
+	for _, field := range []string{"compose", "project", "version_env", "required_env", "health", "backup", "secrets", "keep", "tree", "env", "hooks", "migration", "rollback", "mounts", "local"} {
 		delete(inCode, field) // parts of the rule device
 	}
 	format, err := os.ReadFile("FORMAT.md")
@@ -662,6 +662,24 @@ func vectors(t *testing.T, signer *verifytest.Signer) []vector {
 	})
 	valid("device-secret-short", "device", "a password that can be guessed", func(m *bundle.Manifest) {
 		m.Device.Secrets = map[string]bundle.Secret{"KEY": {Password: 6}}
+	})
+	valid("device-mount-nothing", "device", "a mount of what is not in the bundle", func(m *bundle.Manifest) { m.Device.Mounts = []string{"nginx.conf"} })
+	valid("device-mount-part", "device", "a mount of a part of a name", func(m *bundle.Manifest) { m.Device.Mounts = []string{m.Device.Compose[:3]} })
+	valid("device-mount-outside", "device", "a mount that leads out of the bundle", func(m *bundle.Manifest) { m.Device.Mounts = []string{"../x"} })
+	valid("device-mount-twice", "device", "a mount listed twice", func(m *bundle.Manifest) {
+		m.Device.Mounts = []string{m.Device.Compose, m.Device.Compose}
+	})
+	valid("device-local-updates", "device", "a file of the app where the installer keeps its own", func(m *bundle.Manifest) { m.Device.Local = []string{"updates/x"} })
+	valid("device-local-outside", "device", "a file of the app outside of its directory", func(m *bundle.Manifest) { m.Device.Local = []string{"../x"} })
+	valid("device-local-twice", "device", "a file of the app that is listed twice", func(m *bundle.Manifest) { m.Device.Local = []string{"x", "x"} })
+	valid("device-secret-file", "device", "a secret that is written over releases", func(m *bundle.Manifest) {
+		m.Device.Secrets = map[string]bundle.Secret{"KEY": {Hex: 16, File: "releases/x"}}
+	})
+	valid("device-secret-file-twice", "device", "two secrets in one file", func(m *bundle.Manifest) {
+		m.Device.Secrets = map[string]bundle.Secret{"A": {Hex: 16, File: "x"}, "B": {Hex: 16, File: "x"}}
+	})
+	valid("device-secret-user", "device", "an owner of a secret that is in no file", func(m *bundle.Manifest) {
+		m.Device.Secrets = map[string]bundle.Secret{"A": {Hex: 16, User: 999}}
 	})
 	valid("requires-from", "requires", "an update from something that is no version", func(m *bundle.Manifest) { m.Requires = &bundle.Requires{From: "v1"} })
 	valid("requires-nothing", "requires", "requires that says nothing", func(m *bundle.Manifest) { m.Requires = &bundle.Requires{} })

@@ -1,6 +1,7 @@
 package installer
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -13,20 +14,22 @@ import (
 
 // Facts is what a Runtime found out about the device for one release.
 type Facts struct {
-	Platform   bundle.Platform
-	Engine     string                 // version of the container engine
-	Missing    map[bundle.Digest]bool // layers of the release that the engine lacks
-	Free       int64                  // bytes available where the engine keeps images
-	EnvMissing []string               // required keys without a value
-	EnvNew     []string               // secrets that would be generated
-	EnvChanged []string               // keys that get another value
-	Files      int64                  // bytes of the release's own files
-	FilesFree  int64                  // available where they are kept, and backups
-	Backup     int64                  // bytes that a backup is thought to need
-	Services   []ServiceChange        // nil when it is not known
-	PortsTaken []string               // that a first installation would need
-	RunsSince  time.Time              // when the release that runs was made; zero when none runs
-	Damage     error                  // of the release that runs, when that is the one to plan
+	Platform     bundle.Platform
+	Engine       string                 // version of the container engine
+	Missing      map[bundle.Digest]bool // layers of the release that the engine lacks
+	Free         int64                  // bytes available where the engine keeps images
+	EnvMissing   []string               // required keys without a value
+	LocalMissing []string               // files that the operator must put there
+	EnvNew       []string               // secrets that would be generated
+	EnvChanged   []string               // keys that get another value
+	Files        int64                  // bytes of the release's own files
+	FilesFree    int64                  // available where they are kept, and backups
+	Backup       int64                  // bytes that a backup is thought to need
+	Services     []ServiceChange        // nil when it is not known
+	PortsTaken   []string               // that a first installation would need
+	RunsSince    time.Time              // when the release that runs was made; zero when none runs
+	Edited       []string               // what services made of files of the release that runs
+	Damage       error                  // of the release that runs, when that is the one to plan
 }
 
 // Change is what becomes of the containers of a service.
@@ -101,9 +104,11 @@ type Plan struct {
 	Downtime   Downtime        `json:"downtime,omitempty"`
 	PortsTaken []string        `json:"ports_taken,omitempty"`
 	EnvMissing []string        `json:"env_missing,omitempty"`
-	EnvNew     []string        `json:"env_new,omitempty"`
-	EnvChanged []string        `json:"env_changed,omitempty"`
-	EnvFile    string          `json:"env_file,omitempty"` // of a tree
+	// FilesMissing are files that the operator must put there, with what is in their place.
+	FilesMissing []string `json:"files_missing,omitempty"`
+	EnvNew       []string `json:"env_new,omitempty"`
+	EnvChanged   []string `json:"env_changed,omitempty"`
+	EnvFile      string   `json:"env_file,omitempty"` // of a tree
 	// EnvHelp says what the keys of EnvMissing are for, where that is known.
 	EnvHelp    map[string]string `json:"env_help,omitempty"`
 	Backup     []string          `json:"backup,omitempty"`       // what is saved before the switch
@@ -133,6 +138,14 @@ type MissingEnvError struct{ Keys []string }
 
 func (e *MissingEnvError) Error() string {
 	return fmt.Sprintf("required environment keys have no value: %v", e.Keys)
+}
+
+// MissingFilesError lists files that a release needs, does not carry, and that are
+// not there.
+type MissingFilesError struct{ Paths []string }
+
+func (e *MissingFilesError) Error() string {
+	return "required files are not there: " + strings.Join(e.Paths, ", ")
 }
 
 // UnmetError says what this device lacks that the release requires.
@@ -195,7 +208,7 @@ func (e *LackingError) Error() string {
 // what this device lacks.
 func NewPlan(st State, rel *verify.Release, f Facts) (*Plan, error) {
 	m := rel.Manifest()
-	p := &Plan{App: m.App, Action: ActionUpdate, To: m.Version, Signer: rel.Signer().String(), Platform: f.Platform, FreeBytes: f.Free, EnvMissing: f.EnvMissing, EnvNew: f.EnvNew, EnvChanged: f.EnvChanged,
+	p := &Plan{App: m.App, Action: ActionUpdate, To: m.Version, Signer: rel.Signer().String(), Platform: f.Platform, FreeBytes: f.Free, EnvMissing: f.EnvMissing, FilesMissing: f.LocalMissing, EnvNew: f.EnvNew, EnvChanged: f.EnvChanged,
 		Migration: m.Device.Migration, Irreversible: m.Device.Migration == bundle.Irreversible, RestoreData: m.Device.RestoreData()}
 	at := slices.Index(m.Platforms, f.Platform)
 	if at < 0 {
@@ -270,6 +283,9 @@ func NewPlan(st State, rel *verify.Release, f Facts) (*Plan, error) {
 			p.Signers = append(p.Signers, s.String())
 		}
 	}
+	for _, e := range f.Edited {
+		p.Notes = append(p.Notes, "changed on this device, and kept aside when the release that has it is switched to again or goes: "+e)
+	}
 	if made := m.CreatedAt; !f.RunsSince.IsZero() && p.Action == ActionUpdate && made.Before(f.RunsSince.Add(-freezeAge)) {
 		p.Notes = append(p.Notes, fmt.Sprintf("%s was made on %s, %d days before %s, which runs: ask its maker whether it is what you should install",
 			m.Version, made.Format(time.DateOnly), int(f.RunsSince.Sub(made).Hours()/24), p.From))
@@ -279,8 +295,14 @@ func NewPlan(st State, rel *verify.Release, f Facts) (*Plan, error) {
 
 // Check says what speaks against carrying the plan out.
 func (p *Plan) Check() error {
+	if len(p.EnvMissing) > 0 && len(p.FilesMissing) > 0 {
+		return errors.Join(&MissingEnvError{p.EnvMissing}, &MissingFilesError{p.FilesMissing})
+	}
 	if len(p.EnvMissing) > 0 {
 		return &MissingEnvError{p.EnvMissing}
+	}
+	if len(p.FilesMissing) > 0 {
+		return &MissingFilesError{p.FilesMissing}
 	}
 	if len(p.PortsTaken) > 0 {
 		return fmt.Errorf("ports are taken: %s; stop what listens there, or choose others in the environment file", strings.Join(p.PortsTaken, ", "))

@@ -19,10 +19,15 @@ import (
 //   - secrets are generated;
 //   - the version of the release replaces the one before.
 //
+// Secrets that are files of their own are not for f.
+//
 // After an error f may have a part of it.
 func (f *File) Next(m *bundle.Manifest, answers map[string]string, first bool, random io.Reader) (generated []string, err error) {
 	d := &m.Device
 	for _, key := range slices.Sorted(maps.Keys(answers)) {
+		if d.Secrets[key].File != "" {
+			continue
+		}
 		if have := f.values[key]; d.Secrets[key].Immutable && have != "" && have != answers[key] {
 			return nil, fmt.Errorf("set %s: existing data depends on the value it has in %s", key, f.name)
 		}
@@ -43,6 +48,9 @@ func (f *File) Next(m *bundle.Manifest, answers map[string]string, first bool, r
 		}
 	}
 	for _, key := range f.Missing(slices.Sorted(maps.Keys(d.Secrets))) {
+		if d.Secrets[key].File != "" {
+			continue
+		}
 		value, err := Generate(d.Secrets[key], random)
 		if err != nil {
 			return nil, err

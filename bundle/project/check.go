@@ -266,7 +266,7 @@ func (p *Project) checkDevice() error {
 		if err := h.Check(name); err != nil {
 			return p.at([]any{"hooks", name}, "hook %v", err)
 		}
-		if h.Service == "" && !slices.Contains(p.Files, h.Run[0]) {
+		if h.Service == "" && !p.lists(h.Run[0]) {
 			return p.at([]any{"hooks", name, "run"}, "hook %s: %s is not in the bundle: list it under files, or name a service to run it in", name, h.Run[0])
 		}
 	}
@@ -332,11 +332,12 @@ func (p *Project) checkFiles() error {
 	}
 	for i, f := range p.Files {
 		// The path is the same in the bundle, so it must not lead out of it.
-		if !filepath.IsLocal(f) || filepath.ToSlash(filepath.Clean(f)) != f || f == "." {
-			return p.at([]any{"files", i}, "file %q is not a clean path below the directory of %s", f, DefaultFile)
+		name := strings.TrimPrefix(f.Path, "!")
+		if !filepath.IsLocal(name) || filepath.ToSlash(filepath.Clean(name)) != name || name == "." {
+			return p.at([]any{"files", i}, "file %q is not a clean path below the directory of %s", f.Path, DefaultFile)
 		}
-		if slices.Contains(p.Files[:i], f) {
-			return p.at([]any{"files", i}, "file %q is listed twice", f)
+		if slices.ContainsFunc(p.Files[:i], func(g FileItem) bool { return g.Path == f.Path }) {
+			return p.at([]any{"files", i}, "file %q is listed twice", f.Path)
 		}
 	}
 	if _, err := template.New("output").Parse(p.Output); err != nil {

@@ -14,6 +14,8 @@ import (
 	"github.com/compose-spec/compose-go/v2/loader"
 	"github.com/compose-spec/compose-go/v2/template"
 	"github.com/compose-spec/compose-go/v2/types"
+
+	"github.com/valise-ota/valise/bundle"
 )
 
 // placeholder stands for variables that only the device can set. It passes as a
@@ -22,10 +24,12 @@ const placeholder = "1"
 
 // composeFile is a compose file at one version of the app.
 type composeFile struct {
+	p        *Project
 	file     string
 	services types.Services
-	project  *types.Project
-	model    map[string]any // as it is written, with its variables
+	model    map[string]any // as it is written, with its variables, in the long form
+	others   []string       // files it takes parts from, relative to the project's directory
+	labels   bool           // a service has label_file
 }
 
 // text is a string of a service as it is written, or "".
@@ -41,16 +45,47 @@ func (c *composeFile) attributes(service string) map[string]any {
 }
 
 // required are the variables that the file cannot do without, sorted, except the
-// version's own.
+// version's own: ${X:?}, and what it passes on without a value of its own.
 func (c *composeFile) required(versionEnv string) []string {
-	var names []string
+	names := c.passedOn()
 	for name, v := range template.ExtractVariables(c.model, template.DefaultPattern) {
 		if v.Required && name != versionEnv {
 			names = append(names, name)
 		}
 	}
 	slices.Sort(names)
-	return names
+	return slices.DeleteFunc(slices.Compact(names), func(name string) bool { return name == versionEnv })
+}
+
+// passedOn are the variables that services get as the device has them
+// (environment: [TOKEN]), and those that secrets and configs are made of.
+func (c *composeFile) passedOn() (names []string) {
+	for service := range c.services {
+		switch env := c.attributes(service)["environment"].(type) {
+		case map[string]any:
+			for name, value := range env {
+				if value == nil {
+					names = append(names, name)
+				}
+			}
+		case []any:
+			for _, e := range env {
+				if name, _ := e.(string); name != "" && !strings.Contains(name, "=") {
+					names = append(names, name)
+				}
+			}
+		}
+	}
+	for _, kind := range []string{refConfig, refSecret} {
+		section, _ := c.model[kind+"s"].(map[string]any)
+		for _, entry := range section {
+			entry, _ := entry.(map[string]any)
+			if name, _ := entry["environment"].(string); name != "" {
+				names = append(names, name)
+			}
+		}
+	}
+	return slices.DeleteFunc(names, func(name string) bool { return !bundle.ValidEnvKey(name) })
 }
 
 // loadCompose reads the compose file.
@@ -60,7 +95,7 @@ func (p *Project) loadCompose(ctx context.Context, version string) (*composeFile
 	if err != nil {
 		return nil, p.at([]any{"compose"}, "read compose file: %v", err)
 	}
-	var other error // a file outside the bundle that the compose file takes parts from
+	c := &composeFile{p: p, file: file}
 	options := func(o *loader.Options) {
 		o.SetProjectName(p.Project, true)
 		o.Profiles = []string{"*"}
@@ -68,11 +103,7 @@ func (p *Project) loadCompose(ctx context.Context, version string) (*composeFile
 		o.SkipResolveLabels = true
 		o.ResolvePaths = false // "./x" is the app's, "/x" the device's
 		o.Interpolate.Substitute = substitute
-		o.Listeners = append(o.Listeners, func(event string, data map[string]any) {
-			if other == nil {
-				other = p.checkOtherFile(event, data)
-			}
-		})
+		o.Listeners = append(o.Listeners, c.takes)
 	}
 	details := types.ConfigDetails{
 		WorkingDir:  filepath.Dir(file),
@@ -83,17 +114,48 @@ func (p *Project) loadCompose(ctx context.Context, version string) (*composeFile
 	if err != nil {
 		return nil, p.composeError("%s", oneLine(err, file))
 	}
-	if other != nil {
-		return nil, p.composeError("%v", other)
+	for _, name := range c.others {
+		if !filepath.IsLocal(name) {
+			return nil, p.composeError("it takes parts from %s, which is outside the directory of %s", name, DefaultFile)
+		}
 	}
-	// The same once more with variables left alone: what an image name is made of.
+	// The same once more with variables left alone: what an image name is made of,
+	// and what a device gets.
+	details.Environment = types.Mapping{}
 	model, err := loader.LoadModelWithContext(ctx, details, options, func(o *loader.Options) {
-		o.SkipInterpolation, o.SkipValidation, o.Listeners = true, true, nil
+		o.SkipInterpolation, o.SkipValidation, o.SkipNormalization, o.SkipDefaultValues, o.SkipConsistencyCheck = true, true, true, true, true
+		o.Listeners = nil
 	})
 	if err != nil {
 		return nil, p.composeError("%s", oneLine(err, file))
 	}
-	return &composeFile{file: file, services: loaded.Services, project: loaded, model: model}, nil
+	c.services, c.model = loaded.Services, model
+	for name := range c.services {
+		c.labels = c.labels || c.attributes(name)["label_file"] != nil
+	}
+	return c, nil
+}
+
+// takes notes another file that the compose file takes parts from.
+func (c *composeFile) takes(event string, data map[string]any) {
+	var names []string
+	switch event {
+	case "extends":
+		name, _ := data["file"].(string)
+		names = []string{name}
+	case "include":
+		names, _ = data["path"].(types.StringList)
+	}
+	for _, name := range names {
+		if rel, err := filepath.Rel(c.p.Path("."), name); filepath.IsAbs(name) && err == nil {
+			name = rel
+		} else if name != "" {
+			name = c.p.beside(filepath.FromSlash(name))
+		}
+		if name != "" && !slices.Contains(c.others, name) {
+			c.others = append(c.others, name)
+		}
+	}
 }
 
 // substitute replaces the variables of one text as compose does, except that a
@@ -127,23 +189,6 @@ func (p *Project) deviceVariable(text string) string {
 		}
 	}
 	return ""
-}
-
-// checkOtherFile refuses a compose file that takes parts from a file which is
-// not in the bundle: on the device it would be missing. An include is refused
-// altogether, because it also reads the .env file of this machine.
-func (p *Project) checkOtherFile(event string, data map[string]any) error {
-	if event == "include" {
-		return errors.New("include is not supported: write the services here, or use extends")
-	}
-	name, ok := data["file"].(string)
-	if event != "extends" || !ok {
-		return nil
-	}
-	if filepath.Dir(p.Compose) != "." || !slices.Contains(p.Files, filepath.ToSlash(filepath.Clean(name))) {
-		return fmt.Errorf("extends file %s: want it beside %s and listed under files", name, DefaultFile)
-	}
-	return nil
 }
 
 func (p *Project) composeError(format string, args ...any) error {

@@ -24,9 +24,10 @@ type Draft struct {
 }
 
 // NewDraft reads a compose file and what lies beside it, and writes what it found
-// as a project file for directory dir. compose is relative to dir.
-func NewDraft(ctx context.Context, dir, compose string) (*Draft, error) {
-	p := &Project{Compose: filepath.ToSlash(compose), Dir: dir, File: filepath.Join(dir, DefaultFile)}
+// as a project file for directory dir. compose is relative to dir; ignored is that of
+// Project.
+func NewDraft(ctx context.Context, dir, compose string, ignored func(context.Context, []string) ([]string, error)) (*Draft, error) {
+	p := &Project{Compose: filepath.ToSlash(compose), Dir: dir, File: filepath.Join(dir, DefaultFile), Ignored: ignored}
 	data, err := readLimited(p.Path(compose), MaxComposeSize)
 	if err != nil {
 		return nil, fmt.Errorf("read compose file: %w", err)
@@ -49,7 +50,7 @@ func NewDraft(ctx context.Context, dir, compose string) (*Draft, error) {
 	if len(c.services) == 0 {
 		return nil, fmt.Errorf("%s: no services", p.Path(compose))
 	}
-	d := &drafter{p: p, c: c, once: c.onceOnly()}
+	d := &drafter{ctx: ctx, p: p, c: c, once: c.onceOnly()}
 	d.comment("What the releases of this app are made of; valise build VERSION reads it. Check every line.")
 	d.line("\napp: %s", "name of bundles and of the directory on the device, and of the compose project unless project says otherwise", p.App)
 	d.line("compose: %s", "images, build sections and required variables are read from it", quote(p.Compose))
@@ -74,6 +75,7 @@ func NewDraft(ctx context.Context, dir, compose string) (*Draft, error) {
 
 // drafter writes a project file.
 type drafter struct {
+	ctx   context.Context // of the one call that it lives for
 	p     *Project
 	c     *composeFile
 	once  map[string]bool
@@ -262,28 +264,35 @@ func quoteAll(list []string) []string {
 	return out
 }
 
-// files lists the files that services mount.
+// files says which files travel because the compose file names them.
 func (d *drafter) files() error {
-	users := map[string]string{}
-	for _, m := range d.c.mounts() {
-		file := d.p.beside(m.source)
-		info, err := os.Stat(d.p.Path(file))
-		switch {
-		case err != nil || info.IsDir():
-		case !filepath.IsLocal(file) || filepath.Dir(d.p.Compose) != ".":
-			d.note("%s uses file %s: want it and %s in the directory of %s", m.user, m.source, d.p.Compose, DefaultFile)
-		case file != EnvExample:
-			name := filepath.ToSlash(file)
-			users[name] = cmp.Or(users[name], m.user)
-		}
+	c, err := d.p.carrier(d.ctx)
+	if err != nil {
+		return err
 	}
-	if len(users) == 0 {
+	// What variables proposes to generate is not missing.
+	written, err := parse(d.p.File, []byte(d.text.String()))
+	if err != nil {
+		return err
+	}
+	d.p.Secrets = written.Secrets
+	list, err := c.carryReferences(d.c)
+	d.notes = append(d.notes, c.notes...)
+	var mistake *Error
+	if errors.As(err, &mistake) {
+		d.note("%s", mistake.Detail)
 		return nil
 	}
-	d.section("Files that go into the bundle beside the compose file.")
-	d.text.WriteString("files:\n")
+	if err != nil || len(list) == 0 {
+		return err
+	}
+	users := map[string]string{}
+	for _, r := range list {
+		users[r.path] = cmp.Or(users[r.path], r.user)
+	}
+	d.section("These travel with a release, because %s names them; files adds others, and \"!PATH\" leaves one out.", d.p.Compose)
 	for _, name := range sortedKeys(users) {
-		d.line("  - %s", "for "+users[name], quote(name))
+		d.comment("  %s, for %s", name, users[name])
 	}
 	return nil
 }

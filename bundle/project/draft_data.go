@@ -116,6 +116,11 @@ func (d *drafter) variables() error {
 			missing[name] = true
 		}
 	}
+	for _, name := range d.c.passedOn() {
+		if name != d.p.VersionEnv {
+			missing[name] = true
+		}
+	}
 	example, err := os.ReadFile(d.p.Path(EnvExample))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -129,23 +134,38 @@ func (d *drafter) variables() error {
 	}
 	data := d.dataVariables()
 	var secrets, others []string
-	for _, name := range sortedKeys(missing) {
+	add := func(name, file string, data bool) {
 		upper := strings.ToUpper(name)
+		at := ""
+		if file != "" {
+			at = ", file: " + quote(file)
+		}
 		switch {
 		case !secretName.MatchString(upper) || foreignName.MatchString(upper):
-			others = append(others, name)
-		case data[name]:
-			secrets = append(secrets, fmt.Sprintf("  %s: {hex: 16, immutable: true} # the database keeps it: a lost one is an error, never a new one", name))
+			if file == "" {
+				others = append(others, name)
+			}
+		case data:
+			secrets = append(secrets, fmt.Sprintf("  %s: {hex: 16, immutable: true%s} # the database keeps it: a lost one is an error, never a new one", name, at))
 		case adminName.MatchString(upper):
-			secrets = append(secrets, fmt.Sprintf("  %s: {hex: 8, show: once} # shown to whoever installs", name))
+			secrets = append(secrets, fmt.Sprintf("  %s: {hex: 8, show: once%s} # shown to whoever installs", name, at))
 		case strings.Contains(upper, "PASSWORD"):
-			secrets = append(secrets, fmt.Sprintf("  %s: {hex: 16}", name)+" # random bytes, written as hex")
+			secrets = append(secrets, fmt.Sprintf("  %s: {hex: 16%s}", name, at)+" # random bytes, written as hex")
 		default:
-			secrets = append(secrets, fmt.Sprintf("  %s: {hex: 32}", name)+" # random bytes, written as hex; immutable: true when data is encrypted with it")
+			secrets = append(secrets, fmt.Sprintf("  %s: {hex: 32%s}", name, at)+" # random bytes, written as hex; immutable: true when data is encrypted with it")
+		}
+	}
+	for _, name := range sortedKeys(missing) {
+		add(name, "", data[name])
+	}
+	// Files of compose secrets do not travel.
+	for _, r := range d.c.references() {
+		if name, ok := strings.CutPrefix(r.user, refSecret+" "); ok && bundle.ValidEnvKey(name) && bundle.LocalPath(r.file) && !missing[name] {
+			add(name, r.file, d.databaseSecret(name))
 		}
 	}
 	if len(secrets) > 0 {
-		d.section("Variables that are generated on the device at the first installation.")
+		d.section("What is generated on the device at the first installation.")
 		d.text.WriteString("secrets:\n" + strings.Join(secrets, "\n") + "\n")
 	}
 	if len(others) > 0 {
@@ -168,4 +188,16 @@ func (d *drafter) dataVariables() map[string]bool {
 		}
 	}
 	return found
+}
+
+// databaseSecret reports whether a database reads a compose secret.
+func (d *drafter) databaseSecret(name string) bool {
+	for _, s := range d.c.services {
+		for _, secret := range s.Secrets {
+			if secret.Source == name && database(s.Image) != "" {
+				return true
+			}
+		}
+	}
+	return false
 }

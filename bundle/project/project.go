@@ -65,7 +65,7 @@ type Project struct {
 	Keep       bundle.Keep              `yaml:"keep"`
 	Project    string                   `yaml:"project"`     // compose project name
 	VersionEnv string                   `yaml:"version_env"` // key of the environment file that carries the version
-	Files      []string                 `yaml:"files"`       // more files of the bundle, under the same path
+	Files      []FileItem               `yaml:"files"`       // more files of the bundle, under the same path
 	Installer  string                   `yaml:"installer"`   // directory with <os>-<arch>[-<variant>]/valise-installer
 	Engine     string                   `yaml:"engine"`      // directory with <os>-<arch>[-<variant>]/{*.deb,docker-*.tgz,docker-compose}
 	Output     string                   `yaml:"output"`      // template of the bundle's file name
@@ -76,6 +76,10 @@ type Project struct {
 
 	Dir  string `yaml:"-"` // directory of valise.yaml
 	File string `yaml:"-"` // valise.yaml as it was named to Load
+
+	// Ignored returns those of paths, which are relative to Dir, that git ignores. It
+	// may be nil.
+	Ignored func(ctx context.Context, paths []string) ([]string, error) `yaml:"-" json:"-"`
 
 	doc *document // for errors with a position
 }

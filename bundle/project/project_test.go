@@ -195,8 +195,7 @@ func TestBadRelease(t *testing.T) {
 			`DIR/compose.yaml: service db: image "a:${TAG}" depends on TAG, which only a device knows: use ${SHOP_VERSION} or give a default`},
 		{"required variable", goodProject, "services: {db: {image: \"a:${TAG:?}\"}}\n",
 			`DIR/compose.yaml: service db: image "a:${TAG:?}" depends on TAG, which only a device knows: use ${SHOP_VERSION} or give a default`},
-		{"include", goodProject, "include: [more.yaml]\n" + goodCompose, "DIR/compose.yaml: include is not supported: write the services here, or use extends"},
-		{"extends", goodProject, "services: {db: {extends: {file: more.yaml, service: x}}}\n", "DIR/compose.yaml: extends file more.yaml: want it beside valise.yaml and listed under files"},
+		{"extends", goodProject, "services: {db: {extends: {file: nowhere.yaml, service: x}}}\n", "DIR/compose.yaml: open DIR/nowhere.yaml: no such file or directory"},
 		{"unused image", goodProject + "images: {postgras: {from: x}}\n", goodCompose, `DIR/valise.yaml:5:10: no service of compose.yaml runs image "postgras", did you mean "postgres"?`},
 		{"health service", strings.Replace(goodProject, "[db]", "[dbb]", 1), goodCompose, `DIR/valise.yaml:4:20: compose.yaml has no service "dbb", did you mean "db"?`},
 		{"hook service", goodProject + "hooks: {migrate: {service: dbb, run: [x]}}\n", goodCompose, `DIR/valise.yaml:5:28: compose.yaml has no service "dbb", did you mean "db"?`},
@@ -226,7 +225,7 @@ func TestBadRelease(t *testing.T) {
 
 func TestExtends(t *testing.T) {
 	dir := t.TempDir()
-	write(t, filepath.Join(dir, "valise.yaml"), goodProject+"files: [more.yaml]\n")
+	write(t, filepath.Join(dir, "valise.yaml"), goodProject)
 	write(t, filepath.Join(dir, "compose.yaml"), "services: {db: {extends: {file: ./more.yaml, service: x}}}\n")
 	write(t, filepath.Join(dir, "more.yaml"), "services: {x: {image: \"y:${SHOP_VERSION}\"}}\n")
 	p, err := Load(t.Context(), filepath.Join(dir, "valise.yaml"))

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"path"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -39,6 +40,14 @@ type Release struct {
 	// Notes are advice about the compose file: what works, but not well on a
 	// device.
 	Notes []string
+
+	// Local are the files that do not travel and that a device must have, as
+	// bundle.Device has them.
+	Local []string
+
+	compose  *composeFile // of a compose app
+	carried  []carried    // what of its references travels
+	composed bool         // it takes parts from other files
 
 	temp []string // directories of unpacked archives
 }
@@ -76,16 +85,14 @@ func (p *Project) Release(ctx context.Context, version string, platforms []bundl
 	if err := p.checkServices(c.services); err != nil {
 		return nil, err
 	}
-	if r.Files, err = p.files(platforms); err != nil {
+	r.compose, r.composed = c, len(c.others) > 0 || c.labels
+	if r.Files, err = p.files(ctx, r, platforms); err != nil {
 		return nil, err
 	}
 	if r.Trust, err = p.trust(); err != nil {
 		return nil, err
 	}
-	if err := p.checkMounts(c); err != nil {
-		return nil, err
-	}
-	r.Notes = p.notes(c)
+	r.Notes = append(r.Notes, p.notes(c)...)
 	return r, p.addEnv(r, r.Files)
 }
 
@@ -94,7 +101,7 @@ func (p *Project) treeRelease(ctx context.Context, version string, platforms []b
 	r := &Release{Version: version}
 	err := p.trees(ctx, r, platforms)
 	if err == nil {
-		r.Files, err = p.files(platforms)
+		r.Files, err = p.files(ctx, r, platforms)
 	}
 	if err == nil {
 		err = p.addEnv(r, r.Trees[platforms[0]])
@@ -235,7 +242,7 @@ func (p *Project) checkServices(services types.Services) error {
 }
 
 // files lists the files of the bundle that are not images.
-func (p *Project) files(platforms []bundle.Platform) ([]ReleaseFile, error) {
+func (p *Project) files(ctx context.Context, r *Release, platforms []bundle.Platform) ([]ReleaseFile, error) {
 	files := map[string]ReleaseFile{}
 	add := func(path, source string, at ...any) error {
 		info, err := os.Stat(source)
@@ -257,10 +264,8 @@ func (p *Project) files(platforms []bundle.Platform) ([]ReleaseFile, error) {
 		if err := add(filepath.Base(p.Compose), p.Path(p.Compose), "compose"); err != nil {
 			return nil, err
 		}
-		for i, f := range p.Files {
-			if err := add(f, p.Path(f), "files", i); err != nil {
-				return nil, err
-			}
+		if err := p.carry(ctx, r, add); err != nil {
+			return nil, err
 		}
 		if _, err := os.Stat(p.Path(EnvExample)); err == nil {
 			if err := add(EnvExample, p.Path(EnvExample)); err != nil {
@@ -297,6 +302,37 @@ func (p *Project) files(platforms []bundle.Platform) ([]ReleaseFile, error) {
 		list = append(list, files[path])
 	}
 	return list, nil
+}
+
+// carry adds the files that valise.yaml and the compose file name.
+func (p *Project) carry(ctx context.Context, r *Release, add func(path, source string, at ...any) error) error {
+	c, err := p.carrier(ctx)
+	if err != nil {
+		return err
+	}
+	for i, item := range p.Files {
+		if err := c.item(item, "files", i); err != nil {
+			return err
+		}
+	}
+	if r.carried, err = c.carryReferences(r.compose); err != nil {
+		return err
+	}
+	for _, name := range sortedKeys(c.files) {
+		if err := add(name, c.files[name].Source); err != nil {
+			return err
+		}
+	}
+	r.Notes, r.Local = append(r.Notes, c.notes...), sortedKeys(c.local)
+	if len(r.carried) == 0 && !r.composed {
+		return nil
+	}
+	for _, name := range append([]string{p.Compose}, r.compose.others...) {
+		if err := add(path.Join(SourceDir, filepath.ToSlash(filepath.Clean(name))), p.Path(name), "compose"); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // engineFiles adds what a machine of one platform gets its engine from.

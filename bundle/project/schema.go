@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strings"
 
 	"github.com/google/jsonschema-go/jsonschema"
 
@@ -43,6 +44,12 @@ func schemaOf(t reflect.Type, path string) *jsonschema.Schema {
 		long := structSchema(t, path)
 		long.Required = []string{"package"}
 		s = &jsonschema.Schema{AnyOf: []*jsonschema.Schema{{Type: "string", MinLength: new(1)}, long}}
+	case t == reflect.TypeFor[FileItem]():
+		long := structSchema(t, path)
+		long.Required = []string{"path"}
+		short := &jsonschema.Schema{}
+		text(filePattern)(short)
+		s = &jsonschema.Schema{AnyOf: []*jsonschema.Schema{short, long}}
 	case t.Kind() == reflect.Struct:
 		s = structSchema(t, path)
 	case t.Kind() == reflect.Map:
@@ -98,6 +105,9 @@ const (
 	absolutePattern = `^/([^/.][^/]*|\.[^/.][^/]*|\.\.[^/]+)(/([^/.][^/]*|\.[^/.][^/]*|\.\.[^/]+))*$`
 	localPattern    = `^([^/.][^/]*|\.[^/.][^/]*|\.\.[^/]+)(/([^/.][^/]*|\.[^/.][^/]*|\.\.[^/]+))*$`
 )
+
+// filePattern is localPattern, or what is left out.
+var filePattern = `^!?` + strings.Replace(localPattern[1:], "[^/.]", "[^/.!]", 1)
 
 // source is text that may name a source; except does not.
 func source(except ...any) *jsonschema.Schema {
@@ -191,6 +201,7 @@ var rules = map[string]func(*jsonschema.Schema){
 	"secrets.*.base64":           between(8, 128),
 	"secrets.*.password":         between(12, 128),
 	"secrets.*.prefix":           text(`^[A-Za-z0-9_.-]{0,127}$`),
+	"secrets.*.user":             between(0, 1<<31-1),
 	"secrets.*.show":             func(s *jsonschema.Schema) { s.Types, s.Enum = nil, []any{"", "once"} },
 	"keep.releases":              between(2, 100),
 	"keep.backups":               between(1, 1000),
@@ -199,7 +210,7 @@ var rules = map[string]func(*jsonschema.Schema){
 	"trust.signers.*.key":        text(`.`),
 	"trust.trusted_root":         text(localPattern),
 	"files":                      func(s *jsonschema.Schema) { s.UniqueItems = true },
-	"files.*":                    text(localPattern),
+	"files.*.path":               text(filePattern),
 }
 
 // oneKind says which keys belong to which kind of app.
@@ -358,11 +369,15 @@ var descriptions = map[string]string{
 	"secrets.*.password":        "Number of random letters and digits, none of which looks like another.",
 	"secrets.*.prefix":          "Put before the value.",
 	"secrets.*.immutable":       "Data depends on it: a lost one is an error, never a new one.",
+	"secrets.*.file":            "Compose: where the value is kept in place of the environment file, below the app's directory; for secrets: {NAME: {file: ...}}.",
+	"secrets.*.user":            "Number of the user that the file belongs to; root when it is missing.",
 	"secrets.*.show":            "once: printed when it is generated.",
 	"keep":                      "How many of each a device retains.",
 	"project":                   "Compose project name; app when it is missing. Another one means new, empty volumes.",
 	"version_env":               "Variable of the compose file that has the version; APP_VERSION when it is missing.",
-	"files":                     "More files of the bundle, under the same path.",
+	"files":                     "More files of the bundle, under the same path: files, directories, and patterns as .dockerignore has them. What the compose file mounts or reads is in it anyway. With a leading !, what is left out.",
+	"files.*.path":              "File, directory or pattern.",
+	"files.*.public":            "It may be read by everybody who gets a bundle, although git ignores it or it is a secret.",
 	"installer":                 "Directory with <os>-<arch>/valise-installer, to take into the bundle.",
 	"engine":                    "Directory with <os>-<arch>/ holding *.deb or docker-*.tgz, and docker-compose: what a machine without Docker gets one from.",
 	"output":                    "File name of the bundle, a template: {{.App}}-{{.Version}}.tar.gz. With {{.OS}}, {{.Arch}} or {{.Variant}} there is one bundle for each platform.",

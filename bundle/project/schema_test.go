@@ -66,7 +66,7 @@ func TestSchemaAgrees(t *testing.T) {
 	check("shop", string(shop))
 	const digest = "0123456789abcdef"
 	for _, more := range []string{
-		"", "files: [a/b.txt, .env.x, ...a]\n", "files: [a/./b]\n", "files: [/a]\n", "files: [a/]\n", "files: [a//b]\n", "files: [.]\n", "files: [a, a]\n", "files: a\n",
+		"", "files: [a/b.txt, .env.x, ...a]\n", "files: [a/./b]\n", "files: [/a]\n", "files: [a/]\n", "files: [a//b]\n", "files: [.]\n", "files: [a, a]\n", "files: [{path: a, public: true}, \"!b\", \"c/*.d\"]\n", "files: [{public: true}]\n", "files: [{path: ../a}]\n", "files: [\"!../a\"]\n", "files: [{path: a, other: b}]\n", "files: a\n",
 		"keep: {releases: 2, backups: 1000}\n", "keep: {releases: 101}\n", "keep: {backups: 0}\n", "keep: {}\n",
 		"project: Shop\n", "project: shop_1\n", "version_env: \"1\"\n", "version_env: TAG\n", "installer: ../dist\n", "output: x\n",
 		"backup: []\n", "backup: [{}]\n", "backup: [{postgres: {service: a, user: b, database: c}}]\n", "backup: [{postgres: {service: a, user: b, database: \"\"}}]\n",

@@ -2,11 +2,14 @@ package project
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/valise-ota/valise/bundle"
@@ -17,11 +20,28 @@ func release(t *testing.T, files map[string]string) (*Release, string, error) {
 	t.Helper()
 	dir := t.TempDir()
 	for name, text := range files {
-		write(t, filepath.Join(dir, name), text)
+		name = filepath.Join(dir, name)
+		to, link := strings.CutPrefix(text, "-> ")
+		if !link && text != "|" {
+			write(t, name, text)
+			continue
+		}
+		err := os.MkdirAll(filepath.Dir(name), 0o755)
+		if link {
+			err = errors.Join(err, os.Symlink(to, name))
+		} else {
+			err = errors.Join(err, syscall.Mkfifo(name, 0o644))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 	p, err := Load(t.Context(), filepath.Join(dir, DefaultFile))
 	if err != nil {
 		return nil, dir, err
+	}
+	p.Ignored = func(_ context.Context, paths []string) ([]string, error) {
+		return slices.DeleteFunc(slices.Clone(paths), func(p string) bool { return !strings.Contains(p, "ignored") }), nil
 	}
 	r, err := p.Release(t.Context(), "1.2.3", p.Platforms)
 	return r, dir, err
@@ -103,21 +123,31 @@ func TestBadSources(t *testing.T) {
 			"compose.yaml: service db: build context https://example.org/a.git is not on this machine: write in valise.yaml images: {a: {dockerfile: ..., context: ...}}"},
 		{"two builds", goodProject, "services: {db: {image: a, build: x}, e: {image: a, build: y}}\n", "compose.yaml: services db and e build image a in different ways"},
 
-		{"mount", goodProject, "services: {db: {image: a, volumes: [\"./here.txt:/a:ro\"]}}\n",
-			"compose.yaml: service db uses file ./here.txt, which is not in the bundle: write in valise.yaml files: [here.txt]"},
-		{"mount in a directory", goodProject, "services: {db: {image: a, volumes: [{type: bind, source: conf/a.conf, target: /a}]}}\n",
-			"compose.yaml: service db uses file conf/a.conf, which is not in the bundle: write in valise.yaml files: [conf/a.conf]"},
-		{"config", goodProject, "services: {db: {image: a, configs: [x]}}\nconfigs: {x: {file: here.txt}}\n",
-			"compose.yaml: config x uses file here.txt, which is not in the bundle: write in valise.yaml files: [here.txt]"},
-		{"env file", goodProject, "services: {db: {image: a, env_file: [.env, here.txt]}}\n",
-			"compose.yaml: service db uses file here.txt, which is not in the bundle: write in valise.yaml files: [here.txt]"},
-		{"compose file elsewhere", strings.Replace(goodProject, "compose.yaml", "conf/compose.yaml", 1), "services: {db: {image: a}}\n",
-			"conf/compose.yaml: service db uses file ./a.conf: want the compose file beside valise.yaml, because a bundle has it at its root"},
+		{"mount outside", goodProject, "services: {db: {image: a, volumes: [\"..:/a:ro\"]}}\n", "compose.yaml: service db uses .., which is outside the directory of valise.yaml"},
+		{"mount of all", goodProject, "services: {db: {image: a, volumes: [\".:/a\"]}}\n",
+			"compose.yaml: service db uses ., its own directory: on a device that holds passwords and releases; mount a directory below it"},
+		{"mount of the updates", goodProject, "services: {db: {image: a, volumes: [\"./updates/x:/a\"]}}\n",
+			"compose.yaml: service db uses ./updates/x, and updates in the app's directory on a device belongs to Valise: choose another name"},
+		{"data outside", goodProject, "services: {db: {image: a, volumes: [\"../nowhere:/a\"]}}\n",
+			"compose.yaml: service db uses ../nowhere, which leads out of the app's directory on a device: name an absolute path, or one below"},
+		{"mount of the compose file", goodProject, "services: {db: {image: a, volumes: [\"./compose.yaml:/a\"]}}\n",
+			"compose.yaml: service db uses ./compose.yaml, the compose file itself: give the service a copy"},
+		{"directory as env_file", goodProject, "services: {db: {image: a, env_file: conf}}\n", "compose.yaml: service db uses conf, which is a directory and not a file"},
+		{"link out", goodProject, "services: {db: {image: a, volumes: [\"./out:/a\"]}}\n", "valise.yaml: DIR/out is a link to /etc/hostname, which is outside the directory of valise.yaml"},
+		{"link out in a directory", goodProject, "services: {db: {image: a, volumes: [\"./links:/a\"]}}\n", "valise.yaml: DIR/links/out is a link to /etc/hostname, which is outside the directory of valise.yaml"},
+		{"listed link out", goodProject + "files: [links]\n", "services: {db: {image: a}}\n", "valise.yaml:5:9: DIR/links/out is a link to /etc/hostname, which is outside the directory of valise.yaml"},
+		{"pipe in a directory", goodProject, "services: {db: {image: a, volumes: [\"./pipes:/a\"]}}\n", `valise.yaml: DIR/pipes/p is a pipe, not a file: leave it out with files: ["!pipes/p"]`},
+		{"environment file by hand", goodProject + "files: [.env.production]\n", "services: {db: {image: a}}\n",
+			"valise.yaml:5:9: .env.production is an environment file: a bundle is read by everybody who gets it; write {path: .env.production, public: true} when they may read this"},
+		{"ignored by hand", goodProject + "files: [ignored.txt]\n", "services: {db: {image: a}}\n",
+			"valise.yaml:5:9: git ignores ignored.txt: a bundle is read by everybody who gets it; write {path: ignored.txt, public: true} when they may read this"},
+		{"secret by hand", goodProject + "files: [here.txt]\n", "services: {db: {image: a, secrets: [x]}}\nsecrets: {x: {file: here.txt}}\n",
+			"compose.yaml: secret x uses here.txt, which is listed under files: a bundle is read by everybody who gets it; write {path: here.txt, public: true} when they may read this"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			_, dir, err := release(t, map[string]string{"valise.yaml": c.project, "compose.yaml": c.compose, "here.txt": "x", "conf/a.conf": "x",
-				"conf/compose.yaml": "services: {db: {image: a, volumes: [\"./a.conf:/a\"]}}\n"})
-			if want := dir + "/" + c.want; err == nil || err.Error() != want {
+			_, dir, err := release(t, map[string]string{"valise.yaml": c.project, "compose.yaml": c.compose, "here.txt": "x", "conf/a.conf": "x", ".env.production": "A=1", "ignored.txt": "x",
+				"out": "-> /etc/hostname", "links/out": "-> /etc/hostname", "links/in": "-> ../here.txt", "pipes/p": "|"})
+			if want := dir + "/" + strings.ReplaceAll(c.want, "DIR", dir); err == nil || err.Error() != want {
 				t.Errorf("got  %v\nwant %s", err, want)
 			}
 		})
@@ -130,7 +160,7 @@ func TestNotes(t *testing.T) {
 		"valise.yaml": goodProject + "files: [here.txt, conf/a.conf]\n",
 		"here.txt":    "x", "conf/a.conf": "x", "data/b": "x",
 		"compose.yaml": `services:
-  db: {image: a, restart: always, volumes: ["./here.txt:/a", "./conf:/conf", "/etc/localtime:/l", "named:/n", "./made-there:/m"],
+  db: {image: a, restart: always, volumes: ["./here.txt:/a", "./conf:/conf:ro", "/etc/localtime:/l", "named:/n", "./made-there:/m"],
        healthcheck: {test: [CMD, "true"], start_period: 30s, start_interval: 1s}, depends_on: {migrate: {condition: service_completed_successfully}}}
   fine: {image: a, deploy: {restart_policy: {condition: any}}}
   migrate: {image: a}
@@ -145,10 +175,10 @@ volumes: {named: {}}
 		t.Fatal(err)
 	}
 	want := []string{
+		`service data may write to ./data, whose 1 files come with every release: what it changes there is kept aside when another one comes; for data of the device, write files: ["!data"] or mount it :ro`,
 		"service pulls: pull_policy: always needs a registry or the source at every start: leave it out, the bundle has the image",
 		"service slow: healthcheck has start_period and no start_interval: an engine since 25 then looks every 5s while the service starts; with start_interval: 1s an update is done sooner",
 		"service stops has no restart policy: it stays down when the device was switched off; write restart: unless-stopped",
-		"service data uses directory ./data, and no file of it is in the bundle: right for data of the device, else list its files under files",
 	}
 	if !reflect.DeepEqual(r.Notes, want) {
 		t.Errorf("got  %s\nwant %s", fmt.Sprintf("%q", r.Notes), fmt.Sprintf("%q", want))
@@ -187,5 +217,75 @@ func TestUnpackEnds(t *testing.T) {
 	}
 	if left, err := os.ReadDir(temp); err != nil || len(left) > 0 {
 		t.Errorf("left: %v, %v", left, err)
+	}
+}
+
+// TestCarry has files of every kind that travel, and some that must not.
+func TestCarry(t *testing.T) {
+	r, _, err := release(t, map[string]string{
+		"valise.yaml": goodProject + "files: [scripts, \"docs/*.md\", {path: ignored/public.txt, public: true}, \"!scripts/tmp\", \"!left\"]\n",
+		"compose.yaml": `services:
+  db:
+    image: a
+    restart: always
+    volumes: ["./conf:/conf:ro", "./data:/data", "${CONF:-./one.conf}:/one.conf:ro", "./left:/left", "./linked:/linked:ro"]
+    env_file: [app.env, .env, {path: none.env, required: false}, .env.production]
+    secrets: [s]
+    configs: [c]
+secrets: {s: {file: ./s.txt}}
+configs: {c: {file: conf/a}}
+`,
+		"conf/a": "a", "conf/sub/b": "b", "conf/ignored": "x", "conf/.env": "A=1", "data/.gitkeep": "", "one.conf": "1", "left/x": "x", "linked": "-> one.conf",
+		"app.env": "A=1", ".env": "B=1", ".env.production": "C=1", "s.txt": "secret", "scripts/x.sh": "x", "scripts/tmp/y": "y", "docs/a.md": "a", "docs/b.txt": "b",
+		"ignored/public.txt": "x",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var files []bundle.File
+	var names []string
+	for _, f := range r.Files {
+		names = append(names, f.Path)
+		files = append(files, bundle.File{Path: f.Path, Mode: 0o644, Digest: bundle.DigestOf([]byte(f.Path))})
+	}
+	if want := strings.Fields("app.env compose-source/compose.yaml compose.yaml conf/a conf/sub/b docs/a.md ignored/public.txt linked one.conf scripts/x.sh"); !slices.Equal(names, want) {
+		t.Errorf("got  %s\nwant %s", names, want)
+	}
+	notes := strings.Join(r.Notes, "\n")
+	for _, want := range []string{"uses ./left, which a line under files leaves out", "secret s uses ./s.txt, which is a secret: it does not travel, and the device must have it as /opt/shop/s.txt",
+		"uses .env.production, which is an environment file", "conf/.env in it is an environment file and is left out", "uses ./conf: 1 files in it that git ignores are left out"} {
+		if !strings.Contains(notes, want) {
+			t.Errorf("no note says %q:\n%s", want, notes)
+		}
+	}
+	resolved, err := r.Resolve(files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := strings.Fields("app.env conf conf/a linked one.conf"); !slices.Equal(resolved.Mounts, want) {
+		t.Errorf("mounts are %s, want %s", resolved.Mounts, want)
+	}
+	for _, want := range []string{
+		"source: ./releases/.mounts/" + bundle.MountName(files, "conf") + "\n",
+		"source: ${CONF:-./releases/.mounts/" + bundle.MountName(files, "one.conf") + "}\n",
+		"- ./releases/.mounts/./" + bundle.MountName(files, "app.env") + "\n",
+		"file: ./releases/.mounts/" + bundle.MountName(files, "conf/a") + "\n",
+		"source: ./data\n", "source: ./left\n", "file: ./s.txt\n", "path: none.env\n", "- .env\n", "- .env.production\n",
+		"valise.files: ",
+	} {
+		if !strings.Contains(string(resolved.Text), want) {
+			t.Errorf("the compose file has no %q:\n%s", want, resolved.Text)
+		}
+	}
+	// It is one that compose reads.
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, DefaultFile), goodProject)
+	write(t, filepath.Join(dir, "compose.yaml"), string(resolved.Text))
+	p, err := Load(t.Context(), filepath.Join(dir, DefaultFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.loadCompose(t.Context(), "1.2.3"); err != nil {
+		t.Error(err)
 	}
 }

@@ -148,10 +148,8 @@ func (p *Project) trees(ctx context.Context, r *Release, platforms []bundle.Plat
 				return err
 			}
 		}
-		for i, f := range p.Files {
-			if err := t.add(f, p.Path(f), []any{"files", i}); err != nil {
-				return err
-			}
+		if err := p.carryTree(ctx, r, &t); err != nil {
+			return err
 		}
 		if _, err := os.Stat(p.Path(EnvExample)); err == nil && t.files[EnvExample].Source == "" {
 			if err := t.add(EnvExample, p.Path(EnvExample), nil); err != nil {
@@ -161,6 +159,28 @@ func (p *Project) trees(ctx context.Context, r *Release, platforms []bundle.Plat
 		for _, name := range sortedKeys(t.files) {
 			r.Trees[platform] = append(r.Trees[platform], t.files[name])
 		}
+	}
+	return nil
+}
+
+// carryTree adds what files names to a tree.
+func (p *Project) carryTree(ctx context.Context, r *Release, t *treeFiles) error {
+	c, err := p.carrier(ctx)
+	if err != nil {
+		return err
+	}
+	for i, item := range p.Files {
+		if err := c.item(item, "files", i); err != nil {
+			return err
+		}
+	}
+	for _, name := range sortedKeys(c.files) {
+		if err := t.add(name, c.files[name].Source, []any{"files"}); err != nil {
+			return err
+		}
+	}
+	if r.Notes == nil { // they are the same for every platform
+		r.Notes = c.notes
 	}
 	return nil
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/valise-ota/valise/cmd/internal/cli"
 	"github.com/valise-ota/valise/cmd/internal/ui"
 	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/compose"
 	"github.com/valise-ota/valise/installer/daemon"
 	"github.com/valise-ota/valise/installer/docker"
 	"github.com/valise-ota/valise/installer/release"
@@ -255,6 +256,10 @@ func (p *program) examineReleases(ctx context.Context, f *findings, app string, 
 			status, remedy := findingFailed, "valise-installer update BUNDLE of "+r.Version+": it puts back what is missing"
 			if which == "previous" {
 				status, remedy = findingWarning, "a rollback will not work; after the next update there is a new release to go back to"
+			}
+			var edited *compose.EditedError
+			if errors.As(err, &edited) {
+				status, remedy = findingWarning, "a switch to this release, or an update with its own bundle, brings back what it has and keeps the change beside it"
 			}
 			f.add(app, which, status, remedy, "%s is not whole: %v", r.Version, err)
 			continue

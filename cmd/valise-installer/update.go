@@ -427,6 +427,9 @@ func (p *program) planError(plan *installer.Plan) error {
 		}
 		return cli.WithCode(cli.WithHint(err, "give them a value in %s or with --set KEY=VALUE and repeat; nothing was changed", file), cli.ExitEnv)
 	}
+	if errors.As(err, new(*installer.MissingFilesError)) {
+		return cli.WithCode(cli.WithHint(err, "put them there and repeat; nothing was changed"), cli.ExitEnv)
+	}
 	return err
 }
 
@@ -561,6 +564,9 @@ func printPlan(w io.Writer, p *installer.Plan) {
 	}
 	for _, k := range p.EnvMissing {
 		fmt.Fprintf(w, "  environment   %s has no value: needed\n", k)
+	}
+	for _, file := range p.FilesMissing {
+		fmt.Fprintf(w, "  file          %s: needed\n", file)
 	}
 	for _, b := range p.Backup {
 		fmt.Fprintf(w, "  saved first   %s\n", b)

@@ -89,6 +89,7 @@ func (a *app) build(ctx context.Context, version string, f buildFlags) error {
 	if err != nil {
 		return err
 	}
+	p.Ignored = ignoredBelow(p.Dir)
 	groups, err := platformGroups(p, f)
 	if err != nil {
 		return err

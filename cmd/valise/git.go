@@ -2,8 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/url"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -54,6 +58,42 @@ func readGit(ctx context.Context, dir, version string) *gitInfo {
 func runGit(ctx context.Context, dir string, args ...string) (string, bool) {
 	out, err := exec.CommandContext(ctx, "git", append([]string{"-C", dir}, args...)...).Output()
 	return strings.TrimSpace(string(out)), err == nil
+}
+
+// ignoredBelow tells which paths below dir git ignores: none where there is no
+// working tree. A git that does not work is an error, since what it ignores is often
+// a secret.
+func ignoredBelow(dir string) func(context.Context, []string) ([]string, error) {
+	return func(ctx context.Context, paths []string) ([]string, error) {
+		c := exec.CommandContext(ctx, "git", "-C", dir, "check-ignore", "-z", "--stdin")
+		c.Stdin = strings.NewReader(strings.Join(paths, "\x00") + "\x00")
+		var stderr strings.Builder
+		c.Stderr = &stderr
+		out, err := c.Output()
+		var exit *exec.ExitError
+		if err != nil && !(errors.As(err, &exit) && exit.ExitCode() == 1) {
+			if !inRepository(dir) {
+				return nil, nil
+			}
+			return nil, fmt.Errorf("ask git which files it ignores: %w: %s", err, strings.TrimSpace(stderr.String()))
+		}
+		return strings.FieldsFunc(string(out), func(r rune) bool { return r == 0 }), nil
+	}
+}
+
+// inRepository reports whether dir or a directory above it has .git.
+func inRepository(dir string) bool {
+	dir, err := filepath.Abs(dir)
+	for err == nil {
+		if _, serr := os.Stat(filepath.Join(dir, ".git")); serr == nil {
+			return true
+		}
+		if filepath.Dir(dir) == dir {
+			break
+		}
+		dir = filepath.Dir(dir)
+	}
+	return false
 }
 
 // maxCommits bounds the commits of a changelog.

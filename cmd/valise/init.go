@@ -48,7 +48,7 @@ func (a *app) init(ctx context.Context, path string, args []string) error {
 	if err != nil {
 		return err
 	}
-	draft, err := project.NewDraft(ctx, dir, compose)
+	draft, err := project.NewDraft(ctx, dir, compose, ignoredBelow(dir))
 	if err != nil {
 		return err
 	}

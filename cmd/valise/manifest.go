@@ -76,7 +76,10 @@ func (a *app) manifest(ctx context.Context, p *project.Project, r *project.Relea
 		m.Kind, m.Prefix, m.Device.Tree = bundle.KindTree, project.Prefix(name), p.Tree.Bundle()
 		err = c.addTree(ctx, m, r)
 	} else {
-		m.Device.Compose, m.Device.Project = r.Compose, p.Project
+		m.Device.Compose, m.Device.Project, m.Device.Local = r.Compose, p.Project, r.Local
+		if err := c.resolve(m, r); err != nil {
+			return nil, err
+		}
 		collected, err := a.collect(ctx, p, r, platforms, created)
 		if err != nil {
 			return nil, err
@@ -137,6 +140,18 @@ func (c *content) OpenFile(path string) (io.ReadCloser, error) {
 		return io.NopCloser(bytes.NewReader(b)), nil
 	}
 	return os.Open(c.files[path])
+}
+
+// resolve puts the compose file of a device in the place of the one that is here,
+// where they differ.
+func (c *content) resolve(m *bundle.Manifest, r *project.Release) error {
+	resolved, err := r.Resolve(m.Files)
+	if err != nil || resolved == nil {
+		return err
+	}
+	m.Files = slices.DeleteFunc(m.Files, func(f bundle.File) bool { return f.Path == r.Compose })
+	m.Device.Mounts = resolved.Mounts
+	return c.add(m, r.Compose, resolved.Text)
 }
 
 // add puts a file that this program wrote into the release.

@@ -108,7 +108,7 @@ func (a *App) RestoreData(ctx context.Context, r installer.Release, recordID str
 	if err := a.restoreData(ctx, m, r, recordID); err != nil {
 		return err
 	}
-	return a.running(m, r).Up(ctx)
+	return a.up(ctx, m, r)
 }
 
 // restoreData stops all services of the app and brings back what was saved for a

@@ -10,6 +10,7 @@
 //	releases/<name>/          manifest.json, its signature, the small files of the
 //	                          bundle, and compose.valise.yaml, which pins every
 //	                          image to its ID
+//	releases/.mounts/         what compose files mount of releases, see mounts.go
 //	updates/backups/          data saved before a switch
 //
 // Releases run from their own directory, never through current: what runs does
@@ -114,6 +115,9 @@ func (a *App) Prune(ctx context.Context, kept []installer.Release) error {
 		return err
 	}
 	if err := release.RemoveAll(a.Releases.Root(), nextEnvName); err != nil {
+		return err
+	}
+	if err := a.pruneMounts(kept); err != nil {
 		return err
 	}
 	names, err := a.Releases.List()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"net"
 	"os"
@@ -42,6 +43,10 @@ func (a *App) Inspect(ctx context.Context, rel *verify.Release, st installer.Sta
 		f.RunsSince = old.CreatedAt
 		if st.Current.Manifest == rel.Digest() {
 			f.Damage = a.Whole(ctx, *st.Current)
+		} else {
+			for _, err := range a.edited(old) {
+				f.Edited = append(f.Edited, err.Error())
+			}
 		}
 		if old.Device.Project != m.Device.Project {
 			return f, fmt.Errorf("inspect: the release runs as compose project %q, %q is installed: it would start on new, empty volumes", m.Device.Project, old.Device.Project)
@@ -73,18 +78,19 @@ func (a *App) Inspect(ctx context.Context, rel *verify.Release, st installer.Sta
 		return f, err
 	}
 	f.EnvNew, f.EnvChanged = generated, env.Changed(before, generated)
-	text, err := composeText(rel, m)
+	text, err := smallFile(rel, m.Device.Compose)
 	if err != nil {
 		return f, err
 	}
 	f.EnvMissing = env.Missing(required(m, text))
+	f.LocalMissing = a.localMissing(m)
 	if err := a.inspectDisk(ctx, &f, m, st); err != nil {
 		return f, err
 	}
-	if a.Command != nil && !a.Hurry && len(f.EnvMissing) == 0 {
+	if a.Command != nil && !a.Hurry && len(f.EnvMissing) == 0 && len(f.LocalMissing) == 0 {
 		// Without docker compose, or when it cannot read the files, no change
 		// of services is known: staging says what is wrong with them.
-		if err := a.inspectServices(ctx, &f, m, text, env, images, info.Store, st.Current == nil); err != nil {
+		if err := a.inspectServices(ctx, &f, rel, m, text, env, images, info.Store, st.Current == nil); err != nil {
 			a.report(installer.Event{Step: "plan", Detail: "the change of services is not known: " + err.Error()})
 		}
 	}
@@ -94,8 +100,10 @@ func (a *App) Inspect(ctx context.Context, rel *verify.Release, st installer.Sta
 // lostSecrets refuses to make a value anew while there may be data that depend on
 // it: of the release that runs, or of one that is long gone and left its volumes.
 func (a *App) lostSecrets(ctx context.Context, m *bundle.Manifest, env *environ.File, current *installer.Release) error {
-	for _, key := range env.Missing(slices.Sorted(maps.Keys(m.Device.Secrets))) {
+	for _, key := range slices.Sorted(maps.Keys(m.Device.Secrets)) {
+		place := a.secretPlace(m.Device.Secrets[key])
 		switch {
+		case a.hasValue(env, key, m.Device.Secrets[key]):
 		case !m.Device.Secrets[key].Immutable || a.Given[key] != "":
 		case current == nil:
 			volumes, err := a.Engine.Volumes(ctx, m.Device.Project)
@@ -103,10 +111,10 @@ func (a *App) lostSecrets(ctx context.Context, m *bundle.Manifest, env *environ.
 				return err
 			}
 			if len(volumes) > 0 {
-				return fmt.Errorf("inspect: %s is to be generated, but volume %s of an earlier installation may depend on the old one: put that into %s, or remove the volumes with all their data", key, strings.Join(volumes, ", "), a.envPath())
+				return fmt.Errorf("inspect: %s is to be generated, but volume %s of an earlier installation may depend on the old one: put that into %s, or remove the volumes with all their data", key, strings.Join(volumes, ", "), place)
 			}
 		case hasSecret(a, *current, key):
-			return fmt.Errorf("inspect: %s lost %s, which existing data depends on: put the old value back (a new one would lock the data out)", a.envPath(), key)
+			return fmt.Errorf("inspect: %s lost %s, which existing data depends on: put the old value back (a new one would lock the data out)", place, key)
 		}
 	}
 	return nil
@@ -121,9 +129,9 @@ func hasSecret(a *App, r installer.Release, key string) bool {
 	return ok
 }
 
-// composeText is the release's compose file.
-func composeText(rel *verify.Release, m *bundle.Manifest) ([]byte, error) {
-	f, err := rel.OpenFile(m.Device.Compose)
+// smallFile is the content of a file of the release that docker compose reads.
+func smallFile(rel *verify.Release, name string) ([]byte, error) {
+	f, err := rel.OpenFile(name)
 	if err != nil {
 		return nil, err
 	}
@@ -155,6 +163,11 @@ func (a *App) inspectDisk(ctx context.Context, f *installer.Facts, m *bundle.Man
 	for _, file := range m.Files {
 		f.Files += file.Size
 	}
+	for _, x := range mounts(m) {
+		for _, file := range x.files {
+			f.Files += file.Size
+		}
+	}
 	var err error
 	if f.FilesFree, err = installer.FreeBytesFor(a.Dir); err != nil {
 		return err
@@ -183,7 +196,7 @@ func (a *App) inspectDisk(ctx context.Context, f *installer.Facts, m *bundle.Man
 // inspectServices asks docker compose what it would do with the services, and on
 // a first installation whether their ports are free. The files it reads are in
 // memory: planning writes nothing.
-func (a *App) inspectServices(ctx context.Context, f *installer.Facts, m *bundle.Manifest, text []byte, env *environ.File, images []docker.TaggedImage, store docker.Store, first bool) error {
+func (a *App) inspectServices(ctx context.Context, f *installer.Facts, rel *verify.Release, m *bundle.Manifest, text []byte, env *environ.File, images []docker.TaggedImage, store docker.Store, first bool) error {
 	ids := map[string]string{}
 	for _, img := range images {
 		ids[img.Tag] = string(img.Image.Config.Digest)
@@ -195,14 +208,37 @@ func (a *App) inspectServices(ctx context.Context, f *installer.Facts, m *bundle
 	if err != nil {
 		return err
 	}
+	var open []*os.File
+	defer func() {
+		for _, file := range open {
+			file.Close()
+		}
+	}()
+	memory := func(b []byte) (string, error) {
+		file, err := inMemory(b)
+		if err != nil {
+			return "", err
+		}
+		open = append(open, file)
+		return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), file.Fd()), nil
+	}
+	text, err = planned(text, m, func(name string) (string, error) {
+		b, err := smallFile(rel, name)
+		if err != nil {
+			return "", err
+		}
+		return memory(b)
+	})
+	if err != nil {
+		return err
+	}
 	var paths []string
 	for _, b := range [][]byte{text, pinned, env.Bytes()} {
-		file, err := inMemory(b)
+		file, err := memory(b)
 		if err != nil {
 			return err
 		}
-		defer file.Close()
-		paths = append(paths, fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), file.Fd()))
+		paths = append(paths, file)
 	}
 	files := []string{paths[0]}
 	if operator := a.operatorFile(); operator != "" {
@@ -228,6 +264,21 @@ func (a *App) inspectServices(ctx context.Context, f *installer.Facts, m *bundle
 	running, err := c.Ps(ctx)
 	if err != nil {
 		return err
+	}
+	var replaced []string
+	for _, x := range mounts(m) {
+		if err := a.Releases.CheckMount(x.name, x.files); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			replaced = append(replaced, a.mountPath(x.name))
+		}
+	}
+	stale, err := c.Mounting(ctx, replaced)
+	if err != nil {
+		return err
+	}
+	for _, ctr := range running {
+		if slices.Contains(stale, ctr.ID) && hashes[ctr.Service] != "" {
+			hashes[ctr.Service] = "what it mounts was changed"
+		}
 	}
 	f.Services = changes(hashes, running)
 	return nil

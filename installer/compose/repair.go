@@ -54,7 +54,7 @@ func (a *App) Repair(ctx context.Context, rel *verify.Release, r installer.Relea
 	if err := a.link(m, r); err != nil {
 		return err
 	}
-	return a.blame(ctx, a.running(m, r).Up(ctx))
+	return a.blame(ctx, a.up(ctx, m, r))
 }
 
 // dropImages removes the app's containers and the images of its release, unless

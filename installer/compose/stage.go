@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -43,6 +44,9 @@ func (a *App) Stage(ctx context.Context, rel *verify.Release, to installer.Relea
 	if err := writeFiles(dir.WriteFile, rel); err != nil {
 		return err
 	}
+	if err := a.addMounts(m, dir.Path()); err != nil {
+		return err
+	}
 	if err := a.checkCompose(ctx, m, a.files(m, filepath.Join(a.Dir, dir.Path()))); err != nil {
 		return err
 	}
@@ -76,6 +80,9 @@ func (a *App) stageKept(ctx context.Context, rel *verify.Release, to installer.R
 		return err
 	}
 	m := rel.Manifest()
+	if err := a.addMounts(m, path.Join("releases", to.Dir)); err != nil {
+		return err
+	}
 	if err := a.checkCompose(ctx, m, a.files(m, a.releaseDir(to))); err != nil {
 		return err
 	}

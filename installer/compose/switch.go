@@ -41,6 +41,9 @@ func (a *App) Snapshot(ctx context.Context, sw installer.Switch) (json.RawMessag
 	if err != nil {
 		return nil, err
 	}
+	if err := a.addMounts(m, path.Join("releases", sw.To.Dir)); err != nil {
+		return nil, err
+	}
 	if err := a.checkCompose(ctx, m, a.running(m, sw.To).Files); err != nil {
 		return nil, err
 	}
@@ -108,6 +111,15 @@ func (a *App) activate(ctx context.Context, sw installer.Switch) error {
 		if err := a.keepEdits(*sw.From); err != nil {
 			return err
 		}
+		from, err := a.manifest(*sw.From)
+		if err != nil {
+			return err
+		}
+		a.noteEdits(from, m)
+	}
+	stale, err := a.freshMounts(ctx, m, to)
+	if err != nil {
+		return err
 	}
 	if back {
 		a.rollbackHook(ctx, *sw.From, "pre-rollback")
@@ -127,7 +139,7 @@ func (a *App) activate(ctx context.Context, sw installer.Switch) error {
 			return err
 		}
 	}
-	if err := a.running(m, to).Up(ctx); err != nil {
+	if err := a.up(ctx, m, to, stale...); err != nil {
 		return err
 	}
 	if back {
@@ -145,6 +157,15 @@ func (a *App) link(m *bundle.Manifest, r installer.Release) error {
 	}
 	if err := release.ReplaceFile(a.Releases.Root(), envName, env.Bytes(), 0o600); err != nil {
 		return err
+	}
+	files, err := a.writeSecretFiles(m)
+	if err != nil {
+		return err
+	}
+	for _, key := range slices.Sorted(maps.Keys(files)) {
+		if m.Device.Secrets[key].Show != "" && a.Show != nil {
+			a.Show(key, files[key])
+		}
 	}
 	for _, key := range generated {
 		if value, _ := env.Lookup(key); m.Device.Secrets[key].Show != "" && a.Show != nil {
@@ -300,7 +321,7 @@ func (a *App) Restore(ctx context.Context, raw json.RawMessage, from *installer.
 			return err
 		}
 	}
-	return a.running(m, *from).Up(ctx)
+	return a.up(ctx, m, *from)
 }
 
 // restoreEnv puts the environment file back. A snapshot of an older program does

@@ -10,7 +10,8 @@ import (
 )
 
 // Whole returns nil when everything that release r runs from is here and is what
-// was verified: its files and its images. The error says all that is wrong.
+// was verified: its files and its images. The error says all that is wrong; it is
+// an EditedError when that is nothing but mounted files.
 func (a *App) Whole(ctx context.Context, r installer.Release) error {
 	m, err := a.manifest(r)
 	if err != nil {
@@ -22,7 +23,12 @@ func (a *App) Whole(ctx context.Context, r installer.Release) error {
 			wrong = append(wrong, a.Releases.Check(r.Dir, f.Path, f.Size, f.Digest))
 		}
 	}
-	return errors.Join(append(wrong, a.checkImages(ctx, m))...)
+	wrong = append(wrong, a.checkLocal(m), a.checkImages(ctx, m))
+	edited := a.edited(m)
+	if err := errors.Join(wrong...); err != nil || len(edited) == 0 {
+		return errors.Join(append(edited, err)...)
+	}
+	return &EditedError{edited}
 }
 
 // Staged reports whether a file of a bundle is kept with the release. What

@@ -108,6 +108,33 @@ func (c *Compose) Up(ctx context.Context, services ...string) error {
 	return c.run(ctx, append([]string{"up", "-d", "--no-build", "--pull", "never", "--remove-orphans", "--"}, services...))
 }
 
+// Recreate makes the containers of services anew, and starts them.
+func (c *Compose) Recreate(ctx context.Context, services ...string) error {
+	return c.run(ctx, append([]string{"up", "-d", "--no-build", "--pull", "never", "--no-deps", "--force-recreate", "--"}, services...))
+}
+
+// Mounting returns the IDs of the project's containers, stopped ones too, that mount
+// one of paths or what is below it.
+func (c *Compose) Mounting(ctx context.Context, paths []string) ([]string, error) {
+	list, err := c.Engine.client.ContainerList(ctx, client.ContainerListOptions{
+		All:     true,
+		Filters: client.Filters{}.Add("label", "com.docker.compose.project="+c.Project),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list containers of project %s: %w", c.Project, err)
+	}
+	var ids []string
+	for _, s := range list.Items {
+		for _, m := range s.Mounts {
+			if slices.ContainsFunc(paths, func(p string) bool { return m.Source == p || strings.HasPrefix(m.Source, p+"/") }) {
+				ids = append(ids, s.ID)
+				break
+			}
+		}
+	}
+	return ids, nil
+}
+
 // Down removes the project's containers and networks. Volumes stay, always.
 func (c *Compose) Down(ctx context.Context) error {
 	return c.run(ctx, []string{"down", "--remove-orphans"})

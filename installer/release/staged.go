@@ -110,24 +110,12 @@ func (s *Staged) Commit() error {
 	if s.err != nil {
 		return fmt.Errorf("commit release %s: it is incomplete: %w", s.name, s.err)
 	}
-	var dirs []string
-	err := fs.WalkDir(s.dir.FS(), ".", func(p string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() {
-			dirs = append(dirs, p)
-		}
-		return err
-	})
-	if err != nil {
+	if err := s.syncDirs(); err != nil {
 		return fmt.Errorf("commit release %s: %w", s.name, err)
-	}
-	for i := len(dirs) - 1; i >= 0; i-- { // children come after their parents
-		if err := SyncDir(s.dir, dirs[i]); err != nil {
-			return err
-		}
 	}
 	root := s.store.root
 	// rename(2) would replace an empty directory.
-	_, err = root.Lstat(releasePath(s.name))
+	_, err := root.Lstat(releasePath(s.name))
 	if err == nil {
 		return fmt.Errorf("commit release %s: %w", s.name, ErrExists)
 	}
@@ -140,6 +128,21 @@ func (s *Staged) Commit() error {
 	s.dir.Close()
 	s.dir = nil
 	return nil
+}
+
+// syncDirs makes durable what was written.
+func (s *Staged) syncDirs() error {
+	var dirs []string
+	err := fs.WalkDir(s.dir.FS(), ".", func(p string, d fs.DirEntry, err error) error {
+		if err == nil && d.IsDir() {
+			dirs = append(dirs, p)
+		}
+		return err
+	})
+	for i := len(dirs) - 1; err == nil && i >= 0; i-- { // children come after their parents
+		err = SyncDir(s.dir, dirs[i])
+	}
+	return err
 }
 
 // Abort removes what was staged. After Commit it does nothing, so it can be

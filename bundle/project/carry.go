@@ -1,0 +1,242 @@
+package project
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/moby/patternmatcher"
+	"go.yaml.in/yaml/v4"
+
+	"github.com/valise-ota/valise/bundle"
+)
+
+// FileItem is a line under files: a file, a directory or a pattern, or with a
+// leading ! what is left out.
+type FileItem struct {
+	Path string `yaml:"path"`
+	// Public says that it may be read by anybody who gets a bundle, although git
+	// ignores it or it looks like a secret.
+	Public bool `yaml:"public"`
+}
+
+// UnmarshalYAML reads "- PATH" and "- {path: PATH, public: true}".
+func (f *FileItem) UnmarshalYAML(n *yaml.Node) error {
+	if n.Kind == yaml.MappingNode {
+		type plain FileItem
+		return n.Decode((*plain)(f))
+	}
+	return n.Decode(&f.Path)
+}
+
+func (f FileItem) excludes() bool { return strings.HasPrefix(f.Path, "!") }
+func (f FileItem) pattern() bool  { return strings.ContainsAny(f.Path, `*?[`) }
+
+// lists reports whether an item may give the file name; what there is is not
+// looked at.
+func (p *Project) lists(name string) bool {
+	return slices.ContainsFunc(p.Files, func(f FileItem) bool {
+		return f.Path == name || !f.excludes() && (f.pattern() || strings.HasPrefix(name, f.Path+"/"))
+	})
+}
+
+// carrier collects the files of a repository that travel with a release.
+type carrier struct {
+	p     *Project
+	ctx   context.Context
+	root  string // the project's directory, without links
+	leave *patternmatcher.PatternMatcher
+	files map[string]ReleaseFile // by path
+	// public are the files that a line allows to be read by anybody.
+	public map[string]bool
+	// local are files that do not travel and that the device must have, by their path
+	// there.
+	local map[string]reference
+	notes []string
+}
+
+func (p *Project) carrier(ctx context.Context) (*carrier, error) {
+	c := &carrier{p: p, ctx: ctx, files: map[string]ReleaseFile{}, public: map[string]bool{}, local: map[string]reference{}}
+	var leave []string
+	for _, item := range p.Files {
+		if item.excludes() {
+			leave = append(leave, item.Path[1:])
+		}
+	}
+	var err error
+	if c.leave, err = patternmatcher.New(leave); err != nil {
+		return nil, p.at([]any{"files"}, "%v", err)
+	}
+	if c.root, err = filepath.Abs(p.Dir); err == nil {
+		c.root, err = filepath.EvalSymlinks(c.root)
+	}
+	return c, err
+}
+
+func (c *carrier) note(format string, args ...any) {
+	c.notes = append(c.notes, fmt.Sprintf(format, args...))
+}
+
+// left reports whether a line under files leaves name out.
+func (c *carrier) left(name string) bool {
+	matched, err := c.leave.MatchesOrParentMatches(filepath.FromSlash(name))
+	return err == nil && matched
+}
+
+// add puts a file into the release, under its path here.
+func (c *carrier) add(name string, at ...any) error {
+	source := c.p.Path(filepath.FromSlash(name))
+	info, err := os.Stat(source)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return c.p.at(at, "file %s does not exist", source)
+	case err != nil:
+		return c.p.at(at, "%v", err)
+	case !info.Mode().IsRegular():
+		return c.p.at(at, "%s is %s, not a file: leave it out with files: [\"!%s\"]", source, kindOf(info.Mode()), name)
+	}
+	real, err := filepath.EvalSymlinks(source)
+	if err == nil {
+		real, err = filepath.Abs(real)
+	}
+	if err != nil {
+		return c.p.at(at, "%v", err)
+	}
+	if rel, err := filepath.Rel(c.root, real); err != nil || !filepath.IsLocal(rel) {
+		return c.p.at(at, "%s is a link to %s, which is outside the directory of %s", source, real, DefaultFile)
+	}
+	c.files[name] = ReleaseFile{Path: name, Source: source, Executable: info.Mode()&0o100 != 0}
+	return nil
+}
+
+func kindOf(m fs.FileMode) string {
+	switch {
+	case m.IsDir():
+		return "a directory"
+	case m&fs.ModeDevice != 0:
+		return "a device"
+	case m&fs.ModeSocket != 0:
+		return "a socket"
+	case m&fs.ModeNamedPipe != 0:
+		return "a pipe"
+	}
+	return "something else"
+}
+
+// below lists the files at a path or below it that travel, and how many git
+// ignores. public takes those too.
+func (c *carrier) below(name string, public bool) (files []string, ignored int, err error) {
+	err = filepath.WalkDir(c.p.Path(filepath.FromSlash(name)), func(at string, d fs.DirEntry, err error) error {
+		if err == nil {
+			err = c.ctx.Err()
+		}
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(c.p.Path("."), at)
+		if err != nil {
+			return err
+		}
+		rel = filepath.ToSlash(rel)
+		switch {
+		case d.IsDir() && d.Name() == ".git":
+			return filepath.SkipDir
+		case d.IsDir() || rel != "." && c.left(rel):
+			return nil
+		}
+		if files = append(files, rel); len(files) > bundle.MaxFiles {
+			return fmt.Errorf("%s holds more than %d files: leave out what is not part of a release with files: [\"!PATTERN\"]", name, bundle.MaxFiles)
+		}
+		return nil
+	})
+	if err != nil || public || c.p.Ignored == nil || len(files) == 0 {
+		return files, 0, err
+	}
+	skip, err := c.p.Ignored(c.ctx, files)
+	if err != nil {
+		return nil, 0, err
+	}
+	out := slices.DeleteFunc(files, func(f string) bool { return slices.Contains(skip, f) })
+	return out, len(skip), nil
+}
+
+// item adds what a line under files names.
+func (c *carrier) item(item FileItem, at ...any) error {
+	p := c.p
+	if item.excludes() {
+		return nil
+	}
+	name := item.Path
+	var files []string
+	var ignored int
+	var err error
+	switch info, serr := os.Stat(p.Path(filepath.FromSlash(name))); {
+	case serr != nil && item.pattern():
+		files, ignored, err = c.matching(item)
+	case serr == nil && info.IsDir():
+		files, ignored, err = c.below(name, item.Public)
+	default:
+		files = []string{name}
+		if serr == nil && !item.Public && p.Ignored != nil {
+			if skip, err := p.Ignored(c.ctx, files); err != nil {
+				return p.at(at, "%v", err)
+			} else if len(skip) > 0 {
+				return p.at(at, "git ignores %s: a bundle is read by everybody who gets it; write {path: %s, public: true} when they may read this", name, name)
+			}
+		}
+	}
+	switch {
+	case err != nil:
+		return p.at(at, "%v", err)
+	case len(files) == 0:
+		return p.at(at, "%s names no file that travels (%d are ignored by git)", name, ignored)
+	case ignored > 0:
+		c.note("%s: %d files that git ignores are left out", name, ignored)
+	}
+	for _, f := range files {
+		if !item.Public && holdsValues(f) {
+			return p.at(at, "%s is an environment file: a bundle is read by everybody who gets it; write {path: %s, public: true} when they may read this", f, f)
+		}
+		if err := c.add(f, at...); err != nil {
+			return err
+		}
+		if item.Public {
+			c.public[f] = true
+		}
+	}
+	return nil
+}
+
+// matching lists the files that a pattern gives.
+func (c *carrier) matching(item FileItem) ([]string, int, error) {
+	m, err := patternmatcher.New([]string{item.Path})
+	if err != nil {
+		return nil, 0, err
+	}
+	base := "."
+	if i := strings.LastIndexByte(item.Path[:strings.IndexAny(item.Path, `*?[`)], '/'); i > 0 {
+		base = item.Path[:i]
+	}
+	files, ignored, err := c.below(base, item.Public)
+	return slices.DeleteFunc(files, func(f string) bool {
+		matched, err := m.MatchesOrParentMatches(filepath.FromSlash(f))
+		return err != nil || !matched
+	}), ignored, err
+}
+
+// holdsValues reports whether a file is called as those are that hold the values
+// of one installation: .env, .env.production, not .env.example.
+func holdsValues(name string) bool {
+	base := path.Base(name)
+	if base == envName {
+		return true
+	}
+	rest, ok := strings.CutPrefix(base, envName+".")
+	return ok && !slices.Contains([]string{"example", "sample", "template", "dist", "tmpl", "defaults"}, rest)
+}

@@ -1,0 +1,308 @@
+package project
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/compose-spec/compose-go/v2/dotenv"
+	"go.yaml.in/yaml/v4"
+
+	"github.com/valise-ota/valise/bundle"
+)
+
+// SourceDir holds, in a bundle, the compose files that its own one was made of.
+const SourceDir = "compose-source"
+
+// filesLabel is a label of every service that reads configs or secrets of a
+// release: it changes with their content, and with it compose makes a new container.
+const filesLabel = "valise.files"
+
+// carryReferences has what the compose file names relative to itself travel, as
+// far as it is here, and returns it by its path in the bundle.
+func (c *carrier) carryReferences(file *composeFile) ([]carried, error) {
+	p := c.p
+	var list []carried
+	for _, r := range file.references() {
+		refuse := func(format string, args ...any) error {
+			return p.composeError("%s uses %s, %s", r.user, r.written, fmt.Sprintf(format, args...))
+		}
+		name := filepath.ToSlash(p.beside(filepath.FromSlash(r.file)))
+		info, err := os.Stat(p.Path(name))
+		switch {
+		case r.file == ".":
+			return nil, refuse("its own directory: on a device that holds passwords and releases; mount a directory below it")
+		case !filepath.IsLocal(name) && err == nil:
+			return nil, refuse("which is outside the directory of %s", DefaultFile)
+		case name == filepath.ToSlash(filepath.Clean(p.Compose)):
+			return nil, refuse("the compose file itself: give the service a copy")
+		}
+		reason, err := c.stays(r, name, info, err)
+		if err != nil {
+			return nil, err
+		}
+		if reason == "" {
+			list = append(list, carried{r, name})
+			continue
+		}
+		if !filepath.IsLocal(r.file) {
+			return nil, refuse("which leads out of the app's directory on a device: name an absolute path, or one below")
+		}
+		if !bundle.LocalPath(r.file) {
+			first, _, _ := strings.Cut(r.file, "/")
+			return nil, refuse("and %s in the app's directory on a device belongs to Valise: choose another name", first)
+		}
+		if r.kind == refLabels {
+			return nil, refuse("which %s", reason)
+		}
+		generated := slices.ContainsFunc(sortedKeys(p.Secrets), func(key string) bool { return p.Secrets[key].File == r.file })
+		switch {
+		case reason == notHere && (r.optional || !r.single): // data
+		case r.single && !r.optional:
+			c.local[r.file] = r
+			if !generated {
+				c.note("%s uses %s, which %s: it does not travel, and the device must have it as /opt/%s/%s before an installation", r.user, r.written, reason, p.App, r.file)
+			}
+		default:
+			c.note("%s uses %s, which %s: it does not travel, and is /opt/%s/%s on a device", r.user, r.written, reason, p.App, r.file)
+		}
+	}
+	return list, nil
+}
+
+// carried is a reference whose file or directory travels.
+type carried struct {
+	reference
+	path string // in the bundle
+}
+
+const notHere = "does not exist here"
+
+// stays says why what a reference names stays on the device and does not travel;
+// the empty string when it travels.
+func (c *carrier) stays(r reference, name string, info os.FileInfo, err error) (string, error) {
+	switch {
+	case err != nil:
+		return notHere, nil
+	case c.left(name):
+		return "a line under files leaves out", nil
+	case c.files[name].Source != "":
+		if (r.kind == refSecret || holdsValues(name)) && !c.public[name] {
+			return "", c.p.composeError("%s uses %s, which is listed under files: a bundle is read by everybody who gets it; write {path: %s, public: true} when they may read this", r.user, r.written, name)
+		}
+		return "", nil
+	case r.kind == refSecret:
+		return "is a secret", nil
+	case holdsValues(name):
+		return "is an environment file", nil
+	case info.IsDir() && r.kind != refMount:
+		return "", c.p.composeError("%s uses %s, which is a directory and not a file", r.user, r.written)
+	}
+	files, ignored, err := c.below(name, false)
+	if err != nil {
+		return "", c.p.composeError("%s uses %s: %v", r.user, r.written, err)
+	}
+	files = slices.DeleteFunc(files, func(f string) bool { return slices.Contains([]string{".gitkeep", ".keep", ".gitignore"}, path.Base(f)) })
+	if len(files) == 0 {
+		if !info.IsDir() {
+			return "git ignores", nil
+		}
+		return notHere, nil // an empty directory is one for data
+	}
+	if ignored > 0 {
+		c.note("%s uses %s: %d files in it that git ignores are left out", r.user, r.written, ignored)
+	}
+	for _, f := range files {
+		if holdsValues(f) && !c.public[f] {
+			c.note("%s uses %s: %s in it is an environment file and is left out", r.user, r.written, f)
+			continue
+		}
+		if err := c.add(f); err != nil {
+			return "", err
+		}
+	}
+	if r.writable && info.IsDir() {
+		c.note("%s may write to %s, whose %d files come with every release: what it changes there is kept aside when another one comes; for data of the device, write files: [\"!%s\"] or mount it :ro", r.user, r.written, len(files), name)
+	}
+	return "", nil
+}
+
+// Resolved is a compose file whose references lead to what a release carries.
+type Resolved struct {
+	Text   []byte
+	Mounts []string // what it mounts, as bundle.Device has it
+}
+
+// Resolve writes the release's compose file anew when it has to be another one than
+// it is here: with what it takes from other files in it, and with the places on a
+// device of what travels. files are those of the manifest. It returns nil when
+// the file is good as it is.
+func (r *Release) Resolve(files []bundle.File) (*Resolved, error) {
+	if r.compose == nil || len(r.carried) == 0 && !r.composed {
+		return nil, nil
+	}
+	var out Resolved
+	names := map[string]string{} // of configs and secrets, by kind and name
+	for _, c := range r.carried {
+		name := bundle.MountName(files, c.path)
+		place := "./" + path.Join(bundle.MountDir, name)
+		switch c.kind {
+		case refLabels:
+			continue
+		case refConfig, refSecret:
+			names[c.user] = name
+		case refEnv:
+			// Spelled in another way, so that a device that only plans can tell it from a
+			// mount: what counts of it is its content.
+			place = "./" + bundle.MountDir + "/./" + name
+		}
+		c.set(place)
+		out.Mounts = append(out.Mounts, c.path)
+	}
+	slices.Sort(out.Mounts)
+	out.Mounts = slices.Compact(out.Mounts)
+	model := r.compose.model
+	for _, key := range []string{"version", "include"} {
+		delete(model, key)
+	}
+	services, _ := model["services"].(map[string]any)
+	for _, name := range sortedKeys(services) {
+		service, _ := services[name].(map[string]any)
+		if err := r.resolveService(service, names); err != nil {
+			return nil, r.compose.p.composeError("service %s: %v", name, err)
+		}
+	}
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "# Made by valise build of the files in %s: their includes and extensions are in it, and\n# what travels with the release is named in its place on a device.\n", SourceDir)
+	enc := yaml.NewEncoder(&b)
+	enc.SetIndent(2)
+	if err := enc.Encode(model); err != nil {
+		return nil, err
+	}
+	out.Text = b.Bytes()
+	return &out, nil
+}
+
+// resolveService writes what a device needs of a service, in the words that every
+// version of docker compose understands.
+func (r *Release) resolveService(service map[string]any, names map[string]string) error {
+	for _, key := range []string{"build", "develop"} {
+		delete(service, key)
+	}
+	if err := r.inlineLabels(service); err != nil {
+		return err
+	}
+	var used []string
+	for _, kind := range []string{refConfig, refSecret} {
+		list, _ := service[kind+"s"].([]any)
+		for _, e := range list {
+			source, _ := e.(string)
+			if m, ok := e.(map[string]any); ok {
+				source, _ = m["source"].(string)
+			}
+			if name := names[kind+" "+source]; name != "" {
+				used = append(used, name)
+			}
+		}
+	}
+	if len(used) > 0 {
+		slices.Sort(used)
+		sum := sha256.Sum256([]byte(strings.Join(used, "\n")))
+		addLabel(service, filesLabel, hex.EncodeToString(sum[:16]))
+	}
+	files, _ := service["env_file"].([]any)
+	for i := range files {
+		if f, ok := files[i].(map[string]any); ok && f["required"] == true && f["format"] == nil {
+			files[i] = f["path"]
+		}
+	}
+	if depends, ok := service["depends_on"].(map[string]any); ok {
+		for _, d := range depends {
+			if d, ok := d.(map[string]any); ok && d["required"] == true {
+				delete(d, "required")
+			}
+		}
+	}
+	volumes, _ := service["volumes"].([]any)
+	for i := range volumes {
+		if v, ok := volumes[i].(map[string]any); ok {
+			volumes[i] = asWritten(v)
+		}
+	}
+	return nil
+}
+
+// asWritten brings a mount whose source is a variable back to the short form: what
+// it is, volume or directory, is known only on the device.
+func asWritten(v map[string]any) any {
+	source, _ := v["source"].(string)
+	volume, _ := v["volume"].(map[string]any)
+	if v["type"] != "volume" || !strings.Contains(source, "$") || len(volume) > 0 {
+		return v
+	}
+	short := fmt.Sprintf("%s:%s", source, v["target"])
+	if v["read_only"] == true {
+		short += ":ro"
+	}
+	return short
+}
+
+func addLabel(service map[string]any, key, value string) {
+	switch labels := service["labels"].(type) {
+	case []any:
+		service["labels"] = append(labels, key+"="+value)
+	case map[string]any:
+		labels[key] = value
+	default:
+		service["labels"] = map[string]any{key: value}
+	}
+}
+
+// inlineLabels takes the labels of files into the compose file, which few versions
+// of docker compose could do on the device.
+func (r *Release) inlineLabels(service map[string]any) error {
+	files, _ := service["label_file"].([]any)
+	if len(files) == 0 {
+		return nil
+	}
+	delete(service, "label_file")
+	labels := map[string]any{}
+	for _, f := range files {
+		name, _ := f.(string)
+		text, _, ok := literal(name)
+		if !ok {
+			return fmt.Errorf("label_file %s depends on a variable of the device: write the labels here", name)
+		}
+		file, err := os.Open(r.compose.p.Path(r.compose.p.beside(filepath.FromSlash(text))))
+		if err != nil {
+			return err
+		}
+		values, err := dotenv.Parse(io.LimitReader(file, MaxComposeSize))
+		file.Close()
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		for key, value := range values {
+			labels[key] = strings.ReplaceAll(value, "$", "$$")
+		}
+	}
+	switch own := service["labels"].(type) {
+	case []any:
+		for _, l := range own {
+			key, value, _ := strings.Cut(fmt.Sprint(l), "=")
+			labels[key] = value
+		}
+	case map[string]any:
+		maps.Copy(labels, own)
+	}
+	service["labels"] = labels
+	return nil
+}

@@ -1,0 +1,397 @@
+package main
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/txtar"
+)
+
+const composeProjects = "../../testdata/compose"
+
+// composeLab is what all projects of TestCompose share.
+type composeLab struct {
+	host   string
+	dir    string // bin/valise, look, cosign.key and cosign.pub
+	images string
+}
+
+// TestCompose takes small compose projects as people write them from init to a
+// rollback on a real engine, and compares what their containers see with what
+// docker compose gives them in the directory of the project. testdata/compose has
+// a table of them.
+func TestCompose(t *testing.T) {
+	lab := newComposeLab(t)
+	archives, err := filepath.Glob(filepath.Join(composeProjects, "*.txtar"))
+	if err != nil || len(archives) < 8 {
+		t.Fatal(archives, err)
+	}
+	for _, file := range archives {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
+			t.Parallel()
+			newComposeProject(t, lab, file).run()
+		})
+	}
+}
+
+func newComposeLab(t *testing.T) *composeLab {
+	lab := &composeLab{host: realEngine(t), dir: t.TempDir()}
+	goBuild := func(in, out string) {
+		t.Helper()
+		cmd := exec.Command("go", "build", "-buildvcs=false", "-o", filepath.Join(lab.dir, out), ".")
+		cmd.Dir = in
+		if out == "look" { // it runs on an empty image
+			cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+		}
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("build %s: %v\n%s", in, err, out)
+		}
+	}
+	goBuild("../valise", "valise")
+	goBuild(filepath.Join(composeProjects, "look"), "look")
+	lab.do(t, lab.dir, filepath.Join(lab.dir, "valise"), "keygen")
+	// Plain docker compose runs the same program under the names that the projects use.
+	image := filepath.Join(t.TempDir(), "image")
+	if err := os.MkdirAll(image, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	lab.do(t, image, "cp", filepath.Join(lab.dir, "look"), "look")
+	lab.do(t, image, "sh", "-c", `tar c look | docker import -c 'ENTRYPOINT ["/look"]' - other:1; for v in 1.0.0 2.0.0; do docker tag other:1 look:$v; done`)
+	t.Cleanup(func() { lab.do(t, image, "docker", "rmi", "-f", "other:1", "look:1.0.0", "look:2.0.0") })
+	return lab
+}
+
+// do runs a command and returns what it prints.
+func (l *composeLab) do(t testing.TB, in, name string, args ...string) string {
+	t.Helper()
+	out, err := l.try(in, name, args...)
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return out
+}
+
+func (l *composeLab) try(in, name string, args ...string) (string, error) {
+	cmd := exec.Command(name, args...)
+	cmd.Dir = in
+	cmd.Env = append(os.Environ(), "DOCKER_HOST="+l.host, "COSIGN_PASSWORD=test", "SOURCE_DATE_EPOCH=1700000000", "GIT_CONFIG_GLOBAL=/dev/null", "XDG_CACHE_HOME="+filepath.Join(l.dir, "cache"))
+	var out, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &stderr
+	err := cmd.Run()
+	if err != nil {
+		return out.String() + stderr.String(), err
+	}
+	return out.String(), nil
+}
+
+// composeProject is one project on its way.
+type composeProject struct {
+	*composeLab
+	t         *testing.T
+	name, app string
+	head      map[string]string
+	src       string // the repository
+	device    string
+	files     []txtar.File
+}
+
+func newComposeProject(t *testing.T, lab *composeLab, file string) *composeProject {
+	a, err := txtar.ParseFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &composeProject{composeLab: lab, t: t, app: "t" + strings.ToLower(rand.Text()[:10]), head: map[string]string{}, files: a.Files}
+	for line := range strings.Lines(string(a.Comment)) {
+		if key, value, ok := strings.Cut(line, ":"); ok {
+			p.head[key] = strings.TrimSpace(value)
+		}
+	}
+	p.src, p.device = filepath.Join(t.TempDir(), p.app), filepath.Join(t.TempDir(), "device")
+	t.Cleanup(func() { cleanEngine(t, lab.host, p.app) })
+	return p
+}
+
+// write writes the files of the archive whose names begin with prefix.
+func (p *composeProject) write(dir, prefix string) {
+	p.t.Helper()
+	for _, f := range p.files {
+		name, ok := strings.CutPrefix(f.Name, prefix)
+		if !ok || prefix == "" && (strings.HasPrefix(name, "update/") || strings.HasPrefix(name, "device/") || name == "valise.more" || name == ".env") {
+			continue
+		}
+		file := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			p.t.Fatal(err)
+		}
+		if err := os.WriteFile(file, f.Data, 0o644); err != nil {
+			p.t.Fatal(err)
+		}
+	}
+}
+
+func (p *composeProject) file(name string) string {
+	for _, f := range p.files {
+		if f.Name == name {
+			return string(f.Data)
+		}
+	}
+	return ""
+}
+
+func (p *composeProject) run() {
+	p.write(p.src, "")
+	before := p.plain("1.0.0")
+	p.init()
+	one := p.build("1.0.0")
+	p.write(p.src, "update/")
+	after := p.plain("2.0.0")
+	two := p.build("2.0.0")
+
+	app := filepath.Join(p.device, "opt", p.app)
+	if err := os.MkdirAll(app, 0o755); err != nil {
+		p.t.Fatal(err)
+	}
+	p.refused(one, "required environment keys have no value", strings.Fields(p.head["required"]))
+	if err := os.WriteFile(filepath.Join(app, ".env"), []byte(p.file(".env")), 0o600); err != nil {
+		p.t.Fatal(err)
+	}
+	p.refused(one, "required files are not there", strings.Fields(p.head["needs"]))
+	p.write(app, "device/")
+	p.install("install", one, "--key", filepath.Join(p.dir, "cosign.pub"))
+	p.same("install", before, p.look())
+	p.edit()
+	ids := p.ids()
+	plan := p.installer("plan", two, "--output", "json")
+	p.install("update", two)
+	p.same("update", after, p.look())
+	p.kept()
+	var recreated []string
+	for service, id := range p.ids() {
+		if ids[service] != id {
+			recreated = append(recreated, service)
+		}
+	}
+	slices.Sort(recreated)
+	want := strings.Fields(p.head["recreated"])
+	if !slices.Equal(recreated, want) {
+		p.t.Errorf("the update made %v anew, want %v", recreated, want)
+	}
+	var planned struct {
+		Services []struct{ Service, Change string }
+		Notes    []string
+	}
+	if err := json.Unmarshal([]byte(plan), &planned); err != nil {
+		p.t.Fatal(err)
+	}
+	if pattern := p.head["edited"]; pattern != "" && !slices.ContainsFunc(planned.Notes, regexp.MustCompile(pattern).MatchString) {
+		p.t.Errorf("the plan does not say what was changed: %q", planned.Notes)
+	}
+	recreated = nil
+	for _, s := range planned.Services {
+		if s.Change != "kept" {
+			recreated = append(recreated, s.Service)
+		}
+	}
+	if !slices.Equal(recreated, want) {
+		p.t.Errorf("the plan said that %v are made anew, want %v", recreated, want)
+	}
+	p.install("rollback")
+	p.same("rollback", before, p.look())
+	if found := p.installer("doctor", "--app", p.app); strings.Contains(found, "not whole") {
+		p.t.Errorf("doctor says:\n%s", found)
+	}
+}
+
+func (p *composeProject) init() {
+	valise := filepath.Join(p.dir, "valise")
+	p.do(p.t, p.src, valise, "init")
+	file := filepath.Join(p.src, "valise.yaml")
+	edit(p.t, file, `platforms: \[.*\]`, "platforms: [linux/"+runtime.GOARCH+"]")
+	edit(p.t, file, `retries: \d+`, "retries: 30")
+	edit(p.t, file, `interval: \S+`, "interval: 250ms")
+	b, err := os.ReadFile(file)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	var compose string
+	for _, f := range p.files {
+		if strings.HasSuffix(f.Name, ".yaml") {
+			compose += string(f.Data)
+		}
+	}
+	images := "\nimages:\n"
+	for _, name := range []string{"look", "other"} {
+		if regexp.MustCompile(`image: "?` + name + ":").MatchString(compose) {
+			images += fmt.Sprintf("  %s: {base: scratch, files: [{from: .look, to: /look}], entrypoint: [/look]}\n", name)
+		}
+	}
+	if !strings.Contains(string(b), "version_env:") {
+		b = bytes.Replace(b, []byte("\nplatforms:"), []byte("\nversion_env: VERSION # as the compose file has it\nplatforms:"), 1)
+	}
+	if err := os.WriteFile(file, append(b, images+p.file("valise.more")...), 0o644); err != nil {
+		p.t.Fatal(err)
+	}
+	p.do(p.t, p.src, "cp", filepath.Join(p.dir, "look"), ".look")
+}
+
+func (p *composeProject) build(version string) string {
+	p.t.Helper()
+	valise := filepath.Join(p.dir, "valise")
+	file := filepath.Join(p.t.TempDir(), p.app+"-"+version+".tar.gz")
+	p.do(p.t, p.src, valise, "build", version, "-o", file)
+	p.do(p.t, p.src, valise, "sign", file, "--key", filepath.Join(p.dir, "cosign.key"))
+	return file
+}
+
+func (p *composeProject) installer(args ...string) string {
+	p.t.Helper()
+	return p.do(p.t, p.device, "valise-installer", append([]string{"--root", p.device, "--progress", "none"}, args...)...)
+}
+
+func (p *composeProject) install(args ...string) {
+	p.t.Helper()
+	p.installer(append(args, "--app", p.app)...)
+}
+
+// refused says that an installation ends with exit code 2, before anything is touched,
+// and names what is missing.
+func (p *composeProject) refused(file, why string, names []string) {
+	p.t.Helper()
+	if len(names) == 0 {
+		return
+	}
+	out, err := p.try(p.device, "valise-installer", "--root", p.device, "--progress", "none", "install", file, "--key", filepath.Join(p.dir, "cosign.pub"))
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.ExitCode() != 2 || !strings.Contains(out, why) {
+		p.t.Errorf("install without %v: %v\n%s", names, err, out)
+	}
+	for _, name := range names {
+		if !strings.Contains(out, name) {
+			p.t.Errorf("it does not name %s: %s", name, out)
+		}
+	}
+	if len(p.ids()) > 0 {
+		p.t.Errorf("it made containers all the same")
+	}
+}
+
+// kept looks for what edit wrote: it is not in effect, and not lost.
+func (p *composeProject) kept() {
+	p.t.Helper()
+	if p.head["edit"] == "" {
+		return
+	}
+	out, err := p.try(p.device, "grep", "-rl", "of the container", filepath.Join("opt", p.app))
+	if err != nil || !strings.Contains(out, ".edited-") {
+		p.t.Errorf("what the container wrote is not kept: %s", out)
+	}
+}
+
+// edit has a service write into a mounted file: "edit: SERVICE FILE", and what doctor
+// and the update must say of it stands in "edited: PATTERN".
+func (p *composeProject) edit() {
+	p.t.Helper()
+	service, file, ok := strings.Cut(p.head["edit"], " ")
+	if !ok {
+		return
+	}
+	p.do(p.t, p.src, "docker", "exec", p.ids()[service], "/look", "write", file, "of the container")
+	found := p.installer("doctor", "--app", p.app)
+	if !regexp.MustCompile(`warning.*current.*` + p.head["edited"]).MatchString(found) {
+		p.t.Errorf("doctor does not say what was changed:\n%s", found)
+	}
+}
+
+// plain runs the project by docker compose, as its author would, and returns what its
+// containers see.
+func (p *composeProject) plain(version string) map[string]string {
+	p.t.Helper()
+	dir := filepath.Join(p.t.TempDir(), "plain")
+	if err := os.CopyFS(dir, os.DirFS(p.src)); err != nil {
+		p.t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, ".env"), []byte(p.file(".env")+"\nVERSION="+version+"\n"), 0o600); err != nil {
+		p.t.Fatal(err)
+	}
+	p.write(dir, "device/")
+	p.do(p.t, dir, "docker", "compose", "-p", p.app, "up", "-d", "--no-build", "--pull", "never")
+	seen := p.look()
+	p.do(p.t, dir, "docker", "compose", "-p", p.app, "down", "-v")
+	return seen
+}
+
+func (p *composeProject) ids() map[string]string {
+	p.t.Helper()
+	ids := map[string]string{}
+	out := p.do(p.t, p.src, "docker", "ps", "-a", "--no-trunc", "--filter", "label=com.docker.compose.project="+p.app, "--format", `{{.Label "com.docker.compose.service"}} {{.ID}}`)
+	for line := range strings.Lines(out) {
+		service, id, _ := strings.Cut(strings.TrimSpace(line), " ")
+		ids[service] = id
+	}
+	return ids
+}
+
+// look returns what every container of the app sees, and how it is configured.
+func (p *composeProject) look() map[string]string {
+	p.t.Helper()
+	seen := map[string]string{}
+	for service, id := range p.ids() {
+		var all []struct {
+			State      struct{ Running bool }
+			Config     map[string]any
+			HostConfig map[string]any
+		}
+		if err := json.Unmarshal([]byte(p.do(p.t, p.src, "docker", "inspect", id)), &all); err != nil {
+			p.t.Fatal(err)
+		}
+		c := all[0]
+		// What differs for a reason: the image is pinned to its ID, mounts have other
+		// sources, labels say which release; env is compared from the inside.
+		for _, key := range []string{"Image", "Hostname", "Env"} {
+			delete(c.Config, key)
+		}
+		for _, key := range []string{"Binds", "Mounts"} {
+			delete(c.HostConfig, key)
+		}
+		labels, _ := c.Config["Labels"].(map[string]any)
+		for key := range labels {
+			if strings.HasPrefix(key, "com.docker.compose.") || key == "valise.files" {
+				delete(labels, key)
+			}
+		}
+		config, err := json.MarshalIndent([]any{c.State, c.Config, c.HostConfig}, "", " ")
+		if err != nil {
+			p.t.Fatal(err)
+		}
+		seen[service] = string(config)
+		if c.State.Running {
+			seen[service] += p.do(p.t, p.src, "docker", "exec", id, "/look", "view")
+		}
+	}
+	return seen
+}
+
+func (p *composeProject) same(when string, want, got map[string]string) {
+	p.t.Helper()
+	for service := range want {
+		want[service] = strings.ReplaceAll(want[service], "-rw-r--r-- secret of a laptop\\n", "GENERATED")
+		got[service] = regexp.MustCompile(`-rw------- [0-9a-f]{32}\b`).ReplaceAllString(got[service], "GENERATED")
+		if want[service] != got[service] {
+			p.t.Errorf("%s: service %s differs from that of docker compose: %s", when, service, difference(strings.Split(want[service], "\n"), strings.Split(got[service], "\n")))
+		}
+	}
+	if len(got) != len(want) {
+		p.t.Errorf("%s: %d services, docker compose has %d", when, len(got), len(want))
+	}
+}
