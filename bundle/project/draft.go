@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -221,6 +222,9 @@ func (d *drafter) health() error {
 	}
 	d.section("When a release counts as running. One that does not is rolled back.")
 	d.text.WriteString("health:\n")
+	if ends := slices.DeleteFunc(sortedKeys(d.c.services), func(name string) bool { return !d.once[name] }); len(ends) > 0 {
+		d.comment("  services that end, or do not run: %s", strings.Join(ends, ", "))
+	}
 	names, why := checked, "the services with a health check: they must be healthy"
 	if len(names) == 0 {
 		names, why = running, "no service has a health check, so these must only run: add health checks to "+d.p.Compose

@@ -2,6 +2,7 @@ package project
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/compose-spec/compose-go/v2/types"
 )
@@ -28,10 +29,17 @@ func (p *Project) notes(c *composeFile) []string {
 	return notes
 }
 
-// onceOnly are the services that are meant to end: others wait for that.
+// onceOnly are the services that are meant to end, or not to run at all: others wait
+// for the end, they are started again only when they failed, or never and answer nobody, or
+// there are to be none of them.
 func (c *composeFile) onceOnly() map[string]bool {
 	once := map[string]bool{}
-	for _, s := range c.services {
+	for name, s := range c.services {
+		never := c.text(name, "restart") == types.RestartPolicyNo && len(s.Ports) == 0 && (s.HealthCheck == nil || s.HealthCheck.Disable)
+		none := s.Deploy != nil && s.Deploy.Replicas != nil && *s.Deploy.Replicas == 0 || s.Scale != nil && *s.Scale == 0
+		if never || none || strings.HasPrefix(s.Restart, types.RestartPolicyOnFailure) {
+			once[name] = true
+		}
 		for name, d := range s.DependsOn {
 			if d.Condition == types.ServiceConditionCompletedSuccessfully {
 				once[name] = true

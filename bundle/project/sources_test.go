@@ -166,7 +166,10 @@ func TestNotes(t *testing.T) {
   migrate: {image: a}
   slow: {image: a, restart: unless-stopped, healthcheck: {test: [CMD, "true"], start_period: 30s}}
   pulls: {image: a, restart: always, pull_policy: always}
-  stops: {image: a, restart: "no"}
+  stops: {image: a, restart: "no", ports: ["80"]}
+  job: {image: a, restart: "no"}
+  again: {image: a, restart: on-failure}
+  none: {image: a, deploy: {replicas: 0}}
   data: {image: a, restart: always, volumes: ["./data:/data"]}
   tool: {image: a, profiles: [tools]}
 volumes: {named: {}}
