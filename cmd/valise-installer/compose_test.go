@@ -199,7 +199,7 @@ func (p *composeProject) run() {
 	}
 	recreated = nil
 	for _, s := range planned.Services {
-		if s.Change != "kept" {
+		if s.Change == "recreated" {
 			recreated = append(recreated, s.Service)
 		}
 	}
