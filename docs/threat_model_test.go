@@ -137,7 +137,7 @@ func (r repository) missing(test string) (problems []string) {
 		return []string{"nothing is named by " + test}
 	case words[0] == "unit":
 		for _, name := range names {
-			found(r.has("cmd/valise-installer/units/"+name), test)
+			found(r.has("installer/device/units/"+name), test)
 		}
 		return problems
 	case slices.Contains(words, "script"):

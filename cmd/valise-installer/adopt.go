@@ -2,23 +2,16 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"path/filepath"
-	"slices"
 
 	"github.com/spf13/cobra"
 
-	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/cmd/internal/cli"
-	"github.com/valise-ota/valise/installer"
-	"github.com/valise-ota/valise/installer/release"
-	"github.com/valise-ota/valise/installer/source"
+	"github.com/valise-ota/valise/installer/device"
 	"github.com/valise-ota/valise/installer/systemd"
 	"github.com/valise-ota/valise/installer/tree"
-	"github.com/valise-ota/valise/verify"
 )
 
 type adoptFlags struct {
@@ -53,136 +46,7 @@ func adoptCommand(p *program) *cobra.Command {
 	return c
 }
 
-// adoption is what adopt would do, and its result.
-type adoption struct {
-	*tree.Adoption
-	Signers []verify.Signer `json:"signers"`
-	Adopted bool            `json:"adopted"`
-}
-
-func (p *program) adopt(ctx context.Context, f adoptFlags) error {
-	root, err := filepath.Abs(f.root)
-	if err != nil {
-		return err
-	}
-	app := filepath.Base(root)
-	if filepath.Dir(root) != "/opt" || !bundle.ValidApp(app) {
-		return cli.Usagef("--root %s: want /opt/APP, the directory that units and releases name", f.root)
-	}
-	store, err := release.Open(root)
-	if err != nil {
-		return err
-	}
-	defer store.Close()
-	found, err := p.treeApp(app, store, nil).Find(ctx, f.o)
-	if err != nil {
-		return err
-	}
-	policy, err := p.adoptedPolicy(ctx, app, found, f.trust)
-	if err != nil {
-		return err
-	}
-	result := &adoption{Adoption: found, Signers: policy.Signers}
-	if !f.yes {
-		printAdoption(p.Stderr, result)
-		if err := p.confirm("Take it over?"); err != nil {
-			return err
-		}
-	}
-	d, err := p.openDevice(ctx, app, bundle.KindTree, "adopt")
-	if err != nil {
-		return err
-	}
-	defer d.close()
-	if err := p.enterFound(ctx, d, found, policy); err != nil {
-		return err
-	}
-	result.Adopted = true
-	if err := p.installCommands(ctx, app); err != nil {
-		p.Note("%v; it stays what it was until you remove it and link it to valise-installer", err)
-	}
-	return p.Result(result, func(w io.Writer) {
-		printAdoption(w, result)
-		fmt.Fprintf(w, "next: valise-installer update BUNDLE\n")
-	})
-}
-
-// enterFound enters what was found into the records, the current release last.
-// What is there already is not entered again, so it may be repeated.
-func (p *program) enterFound(ctx context.Context, d *device, found *tree.Adoption, policy verify.Policy) error {
-	if err := p.recoverFirst(ctx, d); err != nil {
-		return err
-	}
-	st, err := d.journal.Load(ctx)
-	if err != nil {
-		return err
-	}
-	if c := st.Current; c != nil && c.Signer != tree.Adopted {
-		return fmt.Errorf("adopt %s: %s was installed by this program already", found.App, c.Version)
-	}
-	releases, err := d.tree.Adopt(ctx, found)
-	if err != nil {
-		return err
-	}
-	if err := p.writePolicy(found.App, policy, source.Config{}); err != nil {
-		return err
-	}
-	if err := p.installRecovery(ctx, found.App, []string{found.Unit}, nil); err != nil {
-		return err
-	}
-	for i, r := range releases {
-		known := slices.ContainsFunc(st.Kept, func(k installer.Release) bool { return k.Dir == r.Dir })
-		if i == len(releases)-1 {
-			known = st.Current != nil && st.Current.Dir == r.Dir
-		}
-		if known {
-			continue
-		}
-		action := installer.ActionUpdate
-		if st.Current == nil {
-			action = installer.ActionInstall
-		}
-		rec := installer.Record{ID: p.newID(), Action: action, From: st.Current, To: r, Status: installer.Applying, By: "adopt", Created: p.Now(), Started: p.Now()}
-		if err := d.journal.Begin(ctx, rec); err != nil {
-			return err
-		}
-		if err := d.journal.Commit(ctx, rec.ID, p.Now()); err != nil {
-			return err
-		}
-		if st, err = d.journal.Load(ctx); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// adoptedPolicy is whom the device trusts: as it says already, as the operator
-// says, or as the environment file says.
-func (p *program) adoptedPolicy(ctx context.Context, app string, found *tree.Adoption, trust cli.Trust) (verify.Policy, error) {
-	if have, err := p.readPolicy(ctx, app); !errors.Is(err, fs.ErrNotExist) {
-		return have, err
-	}
-	if !trust.Given() {
-		var err error
-		if trust.IdentityRegexp, _, err = signerFromEnv(found.EnvFile); err != nil {
-			return verify.Policy{}, err
-		}
-	}
-	if !trust.Given() {
-		return verify.Policy{}, cli.WithHint(fmt.Errorf("adopt %s: nobody is trusted to sign it: %s has no %s", app, found.EnvFile, signerEnv),
-			"pass the signer's public key with --key FILE, or their --identity or --identity-regexp")
-	}
-	policy, err := trust.Policy()
-	if err != nil {
-		return policy, err
-	}
-	if _, err := verify.New(policy); err != nil {
-		return policy, fmt.Errorf("adopt %s: %w", app, err)
-	}
-	return policy, nil
-}
-
-func printAdoption(w io.Writer, a *adoption) {
+func printAdoption(w io.Writer, a *device.Adoption) {
 	fmt.Fprintf(w, "app          %s\nunit         %s\nenvironment  %s\n", a.App, a.Unit, a.EnvFile)
 	for _, s := range a.Signers {
 		fmt.Fprintf(w, "accepts      releases signed by %s\n", s)
@@ -195,7 +59,7 @@ func printAdoption(w io.Writer, a *adoption) {
 		case a.Previous:
 			note = "  previous: what a rollback returns to"
 		}
-		fmt.Fprintf(w, "release      %s, of %s%s\n", r.Dir, stamp(r.Since), note)
+		fmt.Fprintf(w, "release      %s, of %s%s\n", r.Dir, device.Stamp(r.Since), note)
 	}
 	for _, s := range a.Skipped {
 		fmt.Fprintf(w, "not taken    %s: the next update removes it from releases\n", s)
@@ -208,10 +72,26 @@ func printAdoption(w io.Writer, a *adoption) {
 	}
 }
 
-// confirm asks a person; without one the answer is no.
-func (p *program) confirm(question string) error {
-	if person := p.person(); person == nil || !p.agrees(person, question) {
-		return cli.Usagef("nothing was changed: say --yes to do it")
+func (p *program) adopt(ctx context.Context, f adoptFlags) error {
+	root, err := filepath.Abs(f.root)
+	if err != nil {
+		return err
 	}
-	return nil
+	found, err := p.FindAdoption(ctx, root, f.o, trusted(f.trust, f.trust.Policy))
+	if err != nil {
+		return err
+	}
+	if !f.yes {
+		printAdoption(p.Stderr, found)
+		if err := p.confirm("Take it over?"); err != nil {
+			return err
+		}
+	}
+	if err := p.Adopt(ctx, found); err != nil {
+		return err
+	}
+	return p.Result(found, func(w io.Writer) {
+		printAdoption(w, found)
+		fmt.Fprintf(w, "next: valise-installer update BUNDLE\n")
+	})
 }

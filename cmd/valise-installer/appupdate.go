@@ -2,31 +2,21 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"path/filepath"
-	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/cmd/internal/cli"
 	"github.com/valise-ota/valise/cmd/internal/ui"
 	"github.com/valise-ota/valise/installer"
-	"github.com/valise-ota/valise/installer/release"
-	"github.com/valise-ota/valise/installer/source"
+	"github.com/valise-ota/valise/installer/device"
 )
-
-// updateSuffix ends the name by which this program is the updater of one app.
-const updateSuffix = "-update"
 
 // appUpdateRoot is the program under the name APP-update.
 func (p *program) appUpdateRoot(app string) *cobra.Command {
-	p.name = app
-	name := app + updateSuffix
+	p.Machine.App = app
+	name := app + device.UpdateSuffix
 	var o applyOptions
 	var back, check bool
 	var file string
@@ -46,10 +36,10 @@ func (p *program) appUpdateRoot(app string) *cobra.Command {
 					given++
 				}
 			}
-			if given > 1 || (back || check) && (o.forced || o.dryRun || len(o.set) > 0) {
+			if given > 1 || (back || check) && (o.Forced || o.DryRun || len(o.set) > 0) {
 				return cli.Usagef("a version, --bundle, --check and --rollback exclude each other, and the last two take no other flag")
 			}
-			if _, ok := asVersion(what); what != "" && !ok {
+			if _, ok := device.AsVersion(what); what != "" && !ok {
 				return cli.Usagef("%q is not a version like v1.2.3; a file is named with --bundle", what)
 			}
 			switch {
@@ -59,7 +49,7 @@ func (p *program) appUpdateRoot(app string) *cobra.Command {
 				return p.check(cmd.Context())
 			case file != "":
 				what = file
-				if _, ok := asVersion(what); ok {
+				if _, ok := device.AsVersion(what); ok {
 					what = "./" + what
 				}
 			}
@@ -69,8 +59,8 @@ func (p *program) appUpdateRoot(app string) *cobra.Command {
 	c.Flags().BoolVar(&back, "rollback", false, "return to the release that ran before; needs no network")
 	c.Flags().BoolVar(&check, "check", false, "say whether there is a newer release, and stop")
 	c.Flags().StringVar(&file, "bundle", "", "take this file (or address) and ask no source")
-	c.Flags().BoolVar(&o.forced, "force", false, "accept an older version, one that failed here before, or another release of a version that is here")
-	c.Flags().BoolVar(&o.dryRun, "dry-run", false, "print the plan and stop")
+	c.Flags().BoolVar(&o.Forced, "force", false, "accept an older version, one that failed here before, or another release of a version that is here")
+	c.Flags().BoolVar(&o.DryRun, "dry-run", false, "print the plan and stop")
 	registerSet(c, &o)
 	return c
 }
@@ -86,47 +76,8 @@ func checkCommand(p *program) *cobra.Command {
 	}
 }
 
-// offer is what a source has for this device.
-type offer struct {
-	App       string    `json:"app"`
-	Current   string    `json:"current"`
-	Latest    string    `json:"latest,omitempty"`
-	Available bool      `json:"update_available"`
-	Source    string    `json:"source"`
-	Page      string    `json:"page,omitempty"`
-	Notes     string    `json:"notes,omitempty"`
-	Date      time.Time `json:"date,omitzero"`
-	Size      int64     `json:"size,omitempty"` // of the complete bundle; -1: unknown
-}
-
-// look asks the source of an app for the newest release.
-func (p *program) look(ctx context.Context) (offer, error) {
-	src, app, err := p.sourceOf(applyOptions{})
-	if err != nil {
-		return offer{}, err
-	}
-	st, err := p.stateOf(ctx, app)
-	if err != nil {
-		return offer{}, err
-	}
-	o := offer{App: app, Source: src.String()}
-	if st.Current != nil {
-		o.Current = st.Current.Version
-	}
-	rel, err := src.Latest(ctx, source.Query{Platform: thisPlatform(), Bad: st.Bad})
-	if errors.Is(err, source.ErrNoRelease) {
-		return o, nil
-	}
-	if err != nil {
-		return o, err
-	}
-	o.Latest, o.Page, o.Notes, o.Date, o.Size = rel.Version, rel.Page, rel.Notes, rel.Date, rel.For(thisPlatform())[0].Size
-	o.Available = o.Current == "" || bundle.Newer(o.Latest, o.Current)
-	return o, nil
-}
-
 func (p *program) check(ctx context.Context) error {
-	o, err := p.look(ctx)
+	o, err := p.Look(ctx)
 	if err != nil {
 		return err
 	}
@@ -146,38 +97,9 @@ func (p *program) check(ctx context.Context) error {
 }
 
 // nothingNew prints that the newest release runs, or a newer one.
-func (p *program) nothingNew(e *newestError) error {
-	s := summary{Outcome: installer.NothingToDo, App: e.app, From: e.runs, To: e.runs}
+func (p *program) nothingNew(e *device.NewestError) error {
+	s := summary{Outcome: installer.NothingToDo, App: e.App, From: e.Runs, To: e.Runs}
 	return p.Result(s, func(w io.Writer) {
-		fmt.Fprintf(w, "%s runs, nothing to do: the newest in %s is %s\n", e.runs, e.source, e.offered)
+		fmt.Fprintf(w, "%s runs, nothing to do: the newest in %s is %s\n", e.Runs, e.Source, e.Offered)
 	})
-}
-
-// binDir is where commands that people call are.
-func (p *program) binDir() string { return filepath.Join(p.root, "usr/local/bin") }
-
-// installCommands puts this program where it can be called, also by the name
-// APP-update.
-func (p *program) installCommands(ctx context.Context, app string) error {
-	dir, err := openDir(p.binDir(), 0o755)
-	if err != nil {
-		return fmt.Errorf("install %s%s: %w", app, updateSuffix, err)
-	}
-	defer dir.Close()
-	if err := p.installSelf(ctx, app); err != nil {
-		return err
-	}
-	name := app + updateSuffix
-	if fi, err := dir.Lstat(name); err == nil && fi.Mode().Type() != fs.ModeSymlink {
-		return fmt.Errorf("install %s: a file is there already", filepath.Join(p.binDir(), name))
-	}
-	if to, err := dir.Readlink(name); err == nil && to == programName {
-		return nil
-	}
-	return release.Symlink(dir, programName, name)
-}
-
-// appOf is the app whose updater a program called name is.
-func appOf(name string) (string, bool) {
-	return strings.CutSuffix(filepath.Base(name), updateSuffix)
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/parts"
 	"github.com/valise-ota/valise/cmd/internal/cli"
 )
 
@@ -70,7 +71,7 @@ func TestClock(t *testing.T) {
 // withoutTimestamp copies a bundle, less the timestamps of its signature.
 func withoutTimestamp(t *testing.T, from, to string) {
 	t.Helper()
-	r, f, err := cli.OpenBundle(from)
+	r, f, err := parts.OpenBundle(from)
 	if err != nil {
 		t.Fatal(err)
 	}

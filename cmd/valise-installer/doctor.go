@@ -1,42 +1,15 @@
 package main
 
 import (
-	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"os"
-	"path/filepath"
-	"slices"
-	"strings"
-	"syscall"
 	"text/tabwriter"
-	"time"
 
-	"github.com/Masterminds/semver/v3"
 	"github.com/spf13/cobra"
 
-	"github.com/valise-ota/valise/bundle"
-	"github.com/valise-ota/valise/bundle/environ"
-	"github.com/valise-ota/valise/cmd/internal/cli"
-	"github.com/valise-ota/valise/cmd/internal/ui"
-	"github.com/valise-ota/valise/installer"
-	"github.com/valise-ota/valise/installer/compose"
-	"github.com/valise-ota/valise/installer/daemon"
-	"github.com/valise-ota/valise/installer/docker"
-	"github.com/valise-ota/valise/installer/release"
-	"github.com/valise-ota/valise/installer/source"
-	"github.com/valise-ota/valise/installer/tree"
-	"github.com/valise-ota/valise/verify"
+	"github.com/valise-ota/valise/installer/device"
 )
-
-// lowSpace is how little free space is worth a warning, in bytes.
-const lowSpace = 512 << 20
-
-// oldestEngine is the oldest engine that is tested.
-var oldestEngine = semver.MustParse("20.10.0")
 
 func doctorCommand(p *program) *cobra.Command {
 	return &cobra.Command{
@@ -53,324 +26,22 @@ func doctorCommand(p *program) *cobra.Command {
 	}
 }
 
-// finding is the result of one check.
-type finding struct {
-	App    string `json:"app,omitempty"`
-	Check  string `json:"check"`
-	Status string `json:"status"` // ok, warning, failed
-	Detail string `json:"detail"`
-	Remedy string `json:"remedy,omitempty"`
-}
-
-// findings are collected by examine; each check adds one or more.
-type findings []finding
-
-func (f *findings) add(app, check, status, remedy, format string, args ...any) {
-	if status == findingOK {
-		remedy = ""
-	}
-	*f = append(*f, finding{app, check, status, cli.OneLine(fmt.Sprintf(format, args...)), remedy})
-}
-
-const (
-	findingOK      = "ok"
-	findingWarning = "warning"
-	findingFailed  = "failed"
-)
-
-// examine checks this machine and apps; the page shows the same. The engine
-// matters where an app needs it, or where there is none yet.
-func (p *program) examine(ctx context.Context, apps []string) findings {
-	var f findings
-	trees := map[string]bool{}
-	for _, app := range apps {
-		kind, err := p.kindOf(ctx, app) // examineApp tells what is wrong with records
-		trees[app] = err == nil && kind == bundle.KindTree
-	}
-	var engine *docker.Engine
-	if len(apps) == 0 || slices.ContainsFunc(apps, func(app string) bool { return !trees[app] }) {
-		p.examineBoot(ctx, &f)
-		if engine = p.examineEngine(ctx, &f); engine != nil {
-			defer engine.Close()
-		}
-	}
-	p.examineSpace(&f, "state", filepath.Join(p.root, "var/lib"))
-	p.examineServices(ctx, &f, apps)
-	for _, app := range apps {
-		st, store := p.examineApp(ctx, &f, app)
-		if store == nil {
-			continue
-		}
-		if trees[app] {
-			p.examineTree(ctx, &f, p.treeApp(app, store, nil), st)
-		} else {
-			p.examineEnvironment(&f, app, filepath.Join(p.appDir(app), ".env"))
-			if p.live() {
-				p.examineRecovery(ctx, &f, app, []string{"docker.service"})
-			}
-			if engine != nil {
-				p.examineReleases(ctx, &f, app, p.runtime(app, store, engine, nil).Whole, "files and images", st)
-			}
-		}
-		store.Close()
-		p.examineDrop(&f, app)
-		p.examineSource(ctx, &f, app)
-	}
-	return f
-}
-
-func (p *program) examineEngine(ctx context.Context, f *findings) *docker.Engine {
-	const start = "systemctl enable --now docker.service; see journalctl -u docker.service"
-	engine, err := p.connect(ctx)
-	if err != nil {
-		f.add("", "engine", findingFailed, start, "%v", err)
-		return nil
-	}
-	info, err := engine.Info(ctx)
-	if err != nil {
-		engine.Close()
-		f.add("", "engine", findingFailed, start, "%v", err)
-		return nil
-	}
-	status := findingOK
-	if v, err := semver.NewVersion(engineVersion(info.Version)); err != nil || v.LessThan(oldestEngine) {
-		status = findingWarning
-	}
-	f.add("", "engine", status, "install Docker Engine 20.10 or newer", "Docker %s, %s, %s, images below %s", info.Version, info.Platform, info.Driver, info.Root)
-	p.examineSpace(f, "images", info.Root)
-	if _, version, err := docker.FindCompose(ctx, p.dockerEnv()); err != nil {
-		f.add("", "compose", findingFailed, "install the docker-compose-plugin package, or a bundle that carries docker-compose", "%v", err)
-	} else {
-		f.add("", "compose", findingOK, "", "Docker Compose %s", version)
-	}
-	return engine
-}
-
-// engineVersion is the version without what distributions add: 20.10.24+dfsg1.
-func engineVersion(s string) string {
-	s, _, _ = strings.Cut(s, "+")
-	return s
-}
-
-func (p *program) examineSpace(f *findings, check, path string) {
-	free, err := installer.FreeBytes(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-	case err != nil:
-		f.add("", "space for "+check, findingFailed, "look at the disk: df, dmesg", "%v", err)
-	case free < lowSpace:
-		f.add("", "space for "+check, findingWarning, "make room: an update says what it needs with plan", "%s free below %s", ui.Bytes(free), path)
-	default:
-		f.add("", "space for "+check, findingOK, "", "%s free below %s", ui.Bytes(free), path)
-	}
-}
-
-// examineClock warns about a clock that is certainly wrong. Nothing depends on
-// it: signatures carry their own time.
-func (p *program) examineClock(f *findings, app string, st installer.State) {
-	now := p.Now()
-	if c := st.Current; c != nil && now.Before(c.CommittedAt) {
-		f.add(app, "clock", findingWarning, "set it (timedatectl); updates work all the same, but times in the history are wrong",
-			"it says %s, and %s was committed later, at %s", stamp(now), c.Version, stamp(c.CommittedAt))
-	}
-}
-
-// examineApp checks what apps of every kind have. The store, which the caller
-// closes, is nil when there is nothing more to look at.
-func (p *program) examineApp(ctx context.Context, f *findings, app string) (installer.State, *release.Store) {
-	if policy, err := p.readPolicy(ctx, app); err != nil {
-		f.add(app, "trust", findingFailed, "restore "+p.configPath(app)+" from a backup; without it no bundle is accepted", "%v", err)
-	} else if _, err := verify.New(policy); err != nil {
-		f.add(app, "trust", findingFailed, "mend "+p.configPath(app), "%v", err)
-	} else {
-		var signers []string
-		for _, s := range policy.Signers {
-			signers = append(signers, s.String())
-		}
-		f.add(app, "trust", findingOK, "", "releases signed by %s", strings.Join(signers, ", or "))
-	}
-	j, st, err := p.readState(ctx, app)
-	if err != nil {
-		f.add(app, "records", findingFailed, "keep a copy of "+p.journalPath(app)+" and ask for help", "%v", err)
-		return st, nil
-	}
-	j.Close()
-	switch u := st.Unfinished; {
-	case u != nil && u.Attention != "":
-		f.add(app, "records", findingFailed, "mend the cause, then run valise-installer recover", "%s to %s could not be undone: %s", u.Action, u.To.Version, u.Attention)
-	case u != nil:
-		f.add(app, "records", findingWarning, "wait when it runs right now, else run valise-installer recover", "%s to %s is unfinished since %s", u.Action, u.To.Version, stamp(u.Created))
-	default:
-		f.add(app, "records", findingOK, "", "nothing is unfinished")
-	}
-	p.examineClock(f, app, st)
-	store, err := release.Open(p.appDir(app))
-	if err != nil {
-		f.add(app, "releases", findingFailed, "install the app again: valise-installer install BUNDLE", "%v", err)
-		return st, nil
-	}
-	return st, store
-}
-
-// examineTree checks what only a file tree has.
-func (p *program) examineTree(ctx context.Context, f *findings, a *tree.App, st installer.State) {
-	p.examineReleases(ctx, f, a.Name, a.Verified, "files", st)
-	if st.Current == nil {
-		return
-	}
-	if path, err := a.EnvFile(*st.Current); err == nil { // else the release is not whole, which stands there
-		p.examineEnvironment(f, a.Name, path)
-	}
-	const link = "current link"
-	switch name, _, err := a.Releases.Current(); {
-	case err != nil:
-		f.add(a.Name, link, findingFailed, "ln -sfnT releases/"+st.Current.Dir+" "+filepath.Join(a.Dir, "current"), "%v", err)
-	case name != st.Current.Dir:
-		f.add(a.Name, link, findingFailed, "ln -sfnT releases/"+st.Current.Dir+" "+filepath.Join(a.Dir, "current"), "current leads to %q, and %s was committed", name, st.Current.Dir)
-	default:
-		f.add(a.Name, link, findingOK, "", "current leads to %s", name)
-	}
-	if err := a.UnitsRun(ctx, *st.Current); err != nil {
-		f.add(a.Name, "units", findingFailed, "valise-installer update BUNDLE of "+st.Current.Version+": it puts the units of the release back, keeps an edit beside them, and starts them; what is to be different belongs into systemctl edit UNIT", "%v", err)
-	} else {
-		f.add(a.Name, "units", findingOK, "", "they run, start at boot and are those of the release")
-	}
-	if err := a.Configured(*st.Current); err != nil {
-		f.add(a.Name, "configuration", findingWarning, "valise-installer update BUNDLE of "+st.Current.Version+": it writes them anew and keeps an edit beside them", "%v", err)
-	}
-	p.examineRecovery(ctx, f, a.Name, nil)
-}
-
-// examineReleases checks whether the current and the previous release are whole:
-// what is what they consist of.
-func (p *program) examineReleases(ctx context.Context, f *findings, app string, whole func(context.Context, installer.Release) error, what string, st installer.State) {
-	if st.Current == nil {
-		f.add(app, "current", findingFailed, "valise-installer install BUNDLE", "no release is installed")
-	}
-	for i, r := range []*installer.Release{st.Current, st.Previous} {
-		if r == nil {
-			continue
-		}
-		which := []string{"current", "previous"}[i]
-		if err := whole(ctx, *r); err != nil {
-			status, remedy := findingFailed, "valise-installer update BUNDLE of "+r.Version+": it puts back what is missing"
-			if which == "previous" {
-				status, remedy = findingWarning, "a rollback will not work; after the next update there is a new release to go back to"
-			}
-			var edited *compose.EditedError
-			if errors.As(err, &edited) {
-				status, remedy = findingWarning, "a switch to this release, or an update with its own bundle, brings back what it has and keeps the change beside it"
-			}
-			f.add(app, which, status, remedy, "%s is not whole: %v", r.Version, err)
-			continue
-		}
-		if r.Signer == tree.Adopted {
-			f.add(app, which, findingWarning, "the next update is verified", "%s was here before: nobody verified its files", r.Version)
-			continue
-		}
-		f.add(app, which, findingOK, "", "%s, %s are what was verified", r.Version, what)
-	}
-}
-
-func (p *program) examineEnvironment(f *findings, app, path string) {
-	info, err := os.Stat(path)
-	if err == nil {
-		_, err = environ.Load(path)
-	}
-	switch {
-	case err != nil:
-		f.add(app, "environment", findingFailed, "restore "+path+" from a backup: databases depend on the passwords in it", "%v", err)
-	case info.Mode().Perm()&0o077 != 0:
-		f.add(app, "environment", findingWarning, "chmod 600 "+path, "%s has mode %04o: others can read its passwords", path, info.Mode().Perm())
-	default:
-		f.add(app, "environment", findingOK, "", "%s", path)
-	}
-}
-
-// examineDrop looks at who can do what in the folder that bundles are put into.
-// What is put there is verified; who may write there may also take away what lies
-// there: bundles to go back to and, in the usual folder, what was saved.
-func (p *program) examineDrop(f *findings, app string) {
-	const check = "drop folder"
-	c, err := (&served{p}).Config(app)
-	if err != nil || c.DropMode == daemon.Off {
-		return // the configuration is examined as trust
-	}
-	info, err := os.Lstat(c.Drop)
-	link := err == nil && info.Mode().Type() == fs.ModeSymlink
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		status, detail := findingOK, "is made when valise-installer serve starts"
-		if there(p.unitPath("valise.service")) {
-			status, detail = findingWarning, "is not there: nobody can put a bundle into it"
-		}
-		f.add(app, check, status, "systemctl restart valise makes it", "%s %s", c.Drop, detail)
-		return
-	case err != nil:
-		f.add(app, check, findingFailed, "look at the disk: df, dmesg", "%v", err)
-		return
-	case link:
-		to, _ := filepath.EvalSymlinks(c.Drop)
-		f.add(app, check, findingWarning, fmt.Sprintf("write \"updates: {drop: %s}\" into %s, and make %s a directory", cmp.Or(to, "DIRECTORY"), p.configPath(app), c.Drop), "%s is a link to %s", c.Drop, cmp.Or(to, "nothing that is there"))
-		if info, err = os.Stat(c.Drop); err != nil {
-			return
-		}
-	}
-	stat, _ := info.Sys().(*syscall.Stat_t)
-	switch mode := info.Mode(); {
-	case !mode.IsDir():
-		f.add(app, check, findingFailed, "move it away; systemctl restart valise makes the folder", "%s is no directory", c.Drop)
-	case mode.Perm()&0o002 != 0:
-		f.add(app, check, findingFailed, "chmod o-w "+c.Drop+"; to let people write there without root, give it to a group: chgrp GROUP, chmod 775", "%s has mode %04o: anybody can take away what lies there", c.Drop, mode.Perm())
-	case stat != nil && stat.Uid != 0 && int(stat.Uid) != os.Geteuid():
-		f.add(app, check, findingWarning, "chown root "+c.Drop+"; to let people write there without root, give it to a group: chgrp GROUP, chmod 775", "%s belongs to user %d, who can take away what lies there", c.Drop, stat.Uid)
-	case !link:
-		f.add(app, check, findingOK, "", "%s has mode %04o", c.Drop, mode.Perm())
-	}
-}
-
-// sourceWait is how long a source may take to answer.
-const sourceWait = 5 * time.Second
-
-// examineSource asks where releases come from whether it can be reached. A device
-// that never asks by itself may well be without a network.
-func (p *program) examineSource(ctx context.Context, f *findings, app string) {
-	c, err := p.readConfig(app)
-	if err != nil || c.Source == (source.Config{}) {
-		return
-	}
-	ctx, cancel := context.WithTimeoutCause(ctx, sourceWait, fmt.Errorf("no answer within %s", sourceWait))
-	defer cancel()
-	src, err := source.New(app, c.Source, p.sourceOptions(""))
-	if err == nil {
-		_, err = src.Latest(ctx, source.Query{Platform: thisPlatform()})
-	}
-	switch {
-	case err == nil || errors.Is(err, source.ErrNoRelease):
-		f.add(app, "source", findingOK, "", "%s answers", c.Source)
-	case c.Updates.Check == 0:
-		f.add(app, "source", findingOK, "", "%s does not answer, and is not asked by itself (updates.check is 0): %v", c.Source, err)
-	default:
-		f.add(app, "source", findingWarning, "look at network, proxy and name server; without a network take \"check\" out of "+p.configPath(app)+": a stick, the drop folder and the page do without", "%s does not answer: %v", c.Source, err)
-	}
-}
-
 func (p *program) doctor(ctx context.Context) error {
-	apps, err := p.installed()
+	apps, err := p.Installed()
 	if err != nil {
 		return err
 	}
-	if p.name != "" {
-		app, err := p.theApp()
+	if p.Machine.App != "" {
+		app, err := p.TheApp()
 		if err != nil {
 			return err
 		}
 		apps = []string{app}
 	}
-	all := p.examine(ctx, apps)
+	all := p.Examine(ctx, apps)
 	bad := 0
 	for _, f := range all {
-		if f.Status == findingFailed {
+		if f.Status == device.FindingFailed {
 			bad++
 		}
 	}
@@ -383,7 +54,7 @@ func (p *program) doctor(ctx context.Context) error {
 	return nil
 }
 
-func printFindings(w io.Writer, all findings) {
+func printFindings(w io.Writer, all []device.Finding) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, f := range all {
 		name := f.Check

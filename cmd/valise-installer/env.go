@@ -17,6 +17,7 @@ import (
 	"github.com/valise-ota/valise/bundle/environ"
 	"github.com/valise-ota/valise/cmd/internal/cli"
 	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/device"
 	"github.com/valise-ota/valise/installer/release"
 	"github.com/valise-ota/valise/installer/tree"
 )
@@ -60,28 +61,28 @@ type addedKey struct {
 }
 
 func (p *program) envDiff(ctx context.Context, what string) error {
-	c, err := p.verified(ctx, what, applyOptions{forced: true})
+	c, err := p.Verify(ctx, what, device.Options{Forced: true})
 	if err != nil {
 		return err
 	}
-	defer c.close()
-	st, err := p.stateOf(ctx, c.app)
+	defer c.Close()
+	st, err := p.State(ctx, c.App)
 	if err != nil {
 		return err
 	}
 	if st.Current == nil {
-		return p.notInstalled(c.app, c.path)
+		return p.NotInstalled(c.App, c.Path)
 	}
-	m := c.rel.Manifest()
-	knows, err := releaseKeys(m, func(name string) (io.ReadCloser, error) { return tree.Open(c.rel, machine(), name) })
+	m := c.Manifest()
+	knows, err := releaseKeys(m, c.OpenTree)
 	if err != nil {
 		return err
 	}
-	knew, err := p.keysHere(c.app, *st.Current)
+	knew, err := p.keysHere(c.App, *st.Current)
 	if err != nil {
 		return err
 	}
-	d := envDifference{App: c.app, From: st.Current.Version, To: m.Version, File: filepath.Join(p.appDir(c.app), ".env"), Added: []addedKey{}, Removed: []string{}}
+	d := envDifference{App: c.App, From: st.Current.Version, To: m.Version, File: filepath.Join(p.AppDir(c.App), ".env"), Added: []addedKey{}, Removed: []string{}}
 	if m.Device.Tree != nil {
 		d.File = m.Device.Tree.EnvFile
 	}
@@ -147,7 +148,7 @@ func releaseKeys(m *bundle.Manifest, open func(name string) (io.ReadCloser, erro
 
 // keysHere are the keys that an installed release knows.
 func (p *program) keysHere(app string, r installer.Release) (envKeys, error) {
-	store, err := release.Open(p.appDir(app))
+	store, err := release.Open(p.AppDir(app))
 	if err != nil {
 		return nil, err
 	}

@@ -20,6 +20,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/valise-ota/valise/cmd/internal/cli"
+	"github.com/valise-ota/valise/installer/device"
 	"github.com/valise-ota/valise/installer/ota"
 )
 
@@ -38,7 +39,7 @@ func pageCommand(p *program) *cobra.Command {
 	return c
 }
 
-func (p *program) pageDir() string { return filepath.Join(p.root, "etc/valise-page") }
+func (p *program) pageDir() string { return filepath.Join(p.Root, "etc/valise-page") }
 
 func (p *program) pageConfig() (c ota.Config, err error) {
 	path := filepath.Join(p.pageDir(), "page.yaml")
@@ -47,7 +48,7 @@ func (p *program) pageConfig() (c ota.Config, err error) {
 		return c, cli.WithHint(fmt.Errorf("read the page's configuration: %w", err), "run %q first", "valise-installer page setup")
 	}
 	if err := yaml.Load(b, &c, yaml.WithKnownFields(), yaml.WithUniqueKeys()); err != nil {
-		return c, fmt.Errorf("read %s: %s", path, goType.ReplaceAllString(err.Error(), " is not a known key"))
+		return c, fmt.Errorf("read %s: %s", path, device.YAMLError(err))
 	}
 	if err := c.Validate(); err != nil {
 		return c, fmt.Errorf("read %s: %w", path, err)
@@ -66,7 +67,7 @@ func (p *program) servePage(ctx context.Context) error {
 	if dir := p.Getenv("STATE_DIRECTORY"); dir != "" { // systemd's, see the unit
 		sessions = filepath.Join(dir, "sessions.json")
 	}
-	s, err := ota.New(ota.Server{Config: config, Engine: p.socketPath(), Users: p.usersPath(), Sessions: sessions, Log: log, Now: p.Now})
+	s, err := ota.New(ota.Server{Config: config, Engine: p.SocketPath(), Users: p.usersPath(), Sessions: sessions, Log: log, Now: p.Now})
 	if err != nil {
 		return err
 	}
@@ -164,7 +165,7 @@ func newSocket(path string) (net.Listener, error) {
 // beside is a file that the configuration names: absolute, or beside it.
 func (p *program) beside(name string) string {
 	if filepath.IsAbs(name) {
-		return filepath.Join(p.root, name)
+		return filepath.Join(p.Root, name)
 	}
 	return filepath.Join(p.pageDir(), name)
 }

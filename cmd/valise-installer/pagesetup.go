@@ -27,6 +27,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/valise-ota/valise/cmd/internal/cli"
+	"github.com/valise-ota/valise/installer/device"
 	"github.com/valise-ota/valise/installer/ota"
 	"github.com/valise-ota/valise/installer/release"
 )
@@ -34,7 +35,7 @@ import (
 // writeShared writes a file that the page's process may read and nobody else but
 // root.
 func (p *program) writeShared(name string, b []byte) error {
-	dir, err := openDir(p.pageDir(), 0o755)
+	dir, err := release.OpenDir(p.pageDir(), 0o755)
 	if err != nil {
 		return err
 	}
@@ -47,7 +48,7 @@ func (p *program) writeShared(name string, b []byte) error {
 
 // shareAgain is share for what was there, in case that the power went before it.
 func (p *program) shareAgain() error {
-	dir, err := openDir(p.pageDir(), 0o755)
+	dir, err := release.OpenDir(p.pageDir(), 0o755)
 	if err != nil {
 		return err
 	}
@@ -62,7 +63,7 @@ func (p *program) shareAgain() error {
 
 // share gives a file to the group of the page's process.
 func share(dir *os.Root, name string) error {
-	if g, err := user.LookupGroup(socketGroup); err == nil {
+	if g, err := user.LookupGroup(device.SocketGroup); err == nil {
 		gid, _ := strconv.Atoi(g.Gid)
 		return dir.Chown(name, -1, gid)
 	}
@@ -185,10 +186,10 @@ func pageSetupCommand(p *program) *cobra.Command {
 }
 
 func (p *program) setupPage(ctx context.Context, listen string, hosts []string) error {
-	if err := p.installUnits(ctx); err != nil {
+	if err := p.InstallUnits(ctx); err != nil {
 		return err
 	}
-	if !there(filepath.Join(p.pageDir(), "page.yaml")) {
+	if !release.Exists(filepath.Join(p.pageDir(), "page.yaml")) {
 		config := ota.Config{Listen: listen, Hosts: hosts}
 		if config.Validate() != nil { // not loopback
 			config.TLS.Certificate, config.TLS.Key = "tls.crt", "tls.key"
@@ -197,7 +198,7 @@ func (p *program) setupPage(ctx context.Context, listen string, hosts []string) 
 			return cli.Usagef("--listen %q: %v", listen, err)
 		}
 		if config.TLS.Key != "" {
-			switch crt, key := there(filepath.Join(p.pageDir(), "tls.crt")), there(filepath.Join(p.pageDir(), "tls.key")); {
+			switch crt, key := release.Exists(filepath.Join(p.pageDir(), "tls.crt")), release.Exists(filepath.Join(p.pageDir(), "tls.key")); {
 			case crt && !key:
 				return fmt.Errorf("%s has tls.crt and no tls.key: put both there, or neither to have them made", p.pageDir())
 			case !crt: // a key alone is there when the power went between the two
@@ -217,7 +218,7 @@ func (p *program) setupPage(ctx context.Context, listen string, hosts []string) 
 	if err := p.shareAgain(); err != nil {
 		return err
 	}
-	if there(p.usersPath()) {
+	if release.Exists(p.usersPath()) {
 		p.Note("%s is there already; a new password: valise-installer page passwd admin", p.usersPath())
 		return nil
 	}
@@ -227,8 +228,6 @@ func (p *program) setupPage(ctx context.Context, listen string, hosts []string) 
 	}
 	return p.showSecret("password", "admin", password)
 }
-
-func there(path string) bool { _, err := os.Stat(path); return err == nil }
 
 // selfSigned makes a key and a certificate for this device, valid for as long as
 // browsers accept one.

@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"net/http"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
 
 	"github.com/valise-ota/valise/cmd/internal/cli"
 	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/device"
 )
 
 // commands are the subcommands. Each stands in a file of its own.
@@ -39,22 +41,24 @@ const exitCodes = "Exit codes: 0 done or nothing to do, 1 failed and unchanged, 
 	"missing, 3 the previous release runs again, 4 bundle refused, 5 needs attention: the\n" +
 	"rollback failed too, 64 wrong usage."
 
-// program is what the subcommands share.
+// program is what the subcommands share: the command line, and the device.
 type program struct {
 	cli.App
-	root string // directory that stands for /
-	name string // --app
-
-	given map[string]string // --set, and what a person was asked
-	boot  bool              // recover --boot
-
-	// The daemon calls the commands' code without a terminal.
-	observe func(installer.Event) // gets the progress, instead of stderr
-	record  string                // ID of the record that the next transaction continues
+	*device.Machine
 }
 
+// Note tells people something on stderr that changes no result.
+func (p *program) Note(format string, args ...any) { p.App.Note(format, args...) }
+
 func run(ctx context.Context, e cli.Env) int {
-	p := &program{App: cli.App{Env: e}, root: "/"}
+	p := &program{App: cli.App{Env: e}}
+	p.Machine = &device.Machine{
+		Root: "/", Version: cli.Version(), Getenv: e.Getenv, Now: e.Now, Proxy: http.ProxyFromEnvironment,
+		Note: p.Note, Step: func(name, detail string) { p.UI.Step(name, detail) }, Report: p.reporter(),
+		Secret:  func(key, value, file string) { p.Note("%s is %s (shown once; it is kept in %s)", key, value, file) },
+		Planned: func(plan *installer.Plan) { p.UI.Step("plan", planLine(plan)) },
+		Ask:     p.person,
+	}
 	root := &cobra.Command{
 		Use:   "valise-installer",
 		Short: "Install, update and roll back sealed releases on this device",
@@ -67,15 +71,16 @@ func run(ctx context.Context, e cli.Env) int {
 			"  valise-installer rollback\n" +
 			"  valise-installer status --output json",
 	}
-	if app, ok := appOf(e.Program); ok {
+	if app, ok := device.AppOf(e.Program); ok {
 		root = p.appUpdateRoot(app)
 	} else {
-		root.PersistentFlags().StringVar(&p.name, "app", "", "app, when more than one is installed")
+		root.PersistentFlags().StringVar(&p.Machine.App, "app", "", "app, when more than one is installed")
 		for _, c := range commands {
 			root.AddCommand(c(p))
 		}
 	}
-	root.PersistentFlags().Var((*absolutePath)(&p.root), "root", "directory that stands for the root of the device's file system")
+	root.PersistentFlags().Var((*absolutePath)(&p.Root), "root", "directory that stands for the root of the device's file system")
+	p.explain(root)
 	return p.Run(ctx, root)
 }
 

@@ -20,10 +20,9 @@ import (
 
 	"github.com/valise-ota/valise/cmd/internal/cli"
 	engine "github.com/valise-ota/valise/installer/daemon"
+	"github.com/valise-ota/valise/installer/device"
+	"github.com/valise-ota/valise/installer/release"
 )
-
-// socketGroup may ask the daemon for things: the page's process is in it.
-const socketGroup = "valise"
 
 func serveCommand(p *program) *cobra.Command {
 	var scan time.Duration
@@ -51,28 +50,25 @@ func serveCommand(p *program) *cobra.Command {
 	return c
 }
 
-func (p *program) runDir() string     { return filepath.Join(p.root, "run/valise") }
-func (p *program) socketPath() string { return filepath.Join(p.runDir(), "engine.sock") }
-
 func (p *program) serve(ctx context.Context, scan time.Duration) error {
 	if scan <= 0 {
 		return cli.Usagef("--scan is %s, want more than nothing", scan)
 	}
 	log := slog.New(slog.NewTextHandler(p.Stderr, nil))
-	state, err := openDir(filepath.Join(p.root, "var/lib/valise"), 0o755)
+	state, err := release.OpenDir(filepath.Join(p.Root, "var/lib/valise"), 0o755)
 	if err != nil {
 		return err
 	}
 	state.Close()
-	audit, err := engine.AuditFile(filepath.Join(p.root, "var/lib/valise"))
+	audit, err := engine.AuditFile(filepath.Join(p.Root, "var/lib/valise"))
 	if err != nil {
 		return fmt.Errorf("open audit log: %w", err)
 	}
 	defer audit.Close()
-	d := &engine.Daemon{Device: &served{p}, Log: log, Audit: audit, Now: p.Now, NewID: p.newID, Timing: engine.Timing{
+	d := &engine.Daemon{Device: &device.Device{Machine: p.Machine, Explanation: func(err error) string { return cli.Explain(p.explained(err)) }}, Log: log, Audit: audit, Now: p.Now, NewID: p.NewID, Timing: engine.Timing{
 		Scan: scan, Stable: min(scan, 2*time.Second), Settle: 4 * scan,
 	}}
-	l, err := p.listen(p.socketPath())
+	l, err := p.listen(p.SocketPath())
 	if err != nil {
 		return err
 	}
@@ -85,7 +81,7 @@ func (p *program) serve(ctx context.Context, scan time.Duration) error {
 	stop := p.watchdog(ctx, d.Alive)
 	defer stop()
 	err = d.Run(ctx, func() {
-		log.Info("serving", "socket", p.socketPath(), "version", cli.Version())
+		log.Info("serving", "socket", p.SocketPath(), "version", cli.Version())
 		_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
 	})
 	if !errors.Is(err, engine.ErrReplaced) {
@@ -101,7 +97,7 @@ func (p *program) serve(ctx context.Context, scan time.Duration) error {
 
 // listen makes the socket: for root and, where it exists, the group.
 func (p *program) listen(path string) (net.Listener, error) {
-	dir, err := openDir(filepath.Dir(path), 0o755)
+	dir, err := release.OpenDir(filepath.Dir(path), 0o755)
 	if err != nil {
 		return nil, err
 	}
@@ -114,11 +110,11 @@ func (p *program) listen(path string) (net.Listener, error) {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
 	mode := fs.FileMode(0o600)
-	if g, err := user.LookupGroup(socketGroup); err == nil {
+	if g, err := user.LookupGroup(device.SocketGroup); err == nil {
 		gid, _ := strconv.Atoi(g.Gid)
 		if err := os.Chown(path, -1, gid); err != nil {
 			l.Close()
-			return nil, fmt.Errorf("give the socket to group %s: %w", socketGroup, err)
+			return nil, fmt.Errorf("give the socket to group %s: %w", device.SocketGroup, err)
 		}
 		mode = 0o660
 	}

@@ -9,10 +9,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/cmd/internal/cli"
 	"github.com/valise-ota/valise/installer"
-	"github.com/valise-ota/valise/installer/release"
+	"github.com/valise-ota/valise/installer/device"
 )
 
 func statusCommand(p *program) *cobra.Command {
@@ -23,16 +22,16 @@ func statusCommand(p *program) *cobra.Command {
 		Example: "  valise-installer status\n  valise-installer status --output json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			app, err := p.theApp()
+			app, err := p.TheApp()
 			if err != nil {
 				return err
 			}
-			j, st, err := p.readState(cmd.Context(), app)
+			j, st, err := p.ReadState(cmd.Context(), app)
 			if err != nil {
 				return err
 			}
 			defer j.Close()
-			lost := p.lost(cmd.Context(), st)
+			lost := p.Lost(cmd.Context(), st)
 			shown := struct {
 				installer.State
 				Lost []string `json:"lost,omitempty"`
@@ -53,51 +52,13 @@ func statusCommand(p *program) *cobra.Command {
 	}
 }
 
-// lost says what the current and the previous release of compose apps lack, as
-// far as it can be known now: somebody may have pruned their images.
-func (p *program) lost(ctx context.Context, st installer.State) (lost []string) {
-	if st.Unfinished != nil || kindIn(st) != bundle.KindCompose {
-		return nil
-	}
-	engine, err := p.connect(ctx)
-	if err != nil {
-		return nil
-	}
-	defer engine.Close()
-	store, err := release.Open(p.appDir(st.App))
-	if err != nil {
-		return nil
-	}
-	defer store.Close()
-	a := p.runtime(st.App, store, engine, nil)
-	for _, r := range []*installer.Release{st.Current, st.Previous} {
-		if r == nil {
-			continue
-		}
-		err := a.Whole(ctx, *r)
-		if err == nil {
-			continue
-		}
-		remedy := "an update with the bundle of " + r.Version + " brings it back"
-		if r == st.Previous {
-			remedy = "its bundle is not here: there is no way back to it"
-			if b, err := a.Retained(*r); err == nil && b != nil {
-				remedy = "a rollback takes its images from " + b.Name
-				b.Close()
-			}
-		}
-		lost = append(lost, fmt.Sprintf("%s: %s; %s", r.Version, cli.OneLine(err.Error()), remedy))
-	}
-	return lost
-}
-
 func printState(w io.Writer, st installer.State) {
 	line := func(label string, r *installer.Release) {
 		if r == nil {
 			fmt.Fprintf(w, "%-11s none\n", label)
 			return
 		}
-		fmt.Fprintf(w, "%-11s %s, since %s, signed by %s\n", label, r.Version, stamp(r.CommittedAt), r.Signer)
+		fmt.Fprintf(w, "%-11s %s, since %s, signed by %s\n", label, r.Version, device.Stamp(r.CommittedAt), r.Signer)
 	}
 	fmt.Fprintf(w, "%-11s %s\n", "app", st.App)
 	line("current", st.Current)
@@ -106,7 +67,7 @@ func printState(w io.Writer, st installer.State) {
 		fmt.Fprintf(w, "%-11s %s\n", "failed", v)
 	}
 	if u := st.Unfinished; u != nil {
-		fmt.Fprintf(w, "%-11s %s to %s, begun %s\n", "unfinished", u.Action, u.To.Version, stamp(u.Created))
+		fmt.Fprintf(w, "%-11s %s to %s, begun %s\n", "unfinished", u.Action, u.To.Version, device.Stamp(u.Created))
 	}
 }
 
@@ -127,11 +88,11 @@ func (p *program) history(ctx context.Context, limit int) error {
 	if limit < 1 {
 		return cli.Usagef("--limit is %d, want at least 1", limit)
 	}
-	app, err := p.theApp()
+	app, err := p.TheApp()
 	if err != nil {
 		return err
 	}
-	j, _, err := p.readState(ctx, app)
+	j, _, err := p.ReadState(ctx, app)
 	if err != nil {
 		return err
 	}
@@ -151,10 +112,8 @@ func (p *program) history(ctx context.Context, limit int) error {
 			if !r.Started.IsZero() && r.Ended.After(r.Started) { // the clock may have gone back meanwhile
 				took = r.Ended.Sub(r.Started).Round(100 * time.Millisecond).String()
 			}
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", stamp(r.Created), r.Action, from, r.To.Version, r.Status, took, cli.OneLine(r.Error))
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", device.Stamp(r.Created), r.Action, from, r.To.Version, r.Status, took, cli.OneLine(r.Error))
 		}
 		t.Flush()
 	})
 }
-
-func stamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05Z") }

@@ -2,20 +2,15 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/cmd/internal/cli"
-	"github.com/valise-ota/valise/installer/release"
-	"github.com/valise-ota/valise/installer/source"
+	"github.com/valise-ota/valise/installer/device"
 	"github.com/valise-ota/valise/verify"
 )
 
@@ -50,7 +45,7 @@ func trustCommand(p *program) *cobra.Command {
 			Long:    "remove takes a signer away. SIGNER is what trust show prints of them: a key's sha256:…,\nor the identity.",
 			Example: "  valise-installer trust remove sha256:2a6487f34ab437aa",
 			RunE: func(cmd *cobra.Command, args []string) error {
-				return p.changeTrust(cmd.Context(), "remove", func(policy *verify.Policy) error { return removeSigner(policy, args[0]) })
+				return p.changeTrust(cmd.Context(), "remove", func(policy *verify.Policy) error { return device.RemoveSigner(policy, args[0]) })
 			},
 		},
 	)
@@ -84,49 +79,12 @@ func (p *program) changeTrustCommand(name, short string, change func(policy *ver
 	return c
 }
 
-func removeSigner(policy *verify.Policy, name string) error {
-	is := func(s verify.Signer) bool {
-		return name == s.String() || name == strings.TrimPrefix(s.String(), "key ") || name != "" && (name == s.Identity || name == s.IdentityRegexp)
-	}
-	left := slices.DeleteFunc(slices.Clone(policy.Signers), is)
-	switch {
-	case len(left) == len(policy.Signers):
-		return cli.WithHint(fmt.Errorf("no signer is called %q", name), "%q lists them", "valise-installer trust show")
-	case len(left) == 0:
-		return cli.WithHint(errors.New("that is the only signer: this device would accept no release at all"), "name the one that comes instead: %q", "valise-installer trust rotate")
-	}
-	policy.Signers = left
-	return nil
-}
-
-// trustApp is the app that a trust command is about. It may have a policy and
-// not be installed yet.
-func (p *program) trustApp() (string, error) {
-	if p.name != "" {
-		if !bundle.ValidApp(p.name) {
-			return "", cli.Usagef("--app %q is not the name of an app", p.name)
-		}
-		return p.name, nil
-	}
-	found, err := filepath.Glob(p.configPath("*"))
-	if err != nil {
-		return "", err
-	}
-	switch len(found) {
-	case 0:
-		return "", cli.WithHint(fmt.Errorf("there is no trust policy in %s", filepath.Dir(p.configPath("x"))), "%q writes one", "valise-installer install BUNDLE --key FILE")
-	case 1:
-		return strings.TrimSuffix(filepath.Base(found[0]), ".yaml"), nil
-	}
-	return "", cli.Usagef("there are policies of several apps: name one with --app")
-}
-
 func (p *program) showTrust(ctx context.Context) error {
-	app, err := p.trustApp()
+	app, err := p.TrustApp()
 	if err != nil {
 		return err
 	}
-	policy, err := p.readPolicy(ctx, app)
+	policy, err := p.Policy(ctx, app)
 	if err != nil {
 		return err
 	}
@@ -150,7 +108,7 @@ func (p *program) reportTrust(app string, policy verify.Policy) error {
 		BuiltIn     bool              `json:"built_in"`     // it is the public instance's, which came with this program
 		Changed     string            `json:"changed"`      // when the root was last changed
 		Provenance  verify.Provenance `json:"provenance,omitzero"`
-	}{app, p.configPath(app), policy.Signers, string(bundle.DigestOf(raw)), policy.TrustedRoot == nil, stamp(date), policy.Provenance}
+	}{app, p.ConfigPath(app), policy.Signers, string(bundle.DigestOf(raw)), policy.TrustedRoot == nil, device.Stamp(date), policy.Provenance}
 	return p.Result(result, func(w io.Writer) {
 		fmt.Fprintf(w, "%-13s %s\n", "app", app)
 		for _, s := range policy.Signers {
@@ -168,65 +126,11 @@ func (p *program) reportTrust(app string, policy verify.Policy) error {
 	})
 }
 
-// changeTrust changes the trust policy of an app, under its lock: no update
-// decides meanwhile, and no rotation of a release is lost.
+// changeTrust changes the trust policy of an app and shows it.
 func (p *program) changeTrust(ctx context.Context, what string, change func(*verify.Policy) error) error {
-	app, err := p.trustApp()
+	app, policy, err := p.ChangeTrust(ctx, what, change)
 	if err != nil {
-		return err
-	}
-	if _, err := p.policyFile(app); err != nil && (what == "remove" || !errors.Is(err, fs.ErrNotExist)) {
-		return err
-	}
-	state, err := openDir(p.stateDir(app), 0o700)
-	if err != nil {
-		return err
-	}
-	state.Close()
-	unlock, err := release.Lock(filepath.Join(p.stateDir(app), "lock"), "valise-installer trust "+what, p.Now())
-	if locked := new(release.LockedError); errors.As(err, &locked) {
-		return cli.WithHint(err, "wait until it has ended; see %q", "valise-installer status")
-	}
-	if err != nil {
-		return err
-	}
-	defer unlock()
-	if err := p.finishRotation(ctx, app); err != nil {
-		return err
-	}
-	policy, err := p.policyFile(app)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if err := change(&policy); err != nil {
-		return err
-	}
-	if _, err := verify.New(policy); err != nil {
-		return err
-	}
-	if err := p.writePolicy(app, policy, source.Config{}); err != nil {
 		return err
 	}
 	return p.reportTrust(app, policy)
-}
-
-// finishRotation brings a rotation into the policy that a power cut kept from it.
-// The caller holds the app's lock.
-func (p *program) finishRotation(ctx context.Context, app string) error {
-	if !p.hasRecords(app) {
-		return nil
-	}
-	j, err := p.openRecords(ctx, app)
-	if err != nil {
-		return err
-	}
-	defer j.Close()
-	st, err := j.Load(ctx)
-	if err != nil || st.Rotation == nil {
-		return err
-	}
-	if err := p.rotate(app)(ctx, st.Rotation); err != nil {
-		return err
-	}
-	return j.Rotated(ctx)
 }

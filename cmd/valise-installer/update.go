@@ -1,13 +1,12 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -15,14 +14,13 @@ import (
 	"github.com/valise-ota/valise/cmd/internal/cli"
 	"github.com/valise-ota/valise/cmd/internal/ui"
 	"github.com/valise-ota/valise/installer"
-	"github.com/valise-ota/valise/installer/docker"
-	"github.com/valise-ota/valise/installer/release"
+	"github.com/valise-ota/valise/installer/device"
 	"github.com/valise-ota/valise/installer/source"
 	"github.com/valise-ota/valise/verify"
 )
 
 func installCommand(p *program) *cobra.Command {
-	o := applyOptions{first: true}
+	o := applyOptions{Options: device.Options{First: true}}
 	c := &cobra.Command{
 		Use:   "install [BUNDLE|ADDRESS|VERSION]",
 		Short: "Install an app for the first time",
@@ -39,7 +37,7 @@ func installCommand(p *program) *cobra.Command {
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return p.apply(cmd.Context(), first(args), o) },
 	}
-	c.Flags().StringVar(&o.source, "source", "", "where releases come from: github:OWNER/REPOSITORY, https://HOST/DIRECTORY/ or /DIRECTORY")
+	c.Flags().StringVar(&o.Source, "source", "", "where releases come from: github:OWNER/REPOSITORY, https://HOST/DIRECTORY/ or /DIRECTORY")
 	o.trust.Register(c.Flags())
 	registerSet(c, &o)
 	return c
@@ -63,14 +61,14 @@ func updateCommand(p *program) *cobra.Command {
 		Args:    cobra.MaximumNArgs(1),
 		RunE:    func(cmd *cobra.Command, args []string) error { return p.apply(cmd.Context(), first(args), o) },
 	}
-	c.Flags().BoolVar(&o.forced, "force", false, "accept an older version, one that failed here before, or another release of a version that is here")
-	c.Flags().BoolVar(&o.dryRun, "dry-run", false, "print the plan and stop")
+	c.Flags().BoolVar(&o.Forced, "force", false, "accept an older version, one that failed here before, or another release of a version that is here")
+	c.Flags().BoolVar(&o.DryRun, "dry-run", false, "print the plan and stop")
 	registerSet(c, &o)
 	return c
 }
 
 func planCommand(p *program) *cobra.Command {
-	o := applyOptions{dryRun: true}
+	o := applyOptions{Options: device.Options{DryRun: true}}
 	var remote string
 	c := &cobra.Command{
 		Use:     "plan [BUNDLE|ADDRESS|VERSION]",
@@ -81,7 +79,7 @@ func planCommand(p *program) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			what := first(args)
 			if remote != "" {
-				if _, ok := asVersion(remote); !ok || what != "" {
+				if _, ok := device.AsVersion(remote); !ok || what != "" {
 					return cli.Usagef("--remote takes the place of the argument and is a version, like v1.2.3")
 				}
 				what = remote
@@ -90,7 +88,7 @@ func planCommand(p *program) *cobra.Command {
 		},
 	}
 	c.Flags().StringVar(&remote, "remote", "", "version at the app's source to plan: says what an update would fetch")
-	c.Flags().BoolVar(&o.forced, "force", false, "accept an older version, one that failed here before, or another release of a version that is here")
+	c.Flags().BoolVar(&o.Forced, "force", false, "accept an older version, one that failed here before, or another release of a version that is here")
 	return c
 }
 
@@ -102,17 +100,34 @@ func first(args []string) string {
 	return args[0]
 }
 
+// applyOptions are the flags of commands that take a bundle.
 type applyOptions struct {
-	trust  cli.Trust
-	first  bool   // install
-	source string // --source of install
-	forced bool
-	dryRun bool
-	whole  bool // no thin bundle
-	set    []string
-	// instead is the candidate that the bundle is taken in place of; whom the
-	// operator trusts is decided.
-	instead *candidate
+	device.Options
+	trust cli.Trust
+	set   []string
+}
+
+// trusted is what flags say of whom to trust; policy reads it when that is asked.
+func trusted(t cli.Trust, policy func() (verify.Policy, error)) device.Trust {
+	trust := device.Trust{Issuer: t.Issuer, TrustedRoot: t.TrustedRoot}
+	if t.Given() {
+		trust.Policy = policy
+	}
+	return trust
+}
+
+// checkedPolicy is the policy of the flags, looked at before anything depends on
+// it.
+func (o *applyOptions) checkedPolicy() (verify.Policy, error) {
+	policy, err := o.trust.Policy()
+	if err != nil {
+		return policy, err
+	}
+	if _, err := verify.New(policy); err != nil {
+		files := slices.DeleteFunc([]string{o.trust.Key, o.trust.TrustedRoot}, func(s string) bool { return s == "" })
+		return policy, fmt.Errorf("read %s: %w", strings.Join(files, " or "), err)
+	}
+	return policy, nil
 }
 
 // apply is install, update and plan as commands.
@@ -120,315 +135,31 @@ func (p *program) apply(ctx context.Context, path string, o applyOptions) error 
 	if err := p.parseGiven(o.set); err != nil {
 		return err
 	}
-	c, err := p.verified(ctx, path, o)
-	if newest := new(newestError); errors.As(err, &newest) {
+	o.Trust = trusted(o.trust, o.checkedPolicy)
+	c, err := p.Verify(ctx, path, o.Options)
+	if newest := new(device.NewestError); errors.As(err, &newest) {
 		return p.nothingNew(newest)
 	}
 	if err != nil {
 		return err
 	}
-	defer func() { c.close() }() // c may become another bundle
-	if err := p.consider(ctx, c, o); err != nil {
+	defer func() { c.Close() }() // c may become another bundle
+	if err := p.Plan(ctx, c, o.Options); err != nil {
 		return err
 	}
-	if o.dryRun {
-		if err := p.Result(c.plan, func(w io.Writer) { printPlan(w, c.plan) }); err != nil {
+	if o.DryRun {
+		if err := p.Result(c.Plan, func(w io.Writer) { printPlan(w, c.Plan) }); err != nil {
 			return err
 		}
-		return p.planError(c.plan)
+		return p.Check(c.Plan)
 	}
-	res, err := p.carryOut(ctx, c, o)
+	res, err := p.Apply(ctx, c, o.Options)
 	if err != nil {
 		return err
 	}
 	err = p.end(res, c)
 	if res.Outcome == installer.Done {
-		p.followRelease(ctx, c)
-	}
-	return err
-}
-
-// candidate is a verified release and what it would do here.
-type candidate struct {
-	app    string
-	path   string
-	rel    *verify.Release
-	plan   *installer.Plan
-	policy verify.Policy
-	pin    bool // write the policy when the release is installed
-	source source.Config
-	from   *opened
-}
-
-func (c *candidate) close() error { return c.from.file.Close() }
-
-// verified opens and verifies a bundle. Nothing on the device changes, and one
-// that is refused leaves no trace.
-func (p *program) verified(ctx context.Context, path string, o applyOptions) (_ *candidate, err error) {
-	b, err := p.open(ctx, path, o)
-	if err != nil {
-		return nil, err
-	}
-	defer func() {
-		if err != nil {
-			b.file.Close()
-		}
-	}()
-	if b.version != "" {
-		path = "v" + b.version
-	}
-	// The name is only the bundle's claim until it is verified; it decides
-	// which policy that happens against.
-	app := b.Manifest().App
-	if p.name != "" && p.name != app {
-		return nil, &verify.Error{Check: verify.CheckApp, Reason: fmt.Sprintf("it says it is a release of %q, not of %q, which is wanted: the file is of another app, and nobody looked at who signed it; get a release of %q from its maker", app, p.name, p.name)}
-	}
-	policy, pin, err := p.policyFor(ctx, b.Reader, o)
-	if !o.first && (errors.Is(err, fs.ErrNotExist) || !p.hasRecords(app)) {
-		return nil, p.notInstalled(app, path)
-	}
-	if err != nil {
-		return nil, err
-	}
-	verifier, err := verify.New(policy)
-	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", p.configPath(app), err)
-	}
-	rel, err := p.verifyOpened(ctx, verifier, b, app)
-	if err != nil {
-		return nil, err
-	}
-	from, err := p.sourceToPin(rel, o)
-	if err != nil {
-		return nil, err
-	}
-	return &candidate{app, path, rel, nil, policy, pin, from, b}, nil
-}
-
-// consider plans a candidate. Only a first installation, where there is no
-// engine, changes something: it brings one.
-func (p *program) consider(ctx context.Context, c *candidate, o applyOptions) (err error) {
-	if o.first && c.rel.Manifest().Kind == bundle.KindCompose {
-		if err := p.ensureEngine(ctx, c.rel); err != nil {
-			return err
-		}
-	}
-	c.plan, err = p.preview(ctx, c.rel, c.path, o)
-	if errors.As(err, new(*installer.LackingError)) && c.from.thin {
-		p.Note("%v", err)
-		o.whole, o.instead = true, c
-		full, err := p.verified(ctx, c.path, o)
-		if err != nil {
-			return err
-		}
-		c.close()
-		*c = *full
-		return p.consider(ctx, c, o)
-	}
-	if err != nil {
-		return err
-	}
-	_, c.plan.FetchBytes = source.Join(fetches(c.from, c.plan))
-	return nil
-}
-
-// sourceToPin is where later releases will come from: what the operator says at
-// the first installation, else the repository that the signed release names.
-func (p *program) sourceToPin(rel *verify.Release, o applyOptions) (source.Config, error) {
-	if o.source != "" {
-		return source.Parse(o.source)
-	}
-	if s := rel.Manifest().Source; s != nil {
-		return source.FromRepository(s.Repository), nil
-	}
-	return source.Config{}, nil
-}
-
-// carryOut runs the transaction. The error is why it never began.
-func (p *program) carryOut(ctx context.Context, c *candidate, o applyOptions) (installer.Result, error) {
-	var none installer.Result
-	if asked, err := p.askEnv(c.plan); err != nil {
-		return none, err
-	} else if asked {
-		if c.plan, err = p.preview(ctx, c.rel, c.path, o); err != nil {
-			return none, err
-		}
-	}
-	if err := p.planError(c.plan); err != nil {
-		return none, err
-	}
-	m := c.rel.Manifest()
-	d, err := p.openDevice(ctx, c.app, m.Kind, fmt.Sprintf("%s to %s from %s", cmp.Or(c.plan.Action, installer.ActionUpdate), m.Version, c.path))
-	if err != nil {
-		return none, err
-	}
-	defer d.close()
-	d.store.Know(c.rel.Digest(), m)
-	if err := p.recoverFirst(ctx, d); err != nil {
-		return none, err
-	}
-	st, err := d.journal.Load(ctx)
-	if err != nil {
-		return none, err
-	}
-	if d.app != nil {
-		d.app.Hurry = !o.first
-	}
-	// Somebody else may have been here since the preview.
-	if c.plan, err = p.plan(ctx, d.Runtime, d.engine, c.rel, st, c.path, o); err != nil {
-		return none, err
-	}
-	if err := p.planError(c.plan); err != nil {
-		return none, err
-	}
-	_, c.plan.FetchBytes = source.Join(fetches(c.from, c.plan))
-	if c.pin {
-		if err := p.writePolicy(c.app, c.policy, c.source); err != nil {
-			return none, err
-		}
-	} else if now, err := p.readPolicy(ctx, c.app); err != nil || !now.Same(c.policy) {
-		return none, cli.WithHint(errors.Join(fmt.Errorf("whom this device trusts changed while %s was verified", c.path), err), "try again")
-	}
-	for _, n := range c.plan.Notes {
-		p.Note("%s", n)
-	}
-	if err := p.fetchAhead(c); err != nil {
-		return none, err
-	}
-	p.UI.Step("plan", planLine(c.plan))
-	keep := m.Device.Keep.Releases
-	switch {
-	case m.Kind == bundle.KindTree:
-		if keep, err = p.prepareTree(ctx, m); err != nil {
-			return none, err
-		}
-	case p.root == "/" && there("/run/systemd/system"):
-		// The engine starts what ran when the power went; recovery comes after it.
-		if err := p.installRecovery(ctx, c.app, nil, []string{"docker.service"}); err != nil {
-			return none, err
-		}
-	}
-	res := d.Update(ctx, c.rel, keep)
-	p.spoolEnd(c, res)
-	if o.first && res.Outcome == installer.Done {
-		if err := p.installCommands(ctx, c.app); err != nil {
-			p.Note("%v", err)
-		}
-	}
-	return res, nil
-}
-
-func (p *program) notInstalled(app, path string) error {
-	return cli.WithHint(fmt.Errorf("app %s is not installed here", app), "install it first: %q", "valise-installer install "+path+" --key FILE")
-}
-
-// preview plans without the app's lock and without changing anything: records
-// and releases are only read.
-func (p *program) preview(ctx context.Context, rel *verify.Release, path string, o applyOptions) (*installer.Plan, error) {
-	app := rel.Manifest().App
-	var engine *docker.Engine
-	if rel.Manifest().Kind == bundle.KindCompose {
-		var err error
-		if engine, err = p.connect(ctx); err != nil {
-			return nil, err
-		}
-		defer engine.Close()
-	}
-	var st installer.State
-	var store *release.Store
-	if p.hasRecords(app) {
-		j, read, err := p.readState(ctx, app)
-		if err != nil {
-			return nil, err
-		}
-		st = read
-		if err := j.Close(); err != nil {
-			return nil, err
-		}
-		if store, err = release.Open(p.appDir(app)); err != nil {
-			return nil, err
-		}
-		defer store.Close()
-	}
-	if o.dryRun && st.Unfinished != nil {
-		p.Note("an earlier %s to %s did not finish; an update undoes it first", st.Unfinished.Action, st.Unfinished.To.Version)
-	}
-	if engine == nil {
-		return p.plan(ctx, p.treeApp(app, store, nil), nil, rel, st, path, o)
-	}
-	var command []string // without it a plan does not say what becomes of services, which only a reader wants to know
-	if o.dryRun || o.first {
-		var err error
-		if command, _, err = docker.FindCompose(ctx, p.dockerEnv()); err != nil {
-			command = nil // openDevice says so
-		}
-	}
-	return p.plan(ctx, p.runtime(app, store, engine, command), engine, rel, st, path, o)
-}
-
-// plan checks what this device expects of a verified release and plans it.
-func (p *program) plan(ctx context.Context, rt installer.Runtime, engine *docker.Engine, rel *verify.Release, st installer.State, path string, o applyOptions) (*installer.Plan, error) {
-	m := rel.Manifest()
-	switch {
-	case m.Kind == bundle.KindTree && p.root != "/":
-		return nil, cli.Usagef("--root %s: the units of an app that is a file tree run on this machine", p.root)
-	case !o.first && st.Current == nil:
-		return nil, p.notInstalled(m.App, path) // it was tried once
-	case o.first && st.Current != nil && st.Current.Version != m.Version:
-		return nil, cli.WithHint(fmt.Errorf("app %s is installed already, version %s runs", m.App, st.Current.Version), "use %q", "valise-installer update "+path)
-	}
-	platform, err := p.platform(ctx, engine)
-	if err != nil {
-		return nil, err
-	}
-	if kind := kindIn(st); kind != "" && kind != m.Kind {
-		return nil, fmt.Errorf("app %s is installed as a %s app, the release is a %s app: uninstall the one before you install the other", m.App, kind, m.Kind)
-	}
-	want := verify.Want{Platform: platform, Floor: st.Floor, Bad: st.Bad, Known: map[string]bundle.Digest{}, Forced: o.forced}
-	if st.Current != nil && st.Current.Manifest == rel.Digest() {
-		want.Forced = true // to repair what runs is no downgrade
-	}
-	for _, k := range st.Kept {
-		want.Known[k.Version] = k.Manifest
-	}
-	if err := rel.Meets(want); err != nil {
-		return nil, err
-	}
-	facts, err := rt.Inspect(ctx, rel, st)
-	if err != nil {
-		return nil, err
-	}
-	if st.Current != nil && st.Current.Manifest == rel.Digest() {
-		for _, key := range facts.EnvChanged {
-			if _, given := p.given[key]; given {
-				return nil, cli.WithHint(fmt.Errorf("%s runs already: no update would write %s", m.Version, key), "change it in the environment file and start the app again")
-			}
-		}
-	}
-	plan, err := installer.NewPlan(st, rel, facts)
-	if errors.As(err, new(*installer.UnmetError)) {
-		return nil, cli.WithCode(err, cli.ExitRefused)
-	}
-	return plan, err
-}
-
-// planError says what speaks against a plan.
-func (p *program) planError(plan *installer.Plan) error {
-	err := plan.Check()
-	if missing := new(installer.MissingEnvError); errors.As(err, &missing) {
-		for _, key := range missing.Keys {
-			if help := plan.EnvHelp[key]; help != "" {
-				p.Note("%s: %s", key, cli.OneLine(help))
-			}
-		}
-		file := plan.EnvFile
-		if file == "" {
-			file = filepath.Join(p.appDir(plan.App), ".env")
-		}
-		return cli.WithCode(cli.WithHint(err, "give them a value in %s or with --set KEY=VALUE and repeat; nothing was changed", file), cli.ExitEnv)
-	}
-	if errors.As(err, new(*installer.MissingFilesError)) {
-		return cli.WithCode(cli.WithHint(err, "put them there and repeat; nothing was changed"), cli.ExitEnv)
+		p.FollowRelease(ctx, c)
 	}
 	return err
 }
@@ -449,20 +180,17 @@ type summary struct {
 
 // end prints how a transaction ended and returns the error that carries the exit
 // code. c may be nil.
-func (p *program) end(res installer.Result, c *candidate) error {
+func (p *program) end(res installer.Result, c *device.Candidate) error {
 	s := summary{Outcome: res.Outcome, Record: res.Record.ID, To: res.Record.To.Version}
 	if res.Record.From != nil {
 		s.From, s.Repaired = res.Record.From.Version, res.Outcome == installer.Done && res.Record.Repairs()
 	}
 	if c != nil {
-		s.App = c.app
+		s.App = c.App
 		if res.Outcome == installer.Done {
-			s.LoadedBytes, s.TotalBytes = c.plan.LoadBytes, c.plan.TotalBytes
+			s.LoadedBytes, s.TotalBytes = c.Plan.LoadBytes, c.Plan.TotalBytes
 		}
-		if c.from.remote != nil {
-			t := c.from.remote.Traffic()
-			s.Fetched = &t
-		}
+		s.Fetched = c.Traffic()
 	}
 	if res.Err != nil {
 		s.Error = res.Err.Error()
@@ -477,7 +205,7 @@ func (p *program) end(res installer.Result, c *candidate) error {
 		return cli.WithCode(cli.WithHint(fmt.Errorf("%s was not accepted by this device: %w", s.To, res.Err),
 			"%s runs again; \"valise-installer history\" keeps the reason", s.From), cli.ExitReverted)
 	case installer.NeedsAttention:
-		return attentionError(res)
+		return &device.AttentionError{Err: res.Err}
 	}
 	if s.From == "" && res.Record.ID != "" {
 		return fmt.Errorf("%w; what it had started is removed again", res.Err)
@@ -486,11 +214,6 @@ func (p *program) end(res installer.Result, c *candidate) error {
 		return cli.WithHint(res.Err, "%s is still the current release; \"valise-installer doctor\" says what it lacks", s.To)
 	}
 	return fmt.Errorf("%w; this device is unchanged", res.Err)
-}
-
-func attentionError(res installer.Result) error {
-	return cli.WithCode(cli.WithHint(fmt.Errorf("the rollback failed too: %w", res.Err),
-		"mend the cause and run %q; it tries again", "valise-installer recover"), cli.ExitAttention)
 }
 
 func printSummary(w io.Writer, s summary) {

@@ -51,7 +51,7 @@ func usbCommand(p *program) *cobra.Command {
 }
 
 func (p *program) usb(ctx context.Context, device string) error {
-	dir := filepath.Join(p.runDir(), "usb-"+filepath.Base(device))
+	dir := filepath.Join(p.RunDir(), "usb-"+filepath.Base(device))
 	unmount, err := host.MountStick(device, dir, false)
 	if err != nil {
 		return err
@@ -82,7 +82,7 @@ type taken struct {
 
 // takeFrom hands the newest bundle of each app in dir to the update service.
 func (p *program) takeFrom(ctx context.Context, dir string) ([]taken, error) {
-	apps, err := p.installed()
+	apps, err := p.Installed()
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +92,7 @@ func (p *program) takeFrom(ctx context.Context, dir string) ([]taken, error) {
 	}
 	var list []taken
 	for _, app := range apps {
-		c, err := p.readConfig(app)
+		c, err := p.ReadConfig(app)
 		if err == nil {
 			err = c.Updates.Validate()
 		}
@@ -152,7 +152,7 @@ func (p *program) bundlesIn(dir string) ([]offered, error) {
 		if info, err := e.Info(); err != nil || !info.Mode().IsRegular() || e.Name()[0] == '.' {
 			continue
 		}
-		r, f, err := cli.OpenBundle(path)
+		r, f, err := parts.OpenBundle(path)
 		if errors.As(err, new(*parts.Error)) {
 			p.Note("%v", err)
 		}
@@ -169,7 +169,7 @@ func (p *program) bundlesIn(dir string) ([]offered, error) {
 // newer are the files that are newer than what runs and did not fail here before,
 // the newest first.
 func (p *program) newer(ctx context.Context, app string, files []offered) ([]offered, error) {
-	j, st, err := p.readState(ctx, app)
+	j, st, err := p.ReadState(ctx, app)
 	if err != nil {
 		return nil, err
 	}
@@ -265,31 +265,31 @@ func (p *program) finishUSB(ctx context.Context, t taken) error {
 
 // giveBack writes receipts and inventories to the stick, of the apps whose operator
 // wants that: what a device runs is no business of whoever plugs something in.
-func (p *program) giveBack(ctx context.Context, device, dir string) error {
-	apps, err := p.installed()
+func (p *program) giveBack(ctx context.Context, stick, dir string) error {
+	apps, err := p.Installed()
 	if err != nil {
 		return err
 	}
 	apps = slices.DeleteFunc(apps, func(app string) bool {
-		c, err := p.readConfig(app)
+		c, err := p.ReadConfig(app)
 		return err != nil || !c.Updates.USBReceipts || c.Updates.USB == daemon.Off
 	})
 	if len(apps) == 0 {
 		return nil
 	}
-	unmount, err := host.MountStick(device, dir, true)
+	unmount, err := host.MountStick(stick, dir, true)
 	if err != nil {
 		p.Note("the stick cannot be written to: it takes no receipts back")
 		return nil
 	}
-	stick, err := os.OpenRoot(dir)
+	root, err := os.OpenRoot(dir)
 	if err == nil {
 		for _, app := range apps {
-			if _, err = p.writeReceipts(ctx, app, stick); err != nil {
+			if _, err = p.WriteReceipts(ctx, app, root); err != nil {
 				break
 			}
 		}
-		stick.Close()
+		root.Close()
 	}
 	return errors.Join(err, unmount())
 }
@@ -309,7 +309,7 @@ func (p *program) ask(ctx context.Context, method, path, app string, body io.Rea
 	}
 	r.Header.Set(daemon.ActorHeader, "usb")
 	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", p.socketPath())
+		return new(net.Dialer).DialContext(ctx, "unix", p.SocketPath())
 	}}}
 	res, err := client.Do(r)
 	if err != nil {

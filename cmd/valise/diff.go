@@ -12,9 +12,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/parts"
 	"github.com/valise-ota/valise/bundle/provenance"
 	"github.com/valise-ota/valise/bundle/sbom"
-	"github.com/valise-ota/valise/cmd/internal/cli"
 	"github.com/valise-ota/valise/cmd/internal/ui"
 )
 
@@ -148,7 +148,7 @@ func packageFacts(ctx context.Context, path string) (map[string]string, error) {
 	if alone(path) {
 		return nil, nil
 	}
-	r, f, err := cli.OpenBundle(path)
+	r, f, err := parts.OpenBundle(path)
 	if err != nil {
 		return nil, err
 	}

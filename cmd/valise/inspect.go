@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/valise-ota/valise/bundle"
-	"github.com/valise-ota/valise/cmd/internal/cli"
+	"github.com/valise-ota/valise/bundle/parts"
 	"github.com/valise-ota/valise/cmd/internal/ui"
 )
 
@@ -47,7 +47,7 @@ type layerUse struct {
 }
 
 func (a *app) inspect(ctx context.Context, path string) error {
-	r, f, err := cli.OpenBundle(path)
+	r, f, err := parts.OpenBundle(path)
 	if err != nil {
 		return err
 	}

@@ -10,13 +10,12 @@ import (
 
 	"github.com/valise-ota/valise/bundle/parts"
 	"github.com/valise-ota/valise/bundle/publish"
-	"github.com/valise-ota/valise/cmd/internal/cli"
 	"github.com/valise-ota/valise/verify"
 )
 
 // open verifies a bundle. The caller closes the file.
 func (p *publishing) open(ctx context.Context, path string, want verify.Want) (*verify.Release, *parts.File, error) {
-	r, f, err := cli.OpenBundle(path)
+	r, f, err := parts.OpenBundle(path)
 	if err != nil {
 		return nil, nil, err
 	}

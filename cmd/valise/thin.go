@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/parts"
 	"github.com/valise-ota/valise/cmd/internal/cli"
 	"github.com/valise-ota/valise/cmd/internal/ui"
 )
@@ -57,7 +58,7 @@ type thinResult struct {
 }
 
 func (a *app) thin(ctx context.Context, path string, f thinFlags) error {
-	r, in, err := cli.OpenBundle(path)
+	r, in, err := parts.OpenBundle(path)
 	if err != nil {
 		return err
 	}
@@ -157,7 +158,7 @@ func readManifest(path string) (*bundle.Manifest, error) {
 		}
 		return m, nil
 	}
-	r, f, err := cli.OpenBundle(path)
+	r, f, err := parts.OpenBundle(path)
 	if err != nil {
 		return nil, err
 	}

@@ -174,7 +174,7 @@ func (a *app) verifyOne(ctx context.Context, verifier *verify.Verifier, list *ve
 
 // verifyBundle checks a bundle as a device does.
 func (a *app) verifyBundle(ctx context.Context, verifier *verify.Verifier, path string, flags verifyFlags) (v verified, err error) {
-	r, f, err := cli.OpenBundle(path)
+	r, f, err := parts.OpenBundle(path)
 	if err != nil {
 		return v, err
 	}

@@ -76,8 +76,8 @@ var onlyImportedBy = []struct {
 	{"github.com/yuin/goldmark", own("installer/ota"), "only a page shows release notes"},
 	{"github.com/coreos/go-systemd", own("cmd/valise-installer"), "services are what the program runs as"},
 	{"github.com/vbauerster/mpb", own("cmd/internal/ui"), "libraries do not print"},
-	{"os/exec", own("installer/docker", "installer/host", "installer/hook", "installer/systemd", "installer/tree", "bundle/image", "cmd", "scripts"), "commands are run in few places"},
-	{"go.yaml.in/yaml", own("bundle/project", "cmd"), "the format and the device's records are JSON"},
+	{"os/exec", own("installer/device", "installer/docker", "installer/host", "installer/hook", "installer/systemd", "installer/tree", "bundle/image", "cmd", "scripts"), "commands are run in few places"},
+	{"go.yaml.in/yaml", own("bundle/project", "installer/device", "cmd"), "the format and the device's records are JSON"},
 }
 
 // reachNothing: a package never reaches one of these, directly or not.
@@ -92,6 +92,9 @@ var reachNothing = []struct {
 	{module + "installer", own("installer/docker", "installer/record", "installer/release", "cmd"), "the transaction knows interfaces only"},
 	{module + "cmd/valise-installer", append(own("bundle/image", "bundle/unpack", "bundle/sbom", "bundle/sign", "bundle/publish", "bundle/project"), "github.com/sigstore/cosign", "github.com/google/go-containerregistry/pkg/v1/remote", "github.com/compose-spec/compose-go/v2/loader", "k8s.io/api", "k8s.io/client-go"), "every megabyte counts on a device"},
 	{module + "installer/daemon", own("installer/docker", "installer/record", "installer/release", "cmd"), "the daemon decides when, the commands' code does it"},
+	{module + "installer/device", append(own("cmd", "bundle/image", "bundle/sign", "bundle/publish", "bundle/project", "installer/ota"), "github.com/spf13/cobra"), "what can be done on a device has no command line"},
+	{module + "bundle/environ", own("installer", "verify", "cmd"), "both sides read environment files"},
+	{module + "bundle/project", own("installer", "cmd"), "a build knows nothing of devices"},
 	{module + "installer/ota", own("installer/docker", "installer/record", "installer/release", "installer/source", "cmd"), "the page asks the daemon, and can do nothing itself"},
 }
 

@@ -1,16 +1,15 @@
-package cli
+package parts
 
 import (
 	"fmt"
 
 	"github.com/valise-ota/valise/bundle"
-	"github.com/valise-ota/valise/bundle/parts"
 )
 
 // OpenBundle opens a bundle in one file or in parts, whose content is unknown
 // until it is verified. The caller closes the file.
-func OpenBundle(path string) (*bundle.Reader, *parts.File, error) {
-	f, err := parts.Open(path)
+func OpenBundle(path string) (*bundle.Reader, *File, error) {
+	f, err := Open(path)
 	if err != nil {
 		return nil, nil, fmt.Errorf("open bundle: %w", err)
 	}

@@ -1,4 +1,4 @@
-package main
+package device
 
 import (
 	"cmp"
@@ -16,8 +16,6 @@ import (
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/plain"
-	"github.com/valise-ota/valise/cmd/internal/cli"
-	"github.com/valise-ota/valise/cmd/internal/ui"
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/backup"
 	"github.com/valise-ota/valise/installer/daemon"
@@ -26,28 +24,41 @@ import (
 	"github.com/valise-ota/valise/verify"
 )
 
-// served is the daemon.Device: the commands' code, called without a terminal.
-type served struct{ p *program }
+// Device is the daemon.Device: a Machine whose calls come without a terminal.
+type Device struct {
+	*Machine
+	// Explanation is an error in the words of the program, advice included.
+	Explanation func(error) string
+}
 
-// with is a program for one call about app.
-func (s *served) with(app, record string, report func(installer.Event)) *program {
-	p := *s.p
-	p.name, p.record, p.observe = app, record, report
-	p.UI, _ = ui.New(io.Discard, ui.None, p.Getenv, p.Now)
+// with is a Machine for one call about app.
+func (s *Device) with(app, record string, report func(installer.Event)) *Machine {
+	p := *s.Machine
+	p.App, p.Record = app, record
+	p.Step, p.Planned = func(string, string) {}, nil
+	p.Report = func(e installer.Event) {
+		if e.Step == "verify" || e.Step == "download" {
+			e.Detail = "" // the record names it
+		}
+		report(e)
+	}
+	p.Secret = func(key, _, file string) { // what a service prints is a log
+		p.Note("%s was generated; it is kept in %s", key, file)
+	}
 	return &p
 }
 
-func (s *served) Apps() ([]string, error) { return s.p.installed() }
+func (s *Device) Apps() ([]string, error) { return s.Machine.Installed() }
 
-func (s *served) Config(app string) (daemon.Config, error) {
-	c, err := s.p.readConfig(app)
+func (s *Device) Config(app string) (daemon.Config, error) {
+	c, err := s.Machine.ReadConfig(app)
 	if errors.Is(err, fs.ErrNotExist) {
-		return daemon.Config{}, s.p.notInstalled(app, "BUNDLE")
+		return daemon.Config{}, s.Machine.NotInstalled(app, "BUNDLE")
 	}
 	u := c.Updates
-	u.Drop = cmp.Or(u.Drop, filepath.Join(s.p.appDir(app), "updates"))
+	u.Drop = cmp.Or(u.Drop, filepath.Join(s.Machine.AppDir(app), "updates"))
 	u.DropMode, u.Auto = cmp.Or(u.DropMode, daemon.Apply), cmp.Or(u.Auto, daemon.Off)
-	u.Inbox = filepath.Join(s.p.stateDir(app), "inbox")
+	u.Inbox = filepath.Join(s.Machine.stateDir(app), "inbox")
 	if c.Source != (source.Config{}) {
 		u.Source, u.Channel = c.Source.String(), c.Source.Channel
 	}
@@ -59,19 +70,19 @@ func (s *served) Config(app string) (daemon.Config, error) {
 
 // Configure writes settings of the page into /etc/valise/APP.yaml, under the lock
 // of the app: a release may rotate whom the same file trusts.
-func (s *served) Configure(app string, to daemon.Settings) error {
-	unlock, err := release.Lock(filepath.Join(s.p.stateDir(app), "lock"), "valise-installer serve: settings", s.p.Now())
+func (s *Device) Configure(app string, to daemon.Settings) error {
+	unlock, err := release.Lock(filepath.Join(s.Machine.stateDir(app), "lock"), "valise-installer serve: settings", s.Machine.Now())
 	if err != nil {
 		return busy(err)
 	}
 	defer unlock()
-	want, err := s.p.readConfig(app)
+	want, err := s.Machine.ReadConfig(app)
 	if err != nil {
 		return err
 	}
 	want.Updates.Settings, want.Source.Channel = to, to.Channel
 	want.Updates.Channel = ""
-	raw, err := os.ReadFile(s.p.configPath(app))
+	raw, err := os.ReadFile(s.Machine.ConfigPath(app))
 	if err != nil {
 		return err
 	}
@@ -96,9 +107,9 @@ func (s *served) Configure(app string, to daemon.Settings) error {
 		err = errUnlike
 	}
 	if err != nil {
-		return fmt.Errorf("write %s: %w", s.p.configPath(app), err)
+		return fmt.Errorf("write %s: %w", s.Machine.ConfigPath(app), err)
 	}
-	dir, err := openDir(filepath.Dir(s.p.configPath(app)), 0o755)
+	dir, err := release.OpenDir(filepath.Dir(s.Machine.ConfigPath(app)), 0o755)
 	if err != nil {
 		return err
 	}
@@ -106,61 +117,61 @@ func (s *served) Configure(app string, to daemon.Settings) error {
 	return release.ReplaceFile(dir, app+".yaml", text, 0o644)
 }
 
-func (s *served) Records(ctx context.Context, app string) (daemon.Records, error) {
-	return s.p.openRecords(ctx, app)
+func (s *Device) Records(ctx context.Context, app string) (daemon.Records, error) {
+	return s.Machine.openRecords(ctx, app)
 }
 
 // Ready says why nothing can be done for an app now: its engine does not answer.
-func (s *served) Ready(ctx context.Context, app string) error {
-	if kind, err := s.p.kindOf(ctx, app); err != nil || kind == bundle.KindTree {
+func (s *Device) Ready(ctx context.Context, app string) error {
+	if kind, err := s.Machine.kindOf(ctx, app); err != nil || kind == bundle.KindTree {
 		return err
 	}
-	e, err := s.p.connect(ctx)
+	e, err := s.Machine.connect(ctx)
 	if err != nil {
 		return err
 	}
 	return e.Close()
 }
 
-func (s *served) Plan(ctx context.Context, app, path string, forced bool, report func(installer.Event)) (offer daemon.Offer, err error) {
-	p, o := s.with(app, "", report), applyOptions{forced: forced, dryRun: true}
-	c, err := p.verified(ctx, path, o)
+func (s *Device) Plan(ctx context.Context, app, path string, forced bool, report func(installer.Event)) (offer daemon.Offer, err error) {
+	p, o := s.with(app, "", report), Options{Forced: forced, DryRun: true}
+	c, err := p.Verify(ctx, path, o)
 	if err != nil {
 		return offer, err
 	}
-	defer c.close()
+	defer c.Close()
 	m := c.rel.Manifest()
 	offer.Version, offer.Changelog = m.Version, m.Changelog
-	err = p.consider(ctx, c, o)
-	offer.Plan = c.plan
+	err = p.Plan(ctx, c, o)
+	offer.Plan = c.Plan
 	return offer, err
 }
 
-func (s *served) Update(ctx context.Context, app, path, record string, forced bool, report func(installer.Event)) (installer.Result, error) {
-	p, o := s.with(app, record, report), applyOptions{forced: forced}
-	c, err := p.verified(ctx, path, o)
+func (s *Device) Update(ctx context.Context, app, path, record string, forced bool, report func(installer.Event)) (installer.Result, error) {
+	p, o := s.with(app, record, report), Options{Forced: forced}
+	c, err := p.Verify(ctx, path, o)
 	if err != nil {
 		return installer.Result{}, err
 	}
-	defer c.close()
-	if err := p.consider(ctx, c, o); err != nil {
+	defer c.Close()
+	if err := p.Plan(ctx, c, o); err != nil {
 		return installer.Result{}, err
 	}
-	res, err := p.carryOut(ctx, c, o)
+	res, err := p.Apply(ctx, c, o)
 	if err == nil && res.Outcome == installer.Done {
-		p.followRelease(ctx, c)
+		p.FollowRelease(ctx, c)
 	}
 	return res, busy(err)
 }
 
 // Replaced reports whether another program is where this one was started from.
-func (s *served) Replaced() bool {
+func (s *Device) Replaced() bool {
 	file, err := os.Executable()
-	return err == nil && there(file) && !s.p.isSelf(file)
+	return err == nil && release.Exists(file) && !s.Machine.isSelf(file)
 }
 
-func (s *served) Rollback(ctx context.Context, app, record, choice string, report func(installer.Event)) (installer.Result, error) {
-	return s.change(ctx, app, record, report, func(ctx context.Context, p *program, d *device) (installer.Result, error) {
+func (s *Device) Rollback(ctx context.Context, app, record, choice string, report func(installer.Event)) (installer.Result, error) {
+	return s.change(ctx, app, record, report, func(ctx context.Context, p *Machine, d *device) (installer.Result, error) {
 		data, err := p.rollbackData(ctx, d, choice == daemon.RestoreData, choice == daemon.KeepData)
 		if err != nil {
 			return installer.Result{}, err
@@ -169,9 +180,9 @@ func (s *served) Rollback(ctx context.Context, app, record, choice string, repor
 	})
 }
 
-func (s *served) Restore(ctx context.Context, app, record, id string, report func(installer.Event)) (installer.Result, error) {
-	return s.change(ctx, app, record, report, func(ctx context.Context, p *program, d *device) (installer.Result, error) {
-		set, err := d.findBackup([]string{id})
+func (s *Device) Restore(ctx context.Context, app, record, id string, report func(installer.Event)) (installer.Result, error) {
+	return s.change(ctx, app, record, report, func(ctx context.Context, p *Machine, d *device) (installer.Result, error) {
+		set, err := d.findBackup(id)
 		if err != nil {
 			return installer.Result{}, err
 		}
@@ -180,7 +191,7 @@ func (s *served) Restore(ctx context.Context, app, record, id string, report fun
 }
 
 // change opens an app, ends what is unfinished, and does something.
-func (s *served) change(ctx context.Context, app, record string, report func(installer.Event), do func(context.Context, *program, *device) (installer.Result, error)) (res installer.Result, err error) {
+func (s *Device) change(ctx context.Context, app, record string, report func(installer.Event), do func(context.Context, *Machine, *device) (installer.Result, error)) (res installer.Result, err error) {
 	p := s.with(app, record, report)
 	err = p.onDevice(ctx, "change "+app, func(ctx context.Context, d *device) (err error) {
 		if err = p.recoverFirst(ctx, d); err == nil {
@@ -191,8 +202,8 @@ func (s *served) change(ctx context.Context, app, record string, report func(ins
 	return res, busy(err)
 }
 
-func (s *served) Recover(ctx context.Context, app string, report func(installer.Event)) error {
-	j, st, err := s.p.readState(ctx, app)
+func (s *Device) Recover(ctx context.Context, app string, report func(installer.Event)) error {
+	j, st, err := s.Machine.ReadState(ctx, app)
 	if err != nil {
 		return err
 	}
@@ -214,56 +225,56 @@ func busy(err error) error {
 	return err
 }
 
-func (s *served) Explain(err error) (text, check string) {
+func (s *Device) Explain(err error) (text, check string) {
 	if refused := new(verify.Error); errors.As(err, &refused) {
 		check = refused.Check
 	}
 	if format := new(bundle.FormatError); errors.As(err, &format) {
 		check = format.Rule
 	}
-	return cli.Explain(err), check
+	return s.Explanation(err), check
 }
 
 // sourceOf is where the releases of app come from.
-func (s *served) sourceOf(app string) (*source.Source, error) {
-	c, err := s.p.readConfig(app)
+func (s *Device) sourceOf(app string) (*source.Source, error) {
+	c, err := s.Machine.ReadConfig(app)
 	if err != nil {
 		return nil, err
 	}
 	if c.Source == (source.Config{}) {
 		return nil, daemon.ErrNoSource
 	}
-	return source.New(app, c.Source, s.p.sourceOptions(app))
+	return source.New(app, c.Source, s.Machine.sourceOptions(app))
 }
 
-func (s *served) Latest(ctx context.Context, app string) (daemon.Latest, error) {
+func (s *Device) Latest(ctx context.Context, app string) (daemon.Latest, error) {
 	src, err := s.sourceOf(app)
 	if err != nil {
 		return daemon.Latest{}, err
 	}
-	rel, err := src.Latest(ctx, source.Query{Platform: thisPlatform()})
+	rel, err := src.Latest(ctx, source.Query{Platform: Platform()})
 	if errors.Is(err, source.ErrNoRelease) {
 		return daemon.Latest{}, nil
 	}
 	if err != nil {
 		return daemon.Latest{}, err
 	}
-	b := rel.For(thisPlatform())[0]
+	b := rel.For(Platform())[0]
 	return daemon.Latest{Version: rel.Version, DownloadURL: b.URL(), ReleaseURL: rel.Page, Notes: plain.Text(rel.Notes), Published: rel.Date, Size: max(0, b.Size)}, nil
 }
 
 // Fetch downloads the whole bundle: it waits for somebody to apply it, who may
 // have no network then.
-func (s *served) Fetch(ctx context.Context, app, version string, dst *os.File, report func(installer.Event)) error {
+func (s *Device) Fetch(ctx context.Context, app, version string, dst *os.File, report func(installer.Event)) error {
 	src, err := s.sourceOf(app)
 	if err != nil {
 		return err
 	}
-	rel, err := src.Exactly(ctx, version, source.Query{Platform: thisPlatform()})
+	rel, err := src.Exactly(ctx, version, source.Query{Platform: Platform()})
 	if err != nil {
 		return err
 	}
-	b := rel.For(thisPlatform())[0]
+	b := rel.For(Platform())[0]
 	if b.Remote() {
 		err := s.fetchMissing(ctx, app, src, b, version, dst, report)
 		if !errors.Is(err, source.ErrNoRanges) && !errors.Is(err, bundle.ErrTOC) {
@@ -285,7 +296,7 @@ func (s *served) Fetch(ctx context.Context, app, version string, dst *os.File, r
 
 // fetchMissing writes a release to dst without what this device has and what is
 // for others: a thin bundle, with the signature of the whole one.
-func (s *served) fetchMissing(ctx context.Context, app string, src *source.Source, b source.Bundle, version string, dst *os.File, report func(installer.Event)) error {
+func (s *Device) fetchMissing(ctx context.Context, app string, src *source.Source, b source.Bundle, version string, dst *os.File, report func(installer.Event)) error {
 	f, err := src.Open(ctx, b)
 	if err != nil {
 		return err
@@ -299,22 +310,22 @@ func (s *served) fetchMissing(ctx context.Context, app string, src *source.Sourc
 	if m.Kind != bundle.KindCompose {
 		return source.ErrNoRanges // a file tree is for one platform, and needed whole
 	}
-	policy, err := s.p.readPolicy(ctx, app)
+	policy, err := s.Machine.Policy(ctx, app)
 	if err != nil {
 		return err
 	}
 	verifier, err := verify.New(policy)
 	if err != nil {
-		return fmt.Errorf("read %s: %w", s.p.configPath(app), err)
+		return fmt.Errorf("read %s: %w", s.Machine.ConfigPath(app), err)
 	}
 	if _, err := verifier.Remote(r, verify.Want{App: app, Version: version}); err != nil {
 		return err
 	}
-	have, err := s.p.inventory(ctx, app)
+	have, err := s.Machine.inventory(ctx, app)
 	if err != nil {
 		return err
 	}
-	if i, ok := carriedInstaller(m); ok && !s.p.wantsInstaller(i.Digest) {
+	if i, ok := carriedInstaller(m); ok && !s.Machine.wantsInstaller(i.Digest) {
 		have.Installer = i.Digest
 	}
 	omit, err := have.Omit(m)
@@ -347,17 +358,17 @@ func (s *served) fetchMissing(ctx context.Context, app string, src *source.Sourc
 }
 
 // Doctor is the command of that name.
-func (s *served) Doctor(ctx context.Context, app string) []daemon.Finding {
+func (s *Device) Doctor(ctx context.Context, app string) []daemon.Finding {
 	all := []daemon.Finding{}
-	for _, f := range s.p.examine(ctx, []string{app}) {
-		all = append(all, daemon.Finding{Name: f.Check, OK: f.Status == findingOK, Text: f.Detail, Remedy: f.Remedy})
+	for _, f := range s.Machine.Examine(ctx, []string{app}) {
+		all = append(all, daemon.Finding{Name: f.Check, OK: f.Status == FindingOK, Text: f.Detail, Remedy: f.Remedy})
 	}
 	return all
 }
 
 // Backups lists what was saved, newest first.
-func (s *served) Backups(app string) ([]daemon.Backup, error) {
-	sets, err := s.p.savedSets(app)
+func (s *Device) Backups(app string) ([]daemon.Backup, error) {
+	sets, err := s.Machine.Backups(app)
 	if err != nil {
 		return nil, err
 	}
@@ -373,8 +384,8 @@ func (s *served) Backups(app string) ([]daemon.Backup, error) {
 }
 
 // OpenBackup opens a file that Backups named.
-func (s *served) OpenBackup(app, _, file string) (io.ReadCloser, error) {
-	root, err := os.OpenRoot(filepath.Join(s.p.appDir(app), "updates/backups"))
+func (s *Device) OpenBackup(app, _, file string) (io.ReadCloser, error) {
+	root, err := os.OpenRoot(filepath.Join(s.Machine.AppDir(app), "updates/backups"))
 	if err != nil {
 		return nil, err
 	}
@@ -382,15 +393,15 @@ func (s *served) OpenBackup(app, _, file string) (io.ReadCloser, error) {
 	return root.Open(file)
 }
 
-func (s *served) OnRollback(app string, r installer.Release) (string, error) {
+func (s *Device) OnRollback(app string, r installer.Release) (string, error) {
 	if r.Kind == bundle.KindTree {
 		return string(bundle.RestoreNever), nil // a tree has no data of its own
 	}
-	store, err := release.Open(s.p.appDir(app))
+	store, err := release.Open(s.Machine.AppDir(app))
 	if err != nil {
 		return "", err
 	}
 	defer store.Close()
-	policy, err := s.p.runtime(app, store, nil, nil).RestorePolicy(r)
+	policy, err := s.Machine.runtime(app, store, nil, nil).RestorePolicy(r)
 	return string(policy), err
 }

@@ -1,4 +1,4 @@
-package main
+package device
 
 import (
 	"context"
@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/valise-ota/valise/cmd/internal/cli"
 	"github.com/valise-ota/valise/installer/docker"
 	"github.com/valise-ota/valise/installer/host"
 	"github.com/valise-ota/valise/verify"
@@ -21,11 +20,11 @@ const engineStart = 90 * time.Second
 // ensureEngine gives this machine a running engine and docker compose when it
 // lacks them: from the verified release, else from the distribution. An engine
 // that somebody named with DOCKER_HOST is theirs.
-func (p *program) ensureEngine(ctx context.Context, rel *verify.Release) error {
-	m := &host.Machine{Root: "/", Path: p.Getenv("PATH"), Spool: filepath.Join(p.root, "var/lib/valise"), Report: p.UI.Step}
+func (p *Machine) ensureEngine(ctx context.Context, rel *verify.Release) error {
+	m := &host.Machine{Root: "/", Path: p.Getenv("PATH"), Spool: filepath.Join(p.Root, "var/lib/valise"), Report: p.Step}
 	unreachable := new(docker.UnreachableError)
 	engine, err := p.connect(ctx)
-	if errors.As(err, &unreachable) && p.Getenv("DOCKER_HOST") == "" && p.root == "/" && os.Geteuid() == 0 {
+	if errors.As(err, &unreachable) && p.Getenv("DOCKER_HOST") == "" && p.Root == "/" && os.Geteuid() == 0 {
 		engine, err = p.installEngine(ctx, m, rel, err)
 	}
 	if err != nil {
@@ -33,7 +32,7 @@ func (p *program) ensureEngine(ctx context.Context, rel *verify.Release) error {
 	}
 	defer engine.Close()
 	_, _, err = docker.FindCompose(ctx, p.dockerEnv())
-	if err == nil || p.root != "/" {
+	if err == nil || p.Root != "/" {
 		return err
 	}
 	if ierr := m.InstallCompose(ctx, rel); ierr != nil {
@@ -43,7 +42,7 @@ func (p *program) ensureEngine(ctx context.Context, rel *verify.Release) error {
 	return err
 }
 
-func (p *program) installEngine(ctx context.Context, m *host.Machine, rel *verify.Release, cause error) (*docker.Engine, error) {
+func (p *Machine) installEngine(ctx context.Context, m *host.Machine, rel *verify.Release, cause error) (*docker.Engine, error) {
 	start := errors.New("it is not installed")
 	if m.HasEngine() {
 		start = m.StartEngine(ctx)
@@ -75,10 +74,10 @@ func (p *program) installEngine(ctx context.Context, m *host.Machine, rel *verif
 // engineHint says how an engine can be brought to a machine without a network.
 func engineHint(err error) error {
 	if none := new(host.NoEngineError); errors.As(err, &none) {
-		return cli.WithHint(err, "build the bundle with \"engine:\" in valise.yaml, which packs it; or carry it here: %s; the app is as it was", none.Bring)
+		return advise(err, BringEngine, none.Bring)
 	}
 	if errors.As(err, new(*docker.UnreachableError)) {
-		return cli.WithHint(err, "see why with %q; nothing was changed", "journalctl -u docker.service")
+		return advise(err, SeeEngineLog)
 	}
 	return err
 }

@@ -1,4 +1,4 @@
-package main
+package device
 
 import (
 	"bytes"
@@ -9,15 +9,16 @@ import (
 	"strings"
 
 	"github.com/valise-ota/valise/installer/daemon"
+	"github.com/valise-ota/valise/installer/release"
 	"github.com/valise-ota/valise/installer/systemd"
 )
 
 // live reports whether p changes this machine, and systemd runs it.
-func (p *program) live() bool { return p.root == "/" && there("/run/systemd/system") }
+func (p *Machine) live() bool { return p.Root == "/" && release.Exists("/run/systemd/system") }
 
 // examineBoot asks whether the engine, and with it what runs on it, comes back
 // after a reboot. An engine that is no unit is somebody else's to start.
-func (p *program) examineBoot(ctx context.Context, f *findings) {
+func (p *Machine) examineBoot(ctx context.Context, f *findings) {
 	if !p.live() || p.Getenv("DOCKER_HOST") != "" {
 		return
 	}
@@ -26,31 +27,31 @@ func (p *program) examineBoot(ctx context.Context, f *findings) {
 		return
 	}
 	if socket, err := systemd.Show(ctx, "docker.socket"); !service.Enabled && (err != nil || !socket.Enabled) {
-		f.add("", "engine at boot", findingFailed, "systemctl enable docker.service", "docker.service does not start at boot, and nothing that runs on it")
+		f.add("", "engine at boot", FindingFailed, "systemctl enable docker.service", "docker.service does not start at boot, and nothing that runs on it")
 		return
 	}
-	f.add("", "engine at boot", findingOK, "", "docker.service starts at boot")
+	f.add("", "engine at boot", FindingOK, "", "docker.service starts at boot")
 }
 
 // examineRecovery asks whether a power cut in an update is undone at boot. after
 // is what recovery waits for.
-func (p *program) examineRecovery(ctx context.Context, f *findings, app string, after []string) {
+func (p *Machine) examineRecovery(ctx context.Context, f *findings, app string, after []string) {
 	const check = "recovery"
 	name, self := systemd.RecoveryName(app), filepath.Join(p.binDir(), programName)
 	if u, err := systemd.Show(ctx, name); err != nil || !u.Enabled {
-		f.add(app, check, findingFailed, "systemctl enable "+name+"; the next update puts a lost one back", "%s does not run at boot: a power cut in an update would not be undone", name)
+		f.add(app, check, FindingFailed, "systemctl enable "+name+"; the next update puts a lost one back", "%s does not run at boot: a power cut in an update would not be undone", name)
 		return
 	}
-	if !there(self) {
-		f.add(app, check, findingFailed, "put valise-installer there; the next update does so too", "%s runs %s, which is not there: a power cut in an update would not be undone", name, self)
+	if !release.Exists(self) {
+		f.add(app, check, FindingFailed, "put valise-installer there; the next update does so too", "%s runs %s, which is not there: a power cut in an update would not be undone", name, self)
 		return
 	}
 	have, err := os.ReadFile(filepath.Join(systemd.UnitDir, name))
 	if err != nil || !bytes.Equal(withoutBefore(have), systemd.RecoveryUnit(app, self, nil, after)) {
-		f.add(app, check, findingWarning, "the next update writes it anew; what is to be different belongs into systemctl edit "+name, "%s is of another valise-installer, or was changed here", name)
+		f.add(app, check, FindingWarning, "the next update writes it anew; what is to be different belongs into systemctl edit "+name, "%s is of another valise-installer, or was changed here", name)
 		return
 	}
-	f.add(app, check, findingOK, "", "%s undoes at boot what a power cut left", name)
+	f.add(app, check, FindingOK, "", "%s undoes at boot what a power cut left", name)
 }
 
 // withoutBefore is a unit without the units it comes before: those of a release,
@@ -67,18 +68,18 @@ func withoutBefore(unit []byte) []byte {
 
 // examineServices checks the services of serve, page and usb, where somebody set
 // them up or an app has settings for them. A page that is off is nobody's trouble.
-func (p *program) examineServices(ctx context.Context, f *findings, apps []string) {
+func (p *Machine) examineServices(ctx context.Context, f *findings, apps []string) {
 	files, err := units.ReadDir("units")
 	if err != nil {
 		return
 	}
 	wanted := slices.ContainsFunc(apps, func(app string) bool {
-		c, err := p.readConfig(app)
+		c, err := p.ReadConfig(app)
 		on := func(m daemon.Mode) bool { return m != "" && m != daemon.Off }
 		return err == nil && (c.Updates.Check != 0 || on(c.Updates.DropMode) || on(c.Updates.USB))
 	})
 	for _, file := range files {
-		wanted = wanted || there(p.unitPath(file.Name()))
+		wanted = wanted || release.Exists(p.unitPath(file.Name()))
 	}
 	if !wanted {
 		return
@@ -89,30 +90,30 @@ func (p *program) examineServices(ctx context.Context, f *findings, apps []strin
 		switch have, err := os.ReadFile(p.unitPath(name)); {
 		case err != nil && name == "valise-page.service":
 		case err != nil:
-			f.add("", name, findingFailed, again, "%v: nothing looks at drop folders, sticks and schedules", err)
+			f.add("", name, FindingFailed, again, "%v: nothing looks at drop folders, sticks and schedules", err)
 		case !isUnit(name, have):
-			f.add("", name, findingWarning, "valise-installer page setup writes it anew; what is to be different belongs into systemctl edit "+name, "%s is of another valise-installer, or was changed here", p.unitPath(name))
+			f.add("", name, FindingWarning, "valise-installer page setup writes it anew; what is to be different belongs into systemctl edit "+name, "%s is of another valise-installer, or was changed here", p.unitPath(name))
 		case p.live() && strings.HasPrefix(name, "valise") && !strings.Contains(name, "@"): // those that run all the time
 			p.examineService(ctx, f, name)
 		default:
-			f.add("", name, findingOK, "", "%s", p.unitPath(name))
+			f.add("", name, FindingOK, "", "%s", p.unitPath(name))
 		}
 	}
 }
 
-func (p *program) examineService(ctx context.Context, f *findings, name string) {
+func (p *Machine) examineService(ctx context.Context, f *findings, name string) {
 	u, err := systemd.Show(ctx, name)
 	switch {
 	case err != nil:
-		f.add("", name, findingFailed, "systemctl status "+name, "%v", err)
+		f.add("", name, FindingFailed, "systemctl status "+name, "%v", err)
 	case !u.Enabled && !u.Running() && name == "valise-page.service":
-		f.add("", name, findingOK, "", "the page is off")
+		f.add("", name, FindingOK, "", "the page is off")
 	case !u.Enabled:
-		f.add("", name, findingWarning, "systemctl enable --now "+name, "it does not start at boot")
+		f.add("", name, FindingWarning, "systemctl enable --now "+name, "it does not start at boot")
 	case !u.Running():
-		f.add("", name, findingFailed, "systemctl restart "+name+"; see journalctl -u "+name, "it is %s (%s)", u.Active, u.Result)
+		f.add("", name, FindingFailed, "systemctl restart "+name+"; see journalctl -u "+name, "it is %s (%s)", u.Active, u.Result)
 	default:
-		f.add("", name, findingOK, "", "it runs and starts at boot")
+		f.add("", name, FindingOK, "", "it runs and starts at boot")
 	}
 }
 
@@ -125,5 +126,5 @@ func isUnit(name string, b []byte) bool {
 	}
 	b, ok := bytes.CutPrefix(b, before)
 	b, ok2 := bytes.CutSuffix(b, after)
-	return err == nil && ok && ok2 && there(string(b))
+	return err == nil && ok && ok2 && release.Exists(string(b))
 }

@@ -1,4 +1,4 @@
-package main
+package device
 
 import (
 	"bytes"
@@ -9,9 +9,9 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"strings"
 
 	"github.com/valise-ota/valise/bundle"
-	"github.com/valise-ota/valise/cmd/internal/cli"
 	"github.com/valise-ota/valise/installer/release"
 	"github.com/valise-ota/valise/installer/systemd"
 )
@@ -22,17 +22,17 @@ import (
 //go:embed units
 var units embed.FS
 
-// installUnits writes the units and makes the group that may use the daemon's
+// InstallUnits writes the units and makes the group that may use the daemon's
 // socket. Below another --root it only writes them.
-func (p *program) installUnits(ctx context.Context) error {
-	live := p.root == "/"
-	if live && !there("/run/systemd/system") {
-		p.Note("systemd does not run here: start \"valise-installer serve\" as root and \"valise-installer page\" as a user of group %s yourself", socketGroup)
+func (p *Machine) InstallUnits(ctx context.Context) error {
+	live := p.Root == "/"
+	if live && !release.Exists("/run/systemd/system") {
+		p.Note("systemd does not run here: start \"valise-installer serve\" as root and \"valise-installer page\" as a user of group %s yourself", SocketGroup)
 		return nil
 	}
-	if _, err := user.LookupGroup(socketGroup); err != nil && live {
-		if err := command(ctx, "groupadd", "--system", socketGroup); err != nil {
-			return cli.WithHint(err, "make the group %s by hand and repeat", socketGroup)
+	if _, err := user.LookupGroup(SocketGroup); err != nil && live {
+		if err := command(ctx, "groupadd", "--system", SocketGroup); err != nil {
+			return advise(err, MakeGroup, SocketGroup)
 		}
 	}
 	self, err := os.Executable()
@@ -54,19 +54,19 @@ func (p *program) installUnits(ctx context.Context) error {
 	if err := systemd.DaemonReload(ctx); err != nil {
 		return err
 	}
-	if !there("/run/udev/control") { // a container: no sticks
+	if !release.Exists("/run/udev/control") { // a container: no sticks
 		return nil
 	}
 	return command(ctx, "udevadm", "control", "--reload")
 }
 
 // installUnit writes a unit or a rule of udev.
-func (p *program) installUnit(name, self string) error {
+func (p *Machine) installUnit(name, self string) error {
 	b, err := units.ReadFile("units/" + name)
 	if err != nil {
 		return err
 	}
-	dir, err := openDir(filepath.Dir(p.unitPath(name)), 0o755)
+	dir, err := release.OpenDir(filepath.Dir(p.unitPath(name)), 0o755)
 	if err != nil {
 		return err
 	}
@@ -81,23 +81,23 @@ func (p *program) installUnit(name, self string) error {
 
 // keepEdit keeps what a file of ours, in dir, was changed to, before it is written
 // anew. Neither systemd nor udev reads a file of that name.
-func (p *program) keepEdit(dir *os.Root, file string, have []byte) error {
+func (p *Machine) keepEdit(dir *os.Root, file string, have []byte) error {
 	old := filepath.Base(file) + ".valise-old-" + bundle.DigestOf(have).Hex()[:8]
 	p.Note("%s was changed here; its content is kept in %s", file, filepath.Join(filepath.Dir(file), old))
 	return release.WriteFile(dir, old, have, 0o644)
 }
 
 // unitPath is where a unit or a rule of udev belongs.
-func (p *program) unitPath(name string) string {
+func (p *Machine) unitPath(name string) string {
 	if filepath.Ext(name) == ".rules" {
-		return filepath.Join(p.root, "etc/udev/rules.d", name)
+		return filepath.Join(p.Root, "etc/udev/rules.d", name)
 	}
-	return filepath.Join(p.root, "etc/systemd/system", name)
+	return filepath.Join(p.Root, "etc/systemd/system", name)
 }
 
 func command(ctx context.Context, name string, args ...string) error {
 	if out, err := exec.CommandContext(ctx, name, args...).CombinedOutput(); err != nil {
-		return fmt.Errorf("%s: %w: %s", name, err, cli.OneLine(string(out)))
+		return fmt.Errorf("%s: %w: %s", name, err, strings.TrimSpace(string(out)))
 	}
 	return nil
 }

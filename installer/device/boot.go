@@ -1,4 +1,4 @@
-package main
+package device
 
 import (
 	"bytes"
@@ -15,7 +15,7 @@ import (
 // installRecovery puts this program where it stays, and the unit that recovers
 // an app at boot, before some units start and after others. It is there before
 // the first step of a transaction.
-func (p *program) installRecovery(ctx context.Context, app string, before, after []string) error {
+func (p *Machine) installRecovery(ctx context.Context, app string, before, after []string) error {
 	if err := p.installSelf(ctx, app); err != nil {
 		return err
 	}
@@ -29,7 +29,7 @@ func (p *program) installRecovery(ctx context.Context, app string, before, after
 		}
 		return systemd.Enable(ctx, name)
 	}
-	dir, openErr := openDir(systemd.UnitDir, 0o755)
+	dir, openErr := release.OpenDir(systemd.UnitDir, 0o755)
 	if openErr != nil {
 		return openErr
 	}
@@ -57,7 +57,7 @@ func removeRecovery(ctx context.Context, app string) error {
 	if err := systemd.Disable(ctx, name); err != nil {
 		return err
 	}
-	dir, err := openDir(systemd.UnitDir, 0o755)
+	dir, err := release.OpenDir(systemd.UnitDir, 0o755)
 	if err != nil {
 		return err
 	}

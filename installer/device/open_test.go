@@ -1,4 +1,4 @@
-package main
+package device
 
 import (
 	"fmt"
@@ -31,23 +31,23 @@ func TestFetchRoom(t *testing.T) {
 	t.Cleanup(srv.Close)
 	p := newcomer(t)
 	for _, dir := range []string{"etc/valise", "var/tmp"} {
-		if err := os.MkdirAll(filepath.Join(p.root, dir), 0o755); err != nil {
+		if err := os.MkdirAll(filepath.Join(p.Root, dir), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := os.WriteFile(p.configPath("shop"), []byte("source: {url: "+srv.URL+"/r/}\n"), 0o600); err != nil {
+	if err := os.WriteFile(p.ConfigPath("shop"), []byte("source: {url: "+srv.URL+"/r/}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s := &served{p}
+	s := &Device{Machine: p}
 	src, err := s.sourceOf("shop")
 	if err != nil {
 		t.Fatal(err)
 	}
-	rel, err := src.Exactly(t.Context(), "1.0.0", source.Query{Platform: thisPlatform()})
+	rel, err := src.Exactly(t.Context(), "1.0.0", source.Query{Platform: Platform()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	inbox, err := os.Create(filepath.Join(p.root, "var/x.unverified"))
+	inbox, err := os.Create(filepath.Join(p.Root, "var/x.unverified"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,7 +57,7 @@ func TestFetchRoom(t *testing.T) {
 		"command": func() error { _, _, err := daemon.download(t.Context(), src, rel.Bundles[0]); return err },
 		"daemon":  func() error { return s.Fetch(t.Context(), "shop", "1.0.0", inbox, func(installer.Event) {}) },
 	} {
-		if err := fetch(); err == nil || !strings.Contains(err.Error(), "not enough space in "+p.root) {
+		if err := fetch(); err == nil || !strings.Contains(err.Error(), "not enough space in "+p.Root) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -1,4 +1,4 @@
-package main
+package device
 
 import (
 	"context"
@@ -12,11 +12,11 @@ import (
 
 // statePath is the file that says how an app's newest record stands, for lamps,
 // displays and scripts: whoever watches it can neither delay nor fail an update.
-func (p *program) statePath(app string) string { return filepath.Join(p.runDir(), app+".state") }
+func (p *Machine) statePath(app string) string { return filepath.Join(p.RunDir(), app+".state") }
 
 // openRecords opens an app's records for changes. The state file shows how the
 // newest one stands, now and after each of them.
-func (p *program) openRecords(ctx context.Context, app string) (*record.Store, error) {
+func (p *Machine) openRecords(ctx context.Context, app string) (*record.Store, error) {
 	j, err := record.Open(ctx, p.journalPath(app), app)
 	if err != nil {
 		return nil, err
@@ -38,11 +38,11 @@ func (p *program) openRecords(ctx context.Context, app string) (*record.Store, e
 
 // showState replaces the file, so that readers see the old line or the new one.
 // Where it cannot be written the records count all the same.
-func (p *program) showState(app, text string) {
+func (p *Machine) showState(app, text string) {
 	if have, err := os.ReadFile(p.statePath(app)); err == nil && string(have) == text {
 		return
 	}
-	dir, err := openDir(p.runDir(), 0o755)
+	dir, err := release.OpenDir(p.RunDir(), 0o755)
 	if err != nil {
 		return
 	}

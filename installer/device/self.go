@@ -1,4 +1,4 @@
-package main
+package device
 
 import (
 	"bytes"
@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -17,10 +16,8 @@ import (
 	"time"
 
 	"github.com/Masterminds/semver/v3"
-	"github.com/spf13/cobra"
 
 	"github.com/valise-ota/valise/bundle"
-	"github.com/valise-ota/valise/cmd/internal/cli"
 	"github.com/valise-ota/valise/installer/record"
 	"github.com/valise-ota/valise/installer/release"
 	"github.com/valise-ota/valise/installer/systemd"
@@ -39,60 +36,23 @@ const selfCheckTimeout = time.Minute
 // triedPrograms is how many carried installers are remembered as looked at.
 const triedPrograms = 16
 
-func selfUpdateCommand(p *program) *cobra.Command {
-	var force bool
-	c := &cobra.Command{
-		Use:   "self-update BUNDLE|ADDRESS|VERSION",
-		Short: "Take the newer valise-installer that a release carries",
-		Long: "self-update verifies a release of an installed app and puts the valise-installer it carries in the\n" +
-			"place of this one, if that is newer and works: it is started, and must read the records and the\n" +
-			"trust policy of every app here. The old one stays beside it as valise-installer.old, and comes\n" +
-			"back by itself when the new one does not work in its place. It waits for no transaction: while one\n" +
-			"runs, or is unfinished, nothing is changed.\n\n" +
-			"An update does the same by itself when it is through.",
-		Example: "  valise-installer self-update v1.4.0\n  valise-installer self-update /media/usb/shop-1.4.0.tar.gz",
-		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return p.selfUpdate(cmd.Context(), args[0], force)
-		},
-	}
-	c.Flags().BoolVar(&force, "force", false, "take an older one too")
-	return c
-}
-
-// selfCheckCommand is what a new installer is asked before it gets its name.
-func selfCheckCommand(p *program) *cobra.Command {
-	return &cobra.Command{
-		Use: "self-check", Hidden: true,
-		Short: "Say whether this program can take over this device",
-		Args:  cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := p.selfCheck(cmd.Context()); err != nil {
-				return err
-			}
-			return p.Result(identity{cli.Version(), machine()}, func(w io.Writer) {
-				fmt.Fprintf(w, "%s for %s reads the records of every app here\n", cli.Version(), machine())
-			})
-		},
-	}
-}
-
-// selfUpdated is what came of a self-update.
-type selfUpdated struct {
+// SelfUpdated is what came of a self-update.
+type SelfUpdated struct {
 	Carried  string `json:"carried"` // version of the installer in the release
 	Before   string `json:"before"`
 	Replaced bool   `json:"replaced"`
+	Stays    string `json:"-"` // why the one that is here stays
 }
 
-// identity is what an installer says of itself.
-type identity struct {
+// Identity is what an installer says of itself.
+type Identity struct {
 	Version  string          `json:"version"`
 	Platform bundle.Platform `json:"platform"`
 }
 
-// selfCheck reads what an update of any app would begin with.
-func (p *program) selfCheck(ctx context.Context) error {
-	apps, err := p.installed()
+// SelfCheck reads what an update of any app would begin with.
+func (p *Machine) SelfCheck(ctx context.Context) error {
+	apps, err := p.Installed()
 	if err != nil {
 		return err
 	}
@@ -116,7 +76,7 @@ func (p *program) selfCheck(ctx context.Context) error {
 			_, err = verify.New(policy)
 		}
 		if err != nil {
-			return fmt.Errorf("read %s: %w", p.configPath(app), err)
+			return fmt.Errorf("read %s: %w", p.ConfigPath(app), err)
 		}
 	}
 	return nil
@@ -135,35 +95,35 @@ type unfitError struct{ err error }
 func (e *unfitError) Error() string {
 	return "the valise-installer it carries does not work here: " + e.err.Error()
 }
+
 func (e *unfitError) Unwrap() error { return e.err }
 
-func (p *program) selfUpdate(ctx context.Context, what string, force bool) error {
-	c, err := p.verified(ctx, what, applyOptions{forced: force})
+// SelfUpdate puts the installer that a release carries in the place of this one,
+// if it is newer, or with force.
+func (p *Machine) SelfUpdate(ctx context.Context, what string, force bool) (SelfUpdated, error) {
+	c, err := p.Verify(ctx, what, Options{Forced: force})
 	if err != nil {
-		return err
+		return SelfUpdated{}, err
 	}
-	defer c.close()
+	defer c.Close()
 	f, ok := carriedInstaller(c.rel.Manifest())
 	if !ok || !c.from.HasFile(f.Path) {
-		return fmt.Errorf("self-update: %s %s carries no valise-installer for %s; nothing was changed", c.app, c.rel.Manifest().Version, machine())
+		return SelfUpdated{}, fmt.Errorf("self-update: %s %s carries no valise-installer for %s; nothing was changed", c.App, c.rel.Manifest().Version, Platform())
 	}
 	result, err := p.takeInstaller(ctx, c.rel, f, force)
-	older := new(notNewerError)
-	if err != nil && !errors.As(err, &older) {
-		return fmt.Errorf("self-update: %w; nothing was changed", err)
+	if older := new(notNewerError); errors.As(err, &older) {
+		result.Stays = older.Error()
+		return result, nil
 	}
-	return p.Result(result, func(w io.Writer) {
-		if result.Replaced {
-			fmt.Fprintf(w, "valise-installer is %s from now on (before: %s)\n", result.Carried, result.Before)
-		} else {
-			fmt.Fprintf(w, "nothing to do: %v\n", older)
-		}
-	})
+	if err != nil {
+		err = fmt.Errorf("self-update: %w; nothing was changed", err)
+	}
+	return result, err
 }
 
-// followRelease takes the installer of a release that was just committed, if it
+// FollowRelease takes the installer of a release that was just committed, if it
 // is newer. What goes wrong is said, and changes no result: the app is updated.
-func (p *program) followRelease(ctx context.Context, c *candidate) {
+func (p *Machine) FollowRelease(ctx context.Context, c *Candidate) {
 	f, ok := carriedInstaller(c.rel.Manifest())
 	if !ok || !c.from.HasFile(f.Path) || !p.wantsInstaller(f.Digest) {
 		return
@@ -177,9 +137,9 @@ func (p *program) followRelease(ctx context.Context, c *candidate) {
 	case err == nil:
 		p.Note("valise-installer is %s from now on (before: %s)", got.Carried, got.Before)
 	case unfit:
-		p.Note("%v; %s stays", err, cli.Version())
+		p.Note("%v; %s stays", err, p.Version)
 	case !errors.As(err, new(*notNewerError)):
-		p.Note("valise-installer stays %s: %v; repeat it with %q", cli.Version(), err, "valise-installer self-update "+c.path)
+		p.Note("valise-installer stays %s: %v; repeat it with %q", p.Version, err, "valise-installer self-update "+c.Path)
 	}
 }
 
@@ -187,7 +147,7 @@ func (p *program) followRelease(ctx context.Context, c *candidate) {
 // release.
 func carriedInstaller(m *bundle.Manifest) (bundle.File, bool) {
 	i := slices.IndexFunc(m.Files, func(f bundle.File) bool {
-		return f.Path == bundle.InstallerDir+machine().Dashed()+"/"+programName
+		return f.Path == bundle.InstallerDir+Platform().Dashed()+"/"+programName
 	})
 	if i < 0 {
 		return bundle.File{}, false
@@ -197,25 +157,25 @@ func carriedInstaller(m *bundle.Manifest) (bundle.File, bool) {
 
 // wantsInstaller reports whether a carried installer is worth looking at: a
 // build without a version cannot tell what is newer, and each is tried once.
-func (p *program) wantsInstaller(d bundle.Digest) bool {
-	return parseVersion(cli.Version()) != nil && !slices.Contains(p.tried(), string(d))
+func (p *Machine) wantsInstaller(d bundle.Digest) bool {
+	return parseVersion(p.Version) != nil && !slices.Contains(p.tried(), string(d))
 }
 
-func (p *program) triedPath() string { return filepath.Join(p.root, "var/lib/valise/installers") }
+func (p *Machine) triedPath() string { return filepath.Join(p.Root, "var/lib/valise/installers") }
 
-func (p *program) tried() []string {
+func (p *Machine) tried() []string {
 	b, _ := os.ReadFile(p.triedPath()) // a list to save work
 	return strings.Fields(string(b))
 }
 
-func (p *program) noteTried(d bundle.Digest) {
+func (p *Machine) noteTried(d bundle.Digest) {
 	list := append(p.tried(), string(d))
 	list = list[max(0, len(list)-triedPrograms):]
 	_ = os.WriteFile(p.triedPath(), []byte(strings.Join(list, "\n")+"\n"), 0o644)
 }
 
 // takeInstaller puts the installer f of rel in the place of the one in binDir.
-func (p *program) takeInstaller(ctx context.Context, rel *verify.Release, f bundle.File, force bool) (res selfUpdated, err error) {
+func (p *Machine) takeInstaller(ctx context.Context, rel *verify.Release, f bundle.File, force bool) (res SelfUpdated, err error) {
 	unlock, err := p.lockAll(ctx, "")
 	if err != nil {
 		return res, err
@@ -226,8 +186,8 @@ func (p *program) takeInstaller(ctx context.Context, rel *verify.Release, f bund
 		return res, err
 	}
 	defer r.Close()
-	p.UI.Step("self-update", "try the valise-installer of "+rel.Manifest().App+" "+rel.Manifest().Version)
-	dir, err := openDir(p.binDir(), 0o755)
+	p.Step("self-update", "try the valise-installer of "+rel.Manifest().App+" "+rel.Manifest().Version)
+	dir, err := release.OpenDir(p.binDir(), 0o755)
 	if err != nil {
 		return res, err
 	}
@@ -255,8 +215,8 @@ func (p *program) takeInstaller(ctx context.Context, rel *verify.Release, f bund
 
 // restartPage lets the page go on with the program that is there now. The daemon
 // starts itself anew, when it has time.
-func (p *program) restartPage(ctx context.Context) {
-	if p.root != "/" || !there(filepath.Join(systemd.UnitDir, pageUnit)) {
+func (p *Machine) restartPage(ctx context.Context) {
+	if p.Root != "/" || !release.Exists(filepath.Join(systemd.UnitDir, pageUnit)) {
 		return
 	}
 	if err := systemd.TryRestart(ctx, pageUnit); err != nil {
@@ -265,7 +225,7 @@ func (p *program) restartPage(ctx context.Context) {
 }
 
 // isSelf reports whether the file is the running program.
-func (p *program) isSelf(path string) bool {
+func (p *Machine) isSelf(path string) bool {
 	running, err := os.Stat("/proc/self/exe")
 	if err != nil {
 		return false
@@ -275,13 +235,13 @@ func (p *program) isSelf(path string) bool {
 }
 
 // tryProgram has an installer look at this device.
-func (p *program) tryProgram(ctx context.Context, path string) (identity, error) {
+func (p *Machine) tryProgram(ctx context.Context, path string) (Identity, error) {
 	ctx, cancel := context.WithTimeout(ctx, selfCheckTimeout)
 	defer cancel()
 	var out, errs bytes.Buffer
 	var err error
 	for range 20 {
-		c := exec.CommandContext(ctx, path, "--root", p.root, "--output", "json", "self-check")
+		c := exec.CommandContext(ctx, path, "--root", p.Root, "--output", "json", "self-check")
 		c.Env = []string{"PATH=" + p.Getenv("PATH")}
 		c.Stdout, c.Stderr, c.WaitDelay = &out, &errs, time.Second
 		// A child that another goroutine starts has our open file for a moment.
@@ -290,18 +250,18 @@ func (p *program) tryProgram(ctx context.Context, path string) (identity, error)
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
-	var got identity
+	var got Identity
 	switch {
 	case ctx.Err() != nil:
 		return got, fmt.Errorf("start it: %w", ctx.Err())
 	case err != nil:
-		return got, fmt.Errorf("start it: %w: %.300s", err, cli.OneLine(errs.String()))
+		return got, fmt.Errorf("start it: %w: %.300s", err, strings.TrimSpace(errs.String()))
 	}
 	if err := json.Unmarshal(out.Bytes(), &got); err != nil {
 		return got, fmt.Errorf("start it: it does not say what it is: %w", err)
 	}
-	if got.Platform != machine() {
-		return got, fmt.Errorf("it is for %s, this machine is %s", got.Platform, machine())
+	if got.Platform != Platform() {
+		return got, fmt.Errorf("it is for %s, this machine is %s", got.Platform, Platform())
 	}
 	return got, nil
 }
@@ -309,8 +269,8 @@ func (p *program) tryProgram(ctx context.Context, path string) (identity, error)
 // lockAll takes the locks of all apps but one, whose lock the caller has, and
 // fails while a transaction of one is unfinished: the program that began it is
 // the one to end it.
-func (p *program) lockAll(ctx context.Context, but string) (unlock func(), err error) {
-	apps, err := p.installed()
+func (p *Machine) lockAll(ctx context.Context, but string) (unlock func(), err error) {
+	apps, err := p.Installed()
 	if err != nil {
 		return nil, err
 	}
@@ -330,7 +290,7 @@ func (p *program) lockAll(ctx context.Context, but string) (unlock func(), err e
 			return nil, err
 		}
 		unlocks = append(unlocks, u)
-		st, err := p.stateOf(ctx, app)
+		st, err := p.State(ctx, app)
 		if err == nil && st.Unfinished != nil {
 			err = fmt.Errorf("an earlier %s of %s to %s did not finish: %q ends it", st.Unfinished.Action, app, st.Unfinished.To.Version, "valise-installer --app "+app+" recover")
 		}
@@ -344,15 +304,15 @@ func (p *program) lockAll(ctx context.Context, but string) (unlock func(), err e
 
 // installSelf puts the running program into binDir where there is none, or an
 // older one: that could not read the records this one is about to write.
-func (p *program) installSelf(ctx context.Context, app string) error {
+func (p *Machine) installSelf(ctx context.Context, app string) error {
 	file := filepath.Join(p.binDir(), programName)
-	if there(file) {
+	if release.Exists(file) {
 		// Started from there: what is there now was put in our place.
 		if started, err := os.Executable(); p.isSelf(file) || err == nil && started == file {
 			return nil
 		}
 		have, err := p.tryProgram(ctx, file)
-		if err == nil && !newerProgram(cli.Version(), have.Version) {
+		if err == nil && !newerProgram(p.Version, have.Version) {
 			return nil
 		}
 	}
@@ -366,7 +326,7 @@ func (p *program) installSelf(ctx context.Context, app string) error {
 		return err
 	}
 	defer self.Close()
-	dir, err := openDir(p.binDir(), 0o755)
+	dir, err := release.OpenDir(p.binDir(), 0o755)
 	if err != nil {
 		return err
 	}
@@ -389,4 +349,36 @@ func parseVersion(s string) *semver.Version {
 		return nil
 	}
 	return v
+}
+
+// UpdateSuffix ends the name by which this program is the updater of one app.
+const UpdateSuffix = "-update"
+
+// binDir is where commands that people call are.
+func (p *Machine) binDir() string { return filepath.Join(p.Root, "usr/local/bin") }
+
+// installCommands puts this program where it can be called, also by the name
+// APP-update.
+func (p *Machine) installCommands(ctx context.Context, app string) error {
+	dir, err := release.OpenDir(p.binDir(), 0o755)
+	if err != nil {
+		return fmt.Errorf("install %s%s: %w", app, UpdateSuffix, err)
+	}
+	defer dir.Close()
+	if err := p.installSelf(ctx, app); err != nil {
+		return err
+	}
+	name := app + UpdateSuffix
+	if fi, err := dir.Lstat(name); err == nil && fi.Mode().Type() != fs.ModeSymlink {
+		return fmt.Errorf("install %s: a file is there already", filepath.Join(p.binDir(), name))
+	}
+	if to, err := dir.Readlink(name); err == nil && to == programName {
+		return nil
+	}
+	return release.Symlink(dir, programName, name)
+}
+
+// AppOf is the app whose updater a program called name is.
+func AppOf(name string) (string, bool) {
+	return strings.CutSuffix(filepath.Base(name), UpdateSuffix)
 }

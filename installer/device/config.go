@@ -1,4 +1,4 @@
-package main
+package device
 
 import (
 	"bytes"
@@ -21,9 +21,9 @@ import (
 	"github.com/valise-ota/valise/verify"
 )
 
-// deviceConfig is /etc/valise/APP.yaml. It belongs to the device: a release
+// Config is /etc/valise/APP.yaml. It belongs to the device: a release
 // changes it by a signed rotation only.
-type deviceConfig struct {
+type Config struct {
 	Trust struct {
 		Signers []verify.Signer `yaml:"signers"`
 		// TrustedRoot is a Sigstore trusted_root.json beside this file; empty
@@ -40,50 +40,55 @@ type deviceConfig struct {
 // goType is what the YAML library says of an unknown key beyond its name.
 var goType = regexp.MustCompile(`(?m) not found in type .*$`)
 
-const configHead = "# Whose releases of %s this device accepts. It belongs to this device: \"valise-installer trust\"\n# changes it, and so does a release that a signer named here signed, when it names the signers after it.\n"
-
-func (p *program) configPath(app string) string {
-	return filepath.Join(p.root, "etc/valise", app+".yaml")
+// YAMLError is what the YAML library says of a file, for people.
+func YAMLError(err error) string {
+	return goType.ReplaceAllString(err.Error(), " is not a known key")
 }
 
-// readConfig reads the device's configuration of an app. The error is
+const configHead = "# Whose releases of %s this device accepts. It belongs to this device: \"valise-installer trust\"\n# changes it, and so does a release that a signer named here signed, when it names the signers after it.\n"
+
+func (p *Machine) ConfigPath(app string) string {
+	return filepath.Join(p.Root, "etc/valise", app+".yaml")
+}
+
+// ReadConfig reads the device's configuration of an app. The error is
 // fs.ErrNotExist when there is none.
-func (p *program) readConfig(app string) (c deviceConfig, err error) {
-	b, err := os.ReadFile(p.configPath(app))
+func (p *Machine) ReadConfig(app string) (c Config, err error) {
+	b, err := os.ReadFile(p.ConfigPath(app))
 	if err != nil {
 		return c, fmt.Errorf("read trust policy: %w", err)
 	}
 	if err := yaml.Load(b, &c, yaml.WithKnownFields(), yaml.WithUniqueKeys()); err != nil {
-		return c, fmt.Errorf("read trust policy %s: %s", p.configPath(app), goType.ReplaceAllString(err.Error(), " is not a known key"))
+		return c, fmt.Errorf("read trust policy %s: %s", p.ConfigPath(app), YAMLError(err))
 	}
 	return c, nil
 }
 
-// readPolicy returns the trust policy of an app: that of its file, and what a
+// Policy returns the trust policy of an app: that of its file, and what a
 // committed release changed about it and a power cut kept from the file. The
 // error is fs.ErrNotExist when there is none.
-func (p *program) readPolicy(ctx context.Context, app string) (verify.Policy, error) {
+func (p *Machine) Policy(ctx context.Context, app string) (verify.Policy, error) {
 	policy, err := p.policyFile(app)
 	if err != nil || !p.hasRecords(app) {
 		return policy, err
 	}
-	j, st, err := p.readState(ctx, app)
+	j, st, err := p.ReadState(ctx, app)
 	if err != nil {
 		return policy, err
 	}
 	return policy.After(st.Rotation), j.Close()
 }
 
-func (p *program) policyFile(app string) (verify.Policy, error) {
-	c, err := p.readConfig(app)
+func (p *Machine) policyFile(app string) (verify.Policy, error) {
+	c, err := p.ReadConfig(app)
 	if err != nil {
 		return verify.Policy{}, err
 	}
 	policy := verify.Policy{Signers: c.Trust.Signers, Provenance: c.Trust.Provenance}
 	if c.Trust.TrustedRoot != "" {
 		var err error
-		if policy.TrustedRoot, err = os.ReadFile(filepath.Join(filepath.Dir(p.configPath(app)), filepath.Base(c.Trust.TrustedRoot))); err != nil {
-			return policy, fmt.Errorf("read trusted root that %s names: %w", p.configPath(app), err)
+		if policy.TrustedRoot, err = os.ReadFile(filepath.Join(filepath.Dir(p.ConfigPath(app)), filepath.Base(c.Trust.TrustedRoot))); err != nil {
+			return policy, fmt.Errorf("read trusted root that %s names: %w", p.ConfigPath(app), err)
 		}
 	}
 	return policy, nil
@@ -93,14 +98,14 @@ func (p *program) policyFile(app string) (verify.Policy, error) {
 // the root has its digest in its name and is there before the file names it. What
 // else stands in the file stays, comments too. from is where releases come from,
 // when that is to be remembered as well.
-func (p *program) writePolicy(app string, policy verify.Policy, from source.Config) error {
-	raw, err := os.ReadFile(p.configPath(app))
+func (p *Machine) writePolicy(app string, policy verify.Policy, from source.Config) error {
+	raw, err := os.ReadFile(p.ConfigPath(app))
 	if errors.Is(err, fs.ErrNotExist) {
 		raw = fmt.Appendf(nil, configHead+"trust: {}\n", app)
 	} else if err != nil {
 		return err
 	}
-	dir, err := openDir(filepath.Dir(p.configPath(app)), 0o755)
+	dir, err := release.OpenDir(filepath.Dir(p.ConfigPath(app)), 0o755)
 	if err != nil {
 		return err
 	}
@@ -114,7 +119,7 @@ func (p *program) writePolicy(app string, policy verify.Policy, from source.Conf
 	}
 	text, err := editConfig(raw, policy.Signers, root, from)
 	if err != nil {
-		return fmt.Errorf("write trust policy %s: %w", p.configPath(app), err)
+		return fmt.Errorf("write trust policy %s: %w", p.ConfigPath(app), err)
 	}
 	if err := release.WriteFile(dir, app+".yaml", text, 0o644); err != nil {
 		return err
@@ -135,8 +140,8 @@ func removeRoots(dir *os.Root, app, but string) error {
 }
 
 // removePolicy removes what the device knows of an app, its trust above all.
-func (p *program) removePolicy(app string) error {
-	dir, err := openDir(filepath.Dir(p.configPath(app)), 0o755)
+func (p *Machine) removePolicy(app string) error {
+	dir, err := release.OpenDir(filepath.Dir(p.ConfigPath(app)), 0o755)
 	if err != nil {
 		return err
 	}
@@ -193,7 +198,7 @@ var errUnlike = errors.New("it would not read back as it was meant")
 
 // editYAML returns the text of a config file after edit, comments and all, and
 // what it says now. The caller looks whether that is what was meant.
-func editYAML(text []byte, edit func(top *yaml.Node) error) (_ []byte, now deviceConfig, err error) {
+func editYAML(text []byte, edit func(top *yaml.Node) error) (_ []byte, now Config, err error) {
 	var doc yaml.Node
 	if err := yaml.Load(text, &doc, yaml.WithUniqueKeys()); err != nil {
 		return nil, now, err
@@ -257,16 +262,4 @@ func setText(m *yaml.Node, key, value string) {
 	} else {
 		setMember(m, key, text1(value))
 	}
-}
-
-// openDir opens a directory, making it and its parents first.
-func openDir(path string, mode fs.FileMode) (*os.Root, error) {
-	if err := os.MkdirAll(path, mode); err != nil {
-		return nil, fmt.Errorf("make directory: %w", err)
-	}
-	dir, err := os.OpenRoot(path)
-	if err != nil {
-		return nil, fmt.Errorf("open directory: %w", err)
-	}
-	return dir, nil
 }

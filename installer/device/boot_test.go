@@ -1,4 +1,4 @@
-package main
+package device
 
 import (
 	"context"
@@ -24,7 +24,7 @@ func TestUntilBooted(t *testing.T) {
 		"told to end": {ended, 100, 1, failure},
 	} {
 		tries := 0
-		err := newcomer(t).untilBooted(tc.ctx, 0, func() error {
+		err := newcomer(t).UntilBooted(tc.ctx, 0, func() error {
 			if tries++; tries <= tc.fails {
 				return failure
 			}

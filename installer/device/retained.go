@@ -1,4 +1,4 @@
-package main
+package device
 
 import (
 	"os"
@@ -6,7 +6,7 @@ import (
 	"slices"
 
 	"github.com/valise-ota/valise/bundle"
-	"github.com/valise-ota/valise/cmd/internal/cli"
+	"github.com/valise-ota/valise/bundle/parts"
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/compose"
 	"github.com/valise-ota/valise/installer/daemon"
@@ -15,9 +15,9 @@ import (
 // retained returns what finds the bundle of a release of app that the daemon
 // still has: applied from the drop folder, or waiting. Its name proves nothing,
 // its manifest is that of the release.
-func (p *program) retained(app string) func(installer.Release) (*compose.Retained, error) {
+func (p *Machine) retained(app string) func(installer.Release) (*compose.Retained, error) {
 	return func(r installer.Release) (*compose.Retained, error) {
-		c, err := (&served{p}).Config(app)
+		c, err := (&Device{Machine: p}).Config(app)
 		if err != nil {
 			return nil, err
 		}
@@ -41,7 +41,7 @@ func openRetained(file string, r installer.Release) *compose.Retained {
 	if info, err := os.Lstat(file); err != nil || !info.Mode().IsRegular() {
 		return nil
 	}
-	b, f, err := cli.OpenBundle(file)
+	b, f, err := parts.OpenBundle(file)
 	if err != nil {
 		return nil
 	}

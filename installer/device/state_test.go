@@ -1,4 +1,4 @@
-package main
+package device
 
 import (
 	"os"
@@ -29,7 +29,7 @@ func TestStateFile(t *testing.T) {
 	j := open()
 	says := func(want string) {
 		t.Helper()
-		b, err := os.ReadFile(filepath.Join(p.root, "run/valise/shop.state"))
+		b, err := os.ReadFile(filepath.Join(p.Root, "run/valise/shop.state"))
 		if got := string(b); got != want {
 			t.Errorf("it says %q, error %v, want %q", got, err, want)
 		}
@@ -60,12 +60,12 @@ func TestStateFile(t *testing.T) {
 	says("rolled_back 1.1.0\n")
 
 	// /run is empty after a reboot; recovery opens the records.
-	do(os.RemoveAll(filepath.Join(p.root, "run")))
+	do(os.RemoveAll(filepath.Join(p.Root, "run")))
 	j = open()
 	says("rolled_back 1.1.0\n")
 
 	// A place that cannot be written to fails nothing.
-	do(os.RemoveAll(filepath.Join(p.root, "run")))
-	do(os.WriteFile(filepath.Join(p.root, "run"), nil, 0o600))
+	do(os.RemoveAll(filepath.Join(p.Root, "run")))
+	do(os.WriteFile(filepath.Join(p.Root, "run"), nil, 0o600))
 	do(j.Add(ctx, installer.Record{ID: "3", To: installer.Release{Version: "1.2.0"}, Status: installer.Pending, Created: now}))
 }

@@ -1,8 +1,7 @@
-package main
+package device
 
 import (
 	"bytes"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -11,13 +10,17 @@ import (
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/bundletest"
-	"github.com/valise-ota/valise/cmd/internal/cli"
+	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/verify"
 	"github.com/valise-ota/valise/verify/verifytest"
 )
 
-func newcomer(t *testing.T) *program {
-	return &program{root: t.TempDir(), App: cli.App{Env: cli.Env{Stdin: strings.NewReader(""), Stderr: io.Discard, Now: time.Now, Getenv: func(string) string { return "" }}}}
+// newcomer is a device where nothing is installed and nobody answers.
+func newcomer(t *testing.T) *Machine {
+	return &Machine{
+		Root: t.TempDir(), Version: "(devel)", Now: time.Now, Getenv: func(string) string { return "" },
+		Note: func(string, ...any) {}, Step: func(string, string) {}, Report: func(installer.Event) {}, Secret: func(string, string, string) {},
+	}
 }
 
 // TestForeignSignerEnv: which line of a local file says whom to trust is not for a
@@ -32,7 +35,7 @@ func TestForeignSignerEnv(t *testing.T) {
 	}
 	p := newcomer(t)
 	write := func(path, text string) {
-		path = filepath.Join(p.root, path)
+		path = filepath.Join(p.Root, path)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -42,11 +45,11 @@ func TestForeignSignerEnv(t *testing.T) {
 	}
 	write("opt/shop/.env", "OTHER=.*\n")
 	write("etc/other/other.env", "OTHER=.*\nTRUSTED_SIGNER_IDENTITY=.*\n")
-	if policy, _, err := p.policyFor(t.Context(), r, applyOptions{first: true}); err == nil || !strings.Contains(err.Error(), "nobody is trusted") {
+	if policy, _, err := p.policyFor(t.Context(), r, Options{First: true}); err == nil || !strings.Contains(err.Error(), "nobody is trusted") {
 		t.Errorf("policy %v, error %v", policy, err)
 	}
 	write("etc/shop/shop.env", "OTHER=x\nTRUSTED_SIGNER_IDENTITY=y\n")
-	policy, pin, err := p.policyFor(t.Context(), r, applyOptions{first: true, trust: cli.Trust{Issuer: "https://example.com"}})
+	policy, pin, err := p.policyFor(t.Context(), r, Options{First: true, Trust: Trust{Issuer: "https://example.com"}})
 	if err != nil || !pin || len(policy.Signers) != 1 || policy.Signers[0].IdentityRegexp != "y" {
 		t.Errorf("policy %v, error %v", policy, err)
 	}
@@ -63,15 +66,15 @@ func TestTrustIsAskedOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, tc := range []struct {
-		instead *candidate
+		instead *Candidate
 		trusted bool
 	}{
-		{&candidate{app: "shop", policy: s.Policy(), pin: true}, true},
-		{&candidate{app: "till", policy: s.Policy(), pin: true}, false},
-		{&candidate{app: "shop", policy: s.Policy()}, false}, // it was the device's, which is gone
+		{&Candidate{App: "shop", policy: s.Policy(), pin: true}, true},
+		{&Candidate{App: "till", policy: s.Policy(), pin: true}, false},
+		{&Candidate{App: "shop", policy: s.Policy()}, false}, // it was the device's, which is gone
 		{nil, false},
 	} {
-		policy, pin, err := newcomer(t).policyFor(t.Context(), r, applyOptions{first: true, instead: tc.instead})
+		policy, pin, err := newcomer(t).policyFor(t.Context(), r, Options{First: true, instead: tc.instead})
 		if (err == nil) != tc.trusted || pin != true || tc.trusted && !policy.Same(verify.Policy{Signers: s.Policy().Signers}) {
 			t.Errorf("%+v: policy %v, pin %v, error %v", tc.instead, policy, pin, err)
 		}

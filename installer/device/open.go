@@ -1,20 +1,18 @@
-package main
+package device
 
 import (
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"path"
 	"path/filepath"
-	"runtime"
 	"strings"
+	"time"
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/parts"
-	"github.com/valise-ota/valise/cmd/internal/cli"
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/compose"
 	"github.com/valise-ota/valise/installer/source"
@@ -32,26 +30,26 @@ type opened struct {
 	whole func(context.Context) (*opened, error)
 }
 
-// newestError says that the source has nothing newer.
-type newestError struct{ app, runs, offered, source string }
+// NewestError says that the source has nothing newer.
+type NewestError struct{ App, Runs, Offered, Source string }
 
-func (e *newestError) Error() string {
-	return fmt.Sprintf("%s runs; the newest in %s is %s", e.runs, e.source, e.offered)
+func (e *NewestError) Error() string {
+	return fmt.Sprintf("%s runs; the newest in %s is %s", e.Runs, e.Source, e.Offered)
 }
 
 // open opens what a command was given: a file, an address, a version that the
 // source has, or, when it is empty, the newest one.
-func (p *program) open(ctx context.Context, what string, o applyOptions) (*opened, error) {
-	version, isVersion := asVersion(what)
+func (p *Machine) open(ctx context.Context, what string, o Options) (*opened, error) {
+	version, isVersion := AsVersion(what)
 	switch {
 	case strings.HasPrefix(what, "https://"), strings.HasPrefix(what, "http://"):
 		src, b, err := source.Direct(what, p.sourceOptions(""))
 		if err != nil {
-			return nil, cli.Usagef("%v", err)
+			return nil, usagef("%v", err)
 		}
 		return p.openRemote(ctx, src, b, nil, "")
 	case what != "" && !isVersion:
-		r, f, err := cli.OpenBundle(what)
+		r, f, err := parts.OpenBundle(what)
 		if err != nil {
 			return nil, err
 		}
@@ -61,7 +59,7 @@ func (p *program) open(ctx context.Context, what string, o applyOptions) (*opene
 	if err != nil {
 		return nil, err
 	}
-	st, err := p.stateOf(ctx, app)
+	st, err := p.State(ctx, app)
 	if err != nil {
 		return nil, err
 	}
@@ -69,9 +67,9 @@ func (p *program) open(ctx context.Context, what string, o applyOptions) (*opene
 	if err != nil {
 		return nil, err
 	}
-	full, thin := rel.For(thisPlatform())[0], []source.Bundle(nil)
+	full, thin := rel.For(Platform())[0], []source.Bundle(nil)
 	if st.Current != nil && !o.whole {
-		thin = rel.Thin(thisPlatform(), st.Current.Version)
+		thin = rel.Thin(Platform(), st.Current.Version)
 	}
 	if full.Remote() {
 		return p.openRemote(ctx, src, full, thin, rel.Version)
@@ -89,17 +87,17 @@ func (p *program) open(ctx context.Context, what string, o applyOptions) (*opene
 }
 
 // choose asks the source for a version, or for the newest one.
-func (p *program) choose(ctx context.Context, src *source.Source, app, version string, st installer.State, o applyOptions) (source.Release, error) {
-	q := source.Query{Platform: thisPlatform()}
+func (p *Machine) choose(ctx context.Context, src *source.Source, app, version string, st installer.State, o Options) (source.Release, error) {
+	q := source.Query{Platform: Platform()}
 	if version != "" {
 		return src.Exactly(ctx, version, q)
 	}
-	if !o.forced {
+	if !o.Forced {
 		q.Bad = st.Bad
 	}
 	rel, err := src.Latest(ctx, q)
-	if err == nil && st.Current != nil && !o.first && !bundle.Newer(rel.Version, st.Current.Version) {
-		err = &newestError{app, st.Current.Version, rel.Version, src.String()}
+	if err == nil && st.Current != nil && !o.First && !bundle.Newer(rel.Version, st.Current.Version) {
+		err = &NewestError{app, st.Current.Version, rel.Version, src.String()}
 	}
 	return rel, err
 }
@@ -107,7 +105,7 @@ func (p *program) choose(ctx context.Context, src *source.Source, app, version s
 // openRemote begins to read a bundle on a server. thin are bundles that cost less
 // where the server only gives whole files: in parts, they are no smaller than the
 // complete one.
-func (p *program) openRemote(ctx context.Context, src *source.Source, full source.Bundle, thin []source.Bundle, version string) (*opened, error) {
+func (p *Machine) openRemote(ctx context.Context, src *source.Source, full source.Bundle, thin []source.Bundle, version string) (*opened, error) {
 	whole := func(ctx context.Context) (*opened, error) {
 		b := full
 		if len(thin) > 0 && (full.Size < 0 || thin[0].Size < full.Size) {
@@ -136,8 +134,8 @@ func (p *program) openRemote(ctx context.Context, src *source.Source, full sourc
 
 // download fetches a whole bundle into a file that has no name: nobody can take
 // it for a verified one, and it is gone whatever happens.
-func (p *program) download(ctx context.Context, src *source.Source, b source.Bundle) (*bundle.Reader, *os.File, error) {
-	dir := filepath.Join(p.root, "var/tmp")
+func (p *Machine) download(ctx context.Context, src *source.Source, b source.Bundle) (*bundle.Reader, *os.File, error) {
+	dir := filepath.Join(p.Root, "var/tmp")
 	if _, err := os.Stat(dir); err != nil {
 		dir = os.TempDir()
 	}
@@ -149,7 +147,7 @@ func (p *program) download(ctx context.Context, src *source.Source, b source.Bun
 		f.Close()
 		return nil, nil, fmt.Errorf("download %s: %w", b.Name, err)
 	}
-	update, finish := p.track("download", "download "+b.Name)
+	update, finish := p.track("download", b.Name)
 	err = src.Download(ctx, b, f, func(size int64) error { return installer.Room(f, size) }, update)
 	finish(err)
 	var r *bundle.Reader
@@ -168,7 +166,7 @@ func (p *program) download(ctx context.Context, src *source.Source, b source.Bun
 
 // verifyOpened makes the trust decision. A remote bundle that cannot be read in
 // parts is fetched first, and b becomes that file.
-func (p *program) verifyOpened(ctx context.Context, v *verify.Verifier, b *opened, app string) (*verify.Release, error) {
+func (p *Machine) verifyOpened(ctx context.Context, v *verify.Verifier, b *opened, app string) (*verify.Release, error) {
 	want := verify.Want{App: app, Version: b.version}
 	if b.remote != nil {
 		rel, err := v.Remote(b.Reader, want)
@@ -183,7 +181,7 @@ func (p *program) verifyOpened(ctx context.Context, v *verify.Verifier, b *opene
 		b.file.Close()
 		*b = *w
 	}
-	update, finish := p.track("verify", "verify "+app+" "+b.Manifest().Version)
+	update, finish := p.track("verify", app+" "+b.Manifest().Version)
 	rel, err := v.Release(ctx, b.Reader, want, update)
 	finish(err)
 	return rel, err
@@ -192,7 +190,7 @@ func (p *program) verifyOpened(ctx context.Context, v *verify.Verifier, b *opene
 // spoolFrom is how many bytes are worth keeping through a power cut.
 const spoolFrom = 8 << 20
 
-func (p *program) spoolDir(app string) string { return filepath.Join(p.stateDir(app), "spool") }
+func (p *Machine) spoolDir(app string) string { return filepath.Join(p.stateDir(app), "spool") }
 
 // fetches says what a plan will read of a remote bundle.
 func fetches(b *opened, plan *installer.Plan) []bundle.Range {
@@ -232,101 +230,130 @@ func stagedFiles(m *bundle.Manifest, p bundle.Platform) (files []string) {
 }
 
 // fetchAhead prepares for the transaction to read what the plan says.
-func (p *program) fetchAhead(c *candidate) error {
+func (p *Machine) fetchAhead(c *Candidate) error {
 	if c.from.remote == nil {
 		return nil
 	}
-	if free, err := installer.FreeBytes(p.stateDir(c.app)); c.plan.FetchBytes >= spoolFrom && err == nil && free >= c.plan.NeedBytes+c.plan.FetchBytes+installer.Spare {
-		if err := c.from.remote.Spool(p.spoolDir(c.app), c.rel.Digest()); err != nil {
+	if free, err := installer.FreeBytes(p.stateDir(c.App)); c.Plan.FetchBytes >= spoolFrom && err == nil && free >= c.Plan.NeedBytes+c.Plan.FetchBytes+installer.Spare {
+		if err := c.from.remote.Spool(p.spoolDir(c.App), c.rel.Digest()); err != nil {
 			return err
 		}
 	}
-	c.from.remote.Expect(fetches(c.from, c.plan))
+	c.from.remote.Expect(fetches(c.from, c.Plan))
 	return nil
 }
 
 // spoolEnd removes the spool unless the next attempt can use it: when a transfer
 // or this program was cut off.
-func (p *program) spoolEnd(c *candidate, res installer.Result) {
+func (p *Machine) spoolEnd(c *Candidate, res installer.Result) {
 	if res.Outcome == installer.Done || errors.As(res.Err, new(*bundle.FormatError)) {
-		_ = os.RemoveAll(p.spoolDir(c.app)) // a cache
+		_ = os.RemoveAll(p.spoolDir(c.App)) // a cache
 	}
 }
 
 // sourceOf returns the source to ask, and whose releases: what the operator names
 // at a first installation, else what the device's configuration says.
-func (p *program) sourceOf(o applyOptions) (*source.Source, string, error) {
-	if o.first {
-		if o.source == "" {
-			return nil, "", cli.Usagef("name a bundle, or --source")
+func (p *Machine) sourceOf(o Options) (*source.Source, string, error) {
+	if o.First {
+		if o.Source == "" {
+			return nil, "", advise(usagef("there is neither a bundle nor a source"), NameBundle)
 		}
-		c, err := source.Parse(o.source)
+		c, err := source.Parse(o.Source)
 		if err != nil {
-			return nil, "", cli.Usagef("%v", err)
+			return nil, "", usagef("%v", err)
 		}
-		app := p.name
+		app := p.App
 		if app == "" && c.GitHub != "" {
 			app = strings.ToLower(path.Base(c.GitHub))
 		}
 		if !bundle.ValidApp(app) {
-			return nil, "", cli.Usagef("name the app with --app")
+			return nil, "", advise(usagef("the source does not say which app"), NameApp)
 		}
 		src, err := source.New(app, c, p.sourceOptions(""))
 		return src, app, err
 	}
-	app, err := p.theApp()
+	app, err := p.TheApp()
 	if err != nil {
 		return nil, "", err
 	}
-	c, err := p.readConfig(app)
+	c, err := p.ReadConfig(app)
 	if err != nil {
 		return nil, "", err
 	}
 	if c.Source == (source.Config{}) {
-		return nil, "", cli.WithHint(fmt.Errorf("%s does not say where releases of %s come from", p.configPath(app), app),
-			"add \"source: {github: OWNER/REPOSITORY}\" or \"source: {url: https://HOST/DIRECTORY/}\" to it, or name a bundle")
+		return nil, "", advise(fmt.Errorf("%s does not say where releases of %s come from", p.ConfigPath(app), app), NameSource)
 	}
 	src, err := source.New(app, c.Source, p.sourceOptions(app))
 	if err != nil {
-		return nil, "", fmt.Errorf("read %s: %w", p.configPath(app), err)
+		return nil, "", fmt.Errorf("read %s: %w", p.ConfigPath(app), err)
 	}
 	return src, app, nil
 }
 
-func (p *program) sourceOptions(app string) source.Options {
-	o := source.Options{Proxy: http.ProxyFromEnvironment, Token: p.Getenv("VALISE_SOURCE_TOKEN"), Agent: "valise-installer/" + cli.Version()}
+func (p *Machine) sourceOptions(app string) source.Options {
+	o := source.Options{Proxy: p.Proxy, Token: p.Getenv("VALISE_SOURCE_TOKEN"), Agent: "valise-installer/" + p.Version}
 	if app != "" {
 		o.Cache = filepath.Join(p.stateDir(app), "cache")
 	}
 	return o
 }
 
-// stateOf is what the records say of an app, nothing when there are none.
-func (p *program) stateOf(ctx context.Context, app string) (installer.State, error) {
+// State is what the records say of an app, nothing when there are none.
+func (p *Machine) State(ctx context.Context, app string) (installer.State, error) {
 	if !p.hasRecords(app) {
 		return installer.State{}, nil
 	}
-	j, st, err := p.readState(ctx, app)
+	j, st, err := p.ReadState(ctx, app)
 	if err != nil {
 		return st, err
 	}
 	return st, j.Close()
 }
 
-// asVersion reads v1.2.3 or 1.2.3. By its form 1.2.3-rc.1.tar.gz is a version too,
+// AsVersion reads v1.2.3 or 1.2.3. By its form 1.2.3-rc.1.tar.gz is a version too,
 // but it is the name of a file.
-func asVersion(s string) (string, bool) {
+func AsVersion(s string) (string, bool) {
 	v := strings.TrimPrefix(s, "v")
 	_, err := bundle.ParseVersion(v)
 	name, _ := parts.Split(s)
 	return v, err == nil && !parts.NamesBundle(name)
 }
 
-// thisPlatform is what this program was built for: the engine may say more later.
-func thisPlatform() bundle.Platform {
-	switch runtime.GOARCH {
-	case "arm":
-		return "linux/arm/v7"
+// Offer is what a source has for this device.
+type Offer struct {
+	App       string    `json:"app"`
+	Current   string    `json:"current"`
+	Latest    string    `json:"latest,omitempty"`
+	Available bool      `json:"update_available"`
+	Source    string    `json:"source"`
+	Page      string    `json:"page,omitempty"`
+	Notes     string    `json:"notes,omitempty"`
+	Date      time.Time `json:"date,omitzero"`
+	Size      int64     `json:"size,omitempty"` // of the complete bundle; -1: unknown
+}
+
+// Look asks the source of an app for the newest release.
+func (p *Machine) Look(ctx context.Context) (Offer, error) {
+	src, app, err := p.sourceOf(Options{})
+	if err != nil {
+		return Offer{}, err
 	}
-	return bundle.Platform("linux/" + runtime.GOARCH)
+	st, err := p.State(ctx, app)
+	if err != nil {
+		return Offer{}, err
+	}
+	o := Offer{App: app, Source: src.String()}
+	if st.Current != nil {
+		o.Current = st.Current.Version
+	}
+	rel, err := src.Latest(ctx, source.Query{Platform: Platform(), Bad: st.Bad})
+	if errors.Is(err, source.ErrNoRelease) {
+		return o, nil
+	}
+	if err != nil {
+		return o, err
+	}
+	o.Latest, o.Page, o.Notes, o.Date, o.Size = rel.Version, rel.Page, rel.Notes, rel.Date, rel.For(Platform())[0].Size
+	o.Available = o.Current == "" || bundle.Newer(o.Latest, o.Current)
+	return o, nil
 }

@@ -1,0 +1,48 @@
+package main
+
+import (
+	"cmp"
+
+	"github.com/valise-ota/valise/cmd/internal/cli"
+	"github.com/valise-ota/valise/installer"
+)
+
+// reporter turns events into progress lines and bars.
+func (p *program) reporter() func(installer.Event) {
+	var update func(done, total int64)
+	var finish func(error)
+	end := func(err error) {
+		if finish != nil {
+			finish(err)
+			update, finish = nil, nil
+		}
+	}
+	return func(e installer.Event) {
+		switch {
+		case e.Ended:
+			end(e.Err)
+			switch {
+			case e.Err != nil && e.Step == "prune":
+				p.Note("cleaning up: %v", e.Err)
+			case e.Err != nil && e.Step == "hook":
+				p.Note("%v", e.Err)
+			}
+		case e.Detail != "" && (e.Step == "edited" || e.Step == "repair" || e.Step == "prune"):
+			end(nil)
+			p.Note("%s", cli.OneLine(e.Detail))
+		case e.Done > 0:
+			if update == nil {
+				update, finish = p.UI.Track(cmp.Or(e.Detail, stepLabel[e.Step]))
+			}
+			update(e.Done, e.Total)
+		case e.Step == "download" || e.Step == "verify":
+			end(nil)
+			update, finish = p.UI.Track(e.Step + " " + e.Detail)
+		default:
+			end(nil)
+			p.UI.Step(e.Step, e.Detail)
+		}
+	}
+}
+
+var stepLabel = map[string]string{"stage": "load layers", "backup": "save data"}

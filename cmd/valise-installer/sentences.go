@@ -1,0 +1,93 @@
+package main
+
+import (
+	"errors"
+
+	"github.com/spf13/cobra"
+
+	"github.com/valise-ota/valise/cmd/internal/cli"
+	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/device"
+)
+
+// hints say what can be done about an error, with its Args.
+var hints = map[device.Advice]string{
+	device.InstallFirst:  `install it first: "valise-installer install %s --key FILE"`,
+	device.InstallAny:    `start with "valise-installer install BUNDLE --key FILE"`,
+	device.UpdateInstead: `use "valise-installer update %s"`,
+	device.Wait:          `wait until it has ended; see "valise-installer status"`,
+	device.SeeStatus:     `"valise-installer status" shows the state without the engine`,
+	device.Again:         `try again`,
+	device.AddTrust:      `use "valise-installer trust add" if the maker of the app signs differently now`,
+	device.NameSigner:    `pass the signer's public key with --key FILE, or their --identity; get it from the maker of the app, not from the stick the bundle is on`,
+	device.NameAdopted:   `pass the signer's public key with --key FILE, or their --identity or --identity-regexp`,
+	device.ListSigners:   `"valise-installer trust show" lists them`,
+	device.RotateInstead: `name the one that comes instead: "valise-installer trust rotate"`,
+	device.WritePolicy:   `"valise-installer install BUNDLE --key FILE" writes one`,
+	device.NameSource:    `add "source: {github: OWNER/REPOSITORY}" or "source: {url: https://HOST/DIRECTORY/}" to it, or name a bundle`,
+	device.DataGone:      `"valise-installer rollback --keep-data" goes back with the data as they are now; "valise-installer restore --list" shows what else was saved`,
+	device.ChooseData:    `say --restore-data or --keep-data`,
+	device.ListBackups:   `"valise-installer restore --list" shows what was saved`,
+	device.BringEngine:   `build the bundle with "engine:" in valise.yaml, which packs it; or carry it here: %s; the app is as it was`,
+	device.SeeEngineLog:  `see why with "journalctl -u docker.service"; nothing was changed`,
+	device.MakeGroup:     `make the group %s by hand and repeat`,
+	device.EditEnv:       `change it in the environment file and start the app again`,
+}
+
+// flags say by which flag or argument the command line is mended.
+var flags = map[device.Advice]string{
+	device.NameApp:    "name one with --app",
+	device.NameBundle: "name a bundle, or --source",
+}
+
+// explained gives an error of the library its sentences and its exit code.
+func (p *program) explained(err error) error {
+	if cli.Hint(err) != "" {
+		return err
+	}
+	if missing := new(device.EnvError); errors.As(err, &missing) {
+		for _, key := range missing.Keys {
+			if help := missing.Help[key]; help != "" {
+				p.Note("%s: %s", key, cli.OneLine(help))
+			}
+		}
+		return cli.WithCode(cli.WithHint(err, "give them a value in %s or with --set KEY=VALUE and repeat; nothing was changed", missing.File), cli.ExitEnv)
+	}
+	if errors.As(err, new(*installer.MissingFilesError)) {
+		return cli.WithCode(cli.WithHint(err, "put them there and repeat; nothing was changed"), cli.ExitEnv)
+	}
+	if errors.As(err, new(*device.AttentionError)) {
+		return cli.WithCode(cli.WithHint(err, "mend the cause and run %q; it tries again", "valise-installer recover"), cli.ExitAttention)
+	}
+	advised := new(device.Error)
+	if errors.As(err, &advised) {
+		if flag := flags[advised.Advice]; flag != "" {
+			return cli.Usagef("%w: %s", err, flag)
+		}
+		if hint := hints[advised.Advice]; hint != "" {
+			err = cli.WithHint(err, hint, advised.Args...)
+		}
+		if advised.Advice == device.UnmetCondition {
+			return cli.WithCode(err, cli.ExitRefused)
+		}
+	}
+	if errors.As(err, new(*device.UsageError)) {
+		return cli.WithCode(err, cli.ExitUsage)
+	}
+	return err
+}
+
+// explain has all commands below c end with explained errors.
+func (p *program) explain(c *cobra.Command) {
+	if run := c.RunE; run != nil {
+		c.RunE = func(c *cobra.Command, args []string) error {
+			if err := run(c, args); err != nil {
+				return p.explained(err)
+			}
+			return nil
+		}
+	}
+	for _, sub := range c.Commands() {
+		p.explain(sub)
+	}
+}

@@ -1,0 +1,133 @@
+package device
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+
+	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/release"
+	"github.com/valise-ota/valise/installer/source"
+	"github.com/valise-ota/valise/installer/tree"
+	"github.com/valise-ota/valise/verify"
+)
+
+// Adoption is what Adopt would do, and its result.
+type Adoption struct {
+	*tree.Adoption
+	Signers []verify.Signer `json:"signers"`
+	Adopted bool            `json:"adopted"`
+	policy  verify.Policy
+}
+
+// FindAdoption says what of the app in dir, /opt/APP, can be taken over, and whose
+// releases would be accepted then.
+func (p *Machine) FindAdoption(ctx context.Context, dir string, o tree.AdoptOptions, trust Trust) (*Adoption, error) {
+	app := filepath.Base(dir)
+	if filepath.Dir(dir) != "/opt" || !bundle.ValidApp(app) {
+		return nil, usagef("%s: want /opt/APP, the directory that units and releases name", dir)
+	}
+	store, err := release.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer store.Close()
+	found, err := p.treeApp(app, store, nil).Find(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	policy, err := p.adoptedPolicy(ctx, app, found, trust)
+	return &Adoption{Adoption: found, Signers: policy.Signers, policy: policy}, err
+}
+
+// Adopt takes over what was found. It may be repeated.
+func (p *Machine) Adopt(ctx context.Context, found *Adoption) error {
+	d, err := p.openDevice(ctx, found.App, bundle.KindTree, "adopt")
+	if err != nil {
+		return err
+	}
+	defer d.close()
+	if err := p.enterFound(ctx, d, found.Adoption, found.policy); err != nil {
+		return err
+	}
+	found.Adopted = true
+	if err := p.installCommands(ctx, found.App); err != nil {
+		p.Note("%v; it stays what it was until you remove it and link it to valise-installer", err)
+	}
+	return nil
+}
+
+// enterFound enters what was found into the records, the current release last.
+// What is there already is not entered again, so it may be repeated.
+func (p *Machine) enterFound(ctx context.Context, d *device, found *tree.Adoption, policy verify.Policy) error {
+	if err := p.recoverFirst(ctx, d); err != nil {
+		return err
+	}
+	st, err := d.journal.Load(ctx)
+	if err != nil {
+		return err
+	}
+	if c := st.Current; c != nil && c.Signer != tree.Adopted {
+		return fmt.Errorf("adopt %s: %s was installed by this program already", found.App, c.Version)
+	}
+	releases, err := d.tree.Adopt(ctx, found)
+	if err != nil {
+		return err
+	}
+	if err := p.writePolicy(found.App, policy, source.Config{}); err != nil {
+		return err
+	}
+	if err := p.installRecovery(ctx, found.App, []string{found.Unit}, nil); err != nil {
+		return err
+	}
+	for i, r := range releases {
+		known := slices.ContainsFunc(st.Kept, func(k installer.Release) bool { return k.Dir == r.Dir })
+		if i == len(releases)-1 {
+			known = st.Current != nil && st.Current.Dir == r.Dir
+		}
+		if known {
+			continue
+		}
+		action := installer.ActionUpdate
+		if st.Current == nil {
+			action = installer.ActionInstall
+		}
+		rec := installer.Record{ID: p.NewID(), Action: action, From: st.Current, To: r, Status: installer.Applying, By: "adopt", Created: p.Now(), Started: p.Now()}
+		if err := d.journal.Begin(ctx, rec); err != nil {
+			return err
+		}
+		if err := d.journal.Commit(ctx, rec.ID, p.Now()); err != nil {
+			return err
+		}
+		if st, err = d.journal.Load(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// adoptedPolicy is whom the device trusts: as it says already, as the operator
+// says, or as the environment file says.
+func (p *Machine) adoptedPolicy(ctx context.Context, app string, found *tree.Adoption, trust Trust) (verify.Policy, error) {
+	if have, err := p.Policy(ctx, app); !errors.Is(err, fs.ErrNotExist) {
+		return have, err
+	}
+	policy, err := trust.policy(func() (string, error) {
+		identity, _, err := signerFromEnv(found.EnvFile)
+		return identity, err
+	})
+	if err != nil {
+		return policy, err
+	}
+	if len(policy.Signers) == 0 {
+		return policy, advise(fmt.Errorf("adopt %s: nobody is trusted to sign it: %s has no %s", app, found.EnvFile, signerEnv), NameAdopted)
+	}
+	if _, err := verify.New(policy); err != nil {
+		return policy, fmt.Errorf("adopt %s: %w", app, err)
+	}
+	return policy, nil
+}

@@ -1,0 +1,78 @@
+// Package device is what can be done with the apps of a device: open a bundle,
+// decide whether it is trusted, plan, update, roll back, save and bring back data,
+// Examine, adopt, uninstall. The commands of valise-installer and its daemon call
+// the same methods.
+//
+// A Machine is the device. It has no state of its own: what it knows is in files
+// below Root, and every method that changes an app holds that app's lock.
+//
+// What people are told is not decided here: errors are typed (Error, UsageError,
+// AttentionError, EnvError), and progress goes to Report.
+package device
+
+import (
+	"net/http"
+	"net/url"
+	"runtime"
+	"time"
+
+	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/verify"
+)
+
+// Machine is a device and what a caller lends it. All functions but Ask, Planned
+// and Proxy are needed. Calls about one app must not overlap in one process; copies
+// may be used side by side.
+type Machine struct {
+	Root    string            // directory that stands for /
+	App     string            // the app that is meant; empty: the only one
+	Version string            // of the running program
+	Given   map[string]string // values for the environment file, from the operator
+	Record  string            // ID of the record that the next transaction continues
+	Boot    bool              // the machine starts: units that do not run yet are left to systemd
+
+	Getenv func(string) string
+	Now    func() time.Time
+	Proxy  func(*http.Request) (*url.URL, error) // for sources; nil asks none
+
+	Note    func(format string, args ...any) // told what changes no result
+	Step    func(name, detail string)        // told what begins outside of a transaction
+	Report  func(installer.Event)            // told how a transaction goes on
+	Secret  func(key, value, file string)    // told of a generated secret that is shown once, and where it is kept
+	Planned func(*installer.Plan)            // told of the plan that is carried out now; may be nil
+	Ask     func() Person                    // who answers questions; nil, or gives nil, where there is nobody
+}
+
+// Person answers questions.
+type Person interface {
+	// Trust asks whether releases of app are accepted from by from now on; with
+	// anyTag, from the same workflow at other tags too.
+	Trust(app, version string, by verify.Signer, anyTag bool) bool
+	// Value asks for the value of a key. The error is io.EOF when there is none.
+	Value(key, help string) (string, error)
+}
+
+func (p *Machine) person() Person {
+	if p.Ask == nil {
+		return nil
+	}
+	return p.Ask()
+}
+
+// track reports the progress of one step that is outside of the transaction.
+func (p *Machine) track(step, what string) (update func(done, total int64), finish func(error)) {
+	p.Report(installer.Event{Step: step, Detail: what})
+	return func(done, total int64) { p.Report(installer.Event{Step: step, Done: done, Total: total}) },
+		func(err error) { p.Report(installer.Event{Step: step, Ended: true, Err: err}) }
+}
+
+// Platform is that of this machine, as far as this program can tell: it is built
+// for it. The engine may say more.
+func Platform() bundle.Platform {
+	platform := bundle.Platform("linux/" + runtime.GOARCH)
+	if runtime.GOARCH == "arm" {
+		platform += "/v7"
+	}
+	return platform
+}
