@@ -1,0 +1,41 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/valise-ota/valise/cmd/internal/cli"
+	"github.com/valise-ota/valise/installer/device"
+)
+
+// TestSentences: whatever the library advises, the program has a sentence for it,
+// with as many arguments as the library gives.
+func TestSentences(t *testing.T) {
+	text, err := os.ReadFile("../../installer/device/errors.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := regexp.MustCompile(`(?m)^\t\w+ +Advice = "([^"]+)" +// *(.*)$`).FindAllStringSubmatch(string(text), -1)
+	if len(all) < 20 {
+		t.Fatalf("found %d advices: mend the expression", len(all))
+	}
+	p := &program{App: cli.App{Env: cli.Env{Stderr: new(strings.Builder)}}}
+	for _, a := range all {
+		advised := &device.Error{Err: errors.New("why"), Advice: device.Advice(a[1])}
+		if a[2] != "" && !strings.Contains(a[2], "wrong usage") && !strings.Contains(a[2], "refused") && !strings.Contains(a[2], "adopted") {
+			advised.Args = []any{"ARGUMENT"}
+		}
+		err := p.explained(advised)
+		hint := cli.Hint(err)
+		switch {
+		case advised.Advice == device.UnmetCondition:
+		case hint == "" && err.Error() == "why":
+			t.Errorf("%q has no sentence", a[1])
+		case strings.Contains(hint, "%!") || advised.Args != nil && !strings.Contains(hint, "ARGUMENT"):
+			t.Errorf("%q: %s", a[1], hint)
+		}
+	}
+}
