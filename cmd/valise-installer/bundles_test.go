@@ -72,7 +72,7 @@ func signer(t testing.TB, name string) *verifytest.Signer {
 //	hook-NAME=WORD    a hook in a container runs tiny WORD
 //	script-NAME=FILE  a hook on the device runs that file
 //	command=WORD      a health check that runs tiny WORD
-//	retries=N         of the health checks
+//	retries=N         of the health checks; default: 1000, and few where they are to fail
 //	stable=D          all checks must pass for so long
 //	same=V            its image is that of release V
 //	image=APP         its image is that of app APP
@@ -144,15 +144,16 @@ func tinyRelease(ts *testscript.TestScript, version string, o map[string]string)
 	program, err := tinyProgram()
 	ts.Check(err)
 	text, health := cmp.Or(o["same"], version), bundle.Health{
-		Compose: []string{"app"}, HTTP: "http://127.0.0.1:${TINY_PORT}/health", Version: "version", Retries: 25, Interval: bundle.Duration(200 * time.Millisecond),
+		Compose: []string{"app"}, HTTP: "http://127.0.0.1:${TINY_PORT}/health", Version: "version", Retries: 1000, Interval: bundle.Duration(200 * time.Millisecond),
 	}
+	few := int(bundletest.Slower(4)) // attempts, of what is to fail, but not before it answers
 	number := func(key string) int {
 		n, err := strconv.Atoi(o[key])
 		ts.Check(err)
 		return n
 	}
 	if o["sick"] != "" {
-		text, health.Retries = text+" sick", 4
+		text, health.Retries = text+" sick", few
 	}
 	if o["eats"] != "" {
 		text += " eats"
@@ -161,10 +162,10 @@ func tinyRelease(ts *testscript.TestScript, version string, o map[string]string)
 		text += " swaps"
 	}
 	if o["loops"] != "" {
-		text, health.Retries = text+" loops", 4
+		text, health.Retries = text+" loops", few
 	}
 	if o["command"] != "" {
-		health.Command, health.Retries = &bundle.ServiceCommand{Service: "app", Run: []string{"/bin/tiny", o["command"]}}, 4
+		health.Command, health.Retries = &bundle.ServiceCommand{Service: "app", Run: []string{"/bin/tiny", o["command"]}}, few
 	}
 	if o["same"] != "" {
 		health.Version = ""

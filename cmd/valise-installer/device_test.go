@@ -18,6 +18,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/moby/moby/client"
 	"github.com/rogpeppe/go-internal/testscript"
@@ -252,7 +253,7 @@ func dotenv(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.WriteFile(filepath.Join(dir, ".env"), []byte(text), 0o600))
 }
 
-var httpClient = &http.Client{Timeout: bundletest.Patience(), Transport: &http.Transport{DisableKeepAlives: true}}
+var httpClient = &http.Client{Timeout: bundletest.Slower(5 * time.Second), Transport: &http.Transport{DisableKeepAlives: true}}
 
 func askHealth(ts *testscript.TestScript) (version, body string, err error) {
 	res, err := httpClient.Get("http://127.0.0.1:" + ts.Getenv("PORT") + "/health")
