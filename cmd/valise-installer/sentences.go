@@ -37,6 +37,7 @@ var hints = map[device.Advice]string{
 // flags say by which flag or argument the command line is mended.
 var flags = map[device.Advice]string{
 	device.NameApp:    "name one with --app",
+	device.NameNewApp: "name the app with --app",
 	device.NameBundle: "name a bundle, or --source",
 }
 

@@ -22,6 +22,7 @@ const (
 	InstallAny     Advice = "install an app"     //
 	UpdateInstead  Advice = "update instead"     // what to update to
 	NameApp        Advice = "name the app"       // it is wrong usage
+	NameNewApp     Advice = "name the new app"   // it is wrong usage
 	NameBundle     Advice = "name a bundle"      // it is wrong usage
 	Wait           Advice = "wait"               //
 	SeeStatus      Advice = "see the status"     //

@@ -267,7 +267,7 @@ func (p *Machine) sourceOf(o Options) (*source.Source, string, error) {
 			app = strings.ToLower(path.Base(c.GitHub))
 		}
 		if !bundle.ValidApp(app) {
-			return nil, "", advise(usagef("the source does not say which app"), NameApp)
+			return nil, "", advise(usagef("the source does not say which app"), NameNewApp)
 		}
 		src, err := source.New(app, c, p.sourceOptions(""))
 		return src, app, err
