@@ -108,19 +108,19 @@ cp "$dir/kept" "$(echo "$dir"/one/dist/valise_linux_arm64*/valise)"
 publish >/dev/null
 publish | grep -q ', 0 of them uploaded now' || fail "a second run did something"
 
-step "installed as README.md says, by whoever has cosign or an older valise, and by the Action"
+step "installed as docs/get.md says, by whoever has cosign or an older valise, and by the Action"
 machine=linux-$(go env GOARCH)
-awk '/^## /{on = $0 == "## Get it"} /^```/{code = on && $0 == "```sh"; next} code' README.md |
+awk '/^```/{code = $0 == "```sh"; next} code' docs/get.md |
   sed "s|linux-amd64|$machine|g; s|^version=.*|version=$version|; s|\"\$from/releases/download|\"$url/$repository/releases/download|; s|/usr/local/bin/valise|$dir/valise|" >"$dir/get.sh"
 mkdir "$dir/get"
-(cd "$dir/get" && PATH=$dir/bin:$PATH bash -euo pipefail "$dir/get.sh" >"$dir/out" 2>&1) || fail "the commands of README.md: $(cat "$dir/out")"
+(cd "$dir/get" && PATH=$dir/bin:$PATH bash -euo pipefail "$dir/get.sh" >"$dir/out" 2>&1) || fail "the commands of docs/get.md: $(cat "$dir/out")"
 "$dir/valise" --version | grep -qF "${version#v}" || fail "the program is $("$dir/valise" --version), want ${version#v}"
 trust=(--identity "$identity" --trusted-root "$VALISE_TRUSTED_ROOT" --progress none)
 (cd "$dir/get" && unshare -n "$dir/valise" verify --checksums CHECKSUMS.txt "valise-$machine" "${trust[@]}")
 printf x >>"$dir/get/valise-$machine"
 rm "$dir/valise"
 if (cd "$dir/get" && sed '/^curl/d' "$dir/get.sh" | PATH=$dir/bin:$PATH bash -euo pipefail) >/dev/null 2>&1 || [ -e "$dir/valise" ]; then
-  fail "README.md installs a changed file"
+  fail "docs/get.md installs a changed file"
 fi
 mkdir -p "$dir/action/scripts"
 cp scripts/action.sh "$dir/action/scripts/"

@@ -67,6 +67,7 @@ func onMachines(t *testing.T, dir, releases string) {
 			e.Setenv("ROOT", filepath.Join(machine, "root"))
 			e.Setenv("DEVICE", filepath.Join(machine, "root"))
 			e.Setenv("APP", "cloud")
+			e.Setenv("README", filepath.Join(filepath.Dir(script), "../README.md"))
 			for _, key := range []string{"VALISE_COMPOSE", "VALISE_TEST_SLOW"} {
 				e.Setenv(key, os.Getenv(key))
 			}
@@ -77,7 +78,7 @@ func onMachines(t *testing.T, dir, releases string) {
 			return os.Rename(filepath.Join(stick, "valise-installer"), filepath.Join(machine, "root/usr/local/bin/valise-installer"))
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"code": code, "health": checkHealth, "cutat": powerCut, "boot": boot, "watch": watch, "downtime": downtime, "becomes": becomes, "cuteach": cutEach, "fulleach": fullEach, "mkbundle": makeBundle,
+			"code": code, "health": checkHealth, "cutat": powerCut, "boot": boot, "watch": watch, "downtime": downtime, "becomes": becomes, "cuteach": cutEach, "fulleach": fullEach, "mkbundle": makeBundle, "picture": picture,
 		},
 	})
 }
