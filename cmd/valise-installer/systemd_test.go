@@ -188,6 +188,25 @@ func buildCloud(t *testing.T, dir, arch string, versions ...string) {
 		command(work, valise, "build", version, "--platform", platform, "-o", file)
 		command(dir, valise, "sign", file, "--key", "cosign.key")
 	}
+	buildHello(t, dir, func(args ...string) { command(dir, valise, args...) })
+}
+
+// buildHello packs and signs releases of examples/hello below dir, as
+// hello-VERSION.tar.gz; 1.2.0 does not stay.
+func buildHello(t *testing.T, dir string, valise func(args ...string)) {
+	t.Helper()
+	for _, version := range []string{"1.0.0", "1.1.0", "1.2.0"} {
+		work := t.TempDir()
+		if err := os.CopyFS(work, os.DirFS("../../examples/hello")); err != nil {
+			t.Fatal(err)
+		}
+		if version == "1.2.0" {
+			edit(t, filepath.Join(work, "hello"), `exec sleep infinity`, "exit 1")
+		}
+		file := filepath.Join(dir, "hello-"+version+".tar.gz")
+		valise("build", version, "--project", filepath.Join(work, "valise.yaml"), "-o", file)
+		valise("sign", file, "--key", "cosign.key")
+	}
 }
 
 // emulate has the program of a release run under QEMU's user mode (TestARM),
