@@ -88,8 +88,6 @@ must() {
 shop=examples/shop
 broken=$shop/broken.yaml
 valise=build/demo/valise
-SHOP_ARCH=$(go env GOARCH)
-export SHOP_ARCH
 # The same flags everywhere, so that nothing is compiled twice. Without inlining and debug information it takes a third
 # less.
 export CGO_ENABLED=0 GOFLAGS="${GOFLAGS:-} -trimpath -buildvcs=false '-gcflags=all=-dwarf=false -l'"
@@ -103,7 +101,7 @@ release() {
     sed -E 's/retries: [0-9]+/retries: 10/' "$shop/valise.yaml" >"$project"
   fi
   "$shop/build.sh" "$@"
-  run "$valise" build "$1" --project "$project" --platform "linux/$SHOP_ARCH" -o "$dir/"
+  run "$valise" build "$1" --project "$project" -o "$dir/"
   # The token is that of a workflow which runs for the tag.
   ACTIONS_ID_TOKEN_REQUEST_URL=${tokens:-}\&repository=acme/shop\&ref=refs/tags/v$1 \
     run "$valise" sign "$dir/shop-$1.tar.gz" "${sign[@]}" --progress none
@@ -120,7 +118,7 @@ engine() {
 }
 programs() {
   piece "valise, built from this tree" go build -ldflags '-s -w' -o "$valise" ./cmd/valise &&
-    piece "the sample's base images, from Debian packages" scripts/sample-images.sh "$SHOP_ARCH" &&
+    piece "the sample's base images, from Debian packages" scripts/sample-images.sh &&
     piece "the sample app and the installer it carries" "$shop/build.sh" 1.0.0
 }
 
@@ -134,7 +132,7 @@ set +m
 for job in "${jobs[@]}"; do wait "$job" || { echo "demo: the machine: $(machine)" >&2; exit 1; }; done
 jobs=()
 
-step "Build and sign release 1.0.0, without Docker, for this machine (the project names linux/amd64 and linux/arm64)"
+step "Build and sign release 1.0.0 for linux/amd64 and linux/arm64, without Docker"
 case ${VALISE_DEMO_SIGN:-} in
 keyless | key) why='VALISE_DEMO_SIGN says so' ;;
 '')
@@ -195,7 +193,7 @@ SHOP=http://127.0.0.1:18080
 items() { curl -fsS "$SHOP/api/items"; }
 health() { curl -fsS "$SHOP/health"; }
 # The installer comes out of the bundle, as it does for a technician with a stick.
-tar xzOf "$dir/shop-1.0.0.tar.gz" "installer/linux-$SHOP_ARCH/valise-installer" >"$dir/valise-installer"
+tar xzOf "$dir/shop-1.0.0.tar.gz" "installer/linux-$(go env GOARCH)/valise-installer" >"$dir/valise-installer"
 chmod +x "$dir/valise-installer"
 device=("$dir/valise-installer" --root "$dir/device" --progress plain)
 
