@@ -7,6 +7,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
@@ -146,11 +147,29 @@ func (e *Engine) Pause(ctx context.Context, dir string) (resume func() error, er
 		return nil, err
 	}
 	for _, id := range running {
-		if _, err := e.client.ContainerPause(ctx, id, client.ContainerPauseOptions{}); err != nil {
+		if err := e.pause(ctx, id); err != nil {
 			return nil, errors.Join(fmt.Errorf("pause container %s: %w", id, err), e.Resume(context.WithoutCancel(ctx), dir))
 		}
 	}
 	return func() error { return e.Resume(context.WithoutCancel(ctx), dir) }, nil
+}
+
+// freezeTries is how often a container is asked to stand still: on a busy machine
+// the freezer of cgroup v1 gives up while a process is between two states.
+const freezeTries = 5
+
+func (e *Engine) pause(ctx context.Context, id string) error {
+	for try := 1; ; try++ {
+		_, err := e.client.ContainerPause(ctx, id, client.ContainerPauseOptions{})
+		if err == nil || try == freezeTries || !strings.Contains(err.Error(), "unable to freeze") {
+			return err
+		}
+		select {
+		case <-time.After(50 * time.Millisecond << try): // 1.5 s in all
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // Resume lets all containers that use dir go on. Those that run are asked too: a
