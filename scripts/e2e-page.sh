@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Drives the update page in a real Chromium, on a real engine.
 # By hand, as root:  scripts/e2e-page.sh [GO TEST ARGUMENTS]
-# Pictures of the page go to build/page, or to $VALISE_SCREENSHOTS.
+# Pictures of the page go to build/page, or to $VALISE_SCREENSHOTS. VALISE_PICTURES=write puts those of the README into
+# docs/images.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -25,4 +26,7 @@ export VALISE_SCREENSHOTS=${VALISE_SCREENSHOTS:-$PWD/build/page}
 mkdir -p "$VALISE_SCREENSHOTS"
 rm -f "$VALISE_SCREENSHOTS"/*.png
 scripts/test.sh -tags e2e_page -run TestBrowser "$@" ./cmd/valise-installer
+if [ "${VALISE_PICTURES:-}" = write ]; then
+  for mode in light dark; do cp "$VALISE_SCREENSHOTS/readme-$mode.png" "docs/images/page-$mode.png"; done
+fi
 echo "pictures: $VALISE_SCREENSHOTS" >&2

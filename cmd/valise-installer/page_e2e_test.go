@@ -289,12 +289,24 @@ func (b *tab) shots(name string) {
 	b.do(chromedp.EmulateViewport(1280, 900))
 }
 
-func (b *tab) shot(name string) {
+// top takes a picture of the top of the page, light and dark: that of the README.
+func (b *tab) top(name string) {
+	b.do(chromedp.EmulateViewport(1280, 590))
+	for _, mode := range []string{"light", "dark"} {
+		b.do(scheme(mode))
+		b.save(name+"-"+mode, chromedp.CaptureScreenshot())
+	}
+	b.do(scheme(""), chromedp.EmulateViewport(1280, 900))
+}
+
+func (b *tab) shot(name string) { b.save(name, chromedp.FullScreenshot(100)) }
+
+func (b *tab) save(name string, picture chromedp.Action[[]byte]) {
 	dir := os.Getenv("VALISE_SCREENSHOTS")
 	if dir == "" {
 		return
 	}
-	if png, err := chromedp.Run(b.ctx, chromedp.FullScreenshot(100)); err == nil {
+	if png, err := chromedp.Run(b.ctx, picture); err == nil {
 		b.ts.Check(os.WriteFile(filepath.Join(dir, name+".png"), png, 0o644))
 	}
 }
@@ -556,6 +568,7 @@ var scenarios = map[string]func(*tab, []string){
 		}
 		b.axe("github")
 		b.shots("github")
+		b.top("readme")
 		b.says("#history .pages", "Page 1 of 2")
 		b.until("document.querySelectorAll('#history tbody tr').length === 10")
 		b.click("#history [data-page='2']")
