@@ -177,6 +177,29 @@ func TestLock(t *testing.T) {
 	}
 }
 
+// Who mistypes, or clicks twice, and then gets in, is not held to be guessing; what
+// the same address tried for other names still counts.
+func TestMistyped(t *testing.T) {
+	_, web, _, _ := newPage(t, &clock{time.Now()}, Config{})
+	try := func(user, password string) int {
+		res, _ := send(t, "POST", web.URL+"/login", "user="+user+"&password="+password, "Content-Type", asForm)
+		return res.StatusCode
+	}
+	for range freeFailures {
+		if first, second := try("ann", "ann+has+a+short+password"), try("ann", "ann+has+a+long+password"); first != 401 || second != 303 {
+			t.Fatalf("%d and %d, want 401 and 303", first, second)
+		}
+	}
+	for i := range freeFailures {
+		if got := try(fmt.Sprint("somebody", i), "guess"); got != 401 {
+			t.Errorf("guess %d: %d", i, got)
+		}
+	}
+	if got := try("ann", "ann+has+a+long+password"); got != 429 {
+		t.Errorf("an address that guesses: %d, want 429", got)
+	}
+}
+
 func withCookie(cookie string) *http.Request {
 	r := httptest.NewRequest("GET", "/", nil)
 	r.Header.Set("Cookie", cookie)

@@ -220,11 +220,19 @@ func (l *limiter) take(keys ...string) (wait time.Duration) {
 	return 0
 }
 
-// good forgets the failures of a key.
-func (l *limiter) good(key string) {
+// good forgets what take counted for the last of the keys, and for the first,
+// which others share, what both of them have in common: that is the second.
+func (l *limiter) good(keys ...string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	delete(l.all, key)
+	if len(keys) == 3 {
+		if shared, own := l.all[keys[0]], l.all[keys[1]]; shared != nil && own != nil {
+			shared.count -= own.count
+			shared.until = l.now()
+		}
+		delete(l.all, keys[1])
+	}
+	delete(l.all, keys[len(keys)-1])
 }
 
 // back takes back what take counted.
@@ -362,7 +370,8 @@ func (s *Server) postLogin(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	name, password := r.PostForm.Get("user"), r.PostForm.Get("password")
-	keys, waiting := []string{"address " + networkOf(s.client(r)), "user " + name[:min(len(name), 64)]}, s.strangers
+	address, user := "address "+networkOf(s.client(r)), "user "+name[:min(len(name), 64)]
+	keys, waiting := []string{address, address + " " + user, user}, s.strangers
 	// A browser in which this user was logged in before has a count and a queue of
 	// its own: no stranger's guesses lock it out.
 	if id := s.device(r, name); id != "" {
@@ -395,8 +404,7 @@ func (s *Server) postLogin(w http.ResponseWriter, r *http.Request) {
 		s.render(w, r, http.StatusUnauthorized, "login.html", loginError{"login.wrong", 0})
 		return
 	}
-	s.logins.back(keys[0]) // the address, which others share
-	s.logins.good(keys[len(keys)-1])
+	s.logins.good(keys...)
 	if old, err := r.Cookie(s.cookieName(r)); err == nil {
 		s.sessions.close(old.Value)
 	}
