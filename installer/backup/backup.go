@@ -56,7 +56,8 @@ const (
 	// maxTime is how long one backup, or what brings it back, may take: whatever
 	// a container does, it cannot hold up this device for ever.
 	maxTime = 6 * time.Hour
-	// keepFree is how many bytes a backup leaves free on its disk.
+	// keepFree is how many bytes a backup leaves free on its disk; of one below
+	// 1 GiB it is a sixteenth.
 	keepFree = 64 << 20
 )
 
@@ -551,8 +552,10 @@ func room(f *os.File, n int64) error {
 	if err := unix.Fstatfs(int(f.Fd()), &st); err != nil {
 		return fmt.Errorf("measure free space of %s: %w", f.Name(), err)
 	}
-	if free := int64(st.Bavail) * int64(st.Bsize); free-keepFree < n {
-		return fmt.Errorf("not enough space for backups: %d bytes free, of which %d stay free, and %d more needed", free, keepFree, n)
+	block := int64(st.Bsize)
+	free, keep := int64(st.Bavail)*block, min(keepFree, int64(st.Blocks)*block/16)
+	if free-keep < n {
+		return fmt.Errorf("not enough space for backups: %d bytes free, of which %d stay free, and %d more needed", free, keep, n)
 	}
 	return nil
 }
