@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"syscall"
 	"time"
 
 	"github.com/valise-ota/valise/bundle"
@@ -58,6 +59,14 @@ type DeviceError struct{ Err error }
 
 func (e *DeviceError) Error() string { return e.Err.Error() }
 func (e *DeviceError) Unwrap() error { return e.Err }
+
+// deviceFaults are failures of system calls that no release can help. What a
+// release's own programs meet comes as an exit code.
+var deviceFaults = []error{syscall.EIO, syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM}
+
+func ofDevice(err error) bool {
+	return errors.As(err, new(*DeviceError)) || slices.ContainsFunc(deviceFaults, func(f error) bool { return errors.Is(err, f) })
+}
 
 // Names of the steps, in their order.
 const (
@@ -202,7 +211,7 @@ func (in *Installer) repair(ctx context.Context, rel *verify.Release, r Release,
 		return err
 	}
 	err := in.Runtime.Probe(ctx, r)
-	if err == nil || ctx.Err() != nil || errors.As(err, new(*DeviceError)) {
+	if err == nil || ctx.Err() != nil || ofDevice(err) {
 		return err
 	}
 	in.report(Event{Step: stepRepair, Detail: err.Error()})
@@ -268,7 +277,7 @@ func (in *Installer) run(ctx context.Context, st State, r Record, rel *verify.Re
 			cause := fmt.Errorf("%s %s: %w", s.name, r.To.Version, err)
 			// A release that fails by itself is marked; one that was
 			// interrupted, or never got as far, is not to blame.
-			bad := r.Action == ActionUpdate && ctx.Err() == nil && begun && !errors.As(err, new(*DeviceError)) && (s.name == stepActivate || s.name == stepProbe)
+			bad := r.Action == ActionUpdate && ctx.Err() == nil && begun && !ofDevice(err) && (s.name == stepActivate || s.name == stepProbe)
 			return in.revert(context.WithoutCancel(ctx), r, cause, bad)
 		}
 	}

@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -564,11 +566,14 @@ func TestNotItsFault(t *testing.T) {
 	}
 }
 
-type noEngine struct{ installer.Runtime }
+type failingDevice struct {
+	installer.Runtime
+	err error
+}
 
-func (m noEngine) Probe(ctx context.Context, r installer.Release) error {
+func (m failingDevice) Probe(ctx context.Context, r installer.Release) error {
 	if r.Version == "1.1.0" {
-		return &installer.DeviceError{Err: errors.New("reach container engine")}
+		return m.err
 	}
 	return m.Runtime.Probe(ctx, r)
 }
@@ -576,14 +581,24 @@ func (m noEngine) Probe(ctx context.Context, r installer.Release) error {
 // TestDeviceAtFault: a release that ran into a failing device may be tried again.
 func TestDeviceAtFault(t *testing.T) {
 	s := verifytest.NewSigner(t)
-	d := newDevice(nil)
-	d.boot().Update(context.Background(), s.Release(t, bundletest.Spec{Version: "1.0.0"}), 2)
-	d.mutant = func(j installer.Journal, r installer.Runtime) (installer.Journal, installer.Runtime) {
-		return j, noEngine{r}
-	}
-	res := d.boot().Update(context.Background(), s.Release(t, bundletest.Spec{Version: "1.1.0"}), 2)
-	if res.Outcome != installer.Reverted || len(d.journal.State.Bad) != 0 {
-		t.Errorf("%s, bad versions %v", res.Outcome, d.journal.State.Bad)
+	for _, tc := range []struct {
+		err error
+		bad int
+	}{
+		{&installer.DeviceError{Err: errors.New("reach container engine")}, 0},
+		{fmt.Errorf("link current: %w", &fs.PathError{Op: "symlinkat", Path: "current", Err: syscall.EIO}), 0},
+		{fmt.Errorf("write environment file: %w", syscall.ENOSPC), 0},
+		{fmt.Errorf("ask for its health: %w", syscall.ECONNREFUSED), 1}, // nothing listens: its own fault
+	} {
+		d := newDevice(nil)
+		d.boot().Update(context.Background(), s.Release(t, bundletest.Spec{Version: "1.0.0"}), 2)
+		d.mutant = func(j installer.Journal, r installer.Runtime) (installer.Journal, installer.Runtime) {
+			return j, failingDevice{r, tc.err}
+		}
+		res := d.boot().Update(context.Background(), s.Release(t, bundletest.Spec{Version: "1.1.0"}), 2)
+		if res.Outcome != installer.Reverted || len(d.journal.State.Bad) != tc.bad {
+			t.Errorf("%v: %s, bad versions %v", tc.err, res.Outcome, d.journal.State.Bad)
+		}
 	}
 }
 
