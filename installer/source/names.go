@@ -2,6 +2,7 @@ package source
 
 import (
 	"cmp"
+	"math"
 	"slices"
 	"strings"
 
@@ -110,7 +111,7 @@ func group(app string, files []found) []Release {
 			}
 			f.part.size = f.size
 			b.parts = append(b.parts, f.part)
-			if f.size < 0 || b.Size < 0 {
+			if f.size < 0 || b.Size < 0 || f.size > math.MaxInt64-b.Size {
 				b.Size = -1
 			} else {
 				b.Size += f.size

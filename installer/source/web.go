@@ -60,9 +60,9 @@ func (w *webDir) list(ctx context.Context) ([]Release, error) {
 	}
 	var files []found
 	for _, e := range readListing(body) {
-		// Only what lies in the directory itself.
+		// Only what lies in the directory itself, by the same scheme.
 		u, err := w.base.Parse(e.Name)
-		if err != nil || u.Host != w.base.Host || path.Dir(u.Path) != path.Dir(w.base.Path) {
+		if err != nil || u.Scheme != w.base.Scheme || u.User != nil || u.Host != w.base.Host || path.Dir(u.Path) != path.Dir(w.base.Path) {
 			continue
 		}
 		u.RawQuery, u.Fragment = "", ""
