@@ -25,7 +25,7 @@ import (
 // a check.
 type shop struct {
 	Device
-	t       *testing.T
+	t       testing.TB
 	dir     string
 	mode    Mode
 	records *record.Store
@@ -93,7 +93,7 @@ func (d *shop) commit(action installer.Action, id, version string) installer.Res
 	return installer.Result{Outcome: installer.Done, Record: rec}
 }
 
-func newShop(t *testing.T, mode Mode) *shop {
+func newShop(t testing.TB, mode Mode) *shop {
 	d := &shop{t: t, dir: t.TempDir(), mode: mode, bad: map[string]bool{}}
 	for _, name := range []string{"updates", "inbox"} {
 		if err := os.Mkdir(filepath.Join(d.dir, name), 0o755); err != nil {
