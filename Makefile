@@ -71,7 +71,10 @@ bench: ## pack, verify, thin and memory beside their peers; writes docs/benchmar
 fuzz: ## every fuzz target for three minutes (FUZZTIME=10m)
 	scripts/fuzz.sh $(or $(FUZZTIME),3m)
 
-.PHONY: race vuln
+.PHONY: fault race vuln
+fault: ## updates while system calls fail, everything is killed, disks are full (VALISE_FAULTS=40 VALISE_SEED=N)
+	scripts/fault.sh
+
 race: ## every test that needs no engine, with the race detector
 	CGO_ENABLED=1 $(GO) test -race -timeout 60m ./...
 
