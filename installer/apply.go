@@ -314,7 +314,10 @@ func (in *Installer) do(ctx context.Context, id string, s step) (begun bool, err
 	if err != nil {
 		return true, err
 	}
-	return true, in.Journal.StepDone(ctx, id, s.name, in.Now())
+	if err := in.Journal.StepDone(ctx, id, s.name, in.Now()); err != nil {
+		return true, &DeviceError{err}
+	}
+	return true, nil
 }
 
 // revert notes the cause and undoes the record as the journal knows it: the same

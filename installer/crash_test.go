@@ -578,6 +578,29 @@ func (m failingDevice) Probe(ctx context.Context, r installer.Release) error {
 	return m.Runtime.Probe(ctx, r)
 }
 
+type fullJournal struct{ installer.Journal }
+
+func (j fullJournal) StepDone(ctx context.Context, id, step string, at time.Time) error {
+	if step == "activate" {
+		return errors.New("database or disk is full (13)")
+	}
+	return j.Journal.StepDone(ctx, id, step, at)
+}
+
+// TestFullJournal: what cannot be written down is not the release's fault.
+func TestFullJournal(t *testing.T) {
+	s := verifytest.NewSigner(t)
+	d := newDevice(nil)
+	d.boot().Update(context.Background(), s.Release(t, bundletest.Spec{Version: "1.0.0"}), 2)
+	d.mutant = func(j installer.Journal, r installer.Runtime) (installer.Journal, installer.Runtime) {
+		return fullJournal{j}, r
+	}
+	res := d.boot().Update(context.Background(), s.Release(t, bundletest.Spec{Version: "1.1.0"}), 2)
+	if res.Outcome != installer.Reverted || len(d.journal.State.Bad) != 0 {
+		t.Errorf("%s, bad versions %v", res.Outcome, d.journal.State.Bad)
+	}
+}
+
 // TestDeviceAtFault: a release that ran into a failing device may be tried again.
 func TestDeviceAtFault(t *testing.T) {
 	s := verifytest.NewSigner(t)
