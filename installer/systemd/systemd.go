@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -118,11 +119,15 @@ func ReloadOrRestart(ctx context.Context, name string) error {
 func Log(ctx context.Context, name string, lines int) string {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, "journalctl", "--unit="+name, "--lines="+strconv.Itoa(lines), "--no-pager", "--output=cat", "--quiet").Output()
+	out, err := exec.CommandContext(ctx, "journalctl", "--unit="+name, "--lines="+strconv.Itoa(4*lines), "--no-pager", "--output=cat", "--quiet").Output()
 	if err != nil {
 		return "" // there need not be a journal
 	}
-	return strings.TrimSpace(string(out))
+	last := slices.DeleteFunc(strings.Split(strings.TrimSpace(string(out)), "\n"), func(l string) bool {
+		// In a container systemd says this of each start that failed, and the unit's own words get lost.
+		return strings.HasPrefix(l, name+": Failed to kill control group")
+	})
+	return strings.Join(last[max(0, len(last)-lines):], "\n")
 }
 
 func run(ctx context.Context, args ...string) error {
