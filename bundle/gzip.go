@@ -103,8 +103,8 @@ func (g gzipFraming) readFooter(file io.ReaderAt, size int64) (*footer, error) {
 }
 
 // fixedFooter reads a footer of which nothing is open but the offset, at at.
-func fixedFooter(file io.ReaderAt, size int64, make_ func(toc int64) []byte, at int) (*footer, error) {
-	n := int64(len(make_(0)))
+func fixedFooter(file io.ReaderAt, size int64, build func(toc int64) []byte, at int) (*footer, error) {
+	n := int64(len(build(0)))
 	if size < n {
 		return nil, errFooter
 	}
@@ -113,7 +113,7 @@ func fixedFooter(file io.ReaderAt, size int64, make_ func(toc int64) []byte, at 
 		return nil, fmt.Errorf("read bundle: %w", err)
 	}
 	f := &footer{start: size - n, toc: int64(binary.LittleEndian.Uint64(b[at:]))}
-	if !bytes.Equal(b, make_(f.toc)) {
+	if !bytes.Equal(b, build(f.toc)) {
 		return nil, errFooter
 	}
 	return f, nil

@@ -119,7 +119,7 @@ func (in *Installer) steps(r Record, rel *verify.Release, kept []Release, data D
 		prepare: func(ctx context.Context) (json.RawMessage, error) { return in.Runtime.Snapshot(ctx, change) },
 		do:      func(ctx context.Context) error { return in.Runtime.Activate(ctx, change) },
 		undo: func(ctx context.Context, snapshot json.RawMessage) error {
-			if err := in.Runtime.Restore(ctx, snapshot, r.From); err != nil {
+			if err := in.Runtime.Revert(ctx, snapshot, r.From); err != nil {
 				return err
 			}
 			if r.From == nil {
@@ -198,7 +198,7 @@ func (in *Installer) Update(ctx context.Context, rel *verify.Release, keep int) 
 
 // runs returns nil when release r is whole, runs and is healthy.
 func (in *Installer) runs(ctx context.Context, r Release) error {
-	if err := in.Runtime.Whole(ctx, r); err != nil {
+	if err := in.Runtime.Intact(ctx, r); err != nil {
 		return err
 	}
 	return in.Runtime.Probe(ctx, r)

@@ -400,17 +400,17 @@ type lateSnapshot struct {
 	journal installer.Journal
 }
 
-func (m lateSnapshot) Restore(ctx context.Context, _ json.RawMessage, from *installer.Release) error {
+func (m lateSnapshot) Revert(ctx context.Context, _ json.RawMessage, from *installer.Release) error {
 	now, err := m.Runtime.Snapshot(ctx, installer.Switch{}) // what is there now, not what was there
 	if err != nil {
 		return err
 	}
-	return m.Runtime.Restore(ctx, now, from)
+	return m.Runtime.Revert(ctx, now, from)
 }
 
 type noUndo struct{ installer.Runtime }
 
-func (m noUndo) Restore(context.Context, json.RawMessage, *installer.Release) error { return nil }
+func (m noUndo) Revert(context.Context, json.RawMessage, *installer.Release) error { return nil }
 
 type pruneAll struct{ installer.Runtime }
 

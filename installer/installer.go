@@ -203,19 +203,19 @@ type Runtime interface {
 	Backup(ctx context.Context, from Release, recordID string) error
 	// Resume lets go on what a Backup of from that was cut off had stopped.
 	Resume(ctx context.Context, from Release) error
-	// Snapshot returns what Restore needs to undo Activate of s.
+	// Snapshot returns what Revert needs to undo Activate of s.
 	Snapshot(ctx context.Context, s Switch) (json.RawMessage, error)
 	// Activate switches to a staged release: environment, current, services,
 	// and data when s says so.
 	Activate(ctx context.Context, s Switch) error
-	// Restore undoes Activate: everything is as the snapshot says and from
+	// Revert undoes Activate: everything is as the snapshot says and from
 	// runs again, or nothing runs when from is nil.
-	Restore(ctx context.Context, snapshot json.RawMessage, from *Release) error
+	Revert(ctx context.Context, snapshot json.RawMessage, from *Release) error
 	// Probe returns nil when rel runs and is healthy, or why it is not.
 	Probe(ctx context.Context, rel Release) error
-	// Whole returns nil when everything that rel, the current release, runs from
+	// Intact returns nil when everything that rel, the current release, runs from
 	// is on this device and is what was verified. The error says all that is wrong.
-	Whole(ctx context.Context, rel Release) error
+	Intact(ctx context.Context, rel Release) error
 	// Repair puts back what r, the current release, lacks, and starts it. fresh
 	// trusts nothing that the engine has of it: the app stands still meanwhile.
 	// Without rel there is only what is on this device.

@@ -60,7 +60,7 @@ func TestRepair(t *testing.T) {
 					t.Fatalf("%s: repeated: %+v", where, res)
 				}
 				st := d.journal.State
-				if err := errors.Join(d.world.Whole(context.Background(), *st.Current), d.world.Probe(context.Background(), *st.Current)); err != nil {
+				if err := errors.Join(d.world.Intact(context.Background(), *st.Current), d.world.Probe(context.Background(), *st.Current)); err != nil {
 					t.Errorf("%s: %v", where, err)
 				}
 				if st.Current.Version != "1.1.0" || st.Previous == nil || st.Previous.Version != "1.0.0" || len(st.Bad) > 0 {

@@ -30,7 +30,7 @@ type Policy struct {
 	// signers are checked against; PublicGood when it is nil.
 	TrustedRoot []byte
 	// Provenance is what a release must show besides its signature.
-	Provenance Provenance
+	Provenance ProvenancePolicy
 }
 
 // Signer is a bundle.Signer that a policy trusts.

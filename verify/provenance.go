@@ -11,7 +11,7 @@ import (
 	"github.com/valise-ota/valise/bundle/provenance"
 )
 
-// Provenance is what a policy wants to know of a release beyond who signed it.
+// ProvenancePolicy is what a policy wants to know of a release beyond who signed it.
 // An empty field wants nothing.
 //
 // Two things may say where a release comes from. The certificate of a keyless
@@ -19,7 +19,7 @@ import (
 // that signed. The bundle's provenance.json is what the signer says. Each that
 // says something about a field must say what the policy wants, and at least one
 // must.
-type Provenance struct {
+type ProvenancePolicy struct {
 	// Builder is the platform that built: for GitHub's own machines
 	// https://github.com/actions/runner/github-hosted.
 	Builder    string `json:"builder,omitempty" yaml:"builder,omitempty"`
@@ -31,7 +31,7 @@ type Provenance struct {
 }
 
 // Lines are what p wants, for people.
-func (p Provenance) Lines() []string {
+func (p ProvenancePolicy) Lines() []string {
 	var lines []string
 	for _, f := range []struct{ name, want string }{{"builder", p.Builder}, {"repository", p.Repository}, {"ref", p.Ref}, {"ref like", p.RefRegexp}, {"workflow", p.Workflow}} {
 		if f.want != "" {
@@ -49,7 +49,7 @@ func (p Provenance) Lines() []string {
 const githubRunner = "https://github.com/actions/runner/"
 
 // validate says what is wrong with what a policy wants.
-func (p Provenance) validate() error {
+func (p ProvenancePolicy) validate() error {
 	if p.Ref != "" && p.RefRegexp != "" {
 		return fmt.Errorf("provenance: ref and ref_regexp exclude each other")
 	}
@@ -59,13 +59,13 @@ func (p Provenance) validate() error {
 	return nil
 }
 
-func (p Provenance) check(rel *Release) error {
+func (p ProvenancePolicy) check(rel *Release) error {
 	if p.SBOM {
 		if err := checkSBOM(rel); err != nil {
 			return err
 		}
 	}
-	if p.SBOM = false; p == (Provenance{}) {
+	if p.SBOM = false; p == (ProvenancePolicy{}) {
 		return nil
 	}
 	said, err := statement(rel)

@@ -38,13 +38,13 @@ func TestProvenance(t *testing.T) {
 	bare := s.Bundle(t, m, c)
 	said := with(func(*provenance.Statement) {})
 	keyless := fixture(t, "shop-1.2.3.tar.gz")
-	byKey := func(p verify.Provenance) verify.Policy {
+	byKey := func(p verify.ProvenancePolicy) verify.Policy {
 		return verify.Policy{Signers: s.Policy().Signers, Provenance: p}
 	}
-	byIdentity := func(p verify.Provenance) verify.Policy {
+	byIdentity := func(p verify.ProvenancePolicy) verify.Policy {
 		return verify.Policy{Signers: []verify.Signer{releaseTag}, TrustedRoot: fixture(t, "trusted_root.json"), Provenance: p}
 	}
-	all := verify.Provenance{
+	all := verify.ProvenancePolicy{
 		Builder: provenance.GitHubHosted, Repository: "https://github.com/valise-test/app", RefRegexp: `refs/tags/v[0-9.]+`, Workflow: ".github/workflows/release.yml",
 	}
 	for _, tc := range []struct {
@@ -53,20 +53,20 @@ func TestProvenance(t *testing.T) {
 		b      []byte
 		check  string
 	}{
-		{"nothing wanted", byKey(verify.Provenance{}), bare, ""},
+		{"nothing wanted", byKey(verify.ProvenancePolicy{}), bare, ""},
 		{"the signer says it", byKey(all), said, ""},
 		{"the certificate says it", byIdentity(all), keyless, ""},
 		{"nobody says it", byKey(all), bare, verify.CheckProvenance},
-		{"nobody says who built", byKey(verify.Provenance{Builder: provenance.GitHubHosted}), bare, verify.CheckProvenance},
-		{"another builder", byKey(verify.Provenance{Builder: provenance.SelfHosted}), said, verify.CheckProvenance},
-		{"another builder, certified", byIdentity(verify.Provenance{Builder: provenance.SelfHosted}), keyless, verify.CheckProvenance},
-		{"another repository", byKey(verify.Provenance{Repository: "https://github.com/evil/app"}), said, verify.CheckProvenance},
-		{"another repository, certified", byIdentity(verify.Provenance{Repository: "https://github.com/evil/app"}), keyless, verify.CheckProvenance},
-		{"another ref", byKey(verify.Provenance{Ref: "refs/heads/main"}), said, verify.CheckProvenance},
-		{"another ref, certified", byIdentity(verify.Provenance{Ref: "refs/heads/main"}), keyless, verify.CheckProvenance},
-		{"a part of the ref", byIdentity(verify.Provenance{RefRegexp: "tags"}), keyless, verify.CheckProvenance},
-		{"another workflow", byKey(verify.Provenance{Workflow: ".github/workflows/test.yml"}), said, verify.CheckProvenance},
-		{"another workflow, certified", byIdentity(verify.Provenance{Workflow: ".github/workflows/test.yml"}), keyless, verify.CheckProvenance},
+		{"nobody says who built", byKey(verify.ProvenancePolicy{Builder: provenance.GitHubHosted}), bare, verify.CheckProvenance},
+		{"another builder", byKey(verify.ProvenancePolicy{Builder: provenance.SelfHosted}), said, verify.CheckProvenance},
+		{"another builder, certified", byIdentity(verify.ProvenancePolicy{Builder: provenance.SelfHosted}), keyless, verify.CheckProvenance},
+		{"another repository", byKey(verify.ProvenancePolicy{Repository: "https://github.com/evil/app"}), said, verify.CheckProvenance},
+		{"another repository, certified", byIdentity(verify.ProvenancePolicy{Repository: "https://github.com/evil/app"}), keyless, verify.CheckProvenance},
+		{"another ref", byKey(verify.ProvenancePolicy{Ref: "refs/heads/main"}), said, verify.CheckProvenance},
+		{"another ref, certified", byIdentity(verify.ProvenancePolicy{Ref: "refs/heads/main"}), keyless, verify.CheckProvenance},
+		{"a part of the ref", byIdentity(verify.ProvenancePolicy{RefRegexp: "tags"}), keyless, verify.CheckProvenance},
+		{"another workflow", byKey(verify.ProvenancePolicy{Workflow: ".github/workflows/test.yml"}), said, verify.CheckProvenance},
+		{"another workflow, certified", byIdentity(verify.ProvenancePolicy{Workflow: ".github/workflows/test.yml"}), keyless, verify.CheckProvenance},
 		{"provenance of another release", byKey(all), with(func(p *provenance.Statement) {
 			p.Predicate.BuildDefinition.ExternalParameters.Version = "1.0.0"
 		}), verify.CheckProvenance},
@@ -74,12 +74,12 @@ func TestProvenance(t *testing.T) {
 			m, c := plain(map[string]string{provenance.Name: "{}"})
 			return s.Bundle(t, m, c)
 		}(), verify.CheckProvenance},
-		{"inventory", byKey(verify.Provenance{SBOM: true}), said, ""},
-		{"inventory of another image", byKey(verify.Provenance{SBOM: true}), func() []byte {
+		{"inventory", byKey(verify.ProvenancePolicy{SBOM: true}), said, ""},
+		{"inventory of another image", byKey(verify.ProvenancePolicy{SBOM: true}), func() []byte {
 			m, c := plain(map[string]string{"sbom/web-linux-amd64.cdx.json": "{}"})
 			return s.Bundle(t, m, c)
 		}(), verify.CheckSBOM},
-		{"no inventory", byKey(verify.Provenance{SBOM: true}), bare, verify.CheckSBOM},
+		{"no inventory", byKey(verify.ProvenancePolicy{SBOM: true}), bare, verify.CheckSBOM},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			_, err := check(t, tc.policy, tc.b, verify.Want{})
@@ -89,7 +89,7 @@ func TestProvenance(t *testing.T) {
 			}
 		})
 	}
-	for name, p := range map[string]verify.Provenance{"two refs": {Ref: "x", RefRegexp: "x"}, "broken expression": {RefRegexp: "("}, "escaping the group": {RefRegexp: ")|(.*"}} {
+	for name, p := range map[string]verify.ProvenancePolicy{"two refs": {Ref: "x", RefRegexp: "x"}, "broken expression": {RefRegexp: "("}, "escaping the group": {RefRegexp: ")|(.*"}} {
 		if _, err := verify.New(byKey(p)); err == nil {
 			t.Errorf("policy with %s: accepted", name)
 		}

@@ -20,8 +20,8 @@ type Release struct {
 // Valid reports whether r came from a Verifier.
 func (r *Release) Valid() bool { return r != nil && r.reader != nil }
 
-// Meets checks expectations that were not known when r was verified.
-func (r *Release) Meets(want Want) error { return meets(r.Manifest(), r.digest, r.by.signer, want) }
+// Check checks expectations that were not known when r was verified.
+func (r *Release) Check(want Want) error { return compare(r.Manifest(), r.digest, r.by.signer, want) }
 
 // Manifest returns the signed manifest. The caller does not change it.
 func (r *Release) Manifest() *bundle.Manifest { return r.reader.Manifest() }

@@ -121,7 +121,7 @@ func (v *Verifier) Release(ctx context.Context, r *bundle.Reader, want Want, pro
 	if err := r.Check(ctx, progress); err != nil {
 		return nil, err
 	}
-	return v.judge(rel)
+	return v.checkFiles(rel)
 }
 
 // Remote is Release for a file of which only parts will be read, because the rest
@@ -138,11 +138,11 @@ func (v *Verifier) Remote(r *bundle.Reader, want Want) (*Release, error) {
 	if err := r.Locate(); err != nil {
 		return nil, err
 	}
-	return v.judge(rel)
+	return v.checkFiles(rel)
 }
 
-// judge checks what stands in files of a release whose manifest is trusted.
-func (v *Verifier) judge(rel *Release) (_ *Release, err error) {
+// checkFiles checks what stands in files of a release whose manifest is trusted.
+func (v *Verifier) checkFiles(rel *Release) (_ *Release, err error) {
 	if err := v.policy.Provenance.check(rel); err != nil {
 		return nil, err
 	}
@@ -172,15 +172,15 @@ func (v *Verifier) trusted(r *bundle.Reader, want Want) (*Release, error) {
 		return nil, err
 	}
 	rel := &Release{reader: r, digest: bundle.DigestOf(r.ManifestBytes()), by: by}
-	if err := rel.Meets(want); err != nil {
+	if err := rel.Check(want); err != nil {
 		return nil, err
 	}
 	return rel, nil
 }
 
-// meets compares a release, which a trusted signer made, with what is expected of
+// compare compares a release, which a trusted signer made, with what is expected of
 // it.
-func meets(m *bundle.Manifest, digest bundle.Digest, by Signer, want Want) error {
+func compare(m *bundle.Manifest, digest bundle.Digest, by Signer, want Want) error {
 	if want.App != "" && m.App != want.App {
 		return refuse(CheckApp, nil, "it is a release of %q, signed by %s, and a release of %q is wanted: the file is of another app; get one of %q from its maker", m.App, by, want.App, want.App)
 	}

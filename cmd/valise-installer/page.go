@@ -67,7 +67,7 @@ func (p *program) servePage(ctx context.Context) error {
 	if dir := p.Getenv("STATE_DIRECTORY"); dir != "" { // systemd's, see the unit
 		sessions = filepath.Join(dir, "sessions.json")
 	}
-	s, err := ota.New(ota.Server{Config: config, Engine: p.SocketPath(), Users: p.usersPath(), Sessions: sessions, Log: log, Now: p.Now})
+	s, err := ota.New(ota.Server{Config: config, Socket: p.SocketPath(), Users: p.usersPath(), Sessions: sessions, Log: log, Now: p.Now})
 	if err != nil {
 		return err
 	}

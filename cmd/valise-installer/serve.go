@@ -31,7 +31,7 @@ func serveCommand(p *program) *cobra.Command {
 		Short: "Apply what comes into drop folders, and serve the local update API",
 		Long: "serve looks after all installed apps. A bundle that is copied to /opt/APP/updates is applied as\n" +
 			"soon as it is complete and ends in applied/ or, with the reason, in failed/. Other programs ask on\n" +
-			"the socket /run/valise/engine.sock, which root and the group \"valise\" may use. It needs root; the\n" +
+			"the socket /run/valise/daemon.sock, which root and the group \"valise\" may use. It needs root; the\n" +
 			"web page is another process, without: see \"valise-installer page\".\n\n" +
 			"/etc/valise/APP.yaml says more:\n\n" +
 			"  updates:\n" +

@@ -18,7 +18,7 @@ func awaits(ts *testscript.TestScript, neg bool, args []string) {
 	device := ts.Getenv("DEVICE")
 	arrived := func() bool {
 		if args[0] == "socket" {
-			c, err := net.Dial("unix", filepath.Join(device, "run/valise/engine.sock"))
+			c, err := net.Dial("unix", filepath.Join(device, "run/valise/daemon.sock"))
 			if err == nil {
 				c.Close()
 			}

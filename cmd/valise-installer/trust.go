@@ -101,13 +101,13 @@ func (p *program) reportTrust(app string, policy verify.Policy) error {
 		return fmt.Errorf("read trusted root of %s: %w", app, err)
 	}
 	result := struct {
-		App         string            `json:"app"`
-		File        string            `json:"file"`
-		Signers     []verify.Signer   `json:"signers"`
-		TrustedRoot string            `json:"trusted_root"` // digest
-		BuiltIn     bool              `json:"built_in"`     // it is the public instance's, which came with this program
-		Changed     string            `json:"changed"`      // when the root was last changed
-		Provenance  verify.Provenance `json:"provenance,omitzero"`
+		App         string                  `json:"app"`
+		File        string                  `json:"file"`
+		Signers     []verify.Signer         `json:"signers"`
+		TrustedRoot string                  `json:"trusted_root"` // digest
+		BuiltIn     bool                    `json:"built_in"`     // it is the public instance's, which came with this program
+		Changed     string                  `json:"changed"`      // when the root was last changed
+		Provenance  verify.ProvenancePolicy `json:"provenance,omitzero"`
 	}{app, p.ConfigPath(app), policy.Signers, string(bundle.DigestOf(raw)), policy.TrustedRoot == nil, device.Stamp(date), policy.Provenance}
 	return p.Result(result, func(w io.Writer) {
 		fmt.Fprintf(w, "%-13s %s\n", "app", app)

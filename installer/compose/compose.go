@@ -63,8 +63,8 @@ type App struct {
 	Now      func() time.Time
 	Report   func(installer.Event)   // may be nil
 	Show     func(key, value string) // told of a generated secret that is shown once; may be nil
-	// Hurry has Inspect not ask docker compose what becomes of services.
-	Hurry bool
+	// SkipServices has Inspect not ask docker compose what becomes of services.
+	SkipServices bool
 	// Retained opens a bundle of release r that is still on this device, located
 	// but not verified, or returns nil; may be nil itself.
 	Retained func(r installer.Release) (*Retained, error)
@@ -103,7 +103,7 @@ func (a *App) Probe(ctx context.Context, r installer.Release) error {
 		return out, err
 	}})
 	if err != nil {
-		return a.blame(ctx, err)
+		return a.classify(ctx, err)
 	}
 	return a.hook(ctx, m, r, "post-probe")
 }

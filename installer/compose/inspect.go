@@ -34,7 +34,7 @@ func (a *App) Inspect(ctx context.Context, rel *verify.Release, st installer.Sta
 	}
 	m := rel.Manifest()
 	f := installer.Facts{Platform: info.Platform, Engine: info.Version}
-	a.Releases.Know(rel.Digest(), m)
+	a.Releases.Remember(rel.Digest(), m)
 	if st.Current != nil {
 		old, err := a.manifest(*st.Current)
 		if err != nil {
@@ -42,7 +42,7 @@ func (a *App) Inspect(ctx context.Context, rel *verify.Release, st installer.Sta
 		}
 		f.RunsSince = old.CreatedAt
 		if st.Current.Manifest == rel.Digest() {
-			f.Damage = a.Whole(ctx, *st.Current)
+			f.Damage = a.Intact(ctx, *st.Current)
 		} else {
 			for _, err := range a.edited(old) {
 				f.Edited = append(f.Edited, err.Error())
@@ -87,7 +87,7 @@ func (a *App) Inspect(ctx context.Context, rel *verify.Release, st installer.Sta
 	if err := a.inspectDisk(ctx, &f, m, st); err != nil {
 		return f, err
 	}
-	if a.Command != nil && !a.Hurry && len(f.EnvMissing) == 0 && len(f.LocalMissing) == 0 {
+	if a.Command != nil && !a.SkipServices && len(f.EnvMissing) == 0 && len(f.LocalMissing) == 0 {
 		// Without docker compose, or when it cannot read the files, no change
 		// of services is known: staging says what is wrong with them.
 		if err := a.inspectServices(ctx, &f, rel, m, text, env, images, info.Store, st.Current == nil); err != nil {

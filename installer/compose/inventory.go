@@ -10,8 +10,8 @@ import (
 	"github.com/valise-ota/valise/installer/docker"
 )
 
-// Have adds the layers that the engine has of kept releases to an inventory.
-func (a *App) Have(ctx context.Context, kept []installer.Release, v *bundle.Inventory) error {
+// Inventory adds the layers that the engine has of kept releases to an inventory.
+func (a *App) Inventory(ctx context.Context, kept []installer.Release, v *bundle.Inventory) error {
 	images, err := a.known(kept, v.Platform)
 	if err != nil {
 		return err

@@ -26,7 +26,7 @@ type Retained struct {
 // and not be, as after a load that was cut off.
 func (a *App) Repair(ctx context.Context, rel *verify.Release, r installer.Release, kept []installer.Release, fresh bool) error {
 	if rel != nil {
-		a.Releases.Know(rel.Digest(), rel.Manifest())
+		a.Releases.Remember(rel.Digest(), rel.Manifest())
 	}
 	m, err := a.manifest(r)
 	if err != nil {
@@ -54,7 +54,7 @@ func (a *App) Repair(ctx context.Context, rel *verify.Release, r installer.Relea
 	if err := a.link(m, r); err != nil {
 		return err
 	}
-	return a.blame(ctx, a.up(ctx, m, r))
+	return a.classify(ctx, a.up(ctx, m, r))
 }
 
 // dropImages removes the app's containers and the images of its release, unless

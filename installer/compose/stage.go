@@ -25,7 +25,7 @@ import (
 // was found in the engine as the manifest says.
 func (a *App) Stage(ctx context.Context, rel *verify.Release, to installer.Release, kept []installer.Release) error {
 	m := rel.Manifest()
-	a.Releases.Know(rel.Digest(), m)
+	a.Releases.Remember(rel.Digest(), m)
 	if err := a.Releases.Clean(); err != nil {
 		return err
 	}

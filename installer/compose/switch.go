@@ -23,7 +23,7 @@ import (
 	"github.com/valise-ota/valise/installer/release"
 )
 
-// snapshot is what Restore goes back to.
+// snapshot is what Revert goes back to.
 type snapshot struct {
 	Env     []byte            `json:"env"`     // the environment file, nil when there was none
 	Secrets []string          `json:"secrets"` // keys that the release generates
@@ -86,11 +86,11 @@ func (a *App) dataOnUndo(m *bundle.Manifest, sw installer.Switch) (string, error
 // services, with the release's hooks around it; on a rollback with those of the
 // release that is left.
 func (a *App) Activate(ctx context.Context, sw installer.Switch) error {
-	return a.blame(ctx, a.activate(ctx, sw))
+	return a.classify(ctx, a.activate(ctx, sw))
 }
 
-// blame says whose fault err is: without an engine nothing runs.
-func (a *App) blame(ctx context.Context, err error) error {
+// classify says whose fault err is: without an engine nothing runs.
+func (a *App) classify(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -263,11 +263,11 @@ func (a *App) unlinkCompose(name string) error {
 	return release.RemoveAll(root, name)
 }
 
-// Restore brings back the environment file, the current link and what ran. Keys
+// Revert brings back the environment file, the current link and what ran. Keys
 // that Activate generated stay in the file: a volume may hold data that needs
 // them. What is as it was is not written again, so that a full disk, which may
 // be why Activate failed, does not stop the way back.
-func (a *App) Restore(ctx context.Context, raw json.RawMessage, from *installer.Release) error {
+func (a *App) Revert(ctx context.Context, raw json.RawMessage, from *installer.Release) error {
 	var s snapshot
 	if err := json.Unmarshal(raw, &s); err != nil || s.Project == "" {
 		return fmt.Errorf("restore: damaged snapshot: %v", err)

@@ -26,7 +26,7 @@ type Adoption struct {
 
 // FindAdoption says what of the app in dir, /opt/APP, can be taken over, and whose
 // releases would be accepted then.
-func (p *Machine) FindAdoption(ctx context.Context, dir string, o tree.AdoptOptions, trust Trust) (*Adoption, error) {
+func (m *Machine) FindAdoption(ctx context.Context, dir string, o tree.AdoptOptions, trust Trust) (*Adoption, error) {
 	app := filepath.Base(dir)
 	if filepath.Dir(dir) != "/opt" || !bundle.ValidApp(app) {
 		return nil, usagef("%s: want /opt/APP, the directory that units and releases name", dir)
@@ -36,52 +36,52 @@ func (p *Machine) FindAdoption(ctx context.Context, dir string, o tree.AdoptOpti
 		return nil, err
 	}
 	defer store.Close()
-	found, err := p.treeApp(app, store, nil).Find(ctx, o)
+	found, err := m.treeApp(app, store, nil).Find(ctx, o)
 	if err != nil {
 		return nil, err
 	}
-	policy, err := p.adoptedPolicy(ctx, app, found, trust)
+	policy, err := m.adoptedPolicy(ctx, app, found, trust)
 	return &Adoption{Adoption: found, Signers: policy.Signers, policy: policy}, err
 }
 
 // Adopt takes over what was found. It may be repeated.
-func (p *Machine) Adopt(ctx context.Context, found *Adoption) error {
-	d, err := p.openDevice(ctx, found.App, bundle.KindTree, "adopt")
+func (m *Machine) Adopt(ctx context.Context, found *Adoption) error {
+	a, err := m.lockApp(ctx, found.App, bundle.KindTree, "adopt")
 	if err != nil {
 		return err
 	}
-	defer d.close()
-	if err := p.enterFound(ctx, d, found.Adoption, found.policy); err != nil {
+	defer a.close()
+	if err := m.enterFound(ctx, a, found.Adoption, found.policy); err != nil {
 		return err
 	}
 	found.Adopted = true
-	if err := p.installCommands(ctx, found.App); err != nil {
-		p.Note("%v; it stays what it was until you remove it and link it to valise-installer", err)
+	if err := m.installCommands(ctx, found.App); err != nil {
+		m.Note("%v; it stays what it was until you remove it and link it to valise-installer", err)
 	}
 	return nil
 }
 
 // enterFound enters what was found into the records, the current release last.
 // What is there already is not entered again, so it may be repeated.
-func (p *Machine) enterFound(ctx context.Context, d *device, found *tree.Adoption, policy verify.Policy) error {
-	if err := p.recoverFirst(ctx, d); err != nil {
+func (m *Machine) enterFound(ctx context.Context, a *lockedApp, found *tree.Adoption, policy verify.Policy) error {
+	if err := m.recoverFirst(ctx, a); err != nil {
 		return err
 	}
-	st, err := d.journal.Load(ctx)
+	st, err := a.journal.Load(ctx)
 	if err != nil {
 		return err
 	}
 	if c := st.Current; c != nil && c.Signer != tree.Adopted {
 		return fmt.Errorf("adopt %s: %s was installed by this program already", found.App, c.Version)
 	}
-	releases, err := d.tree.Adopt(ctx, found)
+	releases, err := a.tree.Adopt(ctx, found)
 	if err != nil {
 		return err
 	}
-	if err := p.writePolicy(found.App, policy, source.Config{}); err != nil {
+	if err := m.writePolicy(found.App, policy, source.Config{}); err != nil {
 		return err
 	}
-	if err := p.installRecovery(ctx, found.App, []string{found.Unit}, nil); err != nil {
+	if err := m.installRecovery(ctx, found.App, []string{found.Unit}, nil); err != nil {
 		return err
 	}
 	for i, r := range releases {
@@ -96,14 +96,14 @@ func (p *Machine) enterFound(ctx context.Context, d *device, found *tree.Adoptio
 		if st.Current == nil {
 			action = installer.ActionInstall
 		}
-		rec := installer.Record{ID: p.NewID(), Action: action, From: st.Current, To: r, Status: installer.Applying, By: "adopt", Created: p.Now(), Started: p.Now()}
-		if err := d.journal.Begin(ctx, rec); err != nil {
+		rec := installer.Record{ID: m.NewID(), Action: action, From: st.Current, To: r, Status: installer.Applying, By: "adopt", Created: m.Now(), Started: m.Now()}
+		if err := a.journal.Begin(ctx, rec); err != nil {
 			return err
 		}
-		if err := d.journal.Commit(ctx, rec.ID, p.Now()); err != nil {
+		if err := a.journal.Commit(ctx, rec.ID, m.Now()); err != nil {
 			return err
 		}
-		if st, err = d.journal.Load(ctx); err != nil {
+		if st, err = a.journal.Load(ctx); err != nil {
 			return err
 		}
 	}
@@ -112,8 +112,8 @@ func (p *Machine) enterFound(ctx context.Context, d *device, found *tree.Adoptio
 
 // adoptedPolicy is whom the device trusts: as it says already, as the operator
 // says, or as the environment file says.
-func (p *Machine) adoptedPolicy(ctx context.Context, app string, found *tree.Adoption, trust Trust) (verify.Policy, error) {
-	if have, err := p.Policy(ctx, app); !errors.Is(err, fs.ErrNotExist) {
+func (m *Machine) adoptedPolicy(ctx context.Context, app string, found *tree.Adoption, trust Trust) (verify.Policy, error) {
+	if have, err := m.Policy(ctx, app); !errors.Is(err, fs.ErrNotExist) {
 		return have, err
 	}
 	policy, err := trust.policy(func() (string, error) {

@@ -15,12 +15,12 @@ import (
 // installRecovery puts this program where it stays, and the unit that recovers
 // an app at boot, before some units start and after others. It is there before
 // the first step of a transaction.
-func (p *Machine) installRecovery(ctx context.Context, app string, before, after []string) error {
-	if err := p.installSelf(ctx, app); err != nil {
+func (m *Machine) installRecovery(ctx context.Context, app string, before, after []string) error {
+	if err := m.installSelf(ctx, app); err != nil {
 		return err
 	}
 	name := systemd.RecoveryName(app)
-	text := systemd.RecoveryUnit(app, filepath.Join(p.binDir(), programName), before, after)
+	text := systemd.RecoveryUnit(app, filepath.Join(m.binDir(), programName), before, after)
 	file := filepath.Join(systemd.UnitDir, name)
 	have, err := os.ReadFile(file)
 	if err == nil && bytes.Equal(have, text) {
@@ -35,7 +35,7 @@ func (p *Machine) installRecovery(ctx context.Context, app string, before, after
 	}
 	defer dir.Close()
 	if err == nil && !bytes.Equal(withoutBefore(have), withoutBefore(text)) {
-		if err := p.keepEdit(dir, file, have); err != nil {
+		if err := m.keepEdit(dir, file, have); err != nil {
 			return err
 		}
 	}

@@ -28,8 +28,8 @@ type Config struct {
 		Signers []verify.Signer `yaml:"signers"`
 		// TrustedRoot is a Sigstore trusted_root.json beside this file; empty
 		// for the public instance's, which is built in.
-		TrustedRoot string            `yaml:"trusted_root,omitempty"`
-		Provenance  verify.Provenance `yaml:"provenance,omitempty"`
+		TrustedRoot string                  `yaml:"trusted_root,omitempty"`
+		Provenance  verify.ProvenancePolicy `yaml:"provenance,omitempty"`
 	} `yaml:"trust"`
 	// Source is where releases come from, when they are not brought.
 	Source source.Config `yaml:"source,omitempty"`
@@ -47,19 +47,19 @@ func YAMLError(err error) string {
 
 const configHead = "# Whose releases of %s this device accepts. It belongs to this device: \"valise-installer trust\"\n# changes it, and so does a release that a signer named here signed, when it names the signers after it.\n"
 
-func (p *Machine) ConfigPath(app string) string {
-	return filepath.Join(p.Root, "etc/valise", app+".yaml")
+func (m *Machine) ConfigPath(app string) string {
+	return filepath.Join(m.Root, "etc/valise", app+".yaml")
 }
 
 // ReadConfig reads the device's configuration of an app. The error is
 // fs.ErrNotExist when there is none.
-func (p *Machine) ReadConfig(app string) (c Config, err error) {
-	b, err := os.ReadFile(p.ConfigPath(app))
+func (m *Machine) ReadConfig(app string) (c Config, err error) {
+	b, err := os.ReadFile(m.ConfigPath(app))
 	if err != nil {
 		return c, fmt.Errorf("read trust policy: %w", err)
 	}
 	if err := yaml.Load(b, &c, yaml.WithKnownFields(), yaml.WithUniqueKeys()); err != nil {
-		return c, fmt.Errorf("read trust policy %s: %s", p.ConfigPath(app), YAMLError(err))
+		return c, fmt.Errorf("read trust policy %s: %s", m.ConfigPath(app), YAMLError(err))
 	}
 	return c, nil
 }
@@ -67,28 +67,28 @@ func (p *Machine) ReadConfig(app string) (c Config, err error) {
 // Policy returns the trust policy of an app: that of its file, and what a
 // committed release changed about it and a power cut kept from the file. The
 // error is fs.ErrNotExist when there is none.
-func (p *Machine) Policy(ctx context.Context, app string) (verify.Policy, error) {
-	policy, err := p.policyFile(app)
-	if err != nil || !p.hasRecords(app) {
+func (m *Machine) Policy(ctx context.Context, app string) (verify.Policy, error) {
+	policy, err := m.policyFile(app)
+	if err != nil || !m.hasRecords(app) {
 		return policy, err
 	}
-	j, st, err := p.ReadState(ctx, app)
+	j, st, err := m.ReadState(ctx, app)
 	if err != nil {
 		return policy, err
 	}
 	return policy.After(st.Rotation), j.Close()
 }
 
-func (p *Machine) policyFile(app string) (verify.Policy, error) {
-	c, err := p.ReadConfig(app)
+func (m *Machine) policyFile(app string) (verify.Policy, error) {
+	c, err := m.ReadConfig(app)
 	if err != nil {
 		return verify.Policy{}, err
 	}
 	policy := verify.Policy{Signers: c.Trust.Signers, Provenance: c.Trust.Provenance}
 	if c.Trust.TrustedRoot != "" {
 		var err error
-		if policy.TrustedRoot, err = os.ReadFile(filepath.Join(filepath.Dir(p.ConfigPath(app)), filepath.Base(c.Trust.TrustedRoot))); err != nil {
-			return policy, fmt.Errorf("read trusted root that %s names: %w", p.ConfigPath(app), err)
+		if policy.TrustedRoot, err = os.ReadFile(filepath.Join(filepath.Dir(m.ConfigPath(app)), filepath.Base(c.Trust.TrustedRoot))); err != nil {
+			return policy, fmt.Errorf("read trusted root that %s names: %w", m.ConfigPath(app), err)
 		}
 	}
 	return policy, nil
@@ -98,14 +98,14 @@ func (p *Machine) policyFile(app string) (verify.Policy, error) {
 // the root has its digest in its name and is there before the file names it. What
 // else stands in the file stays, comments too. from is where releases come from,
 // when that is to be remembered as well.
-func (p *Machine) writePolicy(app string, policy verify.Policy, from source.Config) error {
-	raw, err := os.ReadFile(p.ConfigPath(app))
+func (m *Machine) writePolicy(app string, policy verify.Policy, from source.Config) error {
+	raw, err := os.ReadFile(m.ConfigPath(app))
 	if errors.Is(err, fs.ErrNotExist) {
 		raw = fmt.Appendf(nil, configHead+"trust: {}\n", app)
 	} else if err != nil {
 		return err
 	}
-	dir, err := release.OpenDir(filepath.Dir(p.ConfigPath(app)), 0o755)
+	dir, err := release.OpenDir(filepath.Dir(m.ConfigPath(app)), 0o755)
 	if err != nil {
 		return err
 	}
@@ -119,7 +119,7 @@ func (p *Machine) writePolicy(app string, policy verify.Policy, from source.Conf
 	}
 	text, err := editConfig(raw, policy.Signers, root, from)
 	if err != nil {
-		return fmt.Errorf("write trust policy %s: %w", p.ConfigPath(app), err)
+		return fmt.Errorf("write trust policy %s: %w", m.ConfigPath(app), err)
 	}
 	if err := release.WriteFile(dir, app+".yaml", text, 0o644); err != nil {
 		return err
@@ -140,8 +140,8 @@ func removeRoots(dir *os.Root, app, but string) error {
 }
 
 // removePolicy removes what the device knows of an app, its trust above all.
-func (p *Machine) removePolicy(app string) error {
-	dir, err := release.OpenDir(filepath.Dir(p.ConfigPath(app)), 0o755)
+func (m *Machine) removePolicy(app string) error {
+	dir, err := release.OpenDir(filepath.Dir(m.ConfigPath(app)), 0o755)
 	if err != nil {
 		return err
 	}
@@ -189,12 +189,12 @@ func editConfig(text []byte, signers []verify.Signer, root string, from source.C
 		return nil, err
 	}
 	if got := (verify.Policy{Signers: again.Trust.Signers}); !got.Same(verify.Policy{Signers: signers}) || again.Trust.TrustedRoot != root {
-		return nil, errUnlike
+		return nil, errRoundTrip
 	}
 	return out, nil
 }
 
-var errUnlike = errors.New("it would not read back as it was meant")
+var errRoundTrip = errors.New("it would not read back as it was meant")
 
 // editYAML returns the text of a config file after edit, comments and all, and
 // what it says now. The caller looks whether that is what was meant.
@@ -220,7 +220,7 @@ func editYAML(text []byte, edit func(top *yaml.Node) error) (_ []byte, now Confi
 	return out.Bytes(), now, err
 }
 
-func text1(s string) *yaml.Node {
+func textNode(s string) *yaml.Node {
 	n := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: s}
 	if strings.Contains(s, "\n") {
 		n.Style = yaml.LiteralStyle
@@ -251,7 +251,7 @@ func setMember(m *yaml.Node, key string, value *yaml.Node) {
 		return
 	}
 	if value != nil {
-		m.Content = append(m.Content, text1(key), value)
+		m.Content = append(m.Content, textNode(key), value)
 	}
 }
 
@@ -260,6 +260,6 @@ func setText(m *yaml.Node, key, value string) {
 	if value == "" {
 		setMember(m, key, nil)
 	} else {
-		setMember(m, key, text1(value))
+		setMember(m, key, textNode(value))
 	}
 }

@@ -17,22 +17,22 @@ import (
 const keepReleases = 100
 
 // rollbackData decides which data a rollback brings back and says what is lost.
-func (p *Machine) rollbackData(ctx context.Context, d *device, restore, keep bool) (installer.Data, error) {
-	if d.app == nil {
+func (m *Machine) rollbackData(ctx context.Context, a *lockedApp, restore, keep bool) (installer.Data, error) {
+	if a.compose == nil {
 		return installer.Data{}, nil // a tree has no data of its own
 	}
-	st, err := d.journal.Load(ctx)
+	st, err := a.journal.Load(ctx)
 	if err != nil || st.Current == nil || st.Previous == nil || keep {
 		return installer.Data{}, err
 	}
-	policy, err := d.app.RestorePolicy(*st.Current)
+	policy, err := a.compose.RestorePolicy(*st.Current)
 	if err != nil {
 		return installer.Data{}, err
 	}
 	if policy == bundle.RestoreNever && !restore {
 		return installer.Data{}, nil
 	}
-	set, err := d.savedBefore(ctx, *st.Current)
+	set, err := a.savedBefore(ctx, *st.Current)
 	if err != nil {
 		return installer.Data{}, err
 	}
@@ -40,19 +40,19 @@ func (p *Machine) rollbackData(ctx context.Context, d *device, restore, keep boo
 	case set == nil:
 		return installer.Data{}, advise(fmt.Errorf("the data saved before %s came are not here any more", st.Current.Version), DataGone)
 	case policy == bundle.RestoreAsk && !restore:
-		return installer.Data{}, advise(usagef("%s leaves it to you whether the data saved before it come back: they are of %s, and what was written since would be replaced", st.Current.Version, p.since(set.Created)), ChooseData)
+		return installer.Data{}, advise(usagef("%s leaves it to you whether the data saved before it come back: they are of %s, and what was written since would be replaced", st.Current.Version, m.since(set.Created)), ChooseData)
 	}
-	p.noteReplaced(*set)
+	m.noteReplaced(*set)
 	return installer.Data{Record: set.Record}, nil
 }
 
 // savedBefore is what was saved when release r came, or nil.
-func (d *device) savedBefore(ctx context.Context, r installer.Release) (*backup.Set, error) {
-	records, err := d.journal.History(ctx, -1, 0)
+func (a *lockedApp) savedBefore(ctx context.Context, r installer.Release) (*backup.Set, error) {
+	records, err := a.journal.History(ctx, -1, 0)
 	if err != nil {
 		return nil, err
 	}
-	sets, err := d.app.Backups()
+	sets, err := a.compose.Backups()
 	if err != nil {
 		return nil, err
 	}
@@ -80,13 +80,13 @@ const (
 // UntilBooted tries again what fails while everything else on the machine starts
 // too: an engine that is not there yet, a database that replays its log for
 // longer than those that wait for it allow. Nobody else would do it.
-func (p *Machine) UntilBooted(ctx context.Context, pause time.Duration, recover func() error) error {
+func (m *Machine) UntilBooted(ctx context.Context, pause time.Duration, recover func() error) error {
 	for try := 1; ; try++ {
 		err := recover()
 		if err == nil || try == bootTries || ctx.Err() != nil {
 			return err
 		}
-		p.Note("%v; this was try %d of %d", err, try, bootTries)
+		m.Note("%v; this was try %d of %d", err, try, bootTries)
 		select {
 		case <-ctx.Done():
 		case <-time.After(pause):
@@ -94,22 +94,22 @@ func (p *Machine) UntilBooted(ctx context.Context, pause time.Duration, recover 
 	}
 }
 
-// onDevice opens the installed app for a command that takes no bundle.
-func (p *Machine) onDevice(ctx context.Context, what string, do func(context.Context, *device) error) error {
-	app, err := p.TheApp()
+// onApp opens the installed app for a command that takes no bundle.
+func (m *Machine) onApp(ctx context.Context, what string, do func(context.Context, *lockedApp) error) error {
+	app, err := m.TheApp()
 	if err != nil {
 		return err
 	}
-	kind, err := p.kindOf(ctx, app)
+	kind, err := m.kindOf(ctx, app)
 	if err != nil {
 		return err
 	}
-	d, err := p.openDevice(ctx, app, kind, what)
+	a, err := m.lockApp(ctx, app, kind, what)
 	if err != nil {
 		return advise(err, SeeStatus)
 	}
-	defer d.close()
-	return do(ctx, d)
+	defer a.close()
+	return do(ctx, a)
 }
 
 // Restored is what came of Restore.
@@ -121,34 +121,34 @@ type Restored struct {
 
 // Restore brings back the backup with an ID, or the newest when it is empty. Data
 // as they are now are saved first, unless discard says otherwise.
-func (p *Machine) Restore(ctx context.Context, id string, discard bool) (done Restored, err error) {
-	err = p.onDevice(ctx, "restore", func(ctx context.Context, d *device) error {
-		if d.app == nil {
+func (m *Machine) Restore(ctx context.Context, id string, discard bool) (done Restored, err error) {
+	err = m.onApp(ctx, "restore", func(ctx context.Context, a *lockedApp) error {
+		if a.compose == nil {
 			return errNoData
 		}
-		set, err := d.findBackup(id)
+		set, err := a.findBackup(id)
 		if err != nil {
 			return err
 		}
-		done, err = p.restore(ctx, d, set, discard)
+		done, err = m.restore(ctx, a, set, discard)
 		return err
 	})
 	return done, err
 }
 
-func (p *Machine) restore(ctx context.Context, d *device, set backup.Set, discard bool) (done Restored, err error) {
+func (m *Machine) restore(ctx context.Context, a *lockedApp, set backup.Set, discard bool) (done Restored, err error) {
 	done.Set = set
-	st, err := d.journal.Load(ctx)
+	st, err := a.journal.Load(ctx)
 	if err != nil {
 		return done, err
 	}
 	if u := st.Unfinished; u != nil && u.From != nil && u.Attention != "" {
 		// The release before does not get healthy, perhaps for want of its data.
-		if err := d.app.RestoreData(ctx, *u.From, set.Record); err != nil {
+		if err := a.compose.RestoreData(ctx, *u.From, set.Record); err != nil {
 			return done, &AttentionError{err}
 		}
 	}
-	if err := p.recoverFirst(ctx, d); err != nil {
+	if err := m.recoverFirst(ctx, a); err != nil {
 		return done, err
 	}
 	if st.Unfinished != nil && st.Unfinished.Attention != "" {
@@ -156,15 +156,15 @@ func (p *Machine) restore(ctx context.Context, d *device, set backup.Set, discar
 		return done, nil
 	}
 	if !discard {
-		p.noteReplaced(set)
+		m.noteReplaced(set)
 	}
-	done.Result = d.RestoreData(ctx, keepReleases, installer.Data{Record: set.Record, Discard: discard})
+	done.Result = a.RestoreData(ctx, keepReleases, installer.Data{Record: set.Record, Discard: discard})
 	return done, nil
 }
 
 // findBackup is the set with an ID, or the newest.
-func (d *device) findBackup(id string) (backup.Set, error) {
-	sets, err := d.app.Backups()
+func (a *lockedApp) findBackup(id string) (backup.Set, error) {
+	sets, err := a.compose.Backups()
 	if err != nil {
 		return backup.Set{}, err
 	}
@@ -180,80 +180,80 @@ func (d *device) findBackup(id string) (backup.Set, error) {
 }
 
 // Backups lists what was saved, oldest first, without engine and lock.
-func (p *Machine) Backups(app string) ([]backup.Set, error) {
-	store, err := release.Open(p.AppDir(app))
+func (m *Machine) Backups(app string) ([]backup.Set, error) {
+	store, err := release.Open(m.AppDir(app))
 	if err != nil {
 		return nil, err
 	}
 	defer store.Close()
-	return p.runtime(app, store, nil, nil).Backups()
+	return m.runtime(app, store, nil, nil).Backups()
 }
 
 // Backup saves the data of the app now, as an update does before it switches.
-func (p *Machine) Backup(ctx context.Context) (set backup.Set, err error) {
-	err = p.onDevice(ctx, "backup", func(ctx context.Context, d *device) error {
-		if d.app == nil {
+func (m *Machine) Backup(ctx context.Context) (set backup.Set, err error) {
+	err = m.onApp(ctx, "backup", func(ctx context.Context, a *lockedApp) error {
+		if a.compose == nil {
 			return errNoData
 		}
-		if err := p.recoverFirst(ctx, d); err != nil {
+		if err := m.recoverFirst(ctx, a); err != nil {
 			return err
 		}
-		st, err := d.journal.Load(ctx)
+		st, err := a.journal.Load(ctx)
 		if err != nil {
 			return err
 		}
 		if st.Current == nil {
 			return errors.New("nothing is installed that has data")
 		}
-		set, err = d.app.Save(ctx, *st.Current, d.NewID())
-		d.Report(installer.Event{Step: "backup", Ended: true, Err: err})
+		set, err = a.compose.Save(ctx, *st.Current, a.NewID())
+		a.Report(installer.Event{Step: "backup", Ended: true, Err: err})
 		if err != nil {
 			return err
 		}
 		if len(set.Items) == 0 {
 			return fmt.Errorf("release %s does not say what to save: its valise.yaml has no backup", st.Current.Version)
 		}
-		return d.app.PruneBackups(*st.Current)
+		return a.compose.PruneBackups(*st.Current)
 	})
 	return set, err
 }
 
 // Rollback returns to the release before. restore and keep overrule what the
 // release that runs says about the data; not both are true.
-func (p *Machine) Rollback(ctx context.Context, restore, keep bool) (res installer.Result, err error) {
-	err = p.onDevice(ctx, "rollback", func(ctx context.Context, d *device) error {
-		if err := p.recoverFirst(ctx, d); err != nil {
+func (m *Machine) Rollback(ctx context.Context, restore, keep bool) (res installer.Result, err error) {
+	err = m.onApp(ctx, "rollback", func(ctx context.Context, a *lockedApp) error {
+		if err := m.recoverFirst(ctx, a); err != nil {
 			return err
 		}
-		data, err := p.rollbackData(ctx, d, restore, keep)
+		data, err := m.rollbackData(ctx, a, restore, keep)
 		if err != nil {
 			return err
 		}
-		res = d.Rollback(ctx, keepReleases, data)
+		res = a.Rollback(ctx, keepReleases, data)
 		return nil
 	})
 	return res, err
 }
 
 // Recover undoes what is unfinished.
-func (p *Machine) Recover(ctx context.Context) (res installer.Result, err error) {
-	err = p.onDevice(ctx, "recover", func(ctx context.Context, d *device) (err error) {
-		if res, err = d.Recover(ctx); err != nil || res.Outcome != installer.NothingToDo {
+func (m *Machine) Recover(ctx context.Context) (res installer.Result, err error) {
+	err = m.onApp(ctx, "recover", func(ctx context.Context, a *lockedApp) (err error) {
+		if res, err = a.Recover(ctx); err != nil || res.Outcome != installer.NothingToDo {
 			return err
 		}
-		return d.resume(ctx)
+		return a.resume(ctx)
 	})
 	return res, err
 }
 
-func (p *Machine) noteReplaced(s backup.Set) {
-	p.Note("the data come back as they were with %s, %s; what was written since is saved first and then replaced", s.Version, p.since(s.Created))
+func (m *Machine) noteReplaced(s backup.Set) {
+	m.Note("the data come back as they were with %s, %s; what was written since is saved first and then replaced", s.Version, m.since(s.Created))
 }
 
 // since says a time and how long ago that is, unless the clock is wrong.
-func (p *Machine) since(t time.Time) string {
-	if p.Now().Before(t) {
+func (m *Machine) since(t time.Time) string {
+	if m.Now().Before(t) {
 		return Stamp(t)
 	}
-	return fmt.Sprintf("%s (%s ago)", Stamp(t), p.Now().Sub(t).Round(time.Second))
+	return fmt.Sprintf("%s (%s ago)", Stamp(t), m.Now().Sub(t).Round(time.Second))
 }

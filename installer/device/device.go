@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 
@@ -21,11 +22,11 @@ import (
 	"github.com/valise-ota/valise/verify"
 )
 
-// device is one app on this machine, opened to be changed: it holds the app's
+// lockedApp is one app on this machine, opened to be changed: it holds the app's
 // lock until close.
-type device struct {
+type lockedApp struct {
 	*installer.Installer
-	app     *compose.App // nil when the app is a tree
+	compose *compose.App // nil when the app is a tree
 	tree    *tree.App    // nil when it is not
 	engine  *docker.Engine
 	journal *record.Store
@@ -33,17 +34,17 @@ type device struct {
 	close   func()
 }
 
-func (p *Machine) stateDir(app string) string { return filepath.Join(p.Root, "var/lib/valise", app) }
+func (m *Machine) stateDir(app string) string { return filepath.Join(m.Root, "var/lib/valise", app) }
 
-func (p *Machine) journalPath(app string) string {
-	return filepath.Join(p.stateDir(app), "state.db")
+func (m *Machine) journalPath(app string) string {
+	return filepath.Join(m.stateDir(app), "state.db")
 }
 
-func (p *Machine) AppDir(app string) string { return filepath.Join(p.Root, "opt", app) }
+func (m *Machine) AppDir(app string) string { return filepath.Join(m.Root, "opt", app) }
 
 // Installed lists the apps that have records here.
-func (p *Machine) Installed() ([]string, error) {
-	found, err := filepath.Glob(p.journalPath("*"))
+func (m *Machine) Installed() ([]string, error) {
+	found, err := filepath.Glob(m.journalPath("*"))
 	if err != nil {
 		return nil, err
 	}
@@ -54,28 +55,28 @@ func (p *Machine) Installed() ([]string, error) {
 }
 
 // hasRecords reports whether somebody installed, or tried to install, an app.
-func (p *Machine) hasRecords(app string) bool {
-	_, err := os.Lstat(p.journalPath(app))
+func (m *Machine) hasRecords(app string) bool {
+	_, err := os.Lstat(m.journalPath(app))
 	return !errors.Is(err, fs.ErrNotExist)
 }
 
 // TheApp is the app that a command without a bundle is about.
-func (p *Machine) TheApp() (string, error) {
-	apps, err := p.Installed()
+func (m *Machine) TheApp() (string, error) {
+	apps, err := m.Installed()
 	if err != nil {
 		return "", err
 	}
 	switch {
-	case p.App != "":
-		if !bundle.ValidApp(p.App) {
-			return "", usagef("%q is not the name of an app", p.App)
+	case m.App != "":
+		if !bundle.ValidApp(m.App) {
+			return "", usagef("%q is not the name of an app", m.App)
 		}
 		for _, a := range apps {
-			if a == p.App {
+			if a == m.App {
 				return a, nil
 			}
 		}
-		return "", fmt.Errorf("app %s is not installed here", p.App)
+		return "", fmt.Errorf("app %s is not installed here", m.App)
 	case len(apps) == 0:
 		return "", advise(errors.New("no app is installed here"), InstallAny)
 	case len(apps) > 1:
@@ -84,9 +85,9 @@ func (p *Machine) TheApp() (string, error) {
 	return apps[0], nil
 }
 
-// openDevice locks an app of a kind for what, opens its journal and connects the
+// lockApp locks an app of a kind for what, opens its journal and connects the
 // engine. It changes nothing that runs: see recoverFirst.
-func (p *Machine) openDevice(ctx context.Context, app, kind, what string) (_ *device, err error) {
+func (m *Machine) lockApp(ctx context.Context, app, kind, what string) (_ *lockedApp, err error) {
 	var closers []func()
 	closeAll := func() {
 		for i := len(closers) - 1; i >= 0; i-- {
@@ -98,23 +99,23 @@ func (p *Machine) openDevice(ctx context.Context, app, kind, what string) (_ *de
 			closeAll()
 		}
 	}()
-	d := &device{close: closeAll}
+	a := &lockedApp{close: closeAll}
 	var command []string
 	if kind == bundle.KindCompose {
-		if d.engine, err = p.connect(ctx); err != nil {
+		if a.engine, err = m.connect(ctx); err != nil {
 			return nil, err
 		}
-		closers = append(closers, func() { d.engine.Close() })
-		if command, _, err = docker.FindCompose(ctx, p.dockerEnv()); err != nil {
+		closers = append(closers, func() { a.engine.Close() })
+		if command, _, err = docker.FindCompose(ctx, m.dockerEnv()); err != nil {
 			return nil, err
 		}
 	}
-	state, err := release.OpenDir(p.stateDir(app), 0o700)
+	state, err := release.OpenDir(m.stateDir(app), 0o700)
 	if err != nil {
 		return nil, err
 	}
 	state.Close()
-	unlock, err := release.Lock(filepath.Join(p.stateDir(app), "lock"), "valise-installer "+what, p.Now())
+	unlock, err := release.Lock(filepath.Join(m.stateDir(app), "lock"), "valise-installer "+what, m.Now())
 	if locked := new(release.LockedError); errors.As(err, &locked) {
 		return nil, advise(err, Wait)
 	}
@@ -122,111 +123,111 @@ func (p *Machine) openDevice(ctx context.Context, app, kind, what string) (_ *de
 		return nil, err
 	}
 	closers = append(closers, func() { unlock() })
-	if d.journal, err = p.openRecords(ctx, app); err != nil {
+	if a.journal, err = m.openRecords(ctx, app); err != nil {
 		return nil, err
 	}
-	closers = append(closers, func() { d.journal.Close() })
-	if err := os.MkdirAll(filepath.Join(p.Root, "opt"), 0o755); err != nil {
+	closers = append(closers, func() { a.journal.Close() })
+	if err := os.MkdirAll(filepath.Join(m.Root, "opt"), 0o755); err != nil {
 		return nil, fmt.Errorf("make directory: %w", err)
 	}
-	store, err := release.Create(p.AppDir(app))
+	store, err := release.Create(m.AppDir(app))
 	if err != nil {
 		return nil, err
 	}
 	closers = append(closers, func() { store.Close() })
-	d.store = store
+	a.store = store
 	var runtime installer.Runtime
-	report := p.Report
+	report := m.Report
 	if kind == bundle.KindTree {
-		d.tree = p.treeApp(app, store, report)
-		runtime = d.tree
+		a.tree = m.treeApp(app, store, report)
+		runtime = a.tree
 	} else {
-		d.app = p.runtime(app, store, d.engine, command)
-		d.app.Report = report
-		runtime = d.app
+		a.compose = m.runtime(app, store, a.engine, command)
+		a.compose.Report = report
+		runtime = a.compose
 	}
-	d.Installer = &installer.Installer{Journal: d.journal, Runtime: runtime, Now: p.Now, NewID: p.NewID, Report: report, Rotate: p.rotate(app)}
-	return d, nil
+	a.Installer = &installer.Installer{Journal: a.journal, Runtime: runtime, Now: m.Now, NewID: m.NewID, Report: report, Rotate: m.rotate(app)}
+	return a, nil
 }
 
 // NewID is the ID of the next record.
-func (p *Machine) NewID() string {
-	if p.Record != "" {
-		return p.Record
+func (m *Machine) NewID() string {
+	if m.Record != "" {
+		return m.Record
 	}
 	return rand.Text()
 }
 
 // rotate returns what brings a committed rotation into the trust policy of an app.
-func (p *Machine) rotate(app string) func(context.Context, *verify.Rotation) error {
+func (m *Machine) rotate(app string) func(context.Context, *verify.Rotation) error {
 	return func(_ context.Context, r *verify.Rotation) error {
-		policy, err := p.policyFile(app)
+		policy, err := m.policyFile(app)
 		if err != nil {
 			return err
 		}
 		policy = policy.After(r)
 		for _, s := range policy.Signers {
-			p.Note("from now on releases of %s are accepted from %s", app, s)
+			m.Note("from now on releases of %s are accepted from %s", app, s)
 		}
-		return p.writePolicy(app, policy, source.Config{})
+		return m.writePolicy(app, policy, source.Config{})
 	}
 }
 
 // runtime is the app's runtime. store may be nil where nothing is installed, and
 // command where nothing is run.
-func (p *Machine) runtime(app string, store *release.Store, engine *docker.Engine, command []string) *compose.App {
+func (m *Machine) runtime(app string, store *release.Store, engine *docker.Engine, command []string) *compose.App {
 	return &compose.App{
-		Name: app, Dir: p.AppDir(app), Releases: store, Engine: engine, Command: command, Env: p.dockerEnv(), Rand: rand.Reader, Given: p.Given, Now: p.Now,
-		Report: p.Report, Retained: p.retained(app),
-		Show: func(key, value string) { p.Secret(key, value, filepath.Join(p.AppDir(app), ".env")) },
+		Name: app, Dir: m.AppDir(app), Releases: store, Engine: engine, Command: command, Env: m.dockerEnv(), Rand: rand.Reader, Given: m.Given, Now: m.Now,
+		Report: m.Report, Retained: m.retained(app),
+		Show: func(key, value string) { m.Secret(key, value, filepath.Join(m.AppDir(app), ".env")) },
 	}
 }
 
-func (p *Machine) connect(ctx context.Context) (*docker.Engine, error) {
-	return docker.Connect(ctx, p.Getenv("DOCKER_HOST"))
+func (m *Machine) connect(ctx context.Context) (*docker.Engine, error) {
+	return docker.Connect(ctx, m.Getenv("DOCKER_HOST"))
 }
 
-func (p *Machine) dockerEnv() docker.Env {
-	return docker.Env{Path: p.Getenv("PATH"), Home: p.Getenv("HOME"), Host: p.Getenv("DOCKER_HOST"), DockerConfig: p.Getenv("DOCKER_CONFIG")}
+func (m *Machine) dockerEnv() docker.Env {
+	return docker.Env{Path: m.Getenv("PATH"), Home: m.Getenv("HOME"), Host: m.Getenv("DOCKER_HOST"), DockerConfig: m.Getenv("DOCKER_CONFIG")}
 }
 
 // recoverFirst undoes what an earlier call left unfinished and says so.
-func (p *Machine) recoverFirst(ctx context.Context, d *device) error {
-	res, err := d.Recover(ctx)
+func (m *Machine) recoverFirst(ctx context.Context, a *lockedApp) error {
+	res, err := a.Recover(ctx)
 	if err != nil {
 		return err
 	}
 	switch res.Outcome {
 	case installer.NothingToDo:
-		return d.resume(ctx)
+		return a.resume(ctx)
 	case installer.NeedsAttention:
 		return &AttentionError{res.Err}
 	}
-	p.Note("an earlier %s to %s did not finish and was undone", res.Record.Action, res.Record.To.Version)
+	m.Note("an earlier %s to %s did not finish and was undone", res.Record.Action, res.Record.To.Version)
 	return nil
 }
 
 // resume lets go on what a backup by hand stopped: no record says that it was cut
 // off.
-func (d *device) resume(ctx context.Context) error {
-	st, err := d.journal.Load(ctx)
+func (a *lockedApp) resume(ctx context.Context) error {
+	st, err := a.journal.Load(ctx)
 	if err != nil || st.Current == nil {
 		return err
 	}
-	return d.Runtime.Resume(ctx, *st.Current)
+	return a.Runtime.Resume(ctx, *st.Current)
 }
 
 // errNoData is what a tree has to say about backups.
 var errNoData = errors.New("an app that is a file tree keeps its data where its units say, and nothing here saves them: save them as you do for other services")
 
 // ReadState reads the records of an app without locking it.
-func (p *Machine) ReadState(ctx context.Context, app string) (*record.Store, installer.State, error) {
-	j, err := record.OpenReadOnly(ctx, p.journalPath(app), app)
+func (m *Machine) ReadState(ctx context.Context, app string) (*record.Store, installer.State, error) {
+	j, err := record.OpenReadOnly(ctx, m.journalPath(app), app)
 	if errors.Is(err, record.ErrOlder) {
 		var migrated *record.Store
-		if migrated, err = record.Open(ctx, p.journalPath(app), app); err == nil {
+		if migrated, err = record.Open(ctx, m.journalPath(app), app); err == nil {
 			migrated.Close()
-			j, err = record.OpenReadOnly(ctx, p.journalPath(app), app)
+			j, err = record.OpenReadOnly(ctx, m.journalPath(app), app)
 		}
 	}
 	if errors.Is(err, fs.ErrNotExist) {
@@ -246,6 +247,74 @@ func (p *Machine) ReadState(ctx context.Context, app string) (*record.Store, ins
 // SocketGroup may ask the daemon for things: the page's process is in it.
 const SocketGroup = "valise"
 
-func (p *Machine) RunDir() string { return filepath.Join(p.Root, "run/valise") }
+func (m *Machine) RunDir() string { return filepath.Join(m.Root, "run/valise") }
 
-func (p *Machine) SocketPath() string { return filepath.Join(p.RunDir(), "engine.sock") }
+func (m *Machine) SocketPath() string { return filepath.Join(m.RunDir(), "daemon.sock") }
+
+// treeApp is the runtime of an app that is a file tree. store may be nil where
+// nothing is installed.
+func (m *Machine) treeApp(app string, store *release.Store, report func(installer.Event)) *tree.App {
+	return &tree.App{
+		Name: app, Dir: m.AppDir(app), Releases: store, Platform: Platform(), Rand: rand.Reader, Given: m.Given, Boot: m.Boot, Report: report,
+		Show: func(key, value string) { m.Secret(key, value, "the environment file") },
+	}
+}
+
+// platform is what images or trees must be for. engine is nil for a tree.
+func (m *Machine) platform(ctx context.Context, engine *docker.Engine) (bundle.Platform, error) {
+	if engine == nil {
+		return Platform(), nil
+	}
+	info, err := engine.Info(ctx)
+	return info.Platform, err
+}
+
+// kindIn is the kind of the app that records are about, empty when they say
+// nothing yet.
+func kindIn(st installer.State) string {
+	for _, r := range []*installer.Release{st.Current, st.Previous} {
+		if r != nil && r.Kind == "" {
+			return bundle.KindCompose
+		}
+		if r != nil {
+			return r.Kind
+		}
+	}
+	if u := st.Unfinished; u != nil && u.To.Kind != "" {
+		return u.To.Kind
+	}
+	return ""
+}
+
+// kindOf is the kind of an installed app.
+func (m *Machine) kindOf(ctx context.Context, app string) (string, error) {
+	j, st, err := m.ReadState(ctx, app)
+	if err != nil {
+		return "", err
+	}
+	defer j.Close()
+	if kind := kindIn(st); kind != "" {
+		return kind, nil
+	}
+	// An installation that failed left records and nothing else.
+	last, err := j.History(ctx, 1, 0)
+	if err != nil || len(last) == 0 || last[0].To.Kind == "" {
+		return bundle.KindCompose, err
+	}
+	return last[0].To.Kind, nil
+}
+
+// prepareTree puts in place what belongs to a tree on this machine, the unit
+// that undoes at boot what a power cut left unfinished, and returns how many
+// releases stay.
+func (m *Machine) prepareTree(ctx context.Context, manifest *bundle.Manifest) (keep int, err error) {
+	keep, err = tree.Keep(manifest)
+	if err != nil {
+		m.Note("%v", err)
+	}
+	var units []string
+	for _, u := range manifest.Device.Tree.Units {
+		units = append(units, path.Base(u))
+	}
+	return keep, m.installRecovery(ctx, manifest.App, units, nil)
+}

@@ -60,48 +60,48 @@ const (
 
 // Examine checks this machine and apps; the page shows the same. The engine
 // matters where an app needs it, or where there is none yet.
-func (p *Machine) Examine(ctx context.Context, apps []string) findings {
+func (m *Machine) Examine(ctx context.Context, apps []string) findings {
 	var f findings
 	trees := map[string]bool{}
 	for _, app := range apps {
-		kind, err := p.kindOf(ctx, app) // examineApp tells what is wrong with records
+		kind, err := m.kindOf(ctx, app) // examineApp tells what is wrong with records
 		trees[app] = err == nil && kind == bundle.KindTree
 	}
 	var engine *docker.Engine
 	if len(apps) == 0 || slices.ContainsFunc(apps, func(app string) bool { return !trees[app] }) {
-		p.examineBoot(ctx, &f)
-		if engine = p.examineEngine(ctx, &f); engine != nil {
+		m.examineBoot(ctx, &f)
+		if engine = m.examineEngine(ctx, &f); engine != nil {
 			defer engine.Close()
 		}
 	}
-	p.examineSpace(&f, "state", filepath.Join(p.Root, "var/lib"))
-	p.examineServices(ctx, &f, apps)
+	m.examineSpace(&f, "state", filepath.Join(m.Root, "var/lib"))
+	m.examineServices(ctx, &f, apps)
 	for _, app := range apps {
-		st, store := p.examineApp(ctx, &f, app)
+		st, store := m.examineApp(ctx, &f, app)
 		if store == nil {
 			continue
 		}
 		if trees[app] {
-			p.examineTree(ctx, &f, p.treeApp(app, store, nil), st)
+			m.examineTree(ctx, &f, m.treeApp(app, store, nil), st)
 		} else {
-			p.examineEnvironment(&f, app, filepath.Join(p.AppDir(app), ".env"))
-			if p.live() {
-				p.examineRecovery(ctx, &f, app, []string{"docker.service"})
+			m.examineEnvironment(&f, app, filepath.Join(m.AppDir(app), ".env"))
+			if m.live() {
+				m.examineRecovery(ctx, &f, app, []string{"docker.service"})
 			}
 			if engine != nil {
-				p.examineReleases(ctx, &f, app, p.runtime(app, store, engine, nil).Whole, "files and images", st)
+				m.examineReleases(ctx, &f, app, m.runtime(app, store, engine, nil).Intact, "files and images", st)
 			}
 		}
 		store.Close()
-		p.examineDrop(&f, app)
-		p.examineSource(ctx, &f, app)
+		m.examineDrop(&f, app)
+		m.examineSource(ctx, &f, app)
 	}
 	return f
 }
 
-func (p *Machine) examineEngine(ctx context.Context, f *findings) *docker.Engine {
+func (m *Machine) examineEngine(ctx context.Context, f *findings) *docker.Engine {
 	const start = "systemctl enable --now docker.service; see journalctl -u docker.service"
-	engine, err := p.connect(ctx)
+	engine, err := m.connect(ctx)
 	if err != nil {
 		f.add("", "engine", FindingFailed, start, "%v", err)
 		return nil
@@ -117,8 +117,8 @@ func (p *Machine) examineEngine(ctx context.Context, f *findings) *docker.Engine
 		status = FindingWarning
 	}
 	f.add("", "engine", status, "install Docker Engine 20.10 or newer", "Docker %s, %s, %s, images below %s", info.Version, info.Platform, info.Driver, info.Root)
-	p.examineSpace(f, "images", info.Root)
-	if _, version, err := docker.FindCompose(ctx, p.dockerEnv()); err != nil {
+	m.examineSpace(f, "images", info.Root)
+	if _, version, err := docker.FindCompose(ctx, m.dockerEnv()); err != nil {
 		f.add("", "compose", FindingFailed, "install the docker-compose-plugin package, or a bundle that carries docker-compose", "%v", err)
 	} else {
 		f.add("", "compose", FindingOK, "", "Docker Compose %s", version)
@@ -132,7 +132,7 @@ func engineVersion(s string) string {
 	return s
 }
 
-func (p *Machine) examineSpace(f *findings, check, path string) {
+func (m *Machine) examineSpace(f *findings, check, path string) {
 	free, err := installer.FreeBytes(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -147,8 +147,8 @@ func (p *Machine) examineSpace(f *findings, check, path string) {
 
 // examineClock warns about a clock that is certainly wrong. Nothing depends on
 // it: signatures carry their own time.
-func (p *Machine) examineClock(f *findings, app string, st installer.State) {
-	now := p.Now()
+func (m *Machine) examineClock(f *findings, app string, st installer.State) {
+	now := m.Now()
 	if c := st.Current; c != nil && now.Before(c.CommittedAt) {
 		f.add(app, "clock", FindingWarning, "set it (timedatectl); updates work all the same, but times in the history are wrong",
 			"it says %s, and %s was committed later, at %s", Stamp(now), c.Version, Stamp(c.CommittedAt))
@@ -157,11 +157,11 @@ func (p *Machine) examineClock(f *findings, app string, st installer.State) {
 
 // examineApp checks what apps of every kind have. The store, which the caller
 // closes, is nil when there is nothing more to look at.
-func (p *Machine) examineApp(ctx context.Context, f *findings, app string) (installer.State, *release.Store) {
-	if policy, err := p.Policy(ctx, app); err != nil {
-		f.add(app, "trust", FindingFailed, "restore "+p.ConfigPath(app)+" from a backup; without it no bundle is accepted", "%v", err)
+func (m *Machine) examineApp(ctx context.Context, f *findings, app string) (installer.State, *release.Store) {
+	if policy, err := m.Policy(ctx, app); err != nil {
+		f.add(app, "trust", FindingFailed, "restore "+m.ConfigPath(app)+" from a backup; without it no bundle is accepted", "%v", err)
 	} else if _, err := verify.New(policy); err != nil {
-		f.add(app, "trust", FindingFailed, "mend "+p.ConfigPath(app), "%v", err)
+		f.add(app, "trust", FindingFailed, "mend "+m.ConfigPath(app), "%v", err)
 	} else {
 		var signers []string
 		for _, s := range policy.Signers {
@@ -169,9 +169,9 @@ func (p *Machine) examineApp(ctx context.Context, f *findings, app string) (inst
 		}
 		f.add(app, "trust", FindingOK, "", "releases signed by %s", strings.Join(signers, ", or "))
 	}
-	j, st, err := p.ReadState(ctx, app)
+	j, st, err := m.ReadState(ctx, app)
 	if err != nil {
-		f.add(app, "records", FindingFailed, "keep a copy of "+p.journalPath(app)+" and ask for help", "%v", err)
+		f.add(app, "records", FindingFailed, "keep a copy of "+m.journalPath(app)+" and ask for help", "%v", err)
 		return st, nil
 	}
 	j.Close()
@@ -183,8 +183,8 @@ func (p *Machine) examineApp(ctx context.Context, f *findings, app string) (inst
 	default:
 		f.add(app, "records", FindingOK, "", "nothing is unfinished")
 	}
-	p.examineClock(f, app, st)
-	store, err := release.Open(p.AppDir(app))
+	m.examineClock(f, app, st)
+	store, err := release.Open(m.AppDir(app))
 	if err != nil {
 		f.add(app, "releases", FindingFailed, "install the app again: valise-installer install BUNDLE", "%v", err)
 		return st, nil
@@ -193,13 +193,13 @@ func (p *Machine) examineApp(ctx context.Context, f *findings, app string) (inst
 }
 
 // examineTree checks what only a file tree has.
-func (p *Machine) examineTree(ctx context.Context, f *findings, a *tree.App, st installer.State) {
-	p.examineReleases(ctx, f, a.Name, a.Verified, "files", st)
+func (m *Machine) examineTree(ctx context.Context, f *findings, a *tree.App, st installer.State) {
+	m.examineReleases(ctx, f, a.Name, a.Verified, "files", st)
 	if st.Current == nil {
 		return
 	}
 	if path, err := a.EnvFile(*st.Current); err == nil { // else the release is not whole, which stands there
-		p.examineEnvironment(f, a.Name, path)
+		m.examineEnvironment(f, a.Name, path)
 	}
 	const link = "current link"
 	switch name, _, err := a.Releases.Current(); {
@@ -218,12 +218,12 @@ func (p *Machine) examineTree(ctx context.Context, f *findings, a *tree.App, st 
 	if err := a.Configured(*st.Current); err != nil {
 		f.add(a.Name, "configuration", FindingWarning, "valise-installer update BUNDLE of "+st.Current.Version+": it writes them anew and keeps an edit beside them", "%v", err)
 	}
-	p.examineRecovery(ctx, f, a.Name, nil)
+	m.examineRecovery(ctx, f, a.Name, nil)
 }
 
 // examineReleases checks whether the current and the previous release are whole:
 // what is what they consist of.
-func (p *Machine) examineReleases(ctx context.Context, f *findings, app string, whole func(context.Context, installer.Release) error, what string, st installer.State) {
+func (m *Machine) examineReleases(ctx context.Context, f *findings, app string, intact func(context.Context, installer.Release) error, what string, st installer.State) {
 	if st.Current == nil {
 		f.add(app, "current", FindingFailed, "valise-installer install BUNDLE", "no release is installed")
 	}
@@ -232,7 +232,7 @@ func (p *Machine) examineReleases(ctx context.Context, f *findings, app string, 
 			continue
 		}
 		which := []string{"current", "previous"}[i]
-		if err := whole(ctx, *r); err != nil {
+		if err := intact(ctx, *r); err != nil {
 			status, remedy := FindingFailed, "valise-installer update BUNDLE of "+r.Version+": it puts back what is missing"
 			if which == "previous" {
 				status, remedy = FindingWarning, "a rollback will not work; after the next update there is a new release to go back to"
@@ -251,7 +251,7 @@ func (p *Machine) examineReleases(ctx context.Context, f *findings, app string, 
 	}
 }
 
-func (p *Machine) examineEnvironment(f *findings, app, path string) {
+func (m *Machine) examineEnvironment(f *findings, app, path string) {
 	info, err := os.Stat(path)
 	if err == nil {
 		_, err = environ.Load(path)
@@ -269,9 +269,9 @@ func (p *Machine) examineEnvironment(f *findings, app, path string) {
 // examineDrop looks at who can do what in the folder that bundles are put into.
 // What is put there is verified; who may write there may also take away what lies
 // Exists: bundles to go back to and, in the usual folder, what was saved.
-func (p *Machine) examineDrop(f *findings, app string) {
+func (m *Machine) examineDrop(f *findings, app string) {
 	const check = "drop folder"
-	c, err := (&Device{Machine: p}).Config(app)
+	c, err := (&Device{Machine: m}).Config(app)
 	if err != nil || c.DropMode == daemon.Off {
 		return // the configuration is examined as trust
 	}
@@ -280,7 +280,7 @@ func (p *Machine) examineDrop(f *findings, app string) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		status, detail := FindingOK, "is made when valise-installer serve starts"
-		if release.Exists(p.unitPath("valise.service")) {
+		if release.Exists(m.unitPath("valise.service")) {
 			status, detail = FindingWarning, "is not there: nobody can put a bundle into it"
 		}
 		f.add(app, check, status, "systemctl restart valise makes it", "%s %s", c.Drop, detail)
@@ -290,7 +290,7 @@ func (p *Machine) examineDrop(f *findings, app string) {
 		return
 	case link:
 		to, _ := filepath.EvalSymlinks(c.Drop)
-		f.add(app, check, FindingWarning, fmt.Sprintf("write \"updates: {drop: %s}\" into %s, and make %s a directory", cmp.Or(to, "DIRECTORY"), p.ConfigPath(app), c.Drop), "%s is a link to %s", c.Drop, cmp.Or(to, "nothing that is there"))
+		f.add(app, check, FindingWarning, fmt.Sprintf("write \"updates: {drop: %s}\" into %s, and make %s a directory", cmp.Or(to, "DIRECTORY"), m.ConfigPath(app), c.Drop), "%s is a link to %s", c.Drop, cmp.Or(to, "nothing that is there"))
 		if info, err = os.Stat(c.Drop); err != nil {
 			return
 		}
@@ -313,14 +313,14 @@ const sourceWait = 5 * time.Second
 
 // examineSource asks where releases come from whether it can be reached. A device
 // that never asks by itself may well be without a network.
-func (p *Machine) examineSource(ctx context.Context, f *findings, app string) {
-	c, err := p.ReadConfig(app)
+func (m *Machine) examineSource(ctx context.Context, f *findings, app string) {
+	c, err := m.ReadConfig(app)
 	if err != nil || c.Source == (source.Config{}) {
 		return
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, sourceWait, fmt.Errorf("no answer within %s", sourceWait))
 	defer cancel()
-	src, err := source.New(app, c.Source, p.sourceOptions(""))
+	src, err := source.New(app, c.Source, m.sourceOptions(""))
 	if err == nil {
 		_, err = src.Latest(ctx, source.Query{Platform: Platform()})
 	}
@@ -330,32 +330,32 @@ func (p *Machine) examineSource(ctx context.Context, f *findings, app string) {
 	case c.Updates.Check == 0:
 		f.add(app, "source", FindingOK, "", "%s does not answer, and is not asked by itself (updates.check is 0): %v", c.Source, err)
 	default:
-		f.add(app, "source", FindingWarning, "look at network, proxy and name server; without a network take \"check\" out of "+p.ConfigPath(app)+": a stick, the drop folder and the page do without", "%s does not answer: %v", c.Source, err)
+		f.add(app, "source", FindingWarning, "look at network, proxy and name server; without a network take \"check\" out of "+m.ConfigPath(app)+": a stick, the drop folder and the page do without", "%s does not answer: %v", c.Source, err)
 	}
 }
 
 // Lost says what the current and the previous release of compose apps lack, as
 // far as it can be known now: somebody may have pruned their images.
-func (p *Machine) Lost(ctx context.Context, st installer.State) (lost []string) {
+func (m *Machine) Lost(ctx context.Context, st installer.State) (lost []string) {
 	if st.Unfinished != nil || kindIn(st) != bundle.KindCompose {
 		return nil
 	}
-	engine, err := p.connect(ctx)
+	engine, err := m.connect(ctx)
 	if err != nil {
 		return nil
 	}
 	defer engine.Close()
-	store, err := release.Open(p.AppDir(st.App))
+	store, err := release.Open(m.AppDir(st.App))
 	if err != nil {
 		return nil
 	}
 	defer store.Close()
-	a := p.runtime(st.App, store, engine, nil)
+	a := m.runtime(st.App, store, engine, nil)
 	for _, r := range []*installer.Release{st.Current, st.Previous} {
 		if r == nil {
 			continue
 		}
-		err := a.Whole(ctx, *r)
+		err := a.Intact(ctx, *r)
 		if err == nil {
 			continue
 		}

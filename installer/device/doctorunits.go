@@ -14,12 +14,12 @@ import (
 )
 
 // live reports whether p changes this machine, and systemd runs it.
-func (p *Machine) live() bool { return p.Root == "/" && release.Exists("/run/systemd/system") }
+func (m *Machine) live() bool { return m.Root == "/" && release.Exists("/run/systemd/system") }
 
 // examineBoot asks whether the engine, and with it what runs on it, comes back
 // after a reboot. An engine that is no unit is somebody else's to start.
-func (p *Machine) examineBoot(ctx context.Context, f *findings) {
-	if !p.live() || p.Getenv("DOCKER_HOST") != "" {
+func (m *Machine) examineBoot(ctx context.Context, f *findings) {
+	if !m.live() || m.Getenv("DOCKER_HOST") != "" {
 		return
 	}
 	service, err := systemd.Show(ctx, "docker.service")
@@ -35,9 +35,9 @@ func (p *Machine) examineBoot(ctx context.Context, f *findings) {
 
 // examineRecovery asks whether a power cut in an update is undone at boot. after
 // is what recovery waits for.
-func (p *Machine) examineRecovery(ctx context.Context, f *findings, app string, after []string) {
+func (m *Machine) examineRecovery(ctx context.Context, f *findings, app string, after []string) {
 	const check = "recovery"
-	name, self := systemd.RecoveryName(app), filepath.Join(p.binDir(), programName)
+	name, self := systemd.RecoveryName(app), filepath.Join(m.binDir(), programName)
 	if u, err := systemd.Show(ctx, name); err != nil || !u.Enabled {
 		f.add(app, check, FindingFailed, "systemctl enable "+name+"; the next update puts a lost one back", "%s does not run at boot: a power cut in an update would not be undone", name)
 		return
@@ -68,18 +68,18 @@ func withoutBefore(unit []byte) []byte {
 
 // examineServices checks the services of serve, page and usb, where somebody set
 // them up or an app has settings for them. A page that is off is nobody's trouble.
-func (p *Machine) examineServices(ctx context.Context, f *findings, apps []string) {
+func (m *Machine) examineServices(ctx context.Context, f *findings, apps []string) {
 	files, err := units.ReadDir("units")
 	if err != nil {
 		return
 	}
 	wanted := slices.ContainsFunc(apps, func(app string) bool {
-		c, err := p.ReadConfig(app)
-		on := func(m daemon.Mode) bool { return m != "" && m != daemon.Off }
+		c, err := m.ReadConfig(app)
+		on := func(mode daemon.Mode) bool { return mode != "" && mode != daemon.Off }
 		return err == nil && (c.Updates.Check != 0 || on(c.Updates.DropMode) || on(c.Updates.USB))
 	})
 	for _, file := range files {
-		wanted = wanted || release.Exists(p.unitPath(file.Name()))
+		wanted = wanted || release.Exists(m.unitPath(file.Name()))
 	}
 	if !wanted {
 		return
@@ -87,21 +87,21 @@ func (p *Machine) examineServices(ctx context.Context, f *findings, apps []strin
 	const again = "valise-installer page setup writes it anew; then systemctl enable --now valise"
 	for _, file := range files {
 		name := file.Name()
-		switch have, err := os.ReadFile(p.unitPath(name)); {
+		switch have, err := os.ReadFile(m.unitPath(name)); {
 		case err != nil && name == "valise-page.service":
 		case err != nil:
 			f.add("", name, FindingFailed, again, "%v: nothing looks at drop folders, sticks and schedules", err)
 		case !isUnit(name, have):
-			f.add("", name, FindingWarning, "valise-installer page setup writes it anew; what is to be different belongs into systemctl edit "+name, "%s is of another valise-installer, or was changed here", p.unitPath(name))
-		case p.live() && strings.HasPrefix(name, "valise") && !strings.Contains(name, "@"): // those that run all the time
-			p.examineService(ctx, f, name)
+			f.add("", name, FindingWarning, "valise-installer page setup writes it anew; what is to be different belongs into systemctl edit "+name, "%s is of another valise-installer, or was changed here", m.unitPath(name))
+		case m.live() && strings.HasPrefix(name, "valise") && !strings.Contains(name, "@"): // those that run all the time
+			m.examineService(ctx, f, name)
 		default:
-			f.add("", name, FindingOK, "", "%s", p.unitPath(name))
+			f.add("", name, FindingOK, "", "%s", m.unitPath(name))
 		}
 	}
 }
 
-func (p *Machine) examineService(ctx context.Context, f *findings, name string) {
+func (m *Machine) examineService(ctx context.Context, f *findings, name string) {
 	u, err := systemd.Show(ctx, name)
 	switch {
 	case err != nil:

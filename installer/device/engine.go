@@ -20,48 +20,48 @@ const engineStart = 90 * time.Second
 // ensureEngine gives this machine a running engine and docker compose when it
 // lacks them: from the verified release, else from the distribution. An engine
 // that somebody named with DOCKER_HOST is theirs.
-func (p *Machine) ensureEngine(ctx context.Context, rel *verify.Release) error {
-	m := &host.Machine{Root: "/", Path: p.Getenv("PATH"), Spool: filepath.Join(p.Root, "var/lib/valise"), Report: p.Step}
+func (m *Machine) ensureEngine(ctx context.Context, rel *verify.Release) error {
+	h := &host.Machine{Root: "/", Path: m.Getenv("PATH"), Spool: filepath.Join(m.Root, "var/lib/valise"), Report: m.Step}
 	unreachable := new(docker.UnreachableError)
-	engine, err := p.connect(ctx)
-	if errors.As(err, &unreachable) && p.Getenv("DOCKER_HOST") == "" && p.Root == "/" && os.Geteuid() == 0 {
-		engine, err = p.installEngine(ctx, m, rel, err)
+	engine, err := m.connect(ctx)
+	if errors.As(err, &unreachable) && m.Getenv("DOCKER_HOST") == "" && m.Root == "/" && os.Geteuid() == 0 {
+		engine, err = m.installEngine(ctx, h, rel, err)
 	}
 	if err != nil {
 		return engineHint(err)
 	}
 	defer engine.Close()
-	_, _, err = docker.FindCompose(ctx, p.dockerEnv())
-	if err == nil || p.Root != "/" {
+	_, _, err = docker.FindCompose(ctx, m.dockerEnv())
+	if err == nil || m.Root != "/" {
 		return err
 	}
-	if ierr := m.InstallCompose(ctx, rel); ierr != nil {
+	if ierr := h.InstallCompose(ctx, rel); ierr != nil {
 		return engineHint(ierr)
 	}
-	_, _, err = docker.FindCompose(ctx, p.dockerEnv())
+	_, _, err = docker.FindCompose(ctx, m.dockerEnv())
 	return err
 }
 
-func (p *Machine) installEngine(ctx context.Context, m *host.Machine, rel *verify.Release, cause error) (*docker.Engine, error) {
+func (m *Machine) installEngine(ctx context.Context, h *host.Machine, rel *verify.Release, cause error) (*docker.Engine, error) {
 	start := errors.New("it is not installed")
-	if m.HasEngine() {
-		start = m.StartEngine(ctx)
+	if h.HasEngine() {
+		start = h.StartEngine(ctx)
 	}
 	if start != nil {
 		// Half of it may be there: power was lost while it came.
-		if err := m.InstallEngine(ctx, rel); err != nil {
-			if m.HasEngine() {
+		if err := h.InstallEngine(ctx, rel); err != nil {
+			if h.HasEngine() {
 				err = fmt.Errorf("%w; %w; %w", cause, start, err)
 			}
 			return nil, err
 		}
-		if err := m.StartEngine(ctx); err != nil {
+		if err := h.StartEngine(ctx); err != nil {
 			return nil, fmt.Errorf("%w; %w", cause, err)
 		}
 	}
-	for deadline := p.Now().Add(engineStart); ; {
-		engine, err := p.connect(ctx)
-		if err == nil || p.Now().After(deadline) || ctx.Err() != nil {
+	for deadline := m.Now().Add(engineStart); ; {
+		engine, err := m.connect(ctx)
+		if err == nil || m.Now().After(deadline) || ctx.Err() != nil {
 			return engine, err
 		}
 		select {

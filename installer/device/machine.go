@@ -53,18 +53,18 @@ type Person interface {
 	Value(key, help string) (string, error)
 }
 
-func (p *Machine) person() Person {
-	if p.Ask == nil {
+func (m *Machine) person() Person {
+	if m.Ask == nil {
 		return nil
 	}
-	return p.Ask()
+	return m.Ask()
 }
 
 // track reports the progress of one step that is outside of the transaction.
-func (p *Machine) track(step, what string) (update func(done, total int64), finish func(error)) {
-	p.Report(installer.Event{Step: step, Detail: what})
-	return func(done, total int64) { p.Report(installer.Event{Step: step, Done: done, Total: total}) },
-		func(err error) { p.Report(installer.Event{Step: step, Ended: true, Err: err}) }
+func (m *Machine) track(step, what string) (update func(done, total int64), finish func(error)) {
+	m.Report(installer.Event{Step: step, Detail: what})
+	return func(done, total int64) { m.Report(installer.Event{Step: step, Done: done, Total: total}) },
+		func(err error) { m.Report(installer.Event{Step: step, Ended: true, Err: err}) }
 }
 
 // Platform is that of this machine, as far as this program can tell: it is built

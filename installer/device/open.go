@@ -39,15 +39,15 @@ func (e *NewestError) Error() string {
 
 // open opens what a command was given: a file, an address, a version that the
 // source has, or, when it is empty, the newest one.
-func (p *Machine) open(ctx context.Context, what string, o Options) (*opened, error) {
+func (m *Machine) open(ctx context.Context, what string, o Options) (*opened, error) {
 	version, isVersion := AsVersion(what)
 	switch {
 	case strings.HasPrefix(what, "https://"), strings.HasPrefix(what, "http://"):
-		src, b, err := source.Direct(what, p.sourceOptions(""))
+		src, b, err := source.Direct(what, m.sourceOptions(""))
 		if err != nil {
 			return nil, usagef("%v", err)
 		}
-		return p.openRemote(ctx, src, b, nil, "")
+		return m.openRemote(ctx, src, b, nil, "")
 	case what != "" && !isVersion:
 		r, f, err := parts.OpenBundle(what)
 		if err != nil {
@@ -55,15 +55,15 @@ func (p *Machine) open(ctx context.Context, what string, o Options) (*opened, er
 		}
 		return &opened{Reader: r, file: f}, nil
 	}
-	src, app, err := p.sourceOf(o)
+	src, app, err := m.sourceOf(o)
 	if err != nil {
 		return nil, err
 	}
-	st, err := p.State(ctx, app)
+	st, err := m.State(ctx, app)
 	if err != nil {
 		return nil, err
 	}
-	rel, err := p.choose(ctx, src, app, version, st, o)
+	rel, err := m.choose(ctx, src, app, version, st, o)
 	if err != nil {
 		return nil, err
 	}
@@ -72,7 +72,7 @@ func (p *Machine) open(ctx context.Context, what string, o Options) (*opened, er
 		thin = rel.Thin(Platform(), st.Current.Version)
 	}
 	if full.Remote() {
-		return p.openRemote(ctx, src, full, thin, rel.Version)
+		return m.openRemote(ctx, src, full, thin, rel.Version)
 	}
 	f, err := full.OpenLocal()
 	if err != nil {
@@ -87,7 +87,7 @@ func (p *Machine) open(ctx context.Context, what string, o Options) (*opened, er
 }
 
 // choose asks the source for a version, or for the newest one.
-func (p *Machine) choose(ctx context.Context, src *source.Source, app, version string, st installer.State, o Options) (source.Release, error) {
+func (m *Machine) choose(ctx context.Context, src *source.Source, app, version string, st installer.State, o Options) (source.Release, error) {
 	q := source.Query{Platform: Platform()}
 	if version != "" {
 		return src.Exactly(ctx, version, q)
@@ -105,13 +105,13 @@ func (p *Machine) choose(ctx context.Context, src *source.Source, app, version s
 // openRemote begins to read a bundle on a server. thin are bundles that cost less
 // where the server only gives whole files: in parts, they are no smaller than the
 // complete one.
-func (p *Machine) openRemote(ctx context.Context, src *source.Source, full source.Bundle, thin []source.Bundle, version string) (*opened, error) {
+func (m *Machine) openRemote(ctx context.Context, src *source.Source, full source.Bundle, thin []source.Bundle, version string) (*opened, error) {
 	whole := func(ctx context.Context) (*opened, error) {
 		b := full
 		if len(thin) > 0 && (full.Size < 0 || thin[0].Size < full.Size) {
 			b = thin[0]
 		}
-		r, f, err := p.download(ctx, src, b)
+		r, f, err := m.download(ctx, src, b)
 		if err != nil {
 			return nil, err
 		}
@@ -134,8 +134,8 @@ func (p *Machine) openRemote(ctx context.Context, src *source.Source, full sourc
 
 // download fetches a whole bundle into a file that has no name: nobody can take
 // it for a verified one, and it is gone whatever happens.
-func (p *Machine) download(ctx context.Context, src *source.Source, b source.Bundle) (*bundle.Reader, *os.File, error) {
-	dir := filepath.Join(p.Root, "var/tmp")
+func (m *Machine) download(ctx context.Context, src *source.Source, b source.Bundle) (*bundle.Reader, *os.File, error) {
+	dir := filepath.Join(m.Root, "var/tmp")
 	if _, err := os.Stat(dir); err != nil {
 		dir = os.TempDir()
 	}
@@ -147,7 +147,7 @@ func (p *Machine) download(ctx context.Context, src *source.Source, b source.Bun
 		f.Close()
 		return nil, nil, fmt.Errorf("download %s: %w", b.Name, err)
 	}
-	update, finish := p.track("download", b.Name)
+	update, finish := m.track("download", b.Name)
 	err = src.Download(ctx, b, f, func(size int64) error { return installer.Room(f, size) }, update)
 	finish(err)
 	var r *bundle.Reader
@@ -166,14 +166,14 @@ func (p *Machine) download(ctx context.Context, src *source.Source, b source.Bun
 
 // verifyOpened makes the trust decision. A remote bundle that cannot be read in
 // parts is fetched first, and b becomes that file.
-func (p *Machine) verifyOpened(ctx context.Context, v *verify.Verifier, b *opened, app string) (*verify.Release, error) {
+func (m *Machine) verifyOpened(ctx context.Context, v *verify.Verifier, b *opened, app string) (*verify.Release, error) {
 	want := verify.Want{App: app, Version: b.version}
 	if b.remote != nil {
 		rel, err := v.Remote(b.Reader, want)
 		if !errors.Is(err, bundle.ErrTOC) {
 			return rel, err
 		}
-		p.Note("%v; the whole file is fetched", err)
+		m.Note("%v; the whole file is fetched", err)
 		w, err := b.whole(ctx)
 		if err != nil {
 			return nil, err
@@ -181,7 +181,7 @@ func (p *Machine) verifyOpened(ctx context.Context, v *verify.Verifier, b *opene
 		b.file.Close()
 		*b = *w
 	}
-	update, finish := p.track("verify", app+" "+b.Manifest().Version)
+	update, finish := m.track("verify", app+" "+b.Manifest().Version)
 	rel, err := v.Release(ctx, b.Reader, want, update)
 	finish(err)
 	return rel, err
@@ -190,7 +190,7 @@ func (p *Machine) verifyOpened(ctx context.Context, v *verify.Verifier, b *opene
 // spoolFrom is how many bytes are worth keeping through a power cut.
 const spoolFrom = 8 << 20
 
-func (p *Machine) spoolDir(app string) string { return filepath.Join(p.stateDir(app), "spool") }
+func (m *Machine) spoolDir(app string) string { return filepath.Join(m.stateDir(app), "spool") }
 
 // fetches says what a plan will read of a remote bundle.
 func fetches(b *opened, plan *installer.Plan) []bundle.Range {
@@ -230,12 +230,12 @@ func stagedFiles(m *bundle.Manifest, p bundle.Platform) (files []string) {
 }
 
 // fetchAhead prepares for the transaction to read what the plan says.
-func (p *Machine) fetchAhead(c *Candidate) error {
+func (m *Machine) fetchAhead(c *Candidate) error {
 	if c.from.remote == nil {
 		return nil
 	}
-	if free, err := installer.FreeBytes(p.stateDir(c.App)); c.Plan.FetchBytes >= spoolFrom && err == nil && free >= c.Plan.NeedBytes+c.Plan.FetchBytes+installer.Spare {
-		if err := c.from.remote.Spool(p.spoolDir(c.App), c.rel.Digest()); err != nil {
+	if free, err := installer.FreeBytes(m.stateDir(c.App)); c.Plan.FetchBytes >= spoolFrom && err == nil && free >= c.Plan.NeedBytes+c.Plan.FetchBytes+installer.Spare {
+		if err := c.from.remote.Spool(m.spoolDir(c.App), c.rel.Digest()); err != nil {
 			return err
 		}
 	}
@@ -245,15 +245,15 @@ func (p *Machine) fetchAhead(c *Candidate) error {
 
 // spoolEnd removes the spool unless the next attempt can use it: when a transfer
 // or this program was cut off.
-func (p *Machine) spoolEnd(c *Candidate, res installer.Result) {
+func (m *Machine) spoolEnd(c *Candidate, res installer.Result) {
 	if res.Outcome == installer.Done || errors.As(res.Err, new(*bundle.FormatError)) {
-		_ = os.RemoveAll(p.spoolDir(c.App)) // a cache
+		_ = os.RemoveAll(m.spoolDir(c.App)) // a cache
 	}
 }
 
 // sourceOf returns the source to ask, and whose releases: what the operator names
 // at a first installation, else what the device's configuration says.
-func (p *Machine) sourceOf(o Options) (*source.Source, string, error) {
+func (m *Machine) sourceOf(o Options) (*source.Source, string, error) {
 	if o.First {
 		if o.Source == "" {
 			return nil, "", advise(usagef("there is neither a bundle nor a source"), NameBundle)
@@ -262,48 +262,48 @@ func (p *Machine) sourceOf(o Options) (*source.Source, string, error) {
 		if err != nil {
 			return nil, "", usagef("%v", err)
 		}
-		app := p.App
+		app := m.App
 		if app == "" && c.GitHub != "" {
 			app = strings.ToLower(path.Base(c.GitHub))
 		}
 		if !bundle.ValidApp(app) {
 			return nil, "", advise(usagef("the source does not say which app"), NameNewApp)
 		}
-		src, err := source.New(app, c, p.sourceOptions(""))
+		src, err := source.New(app, c, m.sourceOptions(""))
 		return src, app, err
 	}
-	app, err := p.TheApp()
+	app, err := m.TheApp()
 	if err != nil {
 		return nil, "", err
 	}
-	c, err := p.ReadConfig(app)
+	c, err := m.ReadConfig(app)
 	if err != nil {
 		return nil, "", err
 	}
 	if c.Source == (source.Config{}) {
-		return nil, "", advise(fmt.Errorf("%s does not say where releases of %s come from", p.ConfigPath(app), app), NameSource)
+		return nil, "", advise(fmt.Errorf("%s does not say where releases of %s come from", m.ConfigPath(app), app), NameSource)
 	}
-	src, err := source.New(app, c.Source, p.sourceOptions(app))
+	src, err := source.New(app, c.Source, m.sourceOptions(app))
 	if err != nil {
-		return nil, "", fmt.Errorf("read %s: %w", p.ConfigPath(app), err)
+		return nil, "", fmt.Errorf("read %s: %w", m.ConfigPath(app), err)
 	}
 	return src, app, nil
 }
 
-func (p *Machine) sourceOptions(app string) source.Options {
-	o := source.Options{Proxy: p.Proxy, Token: p.Getenv("VALISE_SOURCE_TOKEN"), Agent: "valise-installer/" + p.Version}
+func (m *Machine) sourceOptions(app string) source.Options {
+	o := source.Options{Proxy: m.Proxy, Token: m.Getenv("VALISE_SOURCE_TOKEN"), Agent: "valise-installer/" + m.Version}
 	if app != "" {
-		o.Cache = filepath.Join(p.stateDir(app), "cache")
+		o.Cache = filepath.Join(m.stateDir(app), "cache")
 	}
 	return o
 }
 
 // State is what the records say of an app, nothing when there are none.
-func (p *Machine) State(ctx context.Context, app string) (installer.State, error) {
-	if !p.hasRecords(app) {
+func (m *Machine) State(ctx context.Context, app string) (installer.State, error) {
+	if !m.hasRecords(app) {
 		return installer.State{}, nil
 	}
-	j, st, err := p.ReadState(ctx, app)
+	j, st, err := m.ReadState(ctx, app)
 	if err != nil {
 		return st, err
 	}
@@ -333,12 +333,12 @@ type Offer struct {
 }
 
 // Look asks the source of an app for the newest release.
-func (p *Machine) Look(ctx context.Context) (Offer, error) {
-	src, app, err := p.sourceOf(Options{})
+func (m *Machine) Look(ctx context.Context) (Offer, error) {
+	src, app, err := m.sourceOf(Options{})
 	if err != nil {
 		return Offer{}, err
 	}
-	st, err := p.State(ctx, app)
+	st, err := m.State(ctx, app)
 	if err != nil {
 		return Offer{}, err
 	}

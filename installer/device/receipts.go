@@ -35,18 +35,18 @@ type Written struct {
 }
 
 // WriteReceipts brings an app's directory on a stick up to date.
-func (p *Machine) WriteReceipts(ctx context.Context, app string, stick *os.Root) (Written, error) {
+func (m *Machine) WriteReceipts(ctx context.Context, app string, stick *os.Root) (Written, error) {
 	w := Written{App: app}
-	key, err := p.deviceKey()
+	key, err := m.deviceKey()
 	if err != nil {
 		return w, err
 	}
 	w.Key = receipt.Fingerprint(key.Public().(ed25519.PublicKey))
-	files, err := p.sealReceipts(ctx, app, key)
+	files, err := m.sealReceipts(ctx, app, key)
 	if err != nil {
 		return w, err
 	}
-	w.Dir = path.Join(receiptsDir, p.deviceName()+"-"+w.Key[:8], app)
+	w.Dir = path.Join(receiptsDir, m.deviceName()+"-"+w.Key[:8], app)
 	if err := stick.MkdirAll(w.Dir, 0o755); err != nil {
 		return w, fmt.Errorf("write receipts: %w", err)
 	}
@@ -64,7 +64,7 @@ func (p *Machine) WriteReceipts(ctx context.Context, app string, stick *os.Root)
 		}
 		w.Receipts++
 	}
-	v, err := p.inventory(ctx, app)
+	v, err := m.inventory(ctx, app)
 	if err != nil {
 		return w, err
 	}
@@ -103,8 +103,8 @@ func receiptName(n int) string { return fmt.Sprintf("%06d.json", n) }
 // sealReceipts writes receipts for what ended since the last time, and returns
 // all, oldest first. They are kept with the records, so that every stick gets
 // the same chain.
-func (p *Machine) sealReceipts(ctx context.Context, app string, key ed25519.PrivateKey) ([][]byte, error) {
-	j, _, err := p.ReadState(ctx, app)
+func (m *Machine) sealReceipts(ctx context.Context, app string, key ed25519.PrivateKey) ([][]byte, error) {
+	j, _, err := m.ReadState(ctx, app)
 	if err != nil {
 		return nil, err
 	}
@@ -113,12 +113,12 @@ func (p *Machine) sealReceipts(ctx context.Context, app string, key ed25519.Priv
 	if err != nil {
 		return nil, err
 	}
-	dir, err := release.OpenDir(filepath.Join(p.stateDir(app), "receipts"), 0o700)
+	dir, err := release.OpenDir(filepath.Join(m.stateDir(app), "receipts"), 0o700)
 	if err != nil {
 		return nil, err
 	}
 	defer dir.Close()
-	unlock, err := release.Lock(filepath.Join(dir.Name(), "lock"), "valise-installer receipts", p.Now())
+	unlock, err := release.Lock(filepath.Join(dir.Name(), "lock"), "valise-installer receipts", m.Now())
 	if err != nil {
 		return nil, err
 	}
@@ -152,7 +152,7 @@ func (p *Machine) sealReceipts(ctx context.Context, app string, key ed25519.Priv
 	slices.SortStableFunc(records, func(a, b installer.Record) int { return a.Ended.Compare(b.Ended) })
 	for _, r := range records {
 		n := receipt.Receipt{
-			Device: p.deviceName(), App: app, Record: r.ID, Action: string(r.Action), To: r.To.Version, Manifest: r.To.Manifest, Signer: r.To.Signer,
+			Device: m.deviceName(), App: app, Record: r.ID, Action: string(r.Action), To: r.To.Version, Manifest: r.To.Manifest, Signer: r.To.Signer,
 			Status: string(r.Status), Reason: shorten(cmp.Or(r.Attention, r.Error), 4096), Begun: r.Created, Ended: r.Ended,
 		}
 		if r.From != nil {
@@ -178,8 +178,8 @@ func shorten(s string, limit int) string {
 }
 
 // inventory is what the app's running release has brought here.
-func (p *Machine) inventory(ctx context.Context, app string) (*bundle.Inventory, error) {
-	j, st, err := p.ReadState(ctx, app)
+func (m *Machine) inventory(ctx context.Context, app string) (*bundle.Inventory, error) {
+	j, st, err := m.ReadState(ctx, app)
 	if err != nil {
 		return nil, err
 	}
@@ -192,12 +192,12 @@ func (p *Machine) inventory(ctx context.Context, app string) (*bundle.Inventory,
 		v.Platform = Platform()
 		return v, nil
 	}
-	store, err := release.Open(p.AppDir(app))
+	store, err := release.Open(m.AppDir(app))
 	if err != nil {
 		return nil, err
 	}
 	defer store.Close()
-	engine, err := p.connect(ctx)
+	engine, err := m.connect(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -210,13 +210,13 @@ func (p *Machine) inventory(ctx context.Context, app string) (*bundle.Inventory,
 	if st.Current == nil {
 		return v, nil
 	}
-	return v, p.runtime(app, store, engine, nil).Have(ctx, st.Kept, v)
+	return v, m.runtime(app, store, engine, nil).Inventory(ctx, st.Kept, v)
 }
 
 // deviceName is how people call this machine, as a name of a directory on any
 // file system.
-func (p *Machine) deviceName() string {
-	b, _ := os.ReadFile(filepath.Join(p.Root, "etc/hostname"))
+func (m *Machine) deviceName() string {
+	b, _ := os.ReadFile(filepath.Join(m.Root, "etc/hostname"))
 	name := strings.Map(func(r rune) rune {
 		switch {
 		case r >= 'a' && r <= 'z', r >= '0' && r <= '9', r == '-':
@@ -231,9 +231,9 @@ func (p *Machine) deviceName() string {
 
 // deviceKey is the key this device signs receipts with, made when it is first
 // needed.
-func (p *Machine) deviceKey() (ed25519.PrivateKey, error) {
+func (m *Machine) deviceKey() (ed25519.PrivateKey, error) {
 	const name = "device.key"
-	dir, err := release.OpenDir(filepath.Join(p.Root, "var/lib/valise"), 0o755)
+	dir, err := release.OpenDir(filepath.Join(m.Root, "var/lib/valise"), 0o755)
 	if err != nil {
 		return nil, err
 	}

@@ -15,9 +15,9 @@ import (
 // retained returns what finds the bundle of a release of app that the daemon
 // still has: applied from the drop folder, or waiting. Its name proves nothing,
 // its manifest is that of the release.
-func (p *Machine) retained(app string) func(installer.Release) (*compose.Retained, error) {
+func (m *Machine) retained(app string) func(installer.Release) (*compose.Retained, error) {
 	return func(r installer.Release) (*compose.Retained, error) {
-		c, err := (&Device{Machine: p}).Config(app)
+		c, err := (&Device{Machine: m}).Config(app)
 		if err != nil {
 			return nil, err
 		}

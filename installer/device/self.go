@@ -51,13 +51,13 @@ type Identity struct {
 }
 
 // SelfCheck reads what an update of any app would begin with.
-func (p *Machine) SelfCheck(ctx context.Context) error {
-	apps, err := p.Installed()
+func (m *Machine) SelfCheck(ctx context.Context) error {
+	apps, err := m.Installed()
 	if err != nil {
 		return err
 	}
 	for _, app := range apps {
-		j, err := record.OpenReadOnly(ctx, p.journalPath(app), app)
+		j, err := record.OpenReadOnly(ctx, m.journalPath(app), app)
 		switch {
 		case errors.Is(err, record.ErrOlder): // it is migrated by the next change
 		case err != nil:
@@ -68,7 +68,7 @@ func (p *Machine) SelfCheck(ctx context.Context) error {
 				return err
 			}
 		}
-		policy, err := p.policyFile(app)
+		policy, err := m.policyFile(app)
 		if errors.Is(err, fs.ErrNotExist) { // an installation that was refused
 			continue
 		}
@@ -76,7 +76,7 @@ func (p *Machine) SelfCheck(ctx context.Context) error {
 			_, err = verify.New(policy)
 		}
 		if err != nil {
-			return fmt.Errorf("read %s: %w", p.ConfigPath(app), err)
+			return fmt.Errorf("read %s: %w", m.ConfigPath(app), err)
 		}
 	}
 	return nil
@@ -100,8 +100,8 @@ func (e *unfitError) Unwrap() error { return e.err }
 
 // SelfUpdate puts the installer that a release carries in the place of this one,
 // if it is newer, or with force.
-func (p *Machine) SelfUpdate(ctx context.Context, what string, force bool) (SelfUpdated, error) {
-	c, err := p.Verify(ctx, what, Options{Forced: force})
+func (m *Machine) SelfUpdate(ctx context.Context, what string, force bool) (SelfUpdated, error) {
+	c, err := m.Verify(ctx, what, Options{Forced: force})
 	if err != nil {
 		return SelfUpdated{}, err
 	}
@@ -110,7 +110,7 @@ func (p *Machine) SelfUpdate(ctx context.Context, what string, force bool) (Self
 	if !ok || !c.from.HasFile(f.Path) {
 		return SelfUpdated{}, fmt.Errorf("self-update: %s %s carries no valise-installer for %s; nothing was changed", c.App, c.rel.Manifest().Version, Platform())
 	}
-	result, err := p.takeInstaller(ctx, c.rel, f, force)
+	result, err := m.takeInstaller(ctx, c.rel, f, force)
 	if older := new(notNewerError); errors.As(err, &older) {
 		result.Stays = older.Error()
 		return result, nil
@@ -123,23 +123,23 @@ func (p *Machine) SelfUpdate(ctx context.Context, what string, force bool) (Self
 
 // FollowRelease takes the installer of a release that was just committed, if it
 // is newer. What goes wrong is said, and changes no result: the app is updated.
-func (p *Machine) FollowRelease(ctx context.Context, c *Candidate) {
+func (m *Machine) FollowRelease(ctx context.Context, c *Candidate) {
 	f, ok := carriedInstaller(c.rel.Manifest())
-	if !ok || !c.from.HasFile(f.Path) || !p.wantsInstaller(f.Digest) {
+	if !ok || !c.from.HasFile(f.Path) || !m.wantsInstaller(f.Digest) {
 		return
 	}
-	got, err := p.takeInstaller(ctx, c.rel, f, false)
+	got, err := m.takeInstaller(ctx, c.rel, f, false)
 	unfit := errors.As(err, new(*unfitError))
 	if err == nil || unfit || errors.As(err, new(*notNewerError)) {
-		p.noteTried(f.Digest)
+		m.noteTried(f.Digest)
 	}
 	switch {
 	case err == nil:
-		p.Note("valise-installer is %s from now on (before: %s)", got.Carried, got.Before)
+		m.Note("valise-installer is %s from now on (before: %s)", got.Carried, got.Before)
 	case unfit:
-		p.Note("%v; %s stays", err, p.Version)
+		m.Note("%v; %s stays", err, m.Version)
 	case !errors.As(err, new(*notNewerError)):
-		p.Note("valise-installer stays %s: %v; repeat it with %q", p.Version, err, "valise-installer self-update "+c.Path)
+		m.Note("valise-installer stays %s: %v; repeat it with %q", m.Version, err, "valise-installer self-update "+c.Path)
 	}
 }
 
@@ -157,26 +157,26 @@ func carriedInstaller(m *bundle.Manifest) (bundle.File, bool) {
 
 // wantsInstaller reports whether a carried installer is worth looking at: a
 // build without a version cannot tell what is newer, and each is tried once.
-func (p *Machine) wantsInstaller(d bundle.Digest) bool {
-	return parseVersion(p.Version) != nil && !slices.Contains(p.tried(), string(d))
+func (m *Machine) wantsInstaller(d bundle.Digest) bool {
+	return parseVersion(m.Version) != nil && !slices.Contains(m.tried(), string(d))
 }
 
-func (p *Machine) triedPath() string { return filepath.Join(p.Root, "var/lib/valise/installers") }
+func (m *Machine) triedPath() string { return filepath.Join(m.Root, "var/lib/valise/installers") }
 
-func (p *Machine) tried() []string {
-	b, _ := os.ReadFile(p.triedPath()) // a list to save work
+func (m *Machine) tried() []string {
+	b, _ := os.ReadFile(m.triedPath()) // a list to save work
 	return strings.Fields(string(b))
 }
 
-func (p *Machine) noteTried(d bundle.Digest) {
-	list := append(p.tried(), string(d))
+func (m *Machine) noteTried(d bundle.Digest) {
+	list := append(m.tried(), string(d))
 	list = list[max(0, len(list)-triedPrograms):]
-	_ = os.WriteFile(p.triedPath(), []byte(strings.Join(list, "\n")+"\n"), 0o644)
+	_ = os.WriteFile(m.triedPath(), []byte(strings.Join(list, "\n")+"\n"), 0o644)
 }
 
 // takeInstaller puts the installer f of rel in the place of the one in binDir.
-func (p *Machine) takeInstaller(ctx context.Context, rel *verify.Release, f bundle.File, force bool) (res SelfUpdated, err error) {
-	unlock, err := p.lockAll(ctx, "")
+func (m *Machine) takeInstaller(ctx context.Context, rel *verify.Release, f bundle.File, force bool) (res SelfUpdated, err error) {
+	unlock, err := m.lockAll(ctx, "")
 	if err != nil {
 		return res, err
 	}
@@ -186,19 +186,19 @@ func (p *Machine) takeInstaller(ctx context.Context, rel *verify.Release, f bund
 		return res, err
 	}
 	defer r.Close()
-	p.Step("self-update", "try the valise-installer of "+rel.Manifest().App+" "+rel.Manifest().Version)
-	dir, err := release.OpenDir(p.binDir(), 0o755)
+	m.Step("self-update", "try the valise-installer of "+rel.Manifest().App+" "+rel.Manifest().Version)
+	dir, err := release.OpenDir(m.binDir(), 0o755)
 	if err != nil {
 		return res, err
 	}
 	defer dir.Close()
-	if have, err := p.tryProgram(ctx, filepath.Join(p.binDir(), programName)); err == nil {
+	if have, err := m.tryProgram(ctx, filepath.Join(m.binDir(), programName)); err == nil {
 		res.Before = have.Version
 	} else {
 		force = true // none, or one that does not work: any is better
 	}
 	err = release.ReplaceProgram(ctx, dir, programName, r, func(ctx context.Context, path string) error {
-		got, err := p.tryProgram(ctx, path)
+		got, err := m.tryProgram(ctx, path)
 		if err != nil {
 			return &unfitError{err}
 		}
@@ -208,24 +208,24 @@ func (p *Machine) takeInstaller(ctx context.Context, rel *verify.Release, f bund
 		return nil
 	})
 	if res.Replaced = err == nil; res.Replaced {
-		p.restartPage(ctx)
+		m.restartPage(ctx)
 	}
 	return res, err
 }
 
 // restartPage lets the page go on with the program that is there now. The daemon
 // starts itself anew, when it has time.
-func (p *Machine) restartPage(ctx context.Context) {
-	if p.Root != "/" || !release.Exists(filepath.Join(systemd.UnitDir, pageUnit)) {
+func (m *Machine) restartPage(ctx context.Context) {
+	if m.Root != "/" || !release.Exists(filepath.Join(systemd.UnitDir, pageUnit)) {
 		return
 	}
 	if err := systemd.TryRestart(ctx, pageUnit); err != nil {
-		p.Note("the page still runs as before: %v", err)
+		m.Note("the page still runs as before: %v", err)
 	}
 }
 
 // isSelf reports whether the file is the running program.
-func (p *Machine) isSelf(path string) bool {
+func (m *Machine) isSelf(path string) bool {
 	running, err := os.Stat("/proc/self/exe")
 	if err != nil {
 		return false
@@ -235,14 +235,14 @@ func (p *Machine) isSelf(path string) bool {
 }
 
 // tryProgram has an installer look at this device.
-func (p *Machine) tryProgram(ctx context.Context, path string) (Identity, error) {
+func (m *Machine) tryProgram(ctx context.Context, path string) (Identity, error) {
 	ctx, cancel := context.WithTimeout(ctx, selfCheckTimeout)
 	defer cancel()
 	var out, errs bytes.Buffer
 	var err error
 	for range 20 {
-		c := exec.CommandContext(ctx, path, "--root", p.Root, "--output", "json", "self-check")
-		c.Env = []string{"PATH=" + p.Getenv("PATH")}
+		c := exec.CommandContext(ctx, path, "--root", m.Root, "--output", "json", "self-check")
+		c.Env = []string{"PATH=" + m.Getenv("PATH")}
 		c.Stdout, c.Stderr, c.WaitDelay = &out, &errs, time.Second
 		// A child that another goroutine starts has our open file for a moment.
 		if err = c.Run(); !errors.Is(err, syscall.ETXTBSY) {
@@ -269,8 +269,8 @@ func (p *Machine) tryProgram(ctx context.Context, path string) (Identity, error)
 // lockAll takes the locks of all apps but one, whose lock the caller has, and
 // fails while a transaction of one is unfinished: the program that began it is
 // the one to end it.
-func (p *Machine) lockAll(ctx context.Context, but string) (unlock func(), err error) {
-	apps, err := p.Installed()
+func (m *Machine) lockAll(ctx context.Context, but string) (unlock func(), err error) {
+	apps, err := m.Installed()
 	if err != nil {
 		return nil, err
 	}
@@ -284,13 +284,13 @@ func (p *Machine) lockAll(ctx context.Context, but string) (unlock func(), err e
 		if app == but {
 			continue
 		}
-		u, err := release.Lock(filepath.Join(p.stateDir(app), "lock"), "valise-installer self-update", p.Now())
+		u, err := release.Lock(filepath.Join(m.stateDir(app), "lock"), "valise-installer self-update", m.Now())
 		if err != nil {
 			unlock()
 			return nil, err
 		}
 		unlocks = append(unlocks, u)
-		st, err := p.State(ctx, app)
+		st, err := m.State(ctx, app)
 		if err == nil && st.Unfinished != nil {
 			err = fmt.Errorf("an earlier %s of %s to %s did not finish: %q ends it", st.Unfinished.Action, app, st.Unfinished.To.Version, "valise-installer --app "+app+" recover")
 		}
@@ -304,19 +304,19 @@ func (p *Machine) lockAll(ctx context.Context, but string) (unlock func(), err e
 
 // installSelf puts the running program into binDir where there is none, or an
 // older one: that could not read the records this one is about to write.
-func (p *Machine) installSelf(ctx context.Context, app string) error {
-	file := filepath.Join(p.binDir(), programName)
+func (m *Machine) installSelf(ctx context.Context, app string) error {
+	file := filepath.Join(m.binDir(), programName)
 	if release.Exists(file) {
 		// Started from there: what is there now was put in our place.
-		if started, err := os.Executable(); p.isSelf(file) || err == nil && started == file {
+		if started, err := os.Executable(); m.isSelf(file) || err == nil && started == file {
 			return nil
 		}
-		have, err := p.tryProgram(ctx, file)
-		if err == nil && !newerProgram(p.Version, have.Version) {
+		have, err := m.tryProgram(ctx, file)
+		if err == nil && !newerProgram(m.Version, have.Version) {
 			return nil
 		}
 	}
-	unlock, err := p.lockAll(ctx, app)
+	unlock, err := m.lockAll(ctx, app)
 	if err != nil {
 		return fmt.Errorf("install %s: %w", file, err)
 	}
@@ -326,7 +326,7 @@ func (p *Machine) installSelf(ctx context.Context, app string) error {
 		return err
 	}
 	defer self.Close()
-	dir, err := release.OpenDir(p.binDir(), 0o755)
+	dir, err := release.OpenDir(m.binDir(), 0o755)
 	if err != nil {
 		return err
 	}
@@ -355,22 +355,22 @@ func parseVersion(s string) *semver.Version {
 const UpdateSuffix = "-update"
 
 // binDir is where commands that people call are.
-func (p *Machine) binDir() string { return filepath.Join(p.Root, "usr/local/bin") }
+func (m *Machine) binDir() string { return filepath.Join(m.Root, "usr/local/bin") }
 
 // installCommands puts this program where it can be called, also by the name
 // APP-update.
-func (p *Machine) installCommands(ctx context.Context, app string) error {
-	dir, err := release.OpenDir(p.binDir(), 0o755)
+func (m *Machine) installCommands(ctx context.Context, app string) error {
+	dir, err := release.OpenDir(m.binDir(), 0o755)
 	if err != nil {
 		return fmt.Errorf("install %s%s: %w", app, UpdateSuffix, err)
 	}
 	defer dir.Close()
-	if err := p.installSelf(ctx, app); err != nil {
+	if err := m.installSelf(ctx, app); err != nil {
 		return err
 	}
 	name := app + UpdateSuffix
 	if fi, err := dir.Lstat(name); err == nil && fi.Mode().Type() != fs.ModeSymlink {
-		return fmt.Errorf("install %s: a file is there already", filepath.Join(p.binDir(), name))
+		return fmt.Errorf("install %s: a file is there already", filepath.Join(m.binDir(), name))
 	}
 	if to, err := dir.Readlink(name); err == nil && to == programName {
 		return nil

@@ -32,33 +32,33 @@ type Device struct {
 }
 
 // with is a Machine for one call about app.
-func (s *Device) with(app, record string, report func(installer.Event)) *Machine {
-	p := *s.Machine
-	p.App, p.Record = app, record
-	p.Step, p.Planned = func(string, string) {}, nil
-	p.Report = func(e installer.Event) {
+func (d *Device) with(app, record string, report func(installer.Event)) *Machine {
+	m := *d.Machine
+	m.App, m.Record = app, record
+	m.Step, m.Planned = func(string, string) {}, nil
+	m.Report = func(e installer.Event) {
 		if e.Step == "verify" || e.Step == "download" {
 			e.Detail = "" // the record names it
 		}
 		report(e)
 	}
-	p.Secret = func(key, _, file string) { // what a service prints is a log
-		p.Note("%s was generated; it is kept in %s", key, file)
+	m.Secret = func(key, _, file string) { // what a service prints is a log
+		m.Note("%s was generated; it is kept in %s", key, file)
 	}
-	return &p
+	return &m
 }
 
-func (s *Device) Apps() ([]string, error) { return s.Machine.Installed() }
+func (d *Device) Apps() ([]string, error) { return d.Machine.Installed() }
 
-func (s *Device) Config(app string) (daemon.Config, error) {
-	c, err := s.Machine.ReadConfig(app)
+func (d *Device) Config(app string) (daemon.Config, error) {
+	c, err := d.Machine.ReadConfig(app)
 	if errors.Is(err, fs.ErrNotExist) {
-		return daemon.Config{}, s.Machine.NotInstalled(app, "BUNDLE")
+		return daemon.Config{}, d.Machine.NotInstalled(app, "BUNDLE")
 	}
 	u := c.Updates
-	u.Drop = cmp.Or(u.Drop, filepath.Join(s.Machine.AppDir(app), "updates"))
+	u.Drop = cmp.Or(u.Drop, filepath.Join(d.Machine.AppDir(app), "updates"))
 	u.DropMode, u.Auto = cmp.Or(u.DropMode, daemon.Apply), cmp.Or(u.Auto, daemon.Off)
-	u.Inbox = filepath.Join(s.Machine.stateDir(app), "inbox")
+	u.Inbox = filepath.Join(d.Machine.stateDir(app), "inbox")
 	if c.Source != (source.Config{}) {
 		u.Source, u.Channel = c.Source.String(), c.Source.Channel
 	}
@@ -70,19 +70,19 @@ func (s *Device) Config(app string) (daemon.Config, error) {
 
 // Configure writes settings of the page into /etc/valise/APP.yaml, under the lock
 // of the app: a release may rotate whom the same file trusts.
-func (s *Device) Configure(app string, to daemon.Settings) error {
-	unlock, err := release.Lock(filepath.Join(s.Machine.stateDir(app), "lock"), "valise-installer serve: settings", s.Machine.Now())
+func (d *Device) Configure(app string, to daemon.Settings) error {
+	unlock, err := release.Lock(filepath.Join(d.Machine.stateDir(app), "lock"), "valise-installer serve: settings", d.Machine.Now())
 	if err != nil {
 		return busy(err)
 	}
 	defer unlock()
-	want, err := s.Machine.ReadConfig(app)
+	want, err := d.Machine.ReadConfig(app)
 	if err != nil {
 		return err
 	}
 	want.Updates.Settings, want.Source.Channel = to, to.Channel
 	want.Updates.Channel = ""
-	raw, err := os.ReadFile(s.Machine.ConfigPath(app))
+	raw, err := os.ReadFile(d.Machine.ConfigPath(app))
 	if err != nil {
 		return err
 	}
@@ -104,12 +104,12 @@ func (s *Device) Configure(app string, to daemon.Settings) error {
 		return nil
 	})
 	if err == nil && !reflect.DeepEqual(got, want) {
-		err = errUnlike
+		err = errRoundTrip
 	}
 	if err != nil {
-		return fmt.Errorf("write %s: %w", s.Machine.ConfigPath(app), err)
+		return fmt.Errorf("write %s: %w", d.Machine.ConfigPath(app), err)
 	}
-	dir, err := release.OpenDir(filepath.Dir(s.Machine.ConfigPath(app)), 0o755)
+	dir, err := release.OpenDir(filepath.Dir(d.Machine.ConfigPath(app)), 0o755)
 	if err != nil {
 		return err
 	}
@@ -117,103 +117,103 @@ func (s *Device) Configure(app string, to daemon.Settings) error {
 	return release.ReplaceFile(dir, app+".yaml", text, 0o644)
 }
 
-func (s *Device) Records(ctx context.Context, app string) (daemon.Records, error) {
-	return s.Machine.openRecords(ctx, app)
+func (d *Device) Records(ctx context.Context, app string) (daemon.Records, error) {
+	return d.Machine.openRecords(ctx, app)
 }
 
 // Ready says why nothing can be done for an app now: its engine does not answer.
-func (s *Device) Ready(ctx context.Context, app string) error {
-	if kind, err := s.Machine.kindOf(ctx, app); err != nil || kind == bundle.KindTree {
+func (d *Device) Ready(ctx context.Context, app string) error {
+	if kind, err := d.Machine.kindOf(ctx, app); err != nil || kind == bundle.KindTree {
 		return err
 	}
-	e, err := s.Machine.connect(ctx)
+	e, err := d.Machine.connect(ctx)
 	if err != nil {
 		return err
 	}
 	return e.Close()
 }
 
-func (s *Device) Plan(ctx context.Context, app, path string, forced bool, report func(installer.Event)) (offer daemon.Offer, err error) {
-	p, o := s.with(app, "", report), Options{Forced: forced, DryRun: true}
-	c, err := p.Verify(ctx, path, o)
+func (d *Device) Plan(ctx context.Context, app, path string, forced bool, report func(installer.Event)) (offer daemon.Offer, err error) {
+	m, o := d.with(app, "", report), Options{Forced: forced, DryRun: true}
+	c, err := m.Verify(ctx, path, o)
 	if err != nil {
 		return offer, err
 	}
 	defer c.Close()
-	m := c.rel.Manifest()
-	offer.Version, offer.Changelog = m.Version, m.Changelog
-	err = p.Plan(ctx, c, o)
+	manifest := c.rel.Manifest()
+	offer.Version, offer.Changelog = manifest.Version, manifest.Changelog
+	err = m.Plan(ctx, c, o)
 	offer.Plan = c.Plan
 	return offer, err
 }
 
-func (s *Device) Update(ctx context.Context, app, path, record string, forced bool, report func(installer.Event)) (installer.Result, error) {
-	p, o := s.with(app, record, report), Options{Forced: forced}
-	c, err := p.Verify(ctx, path, o)
+func (d *Device) Update(ctx context.Context, app, path, record string, forced bool, report func(installer.Event)) (installer.Result, error) {
+	m, o := d.with(app, record, report), Options{Forced: forced}
+	c, err := m.Verify(ctx, path, o)
 	if err != nil {
 		return installer.Result{}, err
 	}
 	defer c.Close()
-	if err := p.Plan(ctx, c, o); err != nil {
+	if err := m.Plan(ctx, c, o); err != nil {
 		return installer.Result{}, err
 	}
-	res, err := p.Apply(ctx, c, o)
+	res, err := m.Apply(ctx, c, o)
 	if err == nil && res.Outcome == installer.Done {
-		p.FollowRelease(ctx, c)
+		m.FollowRelease(ctx, c)
 	}
 	return res, busy(err)
 }
 
 // Replaced reports whether another program is where this one was started from.
-func (s *Device) Replaced() bool {
+func (d *Device) Replaced() bool {
 	file, err := os.Executable()
-	return err == nil && release.Exists(file) && !s.Machine.isSelf(file)
+	return err == nil && release.Exists(file) && !d.Machine.isSelf(file)
 }
 
-func (s *Device) Rollback(ctx context.Context, app, record, choice string, report func(installer.Event)) (installer.Result, error) {
-	return s.change(ctx, app, record, report, func(ctx context.Context, p *Machine, d *device) (installer.Result, error) {
-		data, err := p.rollbackData(ctx, d, choice == daemon.RestoreData, choice == daemon.KeepData)
+func (d *Device) Rollback(ctx context.Context, app, record, choice string, report func(installer.Event)) (installer.Result, error) {
+	return d.change(ctx, app, record, report, func(ctx context.Context, m *Machine, a *lockedApp) (installer.Result, error) {
+		data, err := m.rollbackData(ctx, a, choice == daemon.RestoreData, choice == daemon.KeepData)
 		if err != nil {
 			return installer.Result{}, err
 		}
-		return d.Rollback(ctx, keepReleases, data), nil
+		return a.Rollback(ctx, keepReleases, data), nil
 	})
 }
 
-func (s *Device) Restore(ctx context.Context, app, record, id string, report func(installer.Event)) (installer.Result, error) {
-	return s.change(ctx, app, record, report, func(ctx context.Context, p *Machine, d *device) (installer.Result, error) {
-		set, err := d.findBackup(id)
+func (d *Device) Restore(ctx context.Context, app, record, id string, report func(installer.Event)) (installer.Result, error) {
+	return d.change(ctx, app, record, report, func(ctx context.Context, m *Machine, a *lockedApp) (installer.Result, error) {
+		set, err := a.findBackup(id)
 		if err != nil {
 			return installer.Result{}, err
 		}
-		return d.RestoreData(ctx, keepReleases, installer.Data{Record: set.Record}), nil
+		return a.RestoreData(ctx, keepReleases, installer.Data{Record: set.Record}), nil
 	})
 }
 
 // change opens an app, ends what is unfinished, and does something.
-func (s *Device) change(ctx context.Context, app, record string, report func(installer.Event), do func(context.Context, *Machine, *device) (installer.Result, error)) (res installer.Result, err error) {
-	p := s.with(app, record, report)
-	err = p.onDevice(ctx, "change "+app, func(ctx context.Context, d *device) (err error) {
-		if err = p.recoverFirst(ctx, d); err == nil {
-			res, err = do(ctx, p, d)
+func (d *Device) change(ctx context.Context, app, record string, report func(installer.Event), do func(context.Context, *Machine, *lockedApp) (installer.Result, error)) (res installer.Result, err error) {
+	m := d.with(app, record, report)
+	err = m.onApp(ctx, "change "+app, func(ctx context.Context, a *lockedApp) (err error) {
+		if err = m.recoverFirst(ctx, a); err == nil {
+			res, err = do(ctx, m, a)
 		}
 		return err
 	})
 	return res, busy(err)
 }
 
-func (s *Device) Recover(ctx context.Context, app string, report func(installer.Event)) error {
-	j, st, err := s.Machine.ReadState(ctx, app)
+func (d *Device) Recover(ctx context.Context, app string, report func(installer.Event)) error {
+	j, st, err := d.Machine.ReadState(ctx, app)
 	if err != nil {
 		return err
 	}
 	if err := j.Close(); err != nil || st.Unfinished == nil {
 		return err
 	}
-	p := s.with(app, "", report)
-	return busy(p.onDevice(ctx, "recover", func(ctx context.Context, d *device) error {
+	m := d.with(app, "", report)
+	return busy(m.onApp(ctx, "recover", func(ctx context.Context, a *lockedApp) error {
 		report(installer.Event{Step: "undo", Detail: cmp.Or(st.Unfinished.Error, "it was interrupted")})
-		return p.recoverFirst(ctx, d)
+		return m.recoverFirst(ctx, a)
 	}))
 }
 
@@ -225,30 +225,30 @@ func busy(err error) error {
 	return err
 }
 
-func (s *Device) Explain(err error) (text, check string) {
+func (d *Device) Explain(err error) (text, check string) {
 	if refused := new(verify.Error); errors.As(err, &refused) {
 		check = refused.Check
 	}
 	if format := new(bundle.FormatError); errors.As(err, &format) {
 		check = format.Rule
 	}
-	return s.Explanation(err), check
+	return d.Explanation(err), check
 }
 
 // sourceOf is where the releases of app come from.
-func (s *Device) sourceOf(app string) (*source.Source, error) {
-	c, err := s.Machine.ReadConfig(app)
+func (d *Device) sourceOf(app string) (*source.Source, error) {
+	c, err := d.Machine.ReadConfig(app)
 	if err != nil {
 		return nil, err
 	}
 	if c.Source == (source.Config{}) {
 		return nil, daemon.ErrNoSource
 	}
-	return source.New(app, c.Source, s.Machine.sourceOptions(app))
+	return source.New(app, c.Source, d.Machine.sourceOptions(app))
 }
 
-func (s *Device) Latest(ctx context.Context, app string) (daemon.Latest, error) {
-	src, err := s.sourceOf(app)
+func (d *Device) Latest(ctx context.Context, app string) (daemon.Latest, error) {
+	src, err := d.sourceOf(app)
 	if err != nil {
 		return daemon.Latest{}, err
 	}
@@ -265,8 +265,8 @@ func (s *Device) Latest(ctx context.Context, app string) (daemon.Latest, error) 
 
 // Fetch downloads the whole bundle: it waits for somebody to apply it, who may
 // have no network then.
-func (s *Device) Fetch(ctx context.Context, app, version string, dst *os.File, report func(installer.Event)) error {
-	src, err := s.sourceOf(app)
+func (d *Device) Fetch(ctx context.Context, app, version string, dst *os.File, report func(installer.Event)) error {
+	src, err := d.sourceOf(app)
 	if err != nil {
 		return err
 	}
@@ -276,7 +276,7 @@ func (s *Device) Fetch(ctx context.Context, app, version string, dst *os.File, r
 	}
 	b := rel.For(Platform())[0]
 	if b.Remote() {
-		err := s.fetchMissing(ctx, app, src, b, version, dst, report)
+		err := d.fetchMissing(ctx, app, src, b, version, dst, report)
 		if !errors.Is(err, source.ErrNoRanges) && !errors.Is(err, bundle.ErrTOC) {
 			return err
 		}
@@ -296,7 +296,7 @@ func (s *Device) Fetch(ctx context.Context, app, version string, dst *os.File, r
 
 // fetchMissing writes a release to dst without what this device has and what is
 // for others: a thin bundle, with the signature of the whole one.
-func (s *Device) fetchMissing(ctx context.Context, app string, src *source.Source, b source.Bundle, version string, dst *os.File, report func(installer.Event)) error {
+func (d *Device) fetchMissing(ctx context.Context, app string, src *source.Source, b source.Bundle, version string, dst *os.File, report func(installer.Event)) error {
 	f, err := src.Open(ctx, b)
 	if err != nil {
 		return err
@@ -306,34 +306,34 @@ func (s *Device) fetchMissing(ctx context.Context, app string, src *source.Sourc
 	if err != nil {
 		return fmt.Errorf("read %s: %w", b.Name, err)
 	}
-	m := r.Manifest()
-	if m.Kind != bundle.KindCompose {
+	manifest := r.Manifest()
+	if manifest.Kind != bundle.KindCompose {
 		return source.ErrNoRanges // a file tree is for one platform, and needed whole
 	}
-	policy, err := s.Machine.Policy(ctx, app)
+	policy, err := d.Machine.Policy(ctx, app)
 	if err != nil {
 		return err
 	}
 	verifier, err := verify.New(policy)
 	if err != nil {
-		return fmt.Errorf("read %s: %w", s.Machine.ConfigPath(app), err)
+		return fmt.Errorf("read %s: %w", d.Machine.ConfigPath(app), err)
 	}
 	if _, err := verifier.Remote(r, verify.Want{App: app, Version: version}); err != nil {
 		return err
 	}
-	have, err := s.Machine.inventory(ctx, app)
+	have, err := d.Machine.inventory(ctx, app)
 	if err != nil {
 		return err
 	}
-	if i, ok := carriedInstaller(m); ok && !s.Machine.wantsInstaller(i.Digest) {
+	if i, ok := carriedInstaller(manifest); ok && !d.Machine.wantsInstaller(i.Digest) {
 		have.Installer = i.Digest
 	}
-	omit, err := have.Omit(m)
+	omit, err := have.Omit(manifest)
 	if err != nil {
 		return err
 	}
 	var blobs []bundle.Digest
-	for _, c := range m.Components {
+	for _, c := range manifest.Components {
 		if c.Index != nil {
 			blobs = append(blobs, c.Index.Digest)
 		}
@@ -346,7 +346,7 @@ func (s *Device) fetchMissing(ctx context.Context, app string, src *source.Sourc
 			}
 		}
 	}
-	ranges := r.Ranges(stagedFiles(m, have.Platform), blobs)
+	ranges := r.Ranges(stagedFiles(manifest, have.Platform), blobs)
 	_, size := source.Join(ranges)
 	if err := installer.Room(dst, size); err != nil {
 		return err
@@ -358,17 +358,17 @@ func (s *Device) fetchMissing(ctx context.Context, app string, src *source.Sourc
 }
 
 // Doctor is the command of that name.
-func (s *Device) Doctor(ctx context.Context, app string) []daemon.Finding {
+func (d *Device) Doctor(ctx context.Context, app string) []daemon.Finding {
 	all := []daemon.Finding{}
-	for _, f := range s.Machine.Examine(ctx, []string{app}) {
+	for _, f := range d.Machine.Examine(ctx, []string{app}) {
 		all = append(all, daemon.Finding{Name: f.Check, OK: f.Status == FindingOK, Text: f.Detail, Remedy: f.Remedy})
 	}
 	return all
 }
 
 // Backups lists what was saved, newest first.
-func (s *Device) Backups(app string) ([]daemon.Backup, error) {
-	sets, err := s.Machine.Backups(app)
+func (d *Device) Backups(app string) ([]daemon.Backup, error) {
+	sets, err := d.Machine.Backups(app)
 	if err != nil {
 		return nil, err
 	}
@@ -384,8 +384,8 @@ func (s *Device) Backups(app string) ([]daemon.Backup, error) {
 }
 
 // OpenBackup opens a file that Backups named.
-func (s *Device) OpenBackup(app, _, file string) (io.ReadCloser, error) {
-	root, err := os.OpenRoot(filepath.Join(s.Machine.AppDir(app), "updates/backups"))
+func (d *Device) OpenBackup(app, _, file string) (io.ReadCloser, error) {
+	root, err := os.OpenRoot(filepath.Join(d.Machine.AppDir(app), "updates/backups"))
 	if err != nil {
 		return nil, err
 	}
@@ -393,15 +393,15 @@ func (s *Device) OpenBackup(app, _, file string) (io.ReadCloser, error) {
 	return root.Open(file)
 }
 
-func (s *Device) OnRollback(app string, r installer.Release) (string, error) {
+func (d *Device) OnRollback(app string, r installer.Release) (string, error) {
 	if r.Kind == bundle.KindTree {
 		return string(bundle.RestoreNever), nil // a tree has no data of its own
 	}
-	store, err := release.Open(s.Machine.AppDir(app))
+	store, err := release.Open(d.Machine.AppDir(app))
 	if err != nil {
 		return "", err
 	}
 	defer store.Close()
-	policy, err := s.Machine.runtime(app, store, nil, nil).RestorePolicy(r)
+	policy, err := d.Machine.runtime(app, store, nil, nil).RestorePolicy(r)
 	return string(policy), err
 }

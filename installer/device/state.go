@@ -12,12 +12,12 @@ import (
 
 // statePath is the file that says how an app's newest record stands, for lamps,
 // displays and scripts: whoever watches it can neither delay nor fail an update.
-func (p *Machine) statePath(app string) string { return filepath.Join(p.RunDir(), app+".state") }
+func (m *Machine) statePath(app string) string { return filepath.Join(m.RunDir(), app+".state") }
 
 // openRecords opens an app's records for changes. The state file shows how the
 // newest one stands, now and after each of them.
-func (p *Machine) openRecords(ctx context.Context, app string) (*record.Store, error) {
-	j, err := record.Open(ctx, p.journalPath(app), app)
+func (m *Machine) openRecords(ctx context.Context, app string) (*record.Store, error) {
+	j, err := record.Open(ctx, m.journalPath(app), app)
 	if err != nil {
 		return nil, err
 	}
@@ -30,7 +30,7 @@ func (p *Machine) openRecords(ctx context.Context, app string) (*record.Store, e
 		if newest[0].Attention != "" {
 			word = "attention"
 		}
-		p.showState(app, fmt.Sprintf("%s %s\n", word, newest[0].To.Version))
+		m.showState(app, fmt.Sprintf("%s %s\n", word, newest[0].To.Version))
 	}
 	j.Changed(ctx)
 	return j, nil
@@ -38,14 +38,14 @@ func (p *Machine) openRecords(ctx context.Context, app string) (*record.Store, e
 
 // showState replaces the file, so that readers see the old line or the new one.
 // Where it cannot be written the records count all the same.
-func (p *Machine) showState(app, text string) {
-	if have, err := os.ReadFile(p.statePath(app)); err == nil && string(have) == text {
+func (m *Machine) showState(app, text string) {
+	if have, err := os.ReadFile(m.statePath(app)); err == nil && string(have) == text {
 		return
 	}
-	dir, err := release.OpenDir(p.RunDir(), 0o755)
+	dir, err := release.OpenDir(m.RunDir(), 0o755)
 	if err != nil {
 		return
 	}
 	defer dir.Close()
-	_ = release.WriteFile(dir, filepath.Base(p.statePath(app)), []byte(text), 0o644)
+	_ = release.WriteFile(dir, filepath.Base(m.statePath(app)), []byte(text), 0o644)
 }

@@ -61,9 +61,9 @@ func (t Trust) policy(fallback func() (string, error)) (verify.Policy, error) {
 // policyFor is the policy that decides about a bundle: that of the device; or,
 // at a first installation without one, what the operator says, which is to be
 // pinned. Nobody is trusted silently.
-func (p *Machine) policyFor(ctx context.Context, r *bundle.Reader, o Options) (policy verify.Policy, pin bool, err error) {
+func (m *Machine) policyFor(ctx context.Context, r *bundle.Reader, o Options) (policy verify.Policy, pin bool, err error) {
 	app := r.Manifest().App
-	have, err := p.Policy(ctx, app)
+	have, err := m.Policy(ctx, app)
 	none := errors.Is(err, fs.ErrNotExist)
 	if !o.First || err != nil && !none {
 		return have, false, err
@@ -75,7 +75,7 @@ func (p *Machine) policyFor(ctx context.Context, r *bundle.Reader, o Options) (p
 		if c := o.instead; c != nil && c.pin && c.App == app {
 			return c.policy, true, nil
 		}
-		given, err := p.whomToTrust(app, r, o.Trust)
+		given, err := m.whomToTrust(app, r, o.Trust)
 		return given, true, err
 	}
 	given, err := o.Trust.Policy()
@@ -86,19 +86,19 @@ func (p *Machine) policyFor(ctx context.Context, r *bundle.Reader, o Options) (p
 		return given, true, nil
 	}
 	if signer := given.Signers[0]; !slices.ContainsFunc(have.Signers, func(s verify.Signer) bool { return s.String() == signer.String() }) {
-		return have, false, advise(fmt.Errorf("install %s: %s is not trusted here, %s says so", app, signer, p.ConfigPath(app)), AddTrust)
+		return have, false, advise(fmt.Errorf("install %s: %s is not trusted here, %s says so", app, signer, m.ConfigPath(app)), AddTrust)
 	}
 	return have, false, nil
 }
 
 // whomToTrust finds out whom a device without a policy shall trust: from the
 // environment file that is there already, else by asking.
-func (p *Machine) whomToTrust(app string, r *bundle.Reader, trust Trust) (verify.Policy, error) {
+func (m *Machine) whomToTrust(app string, r *bundle.Reader, trust Trust) (verify.Policy, error) {
 	policy, err := trust.root()
 	if err != nil {
 		return policy, err
 	}
-	identity, file, err := signerFromEnv(filepath.Join(p.AppDir(app), ".env"), filepath.Join(p.Root, "etc", app, app+".env"))
+	identity, file, err := signerFromEnv(filepath.Join(m.AppDir(app), ".env"), filepath.Join(m.Root, "etc", app, app+".env"))
 	if err != nil {
 		return policy, err
 	}
@@ -107,12 +107,12 @@ func (p *Machine) whomToTrust(app string, r *bundle.Reader, trust Trust) (verify
 		if _, err := verify.New(policy); err != nil {
 			return policy, fmt.Errorf("read %s of %s: %w", signerEnv, file, err)
 		}
-		p.Note("%s of %s says who signs: %s", signerEnv, file, policy.Signers[0])
+		m.Note("%s of %s says who signs: %s", signerEnv, file, policy.Signers[0])
 		return policy, nil
 	}
-	person := p.person()
+	person := m.person()
 	if person == nil {
-		return policy, p.nobodyTrusted(app)
+		return policy, m.nobodyTrusted(app)
 	}
 	if r.Signature() == nil {
 		return policy, &verify.Error{Check: verify.CheckUnsigned, Reason: "nobody signed it; get a release that its maker signed"}
@@ -123,13 +123,13 @@ func (p *Machine) whomToTrust(app string, r *bundle.Reader, trust Trust) (verify
 	}
 	signer, anyTag := lasting(found)
 	if !person.Trust(app, r.Manifest().Version, found, anyTag) {
-		return policy, p.nobodyTrusted(app)
+		return policy, m.nobodyTrusted(app)
 	}
 	policy.Signers = []verify.Signer{signer}
 	return policy, nil
 }
 
-func (p *Machine) nobodyTrusted(app string) error {
+func (m *Machine) nobodyTrusted(app string) error {
 	return advise(fmt.Errorf("install %s: nobody is trusted to sign it yet", app), NameSigner)
 }
 
@@ -181,20 +181,20 @@ func RemoveSigner(policy *verify.Policy, name string) error {
 
 // TrustApp is the app that a trust command is about. It may have a policy and
 // not be installed yet.
-func (p *Machine) TrustApp() (string, error) {
-	if p.App != "" {
-		if !bundle.ValidApp(p.App) {
-			return "", usagef("%q is not the name of an app", p.App)
+func (m *Machine) TrustApp() (string, error) {
+	if m.App != "" {
+		if !bundle.ValidApp(m.App) {
+			return "", usagef("%q is not the name of an app", m.App)
 		}
-		return p.App, nil
+		return m.App, nil
 	}
-	found, err := filepath.Glob(p.ConfigPath("*"))
+	found, err := filepath.Glob(m.ConfigPath("*"))
 	if err != nil {
 		return "", err
 	}
 	switch len(found) {
 	case 0:
-		return "", advise(fmt.Errorf("there is no trust policy in %s", filepath.Dir(p.ConfigPath("x"))), WritePolicy)
+		return "", advise(fmt.Errorf("there is no trust policy in %s", filepath.Dir(m.ConfigPath("x"))), WritePolicy)
 	case 1:
 		return strings.TrimSuffix(filepath.Base(found[0]), ".yaml"), nil
 	}
@@ -203,20 +203,20 @@ func (p *Machine) TrustApp() (string, error) {
 
 // ChangeTrust changes the trust policy of an app, under its lock: no update
 // decides meanwhile, and no rotation of a release is lost.
-func (p *Machine) ChangeTrust(ctx context.Context, what string, change func(*verify.Policy) error) (app string, policy verify.Policy, err error) {
-	app, err = p.TrustApp()
+func (m *Machine) ChangeTrust(ctx context.Context, what string, change func(*verify.Policy) error) (app string, policy verify.Policy, err error) {
+	app, err = m.TrustApp()
 	if err != nil {
 		return app, policy, err
 	}
-	if _, err := p.policyFile(app); err != nil && (what == "remove" || !errors.Is(err, fs.ErrNotExist)) {
+	if _, err := m.policyFile(app); err != nil && (what == "remove" || !errors.Is(err, fs.ErrNotExist)) {
 		return app, policy, err
 	}
-	state, err := release.OpenDir(p.stateDir(app), 0o700)
+	state, err := release.OpenDir(m.stateDir(app), 0o700)
 	if err != nil {
 		return app, policy, err
 	}
 	state.Close()
-	unlock, err := release.Lock(filepath.Join(p.stateDir(app), "lock"), "valise-installer trust "+what, p.Now())
+	unlock, err := release.Lock(filepath.Join(m.stateDir(app), "lock"), "valise-installer trust "+what, m.Now())
 	if locked := new(release.LockedError); errors.As(err, &locked) {
 		return app, policy, advise(err, Wait)
 	}
@@ -224,10 +224,10 @@ func (p *Machine) ChangeTrust(ctx context.Context, what string, change func(*ver
 		return app, policy, err
 	}
 	defer unlock()
-	if err := p.finishRotation(ctx, app); err != nil {
+	if err := m.finishRotation(ctx, app); err != nil {
 		return app, policy, err
 	}
-	policy, err = p.policyFile(app)
+	policy, err = m.policyFile(app)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return app, policy, err
 	}
@@ -237,16 +237,16 @@ func (p *Machine) ChangeTrust(ctx context.Context, what string, change func(*ver
 	if _, err := verify.New(policy); err != nil {
 		return app, policy, err
 	}
-	return app, policy, p.writePolicy(app, policy, source.Config{})
+	return app, policy, m.writePolicy(app, policy, source.Config{})
 }
 
 // finishRotation brings a rotation into the policy that a power cut kept from it.
 // The caller holds the app's lock.
-func (p *Machine) finishRotation(ctx context.Context, app string) error {
-	if !p.hasRecords(app) {
+func (m *Machine) finishRotation(ctx context.Context, app string) error {
+	if !m.hasRecords(app) {
 		return nil
 	}
-	j, err := p.openRecords(ctx, app)
+	j, err := m.openRecords(ctx, app)
 	if err != nil {
 		return err
 	}
@@ -255,7 +255,7 @@ func (p *Machine) finishRotation(ctx context.Context, app string) error {
 	if err != nil || st.Rotation == nil {
 		return err
 	}
-	if err := p.rotate(app)(ctx, st.Rotation); err != nil {
+	if err := m.rotate(app)(ctx, st.Rotation); err != nil {
 		return err
 	}
 	return j.Rotated(ctx)

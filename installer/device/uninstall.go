@@ -14,44 +14,44 @@ import (
 // Uninstall removes the app and returns what it removed: with purge the environment
 // file, changed configuration files and the trust policy too. It asks agree first,
 // with all that would go.
-func (p *Machine) Uninstall(ctx context.Context, purge bool, agree func(list []string) error) (list []string, err error) {
-	err = p.onDevice(ctx, "uninstall", func(ctx context.Context, d *device) error {
-		list, err = p.uninstall(ctx, d, purge, agree)
+func (m *Machine) Uninstall(ctx context.Context, purge bool, agree func(list []string) error) (list []string, err error) {
+	err = m.onApp(ctx, "uninstall", func(ctx context.Context, a *lockedApp) error {
+		list, err = m.uninstall(ctx, a, purge, agree)
 		return err
 	})
 	return list, err
 }
 
-func (p *Machine) uninstall(ctx context.Context, d *device, purge bool, agree func(list []string) error) (list []string, err error) {
-	app, err := p.TheApp()
+func (m *Machine) uninstall(ctx context.Context, a *lockedApp, purge bool, agree func(list []string) error) (list []string, err error) {
+	app, err := m.TheApp()
 	if err != nil {
 		return nil, err
 	}
-	if err := p.recoverFirst(ctx, d); err != nil {
+	if err := m.recoverFirst(ctx, a); err != nil {
 		return nil, err
 	}
-	st, err := d.journal.Load(ctx)
+	st, err := a.journal.Load(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var runtime interface {
 		Remove(ctx context.Context, current *installer.Release, purge bool) error
 		Removes(current *installer.Release, purge bool) ([]string, error)
-	} = d.app
-	if d.tree != nil {
-		runtime = d.tree
+	} = a.compose
+	if a.tree != nil {
+		runtime = a.tree
 	}
 	list, err = runtime.Removes(st.Current, purge)
 	if err != nil {
 		return nil, err
 	}
-	list = append(list, p.stateDir(app))
-	managed := p.Root == "/" && release.Exists(filepath.Join(systemd.UnitDir, systemd.RecoveryName(app)))
+	list = append(list, m.stateDir(app))
+	managed := m.Root == "/" && release.Exists(filepath.Join(systemd.UnitDir, systemd.RecoveryName(app)))
 	if managed {
 		list = append(list, filepath.Join(systemd.UnitDir, systemd.RecoveryName(app)))
 	}
 	if purge {
-		list = append(list, p.ConfigPath(app))
+		list = append(list, m.ConfigPath(app))
 	}
 	if err := agree(list); err != nil {
 		return nil, err
@@ -65,20 +65,20 @@ func (p *Machine) uninstall(ctx context.Context, d *device, purge bool, agree fu
 		}
 	}
 	if purge {
-		if err := p.removePolicy(app); err != nil {
+		if err := m.removePolicy(app); err != nil {
 			return nil, fmt.Errorf("uninstall %s: %w", app, err)
 		}
 	}
-	command := filepath.Join(p.binDir(), app+UpdateSuffix)
+	command := filepath.Join(m.binDir(), app+UpdateSuffix)
 	if to, err := os.Readlink(command); err == nil && to == programName {
 		if err := os.Remove(command); err != nil {
 			return nil, fmt.Errorf("uninstall %s: %w", app, err)
 		}
 	}
-	_ = os.Remove(p.statePath(app))
-	_ = os.Remove(p.AppDir(app)) // when nothing of others is in it
+	_ = os.Remove(m.statePath(app))
+	_ = os.Remove(m.AppDir(app)) // when nothing of others is in it
 	// The records go last: until then this can be repeated.
-	if err := os.RemoveAll(p.stateDir(app)); err != nil {
+	if err := os.RemoveAll(m.stateDir(app)); err != nil {
 		return nil, fmt.Errorf("uninstall %s: %w", app, err)
 	}
 	return list, nil

@@ -24,10 +24,10 @@ var units embed.FS
 
 // InstallUnits writes the units and makes the group that may use the daemon's
 // socket. Below another --root it only writes them.
-func (p *Machine) InstallUnits(ctx context.Context) error {
-	live := p.Root == "/"
+func (m *Machine) InstallUnits(ctx context.Context) error {
+	live := m.Root == "/"
 	if live && !release.Exists("/run/systemd/system") {
-		p.Note("systemd does not run here: start \"valise-installer serve\" as root and \"valise-installer page\" as a user of group %s yourself", SocketGroup)
+		m.Note("systemd does not run here: start \"valise-installer serve\" as root and \"valise-installer page\" as a user of group %s yourself", SocketGroup)
 		return nil
 	}
 	if _, err := user.LookupGroup(SocketGroup); err != nil && live {
@@ -44,7 +44,7 @@ func (p *Machine) InstallUnits(ctx context.Context) error {
 		return err
 	}
 	for _, f := range files {
-		if err := p.installUnit(f.Name(), self); err != nil {
+		if err := m.installUnit(f.Name(), self); err != nil {
 			return err
 		}
 	}
@@ -61,18 +61,18 @@ func (p *Machine) InstallUnits(ctx context.Context) error {
 }
 
 // installUnit writes a unit or a rule of udev.
-func (p *Machine) installUnit(name, self string) error {
+func (m *Machine) installUnit(name, self string) error {
 	b, err := units.ReadFile("units/" + name)
 	if err != nil {
 		return err
 	}
-	dir, err := release.OpenDir(filepath.Dir(p.unitPath(name)), 0o755)
+	dir, err := release.OpenDir(filepath.Dir(m.unitPath(name)), 0o755)
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	if have, err := os.ReadFile(p.unitPath(name)); err == nil && !isUnit(name, have) {
-		if err := p.keepEdit(dir, p.unitPath(name), have); err != nil {
+	if have, err := os.ReadFile(m.unitPath(name)); err == nil && !isUnit(name, have) {
+		if err := m.keepEdit(dir, m.unitPath(name), have); err != nil {
 			return err
 		}
 	}
@@ -81,18 +81,18 @@ func (p *Machine) installUnit(name, self string) error {
 
 // keepEdit keeps what a file of ours, in dir, was changed to, before it is written
 // anew. Neither systemd nor udev reads a file of that name.
-func (p *Machine) keepEdit(dir *os.Root, file string, have []byte) error {
+func (m *Machine) keepEdit(dir *os.Root, file string, have []byte) error {
 	old := filepath.Base(file) + ".valise-old-" + bundle.DigestOf(have).Hex()[:8]
-	p.Note("%s was changed here; its content is kept in %s", file, filepath.Join(filepath.Dir(file), old))
+	m.Note("%s was changed here; its content is kept in %s", file, filepath.Join(filepath.Dir(file), old))
 	return release.WriteFile(dir, old, have, 0o644)
 }
 
 // unitPath is where a unit or a rule of udev belongs.
-func (p *Machine) unitPath(name string) string {
+func (m *Machine) unitPath(name string) string {
 	if filepath.Ext(name) == ".rules" {
-		return filepath.Join(p.Root, "etc/udev/rules.d", name)
+		return filepath.Join(m.Root, "etc/udev/rules.d", name)
 	}
-	return filepath.Join(p.Root, "etc/systemd/system", name)
+	return filepath.Join(m.Root, "etc/systemd/system", name)
 }
 
 func command(ctx context.Context, name string, args ...string) error {

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"path/filepath"
+	"slices"
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/installer"
@@ -66,8 +68,8 @@ func (c *Candidate) Close() error { return c.from.file.Close() }
 
 // Verify opens and verifies a bundle. Nothing on the device changes, and one
 // that is refused leaves no trace.
-func (p *Machine) Verify(ctx context.Context, path string, o Options) (_ *Candidate, err error) {
-	b, err := p.open(ctx, path, o)
+func (m *Machine) Verify(ctx context.Context, path string, o Options) (_ *Candidate, err error) {
+	b, err := m.open(ctx, path, o)
 	if err != nil {
 		return nil, err
 	}
@@ -82,25 +84,25 @@ func (p *Machine) Verify(ctx context.Context, path string, o Options) (_ *Candid
 	// The name is only the bundle's claim until it is verified; it decides
 	// which policy that happens against.
 	app := b.Manifest().App
-	if p.App != "" && p.App != app {
-		return nil, &verify.Error{Check: verify.CheckApp, Reason: fmt.Sprintf("it says it is a release of %q, not of %q, which is wanted: the file is of another app, and nobody looked at who signed it; get a release of %q from its maker", app, p.App, p.App)}
+	if m.App != "" && m.App != app {
+		return nil, &verify.Error{Check: verify.CheckApp, Reason: fmt.Sprintf("it says it is a release of %q, not of %q, which is wanted: the file is of another app, and nobody looked at who signed it; get a release of %q from its maker", app, m.App, m.App)}
 	}
-	policy, pin, err := p.policyFor(ctx, b.Reader, o)
-	if !o.First && (errors.Is(err, fs.ErrNotExist) || !p.hasRecords(app)) {
-		return nil, p.NotInstalled(app, path)
+	policy, pin, err := m.policyFor(ctx, b.Reader, o)
+	if !o.First && (errors.Is(err, fs.ErrNotExist) || !m.hasRecords(app)) {
+		return nil, m.NotInstalled(app, path)
 	}
 	if err != nil {
 		return nil, err
 	}
 	verifier, err := verify.New(policy)
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", p.ConfigPath(app), err)
+		return nil, fmt.Errorf("read %s: %w", m.ConfigPath(app), err)
 	}
-	rel, err := p.verifyOpened(ctx, verifier, b, app)
+	rel, err := m.verifyOpened(ctx, verifier, b, app)
 	if err != nil {
 		return nil, err
 	}
-	from, err := p.sourceToPin(rel, o)
+	from, err := m.sourceToPin(rel, o)
 	if err != nil {
 		return nil, err
 	}
@@ -109,23 +111,23 @@ func (p *Machine) Verify(ctx context.Context, path string, o Options) (_ *Candid
 
 // Plan plans a candidate. Only a first installation, where there is no
 // engine, changes something: it brings one.
-func (p *Machine) Plan(ctx context.Context, c *Candidate, o Options) (err error) {
+func (m *Machine) Plan(ctx context.Context, c *Candidate, o Options) (err error) {
 	if o.First && c.rel.Manifest().Kind == bundle.KindCompose {
-		if err := p.ensureEngine(ctx, c.rel); err != nil {
+		if err := m.ensureEngine(ctx, c.rel); err != nil {
 			return err
 		}
 	}
-	c.Plan, err = p.preview(ctx, c.rel, c.Path, o)
+	c.Plan, err = m.preview(ctx, c.rel, c.Path, o)
 	if errors.As(err, new(*installer.LackingError)) && c.from.thin {
-		p.Note("%v", err)
+		m.Note("%v", err)
 		o.whole, o.instead = true, c
-		full, err := p.Verify(ctx, c.Path, o)
+		full, err := m.Verify(ctx, c.Path, o)
 		if err != nil {
 			return err
 		}
 		c.Close()
 		*c = *full
-		return p.Plan(ctx, c, o)
+		return m.Plan(ctx, c, o)
 	}
 	if err != nil {
 		return err
@@ -136,7 +138,7 @@ func (p *Machine) Plan(ctx context.Context, c *Candidate, o Options) (err error)
 
 // sourceToPin is where later releases will come from: what the operator says at
 // the first installation, else the repository that the signed release names.
-func (p *Machine) sourceToPin(rel *verify.Release, o Options) (source.Config, error) {
+func (m *Machine) sourceToPin(rel *verify.Release, o Options) (source.Config, error) {
 	if o.Source != "" {
 		return source.Parse(o.Source)
 	}
@@ -147,101 +149,101 @@ func (p *Machine) sourceToPin(rel *verify.Release, o Options) (source.Config, er
 }
 
 // Apply runs the transaction. The error is why it never began.
-func (p *Machine) Apply(ctx context.Context, c *Candidate, o Options) (installer.Result, error) {
+func (m *Machine) Apply(ctx context.Context, c *Candidate, o Options) (installer.Result, error) {
 	var none installer.Result
-	if asked, err := p.askEnv(c.Plan); err != nil {
+	if asked, err := m.askEnv(c.Plan); err != nil {
 		return none, err
 	} else if asked {
-		if c.Plan, err = p.preview(ctx, c.rel, c.Path, o); err != nil {
+		if c.Plan, err = m.preview(ctx, c.rel, c.Path, o); err != nil {
 			return none, err
 		}
 	}
-	if err := p.Check(c.Plan); err != nil {
+	if err := m.Check(c.Plan); err != nil {
 		return none, err
 	}
-	m := c.rel.Manifest()
-	d, err := p.openDevice(ctx, c.App, m.Kind, fmt.Sprintf("%s to %s from %s", cmp.Or(c.Plan.Action, installer.ActionUpdate), m.Version, c.Path))
+	manifest := c.rel.Manifest()
+	a, err := m.lockApp(ctx, c.App, manifest.Kind, fmt.Sprintf("%s to %s from %s", cmp.Or(c.Plan.Action, installer.ActionUpdate), manifest.Version, c.Path))
 	if err != nil {
 		return none, err
 	}
-	defer d.close()
-	d.store.Know(c.rel.Digest(), m)
-	if err := p.recoverFirst(ctx, d); err != nil {
+	defer a.close()
+	a.store.Remember(c.rel.Digest(), manifest)
+	if err := m.recoverFirst(ctx, a); err != nil {
 		return none, err
 	}
-	st, err := d.journal.Load(ctx)
+	st, err := a.journal.Load(ctx)
 	if err != nil {
 		return none, err
 	}
-	if d.app != nil {
-		d.app.Hurry = !o.First
+	if a.compose != nil {
+		a.compose.SkipServices = !o.First
 	}
 	// Somebody else may have been here since the preview.
-	if c.Plan, err = p.evaluate(ctx, d.Runtime, d.engine, c.rel, st, c.Path, o); err != nil {
+	if c.Plan, err = m.evaluate(ctx, a.Runtime, a.engine, c.rel, st, c.Path, o); err != nil {
 		return none, err
 	}
-	if err := p.Check(c.Plan); err != nil {
+	if err := m.Check(c.Plan); err != nil {
 		return none, err
 	}
 	_, c.Plan.FetchBytes = source.Join(fetches(c.from, c.Plan))
 	if c.pin {
-		if err := p.writePolicy(c.App, c.policy, c.source); err != nil {
+		if err := m.writePolicy(c.App, c.policy, c.source); err != nil {
 			return none, err
 		}
-	} else if now, err := p.Policy(ctx, c.App); err != nil || !now.Same(c.policy) {
+	} else if now, err := m.Policy(ctx, c.App); err != nil || !now.Same(c.policy) {
 		return none, advise(errors.Join(fmt.Errorf("whom this device trusts changed while %s was verified", c.Path), err), Again)
 	}
 	for _, n := range c.Plan.Notes {
-		p.Note("%s", n)
+		m.Note("%s", n)
 	}
-	if err := p.fetchAhead(c); err != nil {
+	if err := m.fetchAhead(c); err != nil {
 		return none, err
 	}
-	if p.Planned != nil {
-		p.Planned(c.Plan)
+	if m.Planned != nil {
+		m.Planned(c.Plan)
 	}
-	keep := m.Device.Keep.Releases
+	keep := manifest.Device.Keep.Releases
 	switch {
-	case m.Kind == bundle.KindTree:
-		if keep, err = p.prepareTree(ctx, m); err != nil {
+	case manifest.Kind == bundle.KindTree:
+		if keep, err = m.prepareTree(ctx, manifest); err != nil {
 			return none, err
 		}
-	case p.Root == "/" && release.Exists("/run/systemd/system"):
+	case m.Root == "/" && release.Exists("/run/systemd/system"):
 		// The engine starts what ran when the power went; recovery comes after it.
-		if err := p.installRecovery(ctx, c.App, nil, []string{"docker.service"}); err != nil {
+		if err := m.installRecovery(ctx, c.App, nil, []string{"docker.service"}); err != nil {
 			return none, err
 		}
 	}
-	res := d.Update(ctx, c.rel, keep)
-	p.spoolEnd(c, res)
+	res := a.Update(ctx, c.rel, keep)
+	m.spoolEnd(c, res)
 	if o.First && res.Outcome == installer.Done {
-		if err := p.installCommands(ctx, c.App); err != nil {
-			p.Note("%v", err)
+		if err := m.installCommands(ctx, c.App); err != nil {
+			m.Note("%v", err)
 		}
 	}
 	return res, nil
 }
 
-func (p *Machine) NotInstalled(app, path string) error {
+func (m *Machine) NotInstalled(app, path string) error {
 	return advise(fmt.Errorf("app %s is not installed here", app), InstallFirst, path)
 }
 
 // preview plans without the app's lock and without changing anything: records
 // and releases are only read.
-func (p *Machine) preview(ctx context.Context, rel *verify.Release, path string, o Options) (*installer.Plan, error) {
+func (m *Machine) preview(ctx context.Context, rel *verify.Release, path string, o Options) (*installer.Plan, error) {
 	app := rel.Manifest().App
 	var engine *docker.Engine
 	if rel.Manifest().Kind == bundle.KindCompose {
 		var err error
-		if engine, err = p.connect(ctx); err != nil {
+		if engine, err = m.connect(ctx); err != nil {
 			return nil, err
 		}
 		defer engine.Close()
 	}
 	var st installer.State
 	var store *release.Store
-	if p.hasRecords(app) {
-		j, read, err := p.ReadState(ctx, app)
+	if m.hasRecords(app) {
+		j, read, err := m.ReadState(ctx, app)
 		if err != nil {
 			return nil, err
 		}
@@ -249,44 +251,44 @@ func (p *Machine) preview(ctx context.Context, rel *verify.Release, path string,
 		if err := j.Close(); err != nil {
 			return nil, err
 		}
-		if store, err = release.Open(p.AppDir(app)); err != nil {
+		if store, err = release.Open(m.AppDir(app)); err != nil {
 			return nil, err
 		}
 		defer store.Close()
 	}
 	if o.DryRun && st.Unfinished != nil {
-		p.Note("an earlier %s to %s did not finish; an update undoes it first", st.Unfinished.Action, st.Unfinished.To.Version)
+		m.Note("an earlier %s to %s did not finish; an update undoes it first", st.Unfinished.Action, st.Unfinished.To.Version)
 	}
 	if engine == nil {
-		return p.evaluate(ctx, p.treeApp(app, store, nil), nil, rel, st, path, o)
+		return m.evaluate(ctx, m.treeApp(app, store, nil), nil, rel, st, path, o)
 	}
 	var command []string // without it a plan does not say what becomes of services, which only a reader wants to know
 	if o.DryRun || o.First {
 		var err error
-		if command, _, err = docker.FindCompose(ctx, p.dockerEnv()); err != nil {
-			command = nil // openDevice says so
+		if command, _, err = docker.FindCompose(ctx, m.dockerEnv()); err != nil {
+			command = nil // lockApp says so
 		}
 	}
-	return p.evaluate(ctx, p.runtime(app, store, engine, command), engine, rel, st, path, o)
+	return m.evaluate(ctx, m.runtime(app, store, engine, command), engine, rel, st, path, o)
 }
 
 // evaluate checks what this device expects of a verified release and plans it.
-func (p *Machine) evaluate(ctx context.Context, rt installer.Runtime, engine *docker.Engine, rel *verify.Release, st installer.State, path string, o Options) (*installer.Plan, error) {
-	m := rel.Manifest()
+func (m *Machine) evaluate(ctx context.Context, rt installer.Runtime, engine *docker.Engine, rel *verify.Release, st installer.State, path string, o Options) (*installer.Plan, error) {
+	manifest := rel.Manifest()
 	switch {
-	case m.Kind == bundle.KindTree && p.Root != "/":
-		return nil, usagef("below %s: the units of an app that is a file tree run on this machine", p.Root)
+	case manifest.Kind == bundle.KindTree && m.Root != "/":
+		return nil, usagef("below %s: the units of an app that is a file tree run on this machine", m.Root)
 	case !o.First && st.Current == nil:
-		return nil, p.NotInstalled(m.App, path) // it was tried once
-	case o.First && st.Current != nil && st.Current.Version != m.Version:
-		return nil, advise(fmt.Errorf("app %s is installed already, version %s runs", m.App, st.Current.Version), UpdateInstead, path)
+		return nil, m.NotInstalled(manifest.App, path) // it was tried once
+	case o.First && st.Current != nil && st.Current.Version != manifest.Version:
+		return nil, advise(fmt.Errorf("app %s is installed already, version %s runs", manifest.App, st.Current.Version), UpdateInstead, path)
 	}
-	platform, err := p.platform(ctx, engine)
+	platform, err := m.platform(ctx, engine)
 	if err != nil {
 		return nil, err
 	}
-	if kind := kindIn(st); kind != "" && kind != m.Kind {
-		return nil, fmt.Errorf("app %s is installed as a %s app, the release is a %s app: uninstall the one before you install the other", m.App, kind, m.Kind)
+	if kind := kindIn(st); kind != "" && kind != manifest.Kind {
+		return nil, fmt.Errorf("app %s is installed as a %s app, the release is a %s app: uninstall the one before you install the other", manifest.App, kind, manifest.Kind)
 	}
 	want := verify.Want{Platform: platform, Floor: st.Floor, Bad: st.Bad, Known: map[string]bundle.Digest{}, Forced: o.Forced}
 	if st.Current != nil && st.Current.Manifest == rel.Digest() {
@@ -295,7 +297,7 @@ func (p *Machine) evaluate(ctx context.Context, rt installer.Runtime, engine *do
 	for _, k := range st.Kept {
 		want.Known[k.Version] = k.Manifest
 	}
-	if err := rel.Meets(want); err != nil {
+	if err := rel.Check(want); err != nil {
 		return nil, err
 	}
 	facts, err := rt.Inspect(ctx, rel, st)
@@ -304,8 +306,8 @@ func (p *Machine) evaluate(ctx context.Context, rt installer.Runtime, engine *do
 	}
 	if st.Current != nil && st.Current.Manifest == rel.Digest() {
 		for _, key := range facts.EnvChanged {
-			if _, given := p.Given[key]; given {
-				return nil, advise(fmt.Errorf("%s runs already: no update would write %s", m.Version, key), EditEnv)
+			if _, given := m.Given[key]; given {
+				return nil, advise(fmt.Errorf("%s runs already: no update would write %s", manifest.Version, key), EditEnv)
 			}
 		}
 	}
@@ -317,10 +319,37 @@ func (p *Machine) evaluate(ctx context.Context, rt installer.Runtime, engine *do
 }
 
 // Check says what speaks against carrying a plan out.
-func (p *Machine) Check(plan *installer.Plan) error {
+func (m *Machine) Check(plan *installer.Plan) error {
 	err := plan.Check()
 	if missing := new(installer.MissingEnvError); errors.As(err, &missing) {
-		return &EnvError{err, cmp.Or(plan.EnvFile, filepath.Join(p.AppDir(plan.App), ".env")), missing.Keys, plan.EnvHelp}
+		return &EnvError{err, cmp.Or(plan.EnvFile, filepath.Join(m.AppDir(plan.App), ".env")), missing.Keys, plan.EnvHelp}
 	}
 	return err
+}
+
+// askEnv asks a person for the values of required keys, when there is one.
+func (m *Machine) askEnv(plan *installer.Plan) (asked bool, err error) {
+	if len(plan.EnvMissing) == 0 {
+		return false, nil
+	}
+	person := m.person()
+	if person == nil {
+		return false, nil
+	}
+	given := maps.Clone(m.Given)
+	if given == nil {
+		given = map[string]string{}
+	}
+	for _, key := range slices.Sorted(slices.Values(plan.EnvMissing)) {
+		value, err := person.Value(key, plan.EnvHelp[key])
+		if errors.Is(err, io.EOF) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+		given[key] = value
+	}
+	m.Given = given
+	return true, nil
 }

@@ -178,7 +178,7 @@ func (w *World) start(r installer.Release) error {
 	)
 }
 
-func (w *World) Restore(_ context.Context, raw json.RawMessage, from *installer.Release) error {
+func (w *World) Revert(_ context.Context, raw json.RawMessage, from *installer.Release) error {
 	var s snapshot
 	if err := json.Unmarshal(raw, &s); err != nil {
 		return fmt.Errorf("restore: %w", err)
@@ -206,7 +206,7 @@ func (w *World) Probe(_ context.Context, r installer.Release) error {
 	return nil
 }
 
-func (w *World) Whole(_ context.Context, r installer.Release) error {
+func (w *World) Intact(_ context.Context, r installer.Release) error {
 	if !w.Dirs[r.Dir] || !w.Images[r.Dir] {
 		return fmt.Errorf("files or images of %s are gone", r.Version)
 	}

@@ -32,7 +32,7 @@ func (s *Server) api(mux *http.ServeMux) {
 		"DELETE /{id}":               admin,
 	} {
 		method, path, _ := strings.Cut(pattern, " ")
-		mux.Handle(method+" "+apiPrefix+path, s.need(scope, s.engine.proxy.ServeHTTP))
+		mux.Handle(method+" "+apiPrefix+path, s.need(scope, s.daemon.proxy.ServeHTTP))
 	}
 	mux.Handle("POST "+apiPrefix+"/{id}/apply", s.need(apply, s.postApply))
 	mux.Handle("POST "+apiPrefix+"/upload", s.need(upload, s.postUpload))
@@ -62,5 +62,5 @@ func (s *Server) postApply(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	r.Body = io.NopCloser(bytes.NewReader(b))
-	s.engine.proxy.ServeHTTP(w, r)
+	s.daemon.proxy.ServeHTTP(w, r)
 }

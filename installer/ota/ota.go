@@ -95,7 +95,7 @@ func parsePrefix(s string) (netip.Prefix, error) {
 // Server is the page.
 type Server struct {
 	Config Config
-	Engine string // path of the daemon's socket
+	Socket string // path of the daemon's socket
 	Users  string // path of the users file
 	// Sessions is the path of a file that keeps who is logged in over a restart;
 	// empty for none.
@@ -103,7 +103,7 @@ type Server struct {
 	Log      *slog.Logger
 	Now      func() time.Time
 
-	engine   *engine
+	daemon   *daemonClient
 	sessions *sessions
 	logins   *limiter
 	// Who waits for a password to be judged: browsers that are known, and others.
@@ -121,7 +121,7 @@ func New(s Server) (*Server, error) {
 	if err := s.Config.Validate(); err != nil {
 		return nil, err
 	}
-	s.engine = newEngine(s.Engine)
+	s.daemon = newDaemonClient(s.Socket)
 	s.sessions, s.logins = newSessions(s.Now, s.Sessions, s.Log), newLimiter(s.Now)
 	s.known, s.strangers = make(queue, maxWaiting), make(queue, maxWaiting)
 	s.lists = &lists{path: s.Users}

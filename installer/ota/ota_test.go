@@ -64,7 +64,7 @@ func newServer(t *testing.T, c *clock, config Config) (*httptest.Server, *backen
 func newPage(t *testing.T, c *clock, config Config) (*Server, *httptest.Server, *backend, *List) {
 	t.Helper()
 	dir := t.TempDir()
-	l, err := net.Listen("unix", filepath.Join(dir, "engine.sock"))
+	l, err := net.Listen("unix", filepath.Join(dir, "daemon.sock"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -78,7 +78,7 @@ func newPage(t *testing.T, c *clock, config Config) (*Server, *httptest.Server, 
 		}
 	}
 	save(t, dir, list)
-	s, err := New(Server{Config: config, Engine: filepath.Join(dir, "engine.sock"), Users: filepath.Join(dir, "users.json"), Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Now: c.now})
+	s, err := New(Server{Config: config, Socket: filepath.Join(dir, "daemon.sock"), Users: filepath.Join(dir, "users.json"), Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Now: c.now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -203,7 +203,7 @@ func TestSessionsLast(t *testing.T) {
 	}
 	save(t, dir, &list)
 	begin := func() (*httptest.Server, *Server) {
-		s, err := New(Server{Engine: "/nowhere", Users: filepath.Join(dir, "users.json"), Sessions: path, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Now: c.now})
+		s, err := New(Server{Socket: "/nowhere", Users: filepath.Join(dir, "users.json"), Sessions: path, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Now: c.now})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -218,7 +218,7 @@ func TestSessionsLast(t *testing.T) {
 	for range 2 {
 		c.t = c.t.Add(20 * time.Minute)
 		for _, cookie := range []string{ann, vic} {
-			if got := status(t, "GET", web.URL+apiPrefix, cookie); got != 502 { // let in, and there is no engine
+			if got := status(t, "GET", web.URL+apiPrefix, cookie); got != 502 { // let in, and there is no daemon
 				t.Fatalf("before the restart: %d", got)
 			}
 		}
@@ -324,7 +324,7 @@ func TestTokens(t *testing.T) {
 			t.Errorf("%q after %s: %v %v", tc.token, tc.after, got, err)
 		}
 	}
-	s, err := New(Server{Engine: "/nowhere", Users: files.path, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Now: c.now})
+	s, err := New(Server{Socket: "/nowhere", Users: files.path, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Now: c.now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -337,7 +337,7 @@ func TestTokens(t *testing.T) {
 	}{{0, "GET", "", 502}, {0, "POST", "", 502}, {0, "GET", "/check", 403}, {0, "POST", "/A/apply", 403}, {0, "DELETE", "/A", 403}, {2 * time.Hour, "GET", "", 401}} {
 		c.t = c.t.Add(tc.after)
 		res, _ := send(t, tc.method, web.URL+apiPrefix+tc.path, "", "Authorization", "Bearer "+good)
-		if res.StatusCode != tc.want { // 502: let in, and there is no engine
+		if res.StatusCode != tc.want { // 502: let in, and there is no daemon
 			t.Errorf("%s %s after %s: %s, want %d", tc.method, tc.path, tc.after, res.Status, tc.want)
 		}
 	}

@@ -95,22 +95,22 @@ var parts = map[string]func(*Server, context.Context, *http.Request, *view) erro
 			return err
 		}
 		v.Check = new(daemon.Check)
-		return s.engine.call(ctx, http.MethodGet, apiPrefix+"/check", appQuery(v.App), nil, v.Check)
+		return s.daemon.call(ctx, http.MethodGet, apiPrefix+"/check", appQuery(v.App), nil, v.Check)
 	},
 	"waiting": func(s *Server, ctx context.Context, r *http.Request, v *view) error {
 		q := appQuery(v.App)
 		q.Set("status", string(installer.Pending))
 		var p daemon.Page
-		err := s.engine.call(ctx, http.MethodGet, apiPrefix, q, nil, &p)
+		err := s.daemon.call(ctx, http.MethodGet, apiPrefix, q, nil, &p)
 		v.Waiting = p.Data
 		return err
 	},
 	"history": (*Server).fillHistory,
 	"backups": func(s *Server, ctx context.Context, r *http.Request, v *view) error {
-		return s.engine.call(ctx, http.MethodGet, apiPrefix+"/backups", appQuery(v.App), nil, &v.Backups)
+		return s.daemon.call(ctx, http.MethodGet, apiPrefix+"/backups", appQuery(v.App), nil, &v.Backups)
 	},
 	"health": func(s *Server, ctx context.Context, r *http.Request, v *view) error {
-		return s.engine.call(ctx, http.MethodGet, apiPrefix+"/doctor", appQuery(v.App), nil, &v.Health)
+		return s.daemon.call(ctx, http.MethodGet, apiPrefix+"/doctor", appQuery(v.App), nil, &v.Health)
 	},
 }
 
@@ -119,7 +119,7 @@ var parts = map[string]func(*Server, context.Context, *http.Request, *view) erro
 var atOnce = []string{"version", "waiting", "history", "backups"}
 
 func (s *Server) fillState(ctx context.Context, r *http.Request, v *view) error {
-	if err := s.engine.call(ctx, http.MethodGet, apiPrefix+"/state", appQuery(v.App), nil, &v.State); err != nil {
+	if err := s.daemon.call(ctx, http.MethodGet, apiPrefix+"/state", appQuery(v.App), nil, &v.State); err != nil {
 		return err
 	}
 	v.Update = v.State.Running
@@ -128,7 +128,7 @@ func (s *Server) fillState(ctx context.Context, r *http.Request, v *view) error 
 		q := appQuery(v.App)
 		q.Set("page_size", "1")
 		q["status"] = []string{string(installer.Completed), string(installer.Failed), string(installer.RolledBack)}
-		if err := s.engine.call(ctx, http.MethodGet, apiPrefix, q, nil, &p); err != nil {
+		if err := s.daemon.call(ctx, http.MethodGet, apiPrefix, q, nil, &p); err != nil {
 			return err
 		}
 		if len(p.Data) > 0 {
@@ -149,10 +149,10 @@ func (s *Server) fillHistory(ctx context.Context, r *http.Request, v *view) erro
 	if h.Filter != "" {
 		q.Set("status", h.Filter)
 	}
-	if err := s.engine.call(ctx, http.MethodGet, apiPrefix, q, nil, &h.Page); err != nil {
+	if err := s.daemon.call(ctx, http.MethodGet, apiPrefix, q, nil, &h.Page); err != nil {
 		return err
 	}
-	if err := s.engine.call(ctx, http.MethodGet, apiPrefix+"/state", appQuery(v.App), nil, &v.State); err != nil {
+	if err := s.daemon.call(ctx, http.MethodGet, apiPrefix+"/state", appQuery(v.App), nil, &v.State); err != nil {
 		return err
 	}
 	h.Pages = max(1, (h.Total+historySize-1)/historySize)
@@ -163,7 +163,7 @@ func (s *Server) fillHistory(ctx context.Context, r *http.Request, v *view) erro
 // newView is a view of the app that is asked for, or of the first.
 func (s *Server) newView(ctx context.Context, r *http.Request) (v *view, err error) {
 	v = s.plainView(r)
-	if err := s.engine.call(ctx, http.MethodGet, apiPrefix+"/apps", nil, nil, &v.Apps); err != nil {
+	if err := s.daemon.call(ctx, http.MethodGet, apiPrefix+"/apps", nil, nil, &v.Apps); err != nil {
 		return v, err
 	}
 	v.App = r.URL.Query().Get("app")
@@ -226,13 +226,13 @@ func (s *Server) planPart(w http.ResponseWriter, r *http.Request) {
 	v, err := s.newView(ctx, r)
 	if err == nil {
 		v.Update = new(daemon.Update)
-		err = s.engine.call(ctx, http.MethodGet, apiPrefix+"/"+id, appQuery(v.App), nil, v.Update)
+		err = s.daemon.call(ctx, http.MethodGet, apiPrefix+"/"+id, appQuery(v.App), nil, v.Update)
 	}
 	if err == nil {
 		q := appQuery(v.App)
 		q.Set("force", force)
 		v.Plan = new(installer.Plan)
-		err = s.engine.call(ctx, http.MethodGet, apiPrefix+"/"+id+"/plan", q, nil, v.Plan)
+		err = s.daemon.call(ctx, http.MethodGet, apiPrefix+"/"+id+"/plan", q, nil, v.Plan)
 	}
 	if err != nil {
 		v.Trouble, v.Plan = err.Error(), nil

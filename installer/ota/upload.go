@@ -72,17 +72,17 @@ func (s *Server) takeForm(w http.ResponseWriter, r *http.Request, part io.Reader
 	// A form does not say how long its file is: a little less than the request.
 	// Room is made for that; what was not used is given back.
 	var u daemon.Upload
-	err := s.engine.call(ctx, http.MethodPost, "/uploads", query, jsonBody(map[string]int64{"size": r.ContentLength}), &u)
+	err := s.daemon.call(ctx, http.MethodPost, "/uploads", query, jsonBody(map[string]int64{"size": r.ContentLength}), &u)
 	if err == nil {
 		q := appQuery(r.URL.Query().Get("app"))
 		q.Set("offset", "0")
-		err = s.engine.call(ctx, http.MethodPatch, "/uploads/"+u.ID, q, part, &u)
+		err = s.daemon.call(ctx, http.MethodPatch, "/uploads/"+u.ID, q, part, &u)
 		var res daemon.Update
 		if err == nil {
 			query.Set("size", strconv.FormatInt(u.Offset, 10))
-			err = s.engine.call(ctx, http.MethodPost, "/uploads/"+u.ID+"/done", query, nil, &res)
+			err = s.daemon.call(ctx, http.MethodPost, "/uploads/"+u.ID+"/done", query, nil, &res)
 		} else {
-			_ = s.engine.call(context.WithoutCancel(ctx), http.MethodDelete, "/uploads/"+u.ID, query, nil, nil)
+			_ = s.daemon.call(context.WithoutCancel(ctx), http.MethodDelete, "/uploads/"+u.ID, query, nil, nil)
 		}
 		if err == nil {
 			w.Header().Set("Content-Type", "application/json")
@@ -175,7 +175,7 @@ func (s *Server) withFiles(next http.Handler) http.Handler {
 // daemon's unfinished uploads.
 func (s *Server) tus() http.HandlerFunc {
 	composer := tus.NewStoreComposer()
-	store := &store{s.engine}
+	store := &store{s.daemon}
 	composer.UseCore(store)
 	composer.UseTerminater(store)
 	h, err := tus.NewHandler(tus.Config{
@@ -195,10 +195,10 @@ var idPattern = regexp.MustCompile(`^[A-Z2-7]{1,64}$`)
 
 // store is where tus keeps its files: in the daemon. An upload is called
 // APP.ID, or .ID where there is one app.
-type store struct{ engine *engine }
+type store struct{ daemon *daemonClient }
 
 type stored struct {
-	engine *engine
+	daemon *daemonClient
 	app    string
 	id     string
 }
@@ -206,10 +206,10 @@ type stored struct {
 func (s *store) NewUpload(ctx context.Context, info tus.FileInfo) (tus.Upload, error) {
 	var u daemon.Upload
 	app := info.MetaData["app"]
-	if err := s.engine.call(ctx, http.MethodPost, "/uploads", appQuery(app), jsonBody(map[string]int64{"size": info.Size}), &u); err != nil {
+	if err := s.daemon.call(ctx, http.MethodPost, "/uploads", appQuery(app), jsonBody(map[string]int64{"size": info.Size}), &u); err != nil {
 		return nil, tusError(err)
 	}
-	return &stored{s.engine, app, u.ID}, nil
+	return &stored{s.daemon, app, u.ID}, nil
 }
 
 func (s *store) GetUpload(_ context.Context, id string) (tus.Upload, error) {
@@ -217,14 +217,14 @@ func (s *store) GetUpload(_ context.Context, id string) (tus.Upload, error) {
 	if !ok || !idPattern.MatchString(rest) {
 		return nil, tus.ErrNotFound
 	}
-	return &stored{s.engine, app, rest}, nil
+	return &stored{s.daemon, app, rest}, nil
 }
 
 func (s *store) AsTerminatableUpload(u tus.Upload) tus.TerminatableUpload { return u.(*stored) }
 
 func (u *stored) GetInfo(ctx context.Context) (tus.FileInfo, error) {
 	var at daemon.Upload
-	if err := u.engine.call(ctx, http.MethodGet, "/uploads/"+u.id, appQuery(u.app), nil, &at); err != nil {
+	if err := u.daemon.call(ctx, http.MethodGet, "/uploads/"+u.id, appQuery(u.app), nil, &at); err != nil {
 		return tus.FileInfo{}, tusError(err)
 	}
 	return tus.FileInfo{ID: u.app + "." + u.id, Size: at.Size, Offset: at.Offset}, nil
@@ -236,7 +236,7 @@ func (u *stored) WriteChunk(ctx context.Context, offset int64, src io.Reader) (i
 	q := appQuery(u.app)
 	q.Set("offset", strconv.FormatInt(offset, 10))
 	var at daemon.Upload
-	if err := u.engine.call(ctx, http.MethodPatch, "/uploads/"+u.id, q, src, &at); err != nil {
+	if err := u.daemon.call(ctx, http.MethodPatch, "/uploads/"+u.id, q, src, &at); err != nil {
 		return 0, tusError(err)
 	}
 	return at.Offset - offset, nil
@@ -246,7 +246,7 @@ func (u *stored) GetReader(context.Context) (io.ReadCloser, error) { return nil,
 func (u *stored) FinishUpload(context.Context) error               { return nil }
 
 func (u *stored) Terminate(ctx context.Context) error {
-	return tusError(u.engine.call(ctx, http.MethodDelete, "/uploads/"+u.id, appQuery(u.app), nil, nil))
+	return tusError(u.daemon.call(ctx, http.MethodDelete, "/uploads/"+u.id, appQuery(u.app), nil, nil))
 }
 
 // done has a complete file verified. The answer to the last request is the
@@ -254,7 +254,7 @@ func (u *stored) Terminate(ctx context.Context) error {
 func (s *store) done(hook tus.HookEvent) (tus.HTTPResponse, error) {
 	app, id, _ := strings.Cut(hook.Upload.ID, ".")
 	var res daemon.Update
-	if err := s.engine.call(hook.Context, http.MethodPost, "/uploads/"+id+"/done", appQuery(app), nil, &res); err != nil {
+	if err := s.daemon.call(hook.Context, http.MethodPost, "/uploads/"+id+"/done", appQuery(app), nil, &res); err != nil {
 		return tus.HTTPResponse{}, tusError(err)
 	}
 	b, err := json.Marshal(res)

@@ -15,9 +15,9 @@ import (
 // What lies in a release's directory is believed when it has the digest that was
 // verified when the release came.
 
-// Know lets Manifest return m, which was just verified, for its digest: what is
+// Remember lets Manifest return m, which was just verified, for its digest: what is
 // on disk may be damaged.
-func (s *Store) Know(digest bundle.Digest, m *bundle.Manifest) {
+func (s *Store) Remember(digest bundle.Digest, m *bundle.Manifest) {
 	if s != nil {
 		s.known, s.manifest = digest, m
 	}

@@ -70,7 +70,7 @@ func (a *App) Stage(ctx context.Context, rel *verify.Release, to installer.Relea
 
 // putBack makes a release that is still here whole again, from its bundle.
 func (a *App) putBack(ctx context.Context, rel *verify.Release, r installer.Release) error {
-	a.Releases.Know(rel.Digest(), rel.Manifest())
+	a.Releases.Remember(rel.Digest(), rel.Manifest())
 	if a.Verified(ctx, r) == nil {
 		return nil
 	}

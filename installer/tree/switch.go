@@ -20,7 +20,7 @@ import (
 	"github.com/valise-ota/valise/installer/systemd"
 )
 
-// snapshot is what Restore goes back to.
+// snapshot is what Revert goes back to.
 type snapshot struct {
 	Current string   `json:"current"` // name of the release, empty when there was none
 	To      string   `json:"to"`      // name of the one that is activated
@@ -252,11 +252,11 @@ func dropUnits(ctx context.Context, names []string) error {
 	return nil
 }
 
-// Restore brings back environment file, configuration, units and current
+// Revert brings back environment file, configuration, units and current
 // together, and what ran. Keys that Activate generated stay in the environment
 // file: data may need them. What is as it was is not written again, so that a
 // full disk, which may be why Activate failed, does not stop the way back.
-func (a *App) Restore(ctx context.Context, raw json.RawMessage, from *installer.Release) error {
+func (a *App) Revert(ctx context.Context, raw json.RawMessage, from *installer.Release) error {
 	var s snapshot
 	if err := json.Unmarshal(raw, &s); err != nil || s.To == "" {
 		return fmt.Errorf("restore: damaged snapshot: %v", err)

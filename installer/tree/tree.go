@@ -63,7 +63,7 @@ func (a *App) Inspect(ctx context.Context, rel *verify.Release, st installer.Sta
 	}
 	m := rel.Manifest()
 	f := installer.Facts{Platform: a.Platform}
-	a.Releases.Know(rel.Digest(), m)
+	a.Releases.Remember(rel.Digest(), m)
 	for _, name := range unitNames(m) {
 		f.Services = append(f.Services, installer.ServiceChange{Service: name, Change: installer.Recreated})
 	}
@@ -83,7 +83,7 @@ func (a *App) Inspect(ctx context.Context, rel *verify.Release, st installer.Sta
 			return f, fmt.Errorf("inspect: the release reads its environment from %s, the one that runs from another file: move that file first, or ask the maker of the app", m.Device.Tree.EnvFile)
 		}
 		if st.Current.Manifest == rel.Digest() {
-			f.Damage = a.Whole(ctx, *st.Current)
+			f.Damage = a.Intact(ctx, *st.Current)
 		}
 		if err := a.lostSecrets(old, m); err != nil {
 			return f, err

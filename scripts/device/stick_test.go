@@ -73,7 +73,7 @@ func TestStickNoticed(t *testing.T) {
 	}
 
 	t.Log("somebody applies it over the API")
-	const api = "/usr/local/bin/client --socket /run/valise/engine.sock "
+	const api = "/usr/local/bin/client --socket /run/valise/daemon.sock "
 	id := regexp.MustCompile(`"public_id":"([A-Z2-7]+)"`).FindStringSubmatch(b.run(api + "GET 'http://valise/api/v1/ota?status=pending'"))
 	if id == nil {
 		t.Fatal("no record waits")

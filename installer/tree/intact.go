@@ -14,10 +14,10 @@ import (
 	"github.com/valise-ota/valise/installer/systemd"
 )
 
-// Whole returns nil when the tree of release r, which is current, is here and is
+// Intact returns nil when the tree of release r, which is current, is here and is
 // what was verified, and runs: links, units and configuration files are those of
 // the release. The error says all that is wrong.
-func (a *App) Whole(ctx context.Context, r installer.Release) error {
+func (a *App) Intact(ctx context.Context, r installer.Release) error {
 	if err := a.Verified(ctx, r); err != nil {
 		return err // units and templates come from there
 	}

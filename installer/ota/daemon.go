@@ -22,26 +22,26 @@ const (
 
 var errDown = errors.New("the update service does not answer: systemctl status valise")
 
-// engine is the daemon behind its socket.
-type engine struct {
+// daemonClient is the daemon behind its socket.
+type daemonClient struct {
 	client *http.Client
 	proxy  *httputil.ReverseProxy
 }
 
-func newEngine(socket string) *engine {
+func newDaemonClient(socket string) *daemonClient {
 	transport := &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "unix", socket)
 		},
 		MaxIdleConnsPerHost: 32, IdleConnTimeout: time.Minute, DisableCompression: true,
 	}
-	return &engine{
+	return &daemonClient{
 		client: &http.Client{Transport: transport},
 		proxy: &httputil.ReverseProxy{
 			Transport: transport, FlushInterval: -1, BufferPool: buffers{},
 			// What somebody sends stays here, but for what the daemon is asked.
 			Rewrite: func(r *httputil.ProxyRequest) {
-				r.Out.URL.Scheme, r.Out.URL.Host = "http", "engine"
+				r.Out.URL.Scheme, r.Out.URL.Host = "http", "daemon"
 				r.Out.Header = http.Header{"Content-Type": r.In.Header["Content-Type"], "Accept": r.In.Header["Accept"]}
 				if me := whoIs(r.In); me != nil {
 					r.Out.Header.Set(daemon.ActorHeader, me.name)
@@ -69,8 +69,8 @@ func (f *failure) Error() string { return f.Detail }
 
 // call asks the daemon for something and decodes the answer into out, which may
 // be nil.
-func (e *engine) call(ctx context.Context, method, path string, query url.Values, in io.Reader, out any) error {
-	req, err := http.NewRequestWithContext(ctx, method, "http://engine"+path+"?"+query.Encode(), in)
+func (e *daemonClient) call(ctx context.Context, method, path string, query url.Values, in io.Reader, out any) error {
+	req, err := http.NewRequestWithContext(ctx, method, "http://daemon"+path+"?"+query.Encode(), in)
 	if err != nil {
 		return err
 	}

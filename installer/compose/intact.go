@@ -9,10 +9,10 @@ import (
 	"github.com/valise-ota/valise/installer"
 )
 
-// Whole returns nil when everything that release r runs from is here and is what
+// Intact returns nil when everything that release r runs from is here and is what
 // was verified: its files and its images. The error says all that is wrong; it is
 // an EditedError when that is nothing but mounted files.
-func (a *App) Whole(ctx context.Context, r installer.Release) error {
+func (a *App) Intact(ctx context.Context, r installer.Release) error {
 	m, err := a.manifest(r)
 	if err != nil {
 		return err
