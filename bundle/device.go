@@ -96,7 +96,7 @@ func (s Secret) Check() error {
 
 // Check returns what is wrong with a backup.
 func (b Backup) Check() error {
-	kind, service, _ := b.Parts()
+	kind, service, _ := b.Subject()
 	if kind == "" {
 		return errors.New("want exactly one of postgres, mysql, sqlite, volume and command")
 	}

@@ -79,7 +79,7 @@ func (v *Inventory) Omit(m *Manifest) (func(Digest) bool, error) {
 		}
 	}
 	for _, f := range m.Files {
-		if f.Path == InstallerDir+v.Platform.Dashed()+"/valise-installer" {
+		if f.Path == InstallerPath(v.Platform) {
 			need[f.Digest] = f.Digest != v.Installer
 		}
 	}

@@ -18,11 +18,21 @@ const (
 	ImagesName    = "images.tar"
 	TOCName       = "toc.json"
 
-	// InstallerDir holds PLATFORM/valise-installer, the platform with dashes.
-	InstallerDir = "installer/"
-	// EngineDir holds what a machine without an engine gets.
+	// InstallerDir holds the installer of each platform: see InstallerPath.
+	InstallerDir  = "installer/"
+	InstallerName = "valise-installer"
+	// EngineDir holds, below <os>-<arch>, what an engine is installed from: Debian
+	// packages, or Docker's static archive docker-*.tgz; and docker-compose, the
+	// plugin.
 	EngineDir = "engine/"
 )
+
+// InstallerPath is the file of a bundle that is the installer for p.
+func InstallerPath(p Platform) string { return InstallerDir + p.Dashed() + "/" + InstallerName }
+
+// EnginePath is the directory of a bundle, with a slash at its end, that holds the
+// engine for p.
+func EnginePath(p Platform) string { return EngineDir + p.Dashed() + "/" }
 
 // Manifest is what a signer signs: it pins every byte of the release.
 // The keys version, images_sha256, created_at, changelog and images keep the
@@ -277,9 +287,9 @@ type BackupCommand struct {
 	Restore []string `json:"restore" yaml:"restore"`
 }
 
-// Parts returns the kind of b, its service, and what of it is saved. The
+// Subject returns the kind of b, its service, and what of it is saved. The
 // strings are empty when not exactly one member is set.
-func (b Backup) Parts() (kind, service, what string) {
+func (b Backup) Subject() (kind, service, what string) {
 	n := 0
 	set := func(k, s, w string) { n, kind, service, what = n+1, k, s, w }
 	if b.Postgres != nil {
@@ -301,6 +311,12 @@ func (b Backup) Parts() (kind, service, what string) {
 		return "", "", ""
 	}
 	return kind, service, what
+}
+
+// String describes what is saved: "postgres database shop of service db".
+func (b Backup) String() string {
+	kind, service, what := b.Subject()
+	return kind + " " + what + " of service " + service
 }
 
 // Postgres is a database dumped with pg_dump inside its own service.

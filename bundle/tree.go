@@ -42,8 +42,6 @@ type TreeFile struct {
 const (
 	TreeAll     = "all" // directory of files that all platforms have
 	VersionName = "VERSION"
-
-	installerName = "valise-installer"
 )
 
 // TreeFiles returns the tree of one platform, sorted by path. In a bundle of
@@ -70,7 +68,7 @@ func (m *Manifest) TreeFiles(p Platform) []TreeFile {
 // isInstaller reports whether a file is an installer that the bundle carries: it
 // is for the device, not part of the app.
 func isInstaller(p string) bool {
-	return strings.HasPrefix(p, "installer/") && path.Base(p) == installerName && strings.Count(p, "/") == 2
+	return strings.HasPrefix(p, InstallerDir) && path.Base(p) == InstallerName && strings.Count(p, "/") == 2
 }
 
 // entryName is the name in the tar of an entry that the format calls name.

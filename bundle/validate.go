@@ -352,7 +352,7 @@ func (m *Manifest) checkCompose() error {
 		if err := b.Check(); err != nil {
 			return bad("backup", "%v", err)
 		}
-		kind, service, _ := b.Parts()
+		kind, service, _ := b.Subject()
 		if !m.hasService(service) {
 			return bad("backup", "no image for service %.80q", service)
 		}

@@ -274,8 +274,7 @@ func NewPlan(st State, rel *verify.Release, f Facts) (*Plan, error) {
 		p.Services, p.Downtime = f.Services, downtime(f.Services)
 		p.BackupSize, p.FilesNeed = f.Backup, f.Files+f.Backup
 		for _, b := range m.Device.Backup {
-			kind, service, what := b.Parts()
-			p.Backup = append(p.Backup, fmt.Sprintf("%s %s of service %s", kind, what, service))
+			p.Backup = append(p.Backup, b.String())
 		}
 	}
 	if r := rel.Rotation(); r != nil {

@@ -19,9 +19,6 @@ import (
 	"github.com/valise-ota/valise/bundle"
 )
 
-// InstallerName is the program that a bundle carries for every platform.
-const InstallerName = "valise-installer"
-
 // Release is a project at one version. Close it.
 type Release struct {
 	Version string
@@ -233,7 +230,7 @@ func (p *Project) checkServices(services types.Services) error {
 		}
 	}
 	for i, b := range p.Backup {
-		kind, service, _ := b.Parts()
+		kind, service, _ := b.Subject()
 		if err := check(service, "backup", i, kind, "service"); err != nil {
 			return err
 		}
@@ -280,14 +277,14 @@ func (p *Project) files(ctx context.Context, r *Release, platforms []bundle.Plat
 	}
 	if p.Installer != "" {
 		for _, platform := range platforms {
-			name := platform.Dashed() + "/" + InstallerName
-			if err := add(bundle.InstallerDir+name, filepath.Join(p.Path(p.Installer), filepath.FromSlash(name)), "installer"); err != nil {
+			name := bundle.InstallerPath(platform)
+			if err := add(name, filepath.Join(p.Path(p.Installer), platform.Dashed(), bundle.InstallerName), "installer"); err != nil {
 				return nil, err
 			}
 			// It is a program whatever the mode it was unpacked with.
-			f := files[bundle.InstallerDir+name]
+			f := files[name]
 			f.Executable = true
-			files[bundle.InstallerDir+name] = f
+			files[name] = f
 		}
 	}
 	if p.Engine != "" {
@@ -353,7 +350,7 @@ func (p *Project) engineFiles(platform bundle.Platform, add func(path, source st
 		case name != "docker-compose":
 			return p.at([]any{"engine"}, "%s is neither *.deb, docker-*.tgz nor docker-compose", filepath.Join(dir, name))
 		}
-		if err := add(bundle.EngineDir+platform.Dashed()+"/"+name, filepath.Join(dir, name), "engine"); err != nil {
+		if err := add(bundle.EnginePath(platform)+name, filepath.Join(dir, name), "engine"); err != nil {
 			return err
 		}
 	}

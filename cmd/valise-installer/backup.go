@@ -83,7 +83,7 @@ func printSets(w io.Writer, sets []backup.Set) {
 			if i > 0 {
 				id, saved, version = "", "", ""
 			}
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", id, saved, version, ui.Bytes(item.Size), backup.Describe(item.Backup))
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\n", id, saved, version, ui.Bytes(item.Size), item.Backup.String())
 		}
 	}
 	t.Flush()

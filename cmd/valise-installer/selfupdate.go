@@ -8,6 +8,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/valise-ota/valise/installer/device"
+	"github.com/valise-ota/valise/installer/host"
 )
 
 func selfUpdateCommand(p *program) *cobra.Command {
@@ -41,8 +42,8 @@ func selfCheckCommand(p *program) *cobra.Command {
 			if err := p.SelfCheck(cmd.Context()); err != nil {
 				return err
 			}
-			return p.Result(device.Identity{Version: p.Version, Platform: device.Platform()}, func(w io.Writer) {
-				fmt.Fprintf(w, "%s for %s reads the records of every app here\n", p.Version, device.Platform())
+			return p.Result(device.Identity{Version: p.Version, Platform: host.Platform()}, func(w io.Writer) {
+				fmt.Fprintf(w, "%s for %s reads the records of every app here\n", p.Version, host.Platform())
 			})
 		},
 	}

@@ -24,8 +24,8 @@ func addInstallScript(m *bundle.Manifest, c *content, bundleName string) error {
 		if f.Path == installScriptName {
 			return nil
 		}
-		platform, ok := strings.CutPrefix(f.Path, "installer/")
-		if platform, named := strings.CutSuffix(platform, "/valise-installer"); ok && named {
+		platform, ok := strings.CutPrefix(f.Path, bundle.InstallerDir)
+		if platform, named := strings.CutSuffix(platform, "/"+bundle.InstallerName); ok && named {
 			installers = append(installers, platform+" "+f.Digest.Hex())
 		}
 	}

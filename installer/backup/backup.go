@@ -151,12 +151,6 @@ func (d Deps) kind(dir *os.Root, b bundle.Backup) (kind, error) {
 	return command{*b.Command, d}, nil
 }
 
-// Describe says what a backup is of, for people.
-func Describe(b bundle.Backup) string {
-	kind, service, what := b.Parts()
-	return fmt.Sprintf("%s %s of service %s", kind, what, service)
-}
-
 // Save saves backups into dir, mode 0600, as the set of head.Record. The set
 // exists only when all of it was checked and is durable; on failure nothing is
 // left. Memory does not depend on the size of the data. progress may be nil; it
@@ -192,7 +186,7 @@ func Save(ctx context.Context, d Deps, dir *os.Root, head Set, backups []bundle.
 			}
 		})
 		if err != nil {
-			return set, fmt.Errorf("back up %s: %w", Describe(b), err)
+			return set, fmt.Errorf("back up %s: %w", b, err)
 		}
 		set.Items = append(set.Items, item)
 		done += item.Size
@@ -218,7 +212,7 @@ func (d Deps) save(ctx context.Context, dir *os.Root, set Set, b bundle.Backup, 
 	if err != nil {
 		return Item{}, err
 	}
-	name, service, _ := b.Parts()
+	name, service, _ := b.Subject()
 	item := Item{Name: set.prefix() + "-" + service + suffixes[name], Backup: b}
 	if !namePattern.MatchString(item.Name) {
 		return Item{}, fmt.Errorf("name is %.200q, want NUMBER-RECORD-VERSION-SERVICE%s", item.Name, suffixes[name])
@@ -256,7 +250,7 @@ type measurer interface {
 func Estimate(ctx context.Context, d Deps, backups []bundle.Backup, last Set) (n int64) {
 	for _, b := range backups {
 		var before Item
-		if i := slices.IndexFunc(last.Items, func(i Item) bool { return Describe(i.Backup) == Describe(b) }); i >= 0 {
+		if i := slices.IndexFunc(last.Items, func(i Item) bool { return i.Backup.String() == b.String() }); i >= 0 {
 			before = last.Items[i]
 		}
 		k, err := d.kind(nil, b)
@@ -319,7 +313,7 @@ func writeFile(dir *os.Root, name string, write func(*os.File) error) (err error
 func Restore(ctx context.Context, d Deps, dir *os.Root, set Set) error {
 	for _, item := range set.Items {
 		if err := d.restore(ctx, dir, item); err != nil {
-			return fmt.Errorf("restore %s from %s: %w", Describe(item.Backup), item.Name, err)
+			return fmt.Errorf("restore %s from %s: %w", item.Backup, item.Name, err)
 		}
 	}
 	return nil

@@ -86,7 +86,7 @@ func (a *App) Resume(ctx context.Context, from installer.Release) error {
 
 // Backups lists what was saved, oldest first.
 func (a *App) Backups() ([]backup.Set, error) {
-	dir, err := a.Releases.Root().OpenRoot(backupsDir)
+	dir, err := a.Releases.Root().OpenRoot(BackupsDir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -138,7 +138,7 @@ func (a *App) restoreData(ctx context.Context, m *bundle.Manifest, r installer.R
 	files.Items, services.Items = nil, nil
 	var start []string
 	for _, i := range set.Items {
-		if _, service, _ := i.Backup.Parts(); i.Backup.SQLite != nil || i.Backup.Volume != nil {
+		if _, service, _ := i.Backup.Subject(); i.Backup.SQLite != nil || i.Backup.Volume != nil {
 			files.Items = append(files.Items, i)
 		} else {
 			services.Items = append(services.Items, i)
@@ -162,10 +162,10 @@ func (a *App) restoreData(ctx context.Context, m *bundle.Manifest, r installer.R
 
 func (a *App) openBackups() (*os.Root, error) {
 	root := a.Releases.Root()
-	for _, dir := range []string{path.Dir(backupsDir), backupsDir} {
+	for _, dir := range []string{path.Dir(BackupsDir), BackupsDir} {
 		if err := release.Mkdir(root, dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return nil, err
 		}
 	}
-	return root.OpenRoot(backupsDir)
+	return root.OpenRoot(BackupsDir)
 }

@@ -21,7 +21,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -36,11 +35,13 @@ import (
 	"github.com/valise-ota/valise/installer/release"
 )
 
+// BackupsDir is where data saved before a switch are, below the app's directory.
+const BackupsDir = "updates/backups"
+
 const (
 	envName      = ".env"
 	pinsName     = "compose.valise.yaml"
 	operatorName = "docker-compose.override.yml"
-	backupsDir   = "updates/backups"
 	// loadMarker lies in the app's directory while the engine may hold images
 	// that a crash left incomplete, and has their tags.
 	loadMarker = ".valise-load-unfinished"
@@ -203,7 +204,7 @@ func (a *App) files(m *bundle.Manifest, dir string) []string {
 
 // operatorFile is the operator's own override, or empty.
 func (a *App) operatorFile() string {
-	if p := filepath.Join(a.Dir, operatorName); isFile(p) {
+	if p := filepath.Join(a.Dir, operatorName); release.IsFile(p) {
 		return p
 	}
 	return ""
@@ -211,11 +212,6 @@ func (a *App) operatorFile() string {
 
 func (a *App) compose(m *bundle.Manifest, files ...string) *docker.Compose {
 	return &docker.Compose{Command: a.Command, Env: a.Env, Engine: a.Engine, Project: m.Device.Project, Dir: a.Dir, Files: files}
-}
-
-func isFile(p string) bool {
-	fi, err := os.Lstat(p)
-	return err == nil && fi.Mode().IsRegular()
 }
 
 func (a *App) progress(step string) func(done, total int64) {

@@ -23,6 +23,7 @@ import (
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/backup"
 	"github.com/valise-ota/valise/installer/docker"
+	"github.com/valise-ota/valise/installer/release"
 	"github.com/valise-ota/valise/verify"
 )
 
@@ -246,7 +247,7 @@ func (a *App) inspectServices(ctx context.Context, f *installer.Facts, rel *veri
 	}
 	c := a.compose(m, append(files, paths[1])...)
 	c.EnvFile = paths[2]
-	if !isDir(a.Dir) {
+	if !release.IsDir(a.Dir) {
 		c.Dir = "/" // there is nothing yet that a relative path could mean
 	}
 	if first {
@@ -282,11 +283,6 @@ func (a *App) inspectServices(ctx context.Context, f *installer.Facts, rel *veri
 	}
 	f.Services = changes(hashes, running)
 	return nil
-}
-
-func isDir(p string) bool {
-	info, err := os.Stat(p)
-	return err == nil && info.IsDir()
 }
 
 // inMemory is a file with content that is on no disk.

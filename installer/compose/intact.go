@@ -34,5 +34,5 @@ func (a *App) Intact(ctx context.Context, r installer.Release) error {
 // Staged reports whether a file of a bundle is kept with the release. What
 // installs the installer and the engine is not.
 func Staged(path string) bool {
-	return path != pinsName && !strings.HasPrefix(path, "installer/") && !strings.HasPrefix(path, "engine/")
+	return path != pinsName && !strings.HasPrefix(path, bundle.InstallerDir) && !strings.HasPrefix(path, bundle.EngineDir)
 }

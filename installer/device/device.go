@@ -15,6 +15,7 @@ import (
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/compose"
 	"github.com/valise-ota/valise/installer/docker"
+	"github.com/valise-ota/valise/installer/host"
 	"github.com/valise-ota/valise/installer/record"
 	"github.com/valise-ota/valise/installer/release"
 	"github.com/valise-ota/valise/installer/source"
@@ -255,7 +256,7 @@ func (m *Machine) SocketPath() string { return filepath.Join(m.RunDir(), "daemon
 // nothing is installed.
 func (m *Machine) treeApp(app string, store *release.Store, report func(installer.Event)) *tree.App {
 	return &tree.App{
-		Name: app, Dir: m.AppDir(app), Releases: store, Platform: Platform(), Rand: rand.Reader, Given: m.Given, Boot: m.Boot, Report: report,
+		Name: app, Dir: m.AppDir(app), Releases: store, Platform: host.Platform(), Rand: rand.Reader, Given: m.Given, Boot: m.Boot, Report: report,
 		Show: func(key, value string) { m.Secret(key, value, "the environment file") },
 	}
 }
@@ -263,7 +264,7 @@ func (m *Machine) treeApp(app string, store *release.Store, report func(installe
 // platform is what images or trees must be for. engine is nil for a tree.
 func (m *Machine) platform(ctx context.Context, engine *docker.Engine) (bundle.Platform, error) {
 	if engine == nil {
-		return Platform(), nil
+		return host.Platform(), nil
 	}
 	info, err := engine.Info(ctx)
 	return info.Platform, err

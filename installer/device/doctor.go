@@ -21,6 +21,7 @@ import (
 	"github.com/valise-ota/valise/installer/compose"
 	"github.com/valise-ota/valise/installer/daemon"
 	"github.com/valise-ota/valise/installer/docker"
+	"github.com/valise-ota/valise/installer/host"
 	"github.com/valise-ota/valise/installer/release"
 	"github.com/valise-ota/valise/installer/source"
 	"github.com/valise-ota/valise/installer/tree"
@@ -322,7 +323,7 @@ func (m *Machine) examineSource(ctx context.Context, f *findings, app string) {
 	defer cancel()
 	src, err := source.New(app, c.Source, m.sourceOptions(""))
 	if err == nil {
-		_, err = src.Latest(ctx, source.Query{Platform: Platform()})
+		_, err = src.Latest(ctx, source.Query{Platform: host.Platform()})
 	}
 	switch {
 	case err == nil || errors.Is(err, source.ErrNoRelease):

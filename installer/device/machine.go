@@ -13,10 +13,8 @@ package device
 import (
 	"net/http"
 	"net/url"
-	"runtime"
 	"time"
 
-	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/verify"
 )
@@ -65,14 +63,4 @@ func (m *Machine) track(step, what string) (update func(done, total int64), fini
 	m.Report(installer.Event{Step: step, Detail: what})
 	return func(done, total int64) { m.Report(installer.Event{Step: step, Done: done, Total: total}) },
 		func(err error) { m.Report(installer.Event{Step: step, Ended: true, Err: err}) }
-}
-
-// Platform is that of this machine, as far as this program can tell: it is built
-// for it. The engine may say more.
-func Platform() bundle.Platform {
-	platform := bundle.Platform("linux/" + runtime.GOARCH)
-	if runtime.GOARCH == "arm" {
-		platform += "/v7"
-	}
-	return platform
 }

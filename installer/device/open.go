@@ -15,6 +15,7 @@ import (
 	"github.com/valise-ota/valise/bundle/parts"
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/compose"
+	"github.com/valise-ota/valise/installer/host"
 	"github.com/valise-ota/valise/installer/source"
 	"github.com/valise-ota/valise/verify"
 )
@@ -67,9 +68,9 @@ func (m *Machine) open(ctx context.Context, what string, o Options) (*opened, er
 	if err != nil {
 		return nil, err
 	}
-	full, thin := rel.For(Platform())[0], []source.Bundle(nil)
+	full, thin := rel.For(host.Platform())[0], []source.Bundle(nil)
 	if st.Current != nil && !o.whole {
-		thin = rel.Thin(Platform(), st.Current.Version)
+		thin = rel.Thin(host.Platform(), st.Current.Version)
 	}
 	if full.Remote() {
 		return m.openRemote(ctx, src, full, thin, rel.Version)
@@ -88,7 +89,7 @@ func (m *Machine) open(ctx context.Context, what string, o Options) (*opened, er
 
 // choose asks the source for a version, or for the newest one.
 func (m *Machine) choose(ctx context.Context, src *source.Source, app, version string, st installer.State, o Options) (source.Release, error) {
-	q := source.Query{Platform: Platform()}
+	q := source.Query{Platform: host.Platform()}
 	if version != "" {
 		return src.Exactly(ctx, version, q)
 	}
@@ -346,14 +347,14 @@ func (m *Machine) Look(ctx context.Context) (Offer, error) {
 	if st.Current != nil {
 		o.Current = st.Current.Version
 	}
-	rel, err := src.Latest(ctx, source.Query{Platform: Platform(), Bad: st.Bad})
+	rel, err := src.Latest(ctx, source.Query{Platform: host.Platform(), Bad: st.Bad})
 	if errors.Is(err, source.ErrNoRelease) {
 		return o, nil
 	}
 	if err != nil {
 		return o, err
 	}
-	o.Latest, o.Page, o.Notes, o.Date, o.Size = rel.Version, rel.Page, rel.Notes, rel.Date, rel.For(Platform())[0].Size
+	o.Latest, o.Page, o.Notes, o.Date, o.Size = rel.Version, rel.Page, rel.Notes, rel.Date, rel.For(host.Platform())[0].Size
 	o.Available = o.Current == "" || bundle.Newer(o.Latest, o.Current)
 	return o, nil
 }

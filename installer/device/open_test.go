@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/host"
 	"github.com/valise-ota/valise/installer/source"
 )
 
@@ -43,7 +44,7 @@ func TestFetchRoom(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rel, err := src.Exactly(t.Context(), "1.0.0", source.Query{Platform: Platform()})
+	rel, err := src.Exactly(t.Context(), "1.0.0", source.Query{Platform: host.Platform()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,6 +19,7 @@ import (
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/host"
 	"github.com/valise-ota/valise/installer/receipt"
 	"github.com/valise-ota/valise/installer/release"
 )
@@ -189,7 +190,7 @@ func (m *Machine) inventory(ctx context.Context, app string) (*bundle.Inventory,
 		v.Version = st.Current.Version
 	}
 	if kindIn(st) == bundle.KindTree { // has no layers and needs no engine
-		v.Platform = Platform()
+		v.Platform = host.Platform()
 		return v, nil
 	}
 	store, err := release.Open(m.AppDir(app))

@@ -18,14 +18,15 @@ import (
 	"github.com/Masterminds/semver/v3"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/installer/host"
 	"github.com/valise-ota/valise/installer/record"
 	"github.com/valise-ota/valise/installer/release"
 	"github.com/valise-ota/valise/installer/systemd"
 	"github.com/valise-ota/valise/verify"
 )
 
-// programName is this program in binDir, and in the bundles that carry one.
-const programName = "valise-installer"
+// programName is this program in binDir.
+const programName = bundle.InstallerName
 
 // pageUnit is the service of the page.
 const pageUnit = "valise-page.service"
@@ -108,7 +109,7 @@ func (m *Machine) SelfUpdate(ctx context.Context, what string, force bool) (Self
 	defer c.Close()
 	f, ok := carriedInstaller(c.rel.Manifest())
 	if !ok || !c.from.HasFile(f.Path) {
-		return SelfUpdated{}, fmt.Errorf("self-update: %s %s carries no valise-installer for %s; nothing was changed", c.App, c.rel.Manifest().Version, Platform())
+		return SelfUpdated{}, fmt.Errorf("self-update: %s %s carries no valise-installer for %s; nothing was changed", c.App, c.rel.Manifest().Version, host.Platform())
 	}
 	result, err := m.takeInstaller(ctx, c.rel, f, force)
 	if older := new(notNewerError); errors.As(err, &older) {
@@ -147,7 +148,7 @@ func (m *Machine) FollowRelease(ctx context.Context, c *Candidate) {
 // release.
 func carriedInstaller(m *bundle.Manifest) (bundle.File, bool) {
 	i := slices.IndexFunc(m.Files, func(f bundle.File) bool {
-		return f.Path == bundle.InstallerDir+Platform().Dashed()+"/"+programName
+		return f.Path == bundle.InstallerPath(host.Platform())
 	})
 	if i < 0 {
 		return bundle.File{}, false
@@ -260,8 +261,8 @@ func (m *Machine) tryProgram(ctx context.Context, path string) (Identity, error)
 	if err := json.Unmarshal(out.Bytes(), &got); err != nil {
 		return got, fmt.Errorf("start it: it does not say what it is: %w", err)
 	}
-	if got.Platform != Platform() {
-		return got, fmt.Errorf("it is for %s, this machine is %s", got.Platform, Platform())
+	if got.Platform != host.Platform() {
+		return got, fmt.Errorf("it is for %s, this machine is %s", got.Platform, host.Platform())
 	}
 	return got, nil
 }

@@ -17,8 +17,9 @@ import (
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/plain"
 	"github.com/valise-ota/valise/installer"
-	"github.com/valise-ota/valise/installer/backup"
+	"github.com/valise-ota/valise/installer/compose"
 	"github.com/valise-ota/valise/installer/daemon"
+	"github.com/valise-ota/valise/installer/host"
 	"github.com/valise-ota/valise/installer/release"
 	"github.com/valise-ota/valise/installer/source"
 	"github.com/valise-ota/valise/verify"
@@ -252,14 +253,14 @@ func (d *Device) Latest(ctx context.Context, app string) (daemon.Latest, error) 
 	if err != nil {
 		return daemon.Latest{}, err
 	}
-	rel, err := src.Latest(ctx, source.Query{Platform: Platform()})
+	rel, err := src.Latest(ctx, source.Query{Platform: host.Platform()})
 	if errors.Is(err, source.ErrNoRelease) {
 		return daemon.Latest{}, nil
 	}
 	if err != nil {
 		return daemon.Latest{}, err
 	}
-	b := rel.For(Platform())[0]
+	b := rel.For(host.Platform())[0]
 	return daemon.Latest{Version: rel.Version, DownloadURL: b.URL(), ReleaseURL: rel.Page, Notes: plain.Text(rel.Notes), Published: rel.Date, Size: max(0, b.Size)}, nil
 }
 
@@ -270,11 +271,11 @@ func (d *Device) Fetch(ctx context.Context, app, version string, dst *os.File, r
 	if err != nil {
 		return err
 	}
-	rel, err := src.Exactly(ctx, version, source.Query{Platform: Platform()})
+	rel, err := src.Exactly(ctx, version, source.Query{Platform: host.Platform()})
 	if err != nil {
 		return err
 	}
-	b := rel.For(Platform())[0]
+	b := rel.For(host.Platform())[0]
 	if b.Remote() {
 		err := d.fetchMissing(ctx, app, src, b, version, dst, report)
 		if !errors.Is(err, source.ErrNoRanges) && !errors.Is(err, bundle.ErrTOC) {
@@ -376,7 +377,7 @@ func (d *Device) Backups(app string) ([]daemon.Backup, error) {
 	for _, set := range slices.Backward(sets) {
 		b := daemon.Backup{ID: set.Record, Created: set.Created, Version: set.Version, Size: set.Size()}
 		for _, i := range set.Items {
-			b.Files = append(b.Files, daemon.BackupFile{Name: i.Name, Size: i.Size, What: backup.Describe(i.Backup)})
+			b.Files = append(b.Files, daemon.BackupFile{Name: i.Name, Size: i.Size, What: i.Backup.String()})
 		}
 		all = append(all, b)
 	}
@@ -385,7 +386,7 @@ func (d *Device) Backups(app string) ([]daemon.Backup, error) {
 
 // OpenBackup opens a file that Backups named.
 func (d *Device) OpenBackup(app, _, file string) (io.ReadCloser, error) {
-	root, err := os.OpenRoot(filepath.Join(d.Machine.AppDir(app), "updates/backups"))
+	root, err := os.OpenRoot(filepath.Join(d.Machine.AppDir(app), compose.BackupsDir))
 	if err != nil {
 		return nil, err
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/docker"
+	"github.com/valise-ota/valise/installer/host"
 	"github.com/valise-ota/valise/installer/release"
 	"github.com/valise-ota/valise/installer/source"
 	"github.com/valise-ota/valise/installer/tree"
@@ -51,7 +52,7 @@ func (c *Candidate) Manifest() *bundle.Manifest { return c.rel.Manifest() }
 // OpenTree opens a file of the tree of a release that is one. The error is
 // fs.ErrNotExist when there is none of that name.
 func (c *Candidate) OpenTree(name string) (io.ReadCloser, error) {
-	return tree.Open(c.rel, Platform(), name)
+	return tree.Open(c.rel, host.Platform(), name)
 }
 
 // Traffic is what was fetched of a bundle on a server; nil of one that is here.

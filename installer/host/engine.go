@@ -20,11 +20,6 @@ import (
 	"github.com/valise-ota/valise/verify"
 )
 
-// CarriedDir is the directory of a bundle that holds, below <os>-<arch>, what an
-// engine is installed from: Debian packages, or Docker's static archive
-// docker-*.tgz; and docker-compose, the plugin.
-const CarriedDir = "engine/"
-
 // What the carried files are called.
 const (
 	composeName   = "docker-compose"
@@ -58,10 +53,18 @@ func (e *NoEngineError) Error() string {
 // Platform is the platform of programs on this machine: that of its packages,
 // since a kernel may be of another one.
 func (m *Machine) Platform(ctx context.Context) bundle.Platform {
-	arch := runtime.GOARCH
 	if out, err := m.output(ctx, "dpkg", "--print-architecture"); err == nil {
-		arch = strings.TrimSpace(out)
+		return platform(strings.TrimSpace(out))
 	}
+	return Platform()
+}
+
+// Platform is that of this machine as far as this program can tell: it is built for
+// it.
+func Platform() bundle.Platform { return platform(runtime.GOARCH) }
+
+// platform is that of an architecture, as Go or Debian calls it.
+func platform(arch string) bundle.Platform {
 	switch arch {
 	case "arm", "armhf":
 		return "linux/arm/v7"
@@ -71,7 +74,7 @@ func (m *Machine) Platform(ctx context.Context) bundle.Platform {
 
 // Carried are the files of rel for an engine on platform p.
 func Carried(rel *verify.Release, p bundle.Platform) []bundle.File {
-	prefix := CarriedDir + p.Dashed() + "/"
+	prefix := bundle.EnginePath(p)
 	var files []bundle.File
 	for _, f := range rel.Manifest().Files {
 		if strings.HasPrefix(f.Path, prefix) {
@@ -94,7 +97,7 @@ func (m *Machine) InstallEngine(ctx context.Context, rel *verify.Release) error 
 	}
 	// Where the kernel has AppArmor the engine starts no container without its
 	// tools, which it only recommends.
-	return m.fromDistribution(ctx, NoEngineError{What: "container engine", Carry: CarriedDir + p.Dashed(),
+	return m.fromDistribution(ctx, NoEngineError{What: "container engine", Carry: bundle.EnginePath(p),
 		Bring: "\"apt-get install --download-only docker.io apparmor\" on a machine of the same distribution puts the packages into /var/cache/apt/archives, \"dpkg -i *.deb\" installs them here"},
 		[]string{"docker.io", "apparmor"})
 }
@@ -110,7 +113,7 @@ func (m *Machine) InstallCompose(ctx context.Context, rel *verify.Release) error
 	}
 	// Ubuntu, Docker's own repository, Debian 13. That of Debian 12 is version 1,
 	// a program of its own in Python, which is of no use here.
-	return m.fromDistribution(ctx, NoEngineError{What: "docker compose", Carry: CarriedDir + p.Dashed(),
+	return m.fromDistribution(ctx, NoEngineError{What: "docker compose", Carry: bundle.EnginePath(p),
 		Bring: "docker-compose of Docker's releases (2 or newer, for this machine) belongs at /usr/local/lib/docker/cli-plugins/docker-compose, mode 755"},
 		[]string{"docker-compose-v2"}, []string{"docker-compose-plugin"}, []string{"docker-compose=2*"})
 }

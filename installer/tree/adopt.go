@@ -72,7 +72,7 @@ func (a *App) Find(ctx context.Context, o AdoptOptions) (*Adoption, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !u.Loaded || !exists(unitPath(f.Unit)) {
+	if !u.Loaded || !release.Exists(unitPath(f.Unit)) {
 		return nil, fmt.Errorf("find unit %s: there is no %s: name the unit that runs the app", f.Unit, unitPath(f.Unit))
 	}
 	if f.EnvFile == "" {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/environ"
+	"github.com/valise-ota/valise/installer/release"
 )
 
 // ExampleName is the file that an environment file begins as.
@@ -39,7 +40,7 @@ func (a *App) nextEnv(m *bundle.Manifest, example []byte, first bool) (*environ.
 	if err != nil {
 		return nil, nil, err
 	}
-	if !exists(m.Device.Tree.EnvFile) {
+	if !release.Exists(m.Device.Tree.EnvFile) {
 		if env, err = environ.Parse(example); err != nil {
 			return nil, nil, fmt.Errorf("%s: %w", ExampleName, err)
 		}

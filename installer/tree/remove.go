@@ -84,7 +84,7 @@ func (a *App) ofCurrent(current *installer.Release) (*bundle.Manifest, error) {
 // Removes lists what Remove would remove, for people.
 func (a *App) Removes(current *installer.Release, purge bool) ([]string, error) {
 	list := []string{filepath.Join(a.Dir, "releases")}
-	if failed := filepath.Join(a.Dir, "failed"); exists(failed) {
+	if failed := filepath.Join(a.Dir, "failed"); release.Exists(failed) {
 		list = append(list, failed)
 	}
 	owned, err := a.owned()

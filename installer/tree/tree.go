@@ -17,7 +17,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
 	"path"
 	"path/filepath"
 	"slices"
@@ -98,7 +97,7 @@ func (a *App) Inspect(ctx context.Context, rel *verify.Release, st installer.Sta
 		return f, err
 	}
 	f.EnvMissing, f.EnvNew = env.Missing(m.Device.RequiredEnv), generated
-	if exists(m.Device.Tree.EnvFile) {
+	if release.Exists(m.Device.Tree.EnvFile) {
 		before, err := environ.Load(m.Device.Tree.EnvFile)
 		if err != nil {
 			return f, err
@@ -252,9 +251,4 @@ func (a *App) note(step, format string, args ...any) {
 	if a.Report != nil {
 		a.Report(installer.Event{Step: step, Detail: fmt.Sprintf(format, args...)})
 	}
-}
-
-func exists(p string) bool {
-	_, err := os.Lstat(p)
-	return err == nil
 }
