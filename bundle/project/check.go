@@ -14,6 +14,7 @@ import (
 
 var (
 	projectPattern = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
+	profilePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
 	exposePattern  = regexp.MustCompile(`^[0-9]{1,5}(/(tcp|udp|sctp))?$`)
 	signalPattern  = regexp.MustCompile(`^(SIG[A-Z0-9+-]{2,12}|[0-9]{1,2})$`)
 )
@@ -327,8 +328,18 @@ func (p *Project) checkTrust() error {
 }
 
 func (p *Project) checkFiles() error {
-	if p.Compose == "" && p.Tree == nil {
+	if (len(p.Compose) == 0 || slices.Contains(p.Compose, "")) && p.Tree == nil {
 		return p.at(nil, "compose is missing, want the path of the compose file, or tree, the files of an app that systemd runs")
+	}
+	for i, name := range p.Compose {
+		if slices.Contains(p.Compose[:i], name) {
+			return p.at([]any{"compose", i}, "%s is listed twice", name)
+		}
+	}
+	for i, name := range p.Profiles {
+		if !profilePattern.MatchString(name) || slices.Contains(p.Profiles[:i], name) {
+			return p.at([]any{"profiles", i}, "profile %q is listed twice or is no name of a profile", name)
+		}
 	}
 	for i, f := range p.Files {
 		// The path is the same in the bundle, so it must not lead out of it.

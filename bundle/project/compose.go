@@ -3,33 +3,25 @@ package project
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/compose-spec/compose-go/v2/loader"
-	"github.com/compose-spec/compose-go/v2/template"
 	"github.com/compose-spec/compose-go/v2/types"
-
-	"github.com/valise-ota/valise/bundle"
 )
-
-// placeholder stands for variables that only the device can set. It passes as a
-// string, a number and a size.
-const placeholder = "1"
 
 // composeFile is a compose file at one version of the app.
 type composeFile struct {
 	p        *Project
-	file     string
 	services types.Services
-	model    map[string]any // as it is written, with its variables, in the long form
-	others   []string       // files it takes parts from, relative to the project's directory
-	labels   bool           // a service has label_file
+	model    map[string]any    // as it is written, with its variables, in the long form
+	images   map[string]string // of the services, as they are written
+	values   map[string]string // of variables that the build knows
+	others   []string          // files it takes parts from, relative to the project's directory
+	changed  bool              // the release cannot have it as it is
 }
 
 // text is a string of a service as it is written, or "".
@@ -44,95 +36,75 @@ func (c *composeFile) attributes(service string) map[string]any {
 	return attributes
 }
 
-// required are the variables that the file cannot do without, sorted, except the
-// version's own: ${X:?}, and what it passes on without a value of its own.
-func (c *composeFile) required(versionEnv string) []string {
-	names := c.passedOn()
-	for name, v := range template.ExtractVariables(c.model, template.DefaultPattern) {
-		if v.Required && name != versionEnv {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
-	return slices.DeleteFunc(slices.Compact(names), func(name string) bool { return name == versionEnv })
-}
-
-// passedOn are the variables that services get as the device has them
-// (environment: [TOKEN]), and those that secrets and configs are made of.
-func (c *composeFile) passedOn() (names []string) {
-	for service := range c.services {
-		switch env := c.attributes(service)["environment"].(type) {
-		case map[string]any:
-			for name, value := range env {
-				if value == nil {
-					names = append(names, name)
-				}
-			}
-		case []any:
-			for _, e := range env {
-				if name, _ := e.(string); name != "" && !strings.Contains(name, "=") {
-					names = append(names, name)
-				}
-			}
-		}
-	}
-	for _, kind := range []string{refConfig, refSecret} {
-		section, _ := c.model[kind+"s"].(map[string]any)
-		for _, entry := range section {
-			entry, _ := entry.(map[string]any)
-			if name, _ := entry["environment"].(string); name != "" {
-				names = append(names, name)
-			}
-		}
-	}
-	return slices.DeleteFunc(names, func(name string) bool { return !bundle.ValidEnvKey(name) })
-}
-
-// loadCompose reads the compose file.
+// loadCompose reads the compose files.
 func (p *Project) loadCompose(ctx context.Context, version string) (*composeFile, error) {
-	file := p.Path(p.Compose)
-	data, err := readLimited(file, MaxComposeSize)
-	if err != nil {
-		return nil, p.at([]any{"compose"}, "read compose file: %v", err)
+	details := types.ConfigDetails{WorkingDir: filepath.Dir(p.Path(p.Compose.First()))}
+	for _, name := range p.Compose {
+		data, err := readLimited(p.Path(name), MaxComposeSize)
+		if err != nil {
+			return nil, p.at([]any{"compose"}, "read compose file: %v", err)
+		}
+		details.ConfigFiles = append(details.ConfigFiles, types.ConfigFile{Filename: p.Path(name), Content: data})
 	}
-	c := &composeFile{p: p, file: file}
+	values, err := p.buildValues(ctx)
+	if err != nil {
+		return nil, err
+	}
+	values[p.VersionEnv] = version
+	c := &composeFile{p: p, values: values, images: map[string]string{}, others: slices.Clone(p.Compose[1:]), changed: len(p.Compose) > 1 || p.Profiles != nil}
+	var unknown unknowns
 	options := func(o *loader.Options) {
 		o.SetProjectName(p.Project, true)
-		o.Profiles = []string{"*"}
+		if o.Profiles = p.Profiles; p.Profiles == nil {
+			o.Profiles = []string{"*"}
+		}
 		o.SkipResolveEnvironment = true // an env_file is the device's
 		o.SkipResolveLabels = true
 		o.ResolvePaths = false // "./x" is the app's, "/x" the device's
-		o.Interpolate.Substitute = substitute
+		o.Interpolate.Substitute = unknown.substitute
+		o.Interpolate.TypeCastMapping = unknown.casts(o.Interpolate.TypeCastMapping)
 		o.Listeners = append(o.Listeners, c.takes)
 	}
-	details := types.ConfigDetails{
-		WorkingDir:  filepath.Dir(file),
-		ConfigFiles: []types.ConfigFile{{Filename: file, Content: data}},
-		Environment: types.Mapping{p.VersionEnv: version},
-	}
+	details.Environment = values
 	loaded, err := loader.LoadWithContext(ctx, details, options)
 	if err != nil {
-		return nil, p.composeError("%s", oneLine(err, file))
+		return nil, p.composeError("%s", p.oneLine(err))
 	}
 	for _, name := range c.others {
 		if !filepath.IsLocal(name) {
 			return nil, p.composeError("it takes parts from %s, which is outside the directory of %s", name, DefaultFile)
 		}
 	}
+	c.services, c.changed = loaded.Services, c.changed || len(c.others) > 0
 	// The same once more with variables left alone: what an image name is made of,
 	// and what a device gets.
-	details.Environment = types.Mapping{}
-	model, err := loader.LoadModelWithContext(ctx, details, options, func(o *loader.Options) {
-		o.SkipInterpolation, o.SkipValidation, o.SkipNormalization, o.SkipDefaultValues, o.SkipConsistencyCheck = true, true, true, true, true
-		o.Listeners = nil
-	})
-	if err != nil {
-		return nil, p.composeError("%s", oneLine(err, file))
+	load := func(environment types.Mapping) error {
+		details.Environment = environment
+		c.model, err = loader.LoadModelWithContext(ctx, details, options, func(o *loader.Options) {
+			o.SkipInterpolation, o.SkipValidation, o.SkipNormalization, o.SkipDefaultValues, o.SkipConsistencyCheck = true, true, true, true, true
+			o.Listeners = nil
+		})
+		if err != nil {
+			return p.composeError("%s", p.oneLine(err))
+		}
+		return nil
 	}
-	c.services, c.model = loaded.Services, model
-	for name := range c.services {
-		c.labels = c.labels || c.attributes(name)["label_file"] != nil
+	if err := load(types.Mapping{}); err != nil {
+		return nil, err
 	}
+	if c.changed {
+		// An included file gets values of the .env beside it, which are nobody's but this
+		// machine's. What is given wins over them, so it shows where they went.
+		given := types.Mapping{}
+		for name := range c.environment() {
+			given[name] = taken
+		}
+		if err := load(given); err != nil {
+			return nil, err
+		}
+		c.forget()
+	}
+	c.choose()
 	return c, nil
 }
 
@@ -158,41 +130,8 @@ func (c *composeFile) takes(event string, data map[string]any) {
 	}
 }
 
-// substitute replaces the variables of one text as compose does, except that a
-// variable that must be set gets a placeholder: its value is on the device.
-func substitute(text string, values template.Mapping) (string, error) {
-	required := map[string]bool{}
-	for {
-		s, err := template.SubstituteWithOptions(text, func(name string) (string, bool) {
-			if v, ok := values(name); ok {
-				return v, true
-			}
-			return placeholder, required[name]
-		}, template.WithoutLogging)
-		var missing *template.MissingRequiredError
-		if !errors.As(err, &missing) || required[missing.Variable] {
-			return s, err
-		}
-		required[missing.Variable] = true
-	}
-}
-
-// noDefault finds ${NAME}, ${NAME:?why}, ${NAME?why} and $NAME.
-var noDefault = regexp.MustCompile(`\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)(?:\}|:?\?))`)
-
-// deviceVariable returns the first variable of text that has no value before a
-// device sets it, or "".
-func (p *Project) deviceVariable(text string) string {
-	for _, m := range noDefault.FindAllStringSubmatch(strings.ReplaceAll(text, "$$", ""), -1) {
-		if name := m[1] + m[2]; name != p.VersionEnv {
-			return name
-		}
-	}
-	return ""
-}
-
 func (p *Project) composeError(format string, args ...any) error {
-	return &Error{File: filepath.Join(filepath.Dir(p.File), p.Compose), Detail: fmt.Sprintf(format, args...)}
+	return &Error{File: filepath.Join(filepath.Dir(p.File), p.Compose.First()), Detail: fmt.Sprintf(format, args...)}
 }
 
 // composeBuild is the image that BuildKit makes of the build section of a
@@ -212,8 +151,8 @@ func (p *Project) composeBuild(c *composeFile, name string) (Image, error) {
 				name, other.key, DefaultFile, nameOf(c.services[name].Image))
 		}
 	}
-	if v := p.anyDeviceVariable(c.attributes(name)["build"]); v != "" {
-		return Image{}, p.composeError("service %s: build depends on %s, which only a device knows: use ${%s} or give a default", name, v, p.VersionEnv)
+	if v := c.deviceVariable(c.attributes(name)["build"]); v != "" {
+		return Image{}, p.composeError("service %s: build depends on %s, which has no value: %s", name, v, p.advice(v))
 	}
 	if strings.Contains(b.Context, "://") || strings.HasPrefix(b.Context, "git@") {
 		return Image{}, p.composeError("service %s: build context %s is not on this machine: write in %s images: {%s: {dockerfile: ..., context: ...}}",
@@ -241,35 +180,14 @@ func (p *Project) beside(name string) string {
 	if filepath.IsAbs(name) {
 		return name
 	}
-	return filepath.Join(filepath.Dir(p.Compose), name)
-}
-
-// anyDeviceVariable is deviceVariable for all strings of v.
-func (p *Project) anyDeviceVariable(v any) string {
-	switch v := v.(type) {
-	case string:
-		return p.deviceVariable(v)
-	case map[string]any:
-		for _, key := range sortedKeys(v) {
-			if name := p.anyDeviceVariable(v[key]); name != "" {
-				return name
-			}
-		}
-	case []any:
-		for _, e := range v {
-			if name := p.anyDeviceVariable(e); name != "" {
-				return name
-			}
-		}
-	}
-	return ""
+	return filepath.Join(filepath.Dir(p.Compose.First()), name)
 }
 
 // oneLine keeps a message of the compose library to its first line, without the
-// file's name, which our error has already.
-func oneLine(err error, file string) string {
+// name of the compose file, which our error has already.
+func (p *Project) oneLine(err error) string {
 	line, _, _ := strings.Cut(err.Error(), "\n")
-	line = strings.ReplaceAll(line, " "+file+": ", ": ")
+	line = strings.ReplaceAll(line, " "+p.Path(p.Compose.First())+": ", ": ")
 	if key, ok := strings.CutSuffix(line, " false schema"); ok {
 		line = key + " is not a known key"
 	}

@@ -24,42 +24,81 @@ type Draft struct {
 	Notes []string
 }
 
-// NewDraft reads a compose file and what lies beside it, and writes what it found
+// NewDraft reads compose files and what lies beside them, and writes what it found
 // as a project file for directory dir. compose is relative to dir; ignored is that of
 // Project.
-func NewDraft(ctx context.Context, dir, compose string, ignored func(context.Context, []string) ([]string, error)) (*Draft, error) {
-	p := &Project{Compose: filepath.ToSlash(compose), Dir: dir, File: filepath.Join(dir, DefaultFile), Ignored: ignored}
-	data, err := readLimited(p.Path(compose), MaxComposeSize)
-	if err != nil {
-		return nil, fmt.Errorf("read compose file: %w", err)
+func NewDraft(ctx context.Context, dir string, compose []string, ignored func(context.Context, []string) ([]string, error)) (*Draft, error) {
+	p := &Project{Dir: dir, File: filepath.Join(dir, DefaultFile), Ignored: ignored}
+	var name string
+	for _, file := range compose {
+		p.Compose = append(p.Compose, filepath.ToSlash(file))
+		data, err := readLimited(p.Path(file), MaxComposeSize)
+		if err != nil {
+			return nil, fmt.Errorf("read compose file: %w", err)
+		}
+		name = cmp.Or(draftProject(data), name)
 	}
-	if p.doc, err = parseDocument(p.File, []byte("compose: "+strconv.Quote(p.Compose))); err != nil {
+	var err error
+	if p.doc, err = parseDocument(p.File, []byte("compose: "+strconv.Quote(p.Compose.String()))); err != nil {
 		return nil, err
 	}
-	name := draftProject(data)
-	p.App, p.VersionEnv = draftApp(dir, name), draftVersionEnv(data)
-	p.Project = cmp.Or(name, p.App)
-	fromName := strings.ToUpper(strings.ReplaceAll(p.App, "-", "_")) + "_VERSION"
-	defaultEnv := p.VersionEnv == "" || p.VersionEnv == fromName
-	if defaultEnv {
-		p.VersionEnv = fromName
+	values, err := p.committedEnv(ctx)
+	if err != nil {
+		return nil, err
 	}
+	if p.Profiles = splitList(values[profilesEnv], ","); slices.Contains(p.Profiles, "*") {
+		p.Profiles = nil
+	}
+	if projectPattern.MatchString(values[projectEnv]) {
+		name = values[projectEnv]
+	}
+	p.App = draftApp(dir, name)
+	p.Project = cmp.Or(name, p.App)
+	fromName := defaultVersionEnv(p.App)
+	p.VersionEnv = fromName
 	c, err := p.loadCompose(ctx, "0.0.0")
 	if err != nil {
 		return nil, err
 	}
 	if len(c.services) == 0 {
-		return nil, fmt.Errorf("%s: no services", p.Path(compose))
+		return nil, fmt.Errorf("%s: no services", p.Path(p.Compose.First()))
 	}
-	d := &drafter{ctx: ctx, p: p, c: c, once: c.onceOnly()}
+	if p.VersionEnv = cmp.Or(c.versionEnv(), fromName); p.VersionEnv != fromName {
+		if c, err = p.loadCompose(ctx, "0.0.0"); err != nil {
+			return nil, err
+		}
+	}
+	template, err := p.templateValues()
+	if err != nil {
+		return nil, err
+	}
+	p.Env = map[string]EnvKey{}
+	for _, name := range c.undecided() {
+		if template[name] != "" {
+			p.Env[name] = EnvKey{Default: template[name]}
+		}
+	}
+	if len(p.Env) > 0 {
+		if c, err = p.loadCompose(ctx, "0.0.0"); err != nil {
+			return nil, err
+		}
+	}
+	d := &drafter{ctx: ctx, p: p, c: c, once: c.onceOnly(), env: values, template: template}
 	d.comment("What the releases of this app are made of; valise build VERSION reads it. Check every line.")
 	d.line("\napp: %s", "name of bundles and of the directory on the device, and of the compose project unless project says otherwise", p.App)
-	d.line("compose: %s", "images, build sections and required variables are read from it", quote(p.Compose))
+	if why := "images, build sections and required variables are read from it"; len(p.Compose) == 1 {
+		d.line("compose: %s", why, quote(p.Compose.First()))
+	} else {
+		d.line("compose: [%s]", "each over those before it; "+why, strings.Join(quoteAll(p.Compose), ", "))
+	}
+	if p.Profiles != nil {
+		d.line("profiles: [%s]", profilesEnv+" of "+envName+": services of other profiles do not travel", strings.Join(quoteAll(p.Profiles), ", "))
+	}
 	d.line("platforms: [linux/amd64, linux/arm64]", "every image is packed for each of them")
 	if p.Project != p.App {
 		d.line("project: %s", "name of the compose project: it decides whose volumes are used", p.Project)
 	}
-	if !defaultEnv {
+	if p.VersionEnv != fromName {
 		d.line("version_env: %s", "the variable of the compose file that has the version", p.VersionEnv)
 	}
 	for _, part := range []func() error{d.images, d.health, d.backup, d.variables, d.files} {
@@ -69,19 +108,22 @@ func NewDraft(ctx context.Context, dir, compose string, ignored func(context.Con
 	}
 	out := []byte(d.text.String())
 	if _, err := parse(p.File, out); err != nil {
-		return nil, fmt.Errorf("write a project for %s: %w", p.Path(compose), err)
+		return nil, fmt.Errorf("write a project for %s: %w", p.Path(p.Compose.First()), err)
 	}
 	return &Draft{out, append(d.notes, p.notes(c)...)}, nil
 }
 
 // drafter writes a project file.
 type drafter struct {
-	ctx   context.Context // of the one call that it lives for
-	p     *Project
-	c     *composeFile
-	once  map[string]bool
-	text  strings.Builder
-	notes []string
+	ctx  context.Context // of the one call that it lives for
+	p    *Project
+	c    *composeFile
+	once map[string]bool
+	env  map[string]string // of the committed environment file
+	// template is what the file shows that people copy to an environment file.
+	template map[string]string
+	text     strings.Builder
+	notes    []string
 }
 
 func (d *drafter) note(format string, args ...any) {
@@ -143,16 +185,29 @@ func draftProject(compose []byte) string {
 	return top.Name
 }
 
-// versionVariable finds the variable of a tag that is called as if it were the
-// version.
-var versionVariable = regexp.MustCompile(`(?m)^\s*(?:image:|.*[{,]\s*image:)\s*["']?[^\s"']*:\$\{?([A-Z][A-Z0-9_]*(?:VERSION|TAG|RELEASE)|VERSION|TAG)\b`)
+var (
+	// tagVariable finds the variable of a tag.
+	tagVariable = regexp.MustCompile(`:[A-Za-z0-9_.-]*\$(?:\{([A-Za-z_][A-Za-z0-9_]*)[^{}]*\}|([A-Za-z_][A-Za-z0-9_]*))[A-Za-z0-9_.-]*$`)
+	// ownVersion are names that people give to the version of their own app.
+	ownVersion = regexp.MustCompile(`^((APP|IMAGE|DOCKER|DOCKER_IMAGE|CONTAINER|RELEASE|BUILD|PROJECT|STACK|DEPLOY|GIT|CI_COMMIT)_)?(VERSION|TAG|RELEASE)$`)
+)
 
-// draftVersionEnv is the variable that most images have as their tag, or "".
-func draftVersionEnv(compose []byte) string {
+// versionEnv is the variable that most images of the app itself have in their tag,
+// or "": of images that are built here, and those whose variable is called as the
+// version of an app is. POSTGRES_VERSION is not.
+func (c *composeFile) versionEnv() string {
 	count := map[string]int{}
 	best := ""
-	for _, m := range versionVariable.FindAllSubmatch(compose, -1) {
-		name := string(m[1])
+	prefix := strings.TrimSuffix(defaultVersionEnv(c.p.App), "VERSION")
+	for _, service := range sortedKeys(c.images) {
+		m := tagVariable.FindStringSubmatch(c.images[service])
+		if m == nil || database(c.services[service].Image) != "" {
+			continue
+		}
+		name := m[1] + m[2]
+		if c.services[service].Build == nil && !ownVersion.MatchString(strings.TrimPrefix(strings.ToUpper(name), prefix)) {
+			continue
+		}
 		if count[name]++; best == "" || count[name] > count[best] {
 			best = name
 		}
@@ -166,11 +221,9 @@ func (d *drafter) images() error {
 	for _, name := range sortedKeys(d.c.services) {
 		s := d.c.services[name]
 		switch {
-		case s.Image == "":
-			d.note("service %s has no image: write in %s image: %s/%s:${%s:?}", name, d.p.Compose, d.p.App, name, d.p.VersionEnv)
-			continue
-		case d.p.deviceVariable(d.c.text(name, "image")) != "":
-			d.note("service %s: image %s depends on %s, which only a device knows: use ${%s} or give a default", name, d.c.text(name, "image"), d.p.deviceVariable(d.c.text(name, "image")), d.p.VersionEnv)
+		case d.c.deviceVariable(d.c.images[name]) != "":
+			v := d.c.deviceVariable(d.c.images[name])
+			d.note("service %s: image %s depends on %s, which has no value: %s", name, d.c.images[name], v, d.p.advice(v))
 			continue
 		case s.Build == nil:
 			continue
@@ -227,7 +280,7 @@ func (d *drafter) health() error {
 	}
 	names, why := checked, "the services with a health check: they must be healthy"
 	if len(names) == 0 {
-		names, why = running, "no service has a health check, so these must only run: add health checks to "+d.p.Compose
+		names, why = running, "no service has a health check, so these must only run: add health checks to "+d.p.Compose.String()
 	}
 	if len(names) == 0 {
 		names = sortedKeys(d.c.services)
@@ -251,7 +304,7 @@ func (d *drafter) url() string {
 				if port.Published == "80" {
 					return "http://127.0.0.1/health"
 				}
-				if port.Target == target && port.Published != "" && port.Published != placeholder {
+				if port.Target == target && port.Published != "" && port.HostIP != unknownHost {
 					return "http://127.0.0.1:" + port.Published + "/health"
 				}
 			}

@@ -1,15 +1,13 @@
 package project
 
 import (
-	"errors"
+	"cmp"
 	"fmt"
-	"io/fs"
-	"os"
+	"maps"
 	"path"
 	"regexp"
 	"strings"
 
-	"github.com/compose-spec/compose-go/v2/dotenv"
 	"github.com/compose-spec/compose-go/v2/template"
 	"github.com/compose-spec/compose-go/v2/types"
 
@@ -86,7 +84,7 @@ func (d *drafter) postgres(name string) (user, database string, ok bool) {
 	}
 	user = value("POSTGRES_USER", "postgres")
 	database = value("POSTGRES_DB", user)
-	return user, database, d.p.deviceVariable(text("POSTGRES_USER")) == "" && d.p.deviceVariable(text("POSTGRES_DB")) == ""
+	return user, database, d.c.deviceVariable(text("POSTGRES_USER")) == "" && d.c.deviceVariable(text("POSTGRES_DB")) == ""
 }
 
 // volumes are the named volumes of a service.
@@ -121,19 +119,21 @@ func (d *drafter) variables() error {
 			missing[name] = true
 		}
 	}
-	example, err := os.ReadFile(d.p.Path(EnvExample))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if values, err := dotenv.UnmarshalBytesWithLookup(example, func(string) (string, bool) { return "", true }); err == nil {
-		for name, value := range values {
-			if value == "" && name != d.p.VersionEnv && bundle.ValidEnvKey(name) {
-				missing[name] = true
-			}
+	// What people copy to an environment file, or have in one for everybody.
+	values, from := maps.Clone(d.env), cmp.Or(d.p.envTemplate(), envName)
+	for name, value := range d.template {
+		values[name] = cmp.Or(values[name], value)
+		if value == "" && name != d.p.VersionEnv && bundle.ValidEnvKey(name) {
+			missing[name] = true
 		}
 	}
+	known := d.known(values, missing)
 	data := d.dataVariables()
-	var secrets, others []string
+	var secrets, others, initial []string
+	for _, name := range sortedKeys(d.p.Env) {
+		delete(missing, name)
+		initial = append(initial, fmt.Sprintf("  %s: {default: %s} # as in %s; it decides an image", name, quote(d.p.Env[name].Default), from))
+	}
 	add := func(name, file string, data bool) {
 		upper := strings.ToUpper(name)
 		at := ""
@@ -142,7 +142,9 @@ func (d *drafter) variables() error {
 		}
 		switch {
 		case !secretName.MatchString(upper) || foreignName.MatchString(upper):
-			if file == "" {
+			if value, ok := known[name]; ok && file == "" {
+				initial = append(initial, fmt.Sprintf("  %s: {initial: %s} # as in %s", name, quote(value), from))
+			} else if file == "" {
 				others = append(others, name)
 			}
 		case data:
@@ -168,10 +170,30 @@ func (d *drafter) variables() error {
 		d.section("What is generated on the device at the first installation.")
 		d.text.WriteString("secrets:\n" + strings.Join(secrets, "\n") + "\n")
 	}
+	if len(initial) > 0 {
+		d.section("What an environment file on a device begins with; a default counts when a release is built too.")
+		d.text.WriteString("env:\n" + strings.Join(initial, "\n") + "\n")
+	}
 	if len(others) > 0 {
 		d.section("To be set on the device by whoever installs: %s", strings.Join(others, ", "))
 	}
 	return nil
+}
+
+// known are the values that the project has of variables the compose file reads; all
+// of them when a service gets the whole file. They are added to missing: a device has
+// none of them by itself.
+func (d *drafter) known(values map[string]string, missing map[string]bool) map[string]string {
+	used := template.ExtractVariables(d.c.model, template.DefaultPattern)
+	known := map[string]string{}
+	for name, value := range values {
+		v, ok := used[name]
+		if value == "" || !ok && !d.c.readsEnv() || v.DefaultValue == value || name == d.p.VersionEnv || strings.HasPrefix(name, "COMPOSE_") || !bundle.ValidEnvKey(name) || strings.ContainsAny(value, "\n\x00") {
+			continue
+		}
+		known[name], missing[name] = value, true
+	}
+	return known
 }
 
 // dataVariables are the variables that a database stores in its volume when it

@@ -38,7 +38,7 @@ func TestDraft(t *testing.T) {
 				return false
 			})
 			compose := archive.Files[0].Name
-			d, err := NewDraft(t.Context(), dir, compose, nil)
+			d, err := NewDraft(t.Context(), dir, []string{compose}, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -86,11 +86,11 @@ func TestDraft(t *testing.T) {
 
 func TestDraftRefused(t *testing.T) {
 	dir := t.TempDir()
-	if _, err := NewDraft(t.Context(), dir, "compose.yaml", nil); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := NewDraft(t.Context(), dir, []string{"compose.yaml"}, nil); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("got %v", err)
 	}
 	write(t, filepath.Join(dir, "compose.yaml"), "services: {a: {imagge: b}}\n")
-	_, err := NewDraft(t.Context(), dir, "compose.yaml", nil)
+	_, err := NewDraft(t.Context(), dir, []string{"compose.yaml"}, nil)
 	if want := dir + "/compose.yaml: validating: services.a.imagge is not a known key"; err == nil || err.Error() != want {
 		t.Errorf("got  %v\nwant %s", err, want)
 	}
@@ -113,7 +113,7 @@ func FuzzDraft(f *testing.F) {
 		dir := t.TempDir()
 		write(t, filepath.Join(dir, "compose.yaml"), string(data))
 		// A draft that Load would refuse is an error of its own kind.
-		if _, err := NewDraft(t.Context(), dir, "compose.yaml", nil); err != nil && bytes.Contains([]byte(err.Error()), []byte("write a project for")) {
+		if _, err := NewDraft(t.Context(), dir, []string{"compose.yaml"}, nil); err != nil && bytes.Contains([]byte(err.Error()), []byte("write a project for")) {
 			t.Error(err)
 		}
 	})

@@ -50,8 +50,9 @@ const (
 // Dir and may use either kind of slash the system accepts.
 type Project struct {
 	App        string                   `yaml:"app"`
-	Compose    string                   `yaml:"compose"`
-	Tree       *Tree                    `yaml:"tree"` // instead of Compose
+	Compose    ComposeFiles             `yaml:"compose"`
+	Profiles   []string                 `yaml:"profiles"` // of the compose files; nil leaves the choice to the device
+	Tree       *Tree                    `yaml:"tree"`     // instead of Compose
 	Platforms  []bundle.Platform        `yaml:"platforms"`
 	Images     map[string]Image         `yaml:"images"` // by image name without tag, as the compose file writes it
 	Health     bundle.Health            `yaml:"health"`
@@ -76,6 +77,9 @@ type Project struct {
 
 	Dir  string `yaml:"-"` // directory of valise.yaml
 	File string `yaml:"-"` // valise.yaml as it was named to Load
+
+	// Set has values of variables for this build, over those that buildValues finds.
+	Set map[string]string `yaml:"-" json:"-"`
 
 	// Ignored returns those of paths, which are relative to Dir, that git ignores. It
 	// may be nil.
@@ -280,12 +284,16 @@ func parse(path string, data []byte) (*Project, error) {
 		p.Project = p.App
 	}
 	if p.VersionEnv == "" && p.Tree == nil {
-		p.VersionEnv = strings.ToUpper(strings.ReplaceAll(p.App, "-", "_")) + "_VERSION"
+		p.VersionEnv = defaultVersionEnv(p.App)
 	}
 	if err := p.check(); err != nil {
 		return nil, err
 	}
 	return p, nil
+}
+
+func defaultVersionEnv(app string) string {
+	return strings.ToUpper(strings.ReplaceAll(app, "-", "_")) + "_VERSION"
 }
 
 // readLimited reads a file of at most limit bytes.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"os"
@@ -42,9 +43,8 @@ type Release struct {
 	// bundle.Device has them.
 	Local []string
 
-	compose  *composeFile // of a compose app
-	carried  []carried    // what of its references travels
-	composed bool         // it takes parts from other files
+	compose *composeFile // of a compose app
+	carried []carried    // what of its references travels
 
 	temp []string // directories of unpacked archives
 }
@@ -70,7 +70,7 @@ func (p *Project) Release(ctx context.Context, version string, platforms []bundl
 	if p.Tree != nil {
 		return p.treeRelease(ctx, version, platforms)
 	}
-	r := &Release{Version: version, Compose: filepath.Base(p.Compose)}
+	r := &Release{Version: version, Compose: filepath.Base(p.Compose.First())}
 	c, err := p.loadCompose(ctx, version)
 	if err != nil {
 		return nil, err
@@ -82,7 +82,7 @@ func (p *Project) Release(ctx context.Context, version string, platforms []bundl
 	if err := p.checkServices(c.services); err != nil {
 		return nil, err
 	}
-	r.compose, r.composed = c, len(c.others) > 0 || c.labels
+	r.compose = c
 	if r.Files, err = p.files(ctx, r, platforms); err != nil {
 		return nil, err
 	}
@@ -90,6 +90,11 @@ func (p *Project) Release(ctx context.Context, version string, platforms []bundl
 		return nil, err
 	}
 	r.Notes = append(r.Notes, p.notes(c)...)
+	if note, err := p.overrideNote(ctx); err != nil {
+		return nil, err
+	} else if note != "" {
+		r.Notes = append(r.Notes, note)
+	}
 	return r, p.addEnv(r, r.Files)
 }
 
@@ -116,10 +121,10 @@ func (p *Project) images(c *composeFile, version string, platforms []bundle.Plat
 	for _, name := range sortedKeys(c.services) {
 		s := c.services[name]
 		if s.Image == "" {
-			return nil, p.composeError("service %s has no image: write image: %s/%s:${%s}", name, p.App, name, p.VersionEnv)
+			return nil, p.composeError("service %s has neither an image nor a build section", name)
 		}
-		if v := p.deviceVariable(c.text(name, "image")); v != "" {
-			return nil, p.composeError("service %s: image %q depends on %s, which only a device knows: use ${%s} or give a default", name, c.text(name, "image"), v, p.VersionEnv)
+		if v := c.deviceVariable(c.images[name]); v != "" {
+			return nil, p.composeError("service %s: image %q depends on %s, which has no value: %s", name, c.images[name], v, p.advice(v))
 		}
 		key := nameOf(s.Image)
 		used[key] = true
@@ -162,6 +167,12 @@ func (p *Project) images(c *composeFile, version string, platforms []bundle.Plat
 		images = append(images, *byReference[reference])
 	}
 	return images, nil
+}
+
+// advice says what to do about a variable that must have a value when a release is
+// built.
+func (p *Project) advice(name string) string {
+	return fmt.Sprintf("when it is the version of the app, write ${%s}, or version_env: %s in %s; otherwise a default, --set %s=VALUE, or env: {%s: {default: VALUE}}", p.VersionEnv, name, DefaultFile, name, name)
 }
 
 // renderImage replaces the templates of img that are the same for all platforms.
@@ -258,14 +269,14 @@ func (p *Project) files(ctx context.Context, r *Release, platforms []bundle.Plat
 		return nil
 	}
 	if p.Tree == nil { // else they are part of the tree
-		if err := add(filepath.Base(p.Compose), p.Path(p.Compose), "compose"); err != nil {
+		if err := add(r.Compose, p.Path(p.Compose.First()), "compose"); err != nil {
 			return nil, err
 		}
 		if err := p.carry(ctx, r, add); err != nil {
 			return nil, err
 		}
-		if _, err := os.Stat(p.Path(EnvExample)); err == nil {
-			if err := add(EnvExample, p.Path(EnvExample)); err != nil {
+		if name := p.envTemplate(); name != "" {
+			if err := add(EnvExample, p.Path(name)); err != nil {
 				return nil, err
 			}
 		}
@@ -321,10 +332,10 @@ func (p *Project) carry(ctx context.Context, r *Release, add func(path, source s
 		}
 	}
 	r.Notes, r.Local = append(r.Notes, c.notes...), sortedKeys(c.local)
-	if len(r.carried) == 0 && !r.composed {
+	if len(r.carried) == 0 && !r.compose.changed {
 		return nil
 	}
-	for _, name := range append([]string{p.Compose}, r.compose.others...) {
+	for _, name := range append([]string{p.Compose.First()}, r.compose.others...) {
 		if err := add(path.Join(SourceDir, filepath.ToSlash(filepath.Clean(name))), p.Path(name), "compose"); err != nil {
 			return err
 		}

@@ -42,7 +42,7 @@ func (c *carrier) carryReferences(file *composeFile) ([]carried, error) {
 			return nil, refuse("its own directory: on a device that holds passwords and releases; mount a directory below it")
 		case !filepath.IsLocal(name) && err == nil:
 			return nil, refuse("which is outside the directory of %s", DefaultFile)
-		case name == filepath.ToSlash(filepath.Clean(p.Compose)):
+		case slices.ContainsFunc(p.Compose, func(f string) bool { return name == filepath.ToSlash(filepath.Clean(f)) }):
 			return nil, refuse("the compose file itself: give the service a copy")
 		}
 		reason, err := c.stays(r, name, info, err)
@@ -146,7 +146,7 @@ type Resolved struct {
 // device of what travels. files are those of the manifest. It returns nil when
 // the file is good as it is.
 func (r *Release) Resolve(files []bundle.File) (*Resolved, error) {
-	if r.compose == nil || len(r.carried) == 0 && !r.composed {
+	if r.compose == nil || len(r.carried) == 0 && !r.compose.changed {
 		return nil, nil
 	}
 	var out Resolved

@@ -44,6 +44,9 @@ func schemaOf(t reflect.Type, path string) *jsonschema.Schema {
 		long := structSchema(t, path)
 		long.Required = []string{"package"}
 		s = &jsonschema.Schema{AnyOf: []*jsonschema.Schema{{Type: "string", MinLength: new(1)}, long}}
+	case t == reflect.TypeFor[ComposeFiles]():
+		one := func() *jsonschema.Schema { return &jsonschema.Schema{Type: "string", MinLength: new(1)} }
+		s = &jsonschema.Schema{AnyOf: []*jsonschema.Schema{one(), {Type: "array", Items: one(), MinItems: new(1), UniqueItems: true}}}
 	case t == reflect.TypeFor[FileItem]():
 		long := structSchema(t, path)
 		long.Required = []string{"path"}
@@ -134,7 +137,8 @@ func keys(pattern string) func(*jsonschema.Schema) {
 var rules = map[string]func(*jsonschema.Schema){
 	"":                           oneKind,
 	"app":                        text(appPattern),
-	"compose":                    text(`.`),
+	"profiles":                   func(s *jsonschema.Schema) { s.UniqueItems = true },
+	"profiles.*":                 text(profilePattern.String()),
 	"arch":                       func(s *jsonschema.Schema) { keys(platformPattern)(s); text(`^[^/\\\\ ]+$`)(s.AdditionalProperties) },
 	"tree":                       need("files", "units"),
 	"tree.files":                 func(s *jsonschema.Schema) { s.MinItems = new(1) },
@@ -219,7 +223,7 @@ func oneKind(s *jsonschema.Schema) {
 	tree := &jsonschema.Schema{Required: []string{"tree"}, Properties: map[string]*jsonschema.Schema{
 		"health": {Properties: map[string]*jsonschema.Schema{"compose": {MaxItems: new(0)}}},
 	}}
-	for _, key := range []string{"compose", "images", "backup", "project", "engine"} {
+	for _, key := range []string{"compose", "profiles", "images", "backup", "project", "engine"} {
 		tree.Properties[key] = nothing()
 	}
 	compose := &jsonschema.Schema{Required: []string{"compose"}, Properties: map[string]*jsonschema.Schema{"tree": nothing()}}
@@ -312,7 +316,8 @@ func SchemaJSON() ([]byte, error) {
 // descriptions are shown by editors, by the path of the key.
 var descriptions = map[string]string{
 	"app":                       "Name of the app: of its bundles, and of its directory on the device.",
-	"compose":                   "Path of the compose file. Images, build sections and required variables are read from it.",
+	"compose":                   "Path of the compose file, or of several, each over those before it. Images, build sections and required variables are read from it.",
+	"profiles":                  "Profiles of the compose file that the release runs; services of others do not travel. Without it, all travel, and COMPOSE_PROFILES on the device decides.",
 	"tree":                      "In place of compose: an app that is a file tree, run by systemd units.",
 	"tree.files":                "What the tree is made of.",
 	"tree.files.*.from":         "File or directory here; {{.OS}}, {{.Arch}}, {{.Variant}}, {{.Platform}} and {{.Version}} are replaced.",

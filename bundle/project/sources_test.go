@@ -118,7 +118,7 @@ func TestBadSources(t *testing.T) {
 		{"build key", goodProject, "services: {db: {image: a, build: {context: ., network: host}}}\n",
 			"compose.yaml: service db: build.network is not supported: build the image before, and write in valise.yaml images: {a: {from: ...}}"},
 		{"build variable", goodProject, "services: {db: {image: a, build: {context: ., args: {X: \"${TOKEN}\"}}}}\n",
-			"compose.yaml: service db: build depends on TOKEN, which only a device knows: use ${SHOP_VERSION} or give a default"},
+			"compose.yaml: service db: build depends on TOKEN, which has no value: when it is the version of the app, write ${SHOP_VERSION}, or version_env: TOKEN in valise.yaml; otherwise a default, --set TOKEN=VALUE, or env: {TOKEN: {default: VALUE}}"},
 		{"remote context", goodProject, "services: {db: {image: a, build: \"https://example.org/a.git\"}}\n",
 			"compose.yaml: service db: build context https://example.org/a.git is not on this machine: write in valise.yaml images: {a: {dockerfile: ..., context: ...}}"},
 		{"two builds", goodProject, "services: {db: {image: a, build: x}, e: {image: a, build: y}}\n", "compose.yaml: services db and e build image a in different ways"},

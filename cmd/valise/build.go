@@ -27,6 +27,7 @@ type buildFlags struct {
 	compression string
 	from        string
 	sbom        bool
+	set         []string
 }
 
 func buildCommand(a *app) *cobra.Command {
@@ -63,6 +64,7 @@ func buildCommand(a *app) *cobra.Command {
 	c.Flags().StringVar(&f.splitSize, "split-size", "", "write BUNDLE.001, BUNDLE.002, ... of this size when it is larger: bytes, or such as 2000MiB")
 	c.Flags().StringVar(&f.from, "from", "", "leave out what this bundle, manifest.json or directory of an older release has (see valise thin)")
 	c.Flags().BoolVar(&f.sbom, "sbom", false, "list the packages of every image, as SPDX 2.3 and CycloneDX")
+	c.Flags().StringArrayVar(&f.set, "set", nil, "KEY=VALUE, or KEY for its value in the environment: a variable that decides an image of the compose file (repeatable)")
 	c.Flags().StringVarP(&f.file, "file", "o", "", "bundle to write, or an existing directory for it (default dist/NAME)")
 	c.Flags().StringVar(&f.compression, "compression", "", "gzip, zstd or none (default: by the name of the bundle, else gzip)")
 	return c
@@ -90,6 +92,12 @@ func (a *app) build(ctx context.Context, version string, f buildFlags) error {
 		return err
 	}
 	p.Ignored = ignoredBelow(p.Dir)
+	if p.Set, err = a.setFlags(f.set); err != nil {
+		return err
+	}
+	if len(p.Set) > 0 && p.Tree != nil {
+		return cli.Usagef("--set decides images of a compose file, and %s is a tree", p.App)
+	}
 	groups, err := platformGroups(p, f)
 	if err != nil {
 		return err
@@ -118,6 +126,24 @@ func (a *app) build(ctx context.Context, version string, f buildFlags) error {
 		return a.Result(built[0], text)
 	}
 	return a.Result(built, text)
+}
+
+// setFlags reads KEY=VALUE, and KEY, whose value is in the environment.
+func (a *app) setFlags(items []string) (map[string]string, error) {
+	values := map[string]string{}
+	for _, item := range items {
+		key, value, ok := strings.Cut(item, "=")
+		if !bundle.ValidEnvKey(key) {
+			return nil, cli.Usagef("--set %s: want KEY=VALUE", item)
+		}
+		if !ok {
+			if value = a.Getenv(key); value == "" {
+				return nil, cli.Usagef("--set %s: the environment has no %s", key, key)
+			}
+		}
+		values[key] = value
+	}
+	return values, nil
 }
 
 // platformGroups says for which platforms bundles are made: one for all, or one

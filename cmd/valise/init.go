@@ -15,24 +15,18 @@ import (
 	"github.com/valise-ota/valise/cmd/internal/cli"
 )
 
-// composeNames are the names that docker compose looks for, in its order, and
-// before them the one that means a release.
-var composeNames = []string{
-	"docker-compose.prod.yml", "docker-compose.prod.yaml", "compose.prod.yaml", "compose.prod.yml",
-	"compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml",
-}
-
 func initCommand(a *app) *cobra.Command {
 	var path string
 	c := &cobra.Command{
-		Use:   "init [COMPOSE]",
+		Use:   "init [COMPOSE...]",
 		Short: "Write a first valise.yaml for a compose file",
 		Long: "init reads a compose file and writes a short valise.yaml for it: where images come from,\n" +
 			"health checks, database backups, generated secrets and mounted files, each line explained. What\n" +
 			"only you can decide is printed as notes. It never overwrites a file.\n\n" +
-			"Without COMPOSE it takes docker-compose.prod.yml or else what docker compose would take.",
-		Example: "  valise init\n  valise init docker-compose.prod.yml",
-		Args:    cobra.MaximumNArgs(1),
+			"Several files are each over those before it, as with docker compose -f. Without COMPOSE it takes\n" +
+			"what COMPOSE_FILE in a committed .env says; or docker-compose.prod.yml and the like, over the main\n" +
+			"file when it does not stand alone; or else what docker compose would take.",
+		Example: "  valise init\n  valise init docker-compose.prod.yml\n  valise init compose.yaml compose.prod.yaml",
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return []string{"yaml", "yml"}, cobra.ShellCompDirectiveFilterFileExt
 		},
@@ -44,7 +38,7 @@ func initCommand(a *app) *cobra.Command {
 
 func (a *app) init(ctx context.Context, path string, args []string) error {
 	dir := filepath.Dir(path)
-	compose, err := findCompose(dir, args)
+	compose, notes, err := findCompose(ctx, dir, args)
 	if err != nil {
 		return err
 	}
@@ -52,6 +46,7 @@ func (a *app) init(ctx context.Context, path string, args []string) error {
 	if err != nil {
 		return err
 	}
+	draft.Notes = append(notes, draft.Notes...)
 	if err := writeProject(path, draft.YAML); err != nil {
 		if errors.Is(err, fs.ErrExist) {
 			return cli.WithHint(fmt.Errorf("write project: %s exists", path), "delete it first, or write another file with --project and compare")
@@ -67,7 +62,7 @@ func (a *app) init(ctx context.Context, path string, args []string) error {
 	}
 	return a.Result(struct {
 		Path    string   `json:"path"`
-		Compose string   `json:"compose"`
+		Compose []string `json:"compose"`
 		Notes   []string `json:"notes"`
 		Next    string   `json:"next"`
 	}{path, compose, append([]string{}, draft.Notes...), next}, func(w io.Writer) {
@@ -75,25 +70,31 @@ func (a *app) init(ctx context.Context, path string, args []string) error {
 	})
 }
 
-// findCompose returns the path of the compose file from dir.
-func findCompose(dir string, args []string) (string, error) {
-	if len(args) == 1 {
-		file, err := filepath.Abs(args[0])
-		if err != nil {
-			return "", err
+// findCompose returns the paths of the compose files from dir.
+func findCompose(ctx context.Context, dir string, args []string) (project.ComposeFiles, []string, error) {
+	if len(args) == 0 {
+		files, notes, err := project.FindCompose(ctx, dir, ignoredBelow(dir))
+		if err == nil && len(files) == 0 {
+			err = cli.WithHint(fmt.Errorf("find compose file in %s: none of the usual names exists", dir), "name it: valise init COMPOSE")
 		}
-		from, err := filepath.Abs(dir)
-		if err != nil {
-			return "", err
-		}
-		return filepath.Rel(from, file)
+		return files, notes, err
 	}
-	for _, name := range composeNames {
-		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
-			return name, nil
-		}
+	from, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, nil, err
 	}
-	return "", cli.WithHint(fmt.Errorf("find compose file in %s: none of the usual names exists", dir), "name it: valise init COMPOSE")
+	var files project.ComposeFiles
+	for _, arg := range args {
+		file, err := filepath.Abs(arg)
+		if err != nil {
+			return nil, nil, err
+		}
+		if file, err = filepath.Rel(from, file); err != nil {
+			return nil, nil, err
+		}
+		files = append(files, file)
+	}
+	return files, nil, nil
 }
 
 // writeProject writes a file that must not exist.

@@ -1,0 +1,414 @@
+package project
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/compose-spec/compose-go/v2/dotenv"
+	"github.com/compose-spec/compose-go/v2/interpolation"
+	"github.com/compose-spec/compose-go/v2/template"
+	"github.com/compose-spec/compose-go/v2/tree"
+
+	"github.com/valise-ota/valise/bundle"
+)
+
+// buildValues are the variables whose value a build knows: those of the environment
+// file beside the compose file, unless git ignores it, the defaults of valise.yaml
+// over them, and over all what was given for this build. They decide images; whatever
+// else a variable decides is the device's.
+func (p *Project) buildValues(ctx context.Context) (map[string]string, error) {
+	values, err := p.committedEnv(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for name, e := range p.Env {
+		if e.Default != "" {
+			values[name] = e.Default
+		}
+	}
+	maps.Copy(values, p.Set)
+	return values, nil
+}
+
+// committedEnv reads the environment file beside the compose file. One that git
+// ignores belongs to a machine.
+func (p *Project) committedEnv(ctx context.Context) (map[string]string, error) {
+	name := p.beside(envName)
+	data, err := readLimited(p.Path(name), MaxProjectSize)
+	if errors.Is(err, fs.ErrNotExist) {
+		return map[string]string{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if p.Ignored != nil && filepath.IsLocal(name) {
+		if ignored, err := p.Ignored(ctx, []string{filepath.ToSlash(name)}); err != nil || len(ignored) > 0 {
+			return map[string]string{}, err
+		}
+	}
+	values, err := dotenv.UnmarshalBytesWithLookup(data, func(string) (string, bool) { return "", false })
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", p.Path(name), err)
+	}
+	return values, nil
+}
+
+// envTemplates are names of files that show which variables an environment file
+// wants, in the order of preference. A bundle has the first one as EnvExample.
+var envTemplates = []string{EnvExample, ".env.sample", ".env.template", ".env.dist", "env.example", "env.sample", "env.template", "example.env", "sample.env", "template.env"}
+
+// envTemplate is the one of this project, or "".
+func (p *Project) envTemplate() string { return p.first(envTemplates) }
+
+// templateValues is what it says, as far as it can be read.
+func (p *Project) templateValues() (map[string]string, error) {
+	name := p.envTemplate()
+	if name == "" {
+		return nil, nil
+	}
+	data, err := readLimited(p.Path(name), MaxProjectSize)
+	if err != nil {
+		return nil, err
+	}
+	values, err := dotenv.UnmarshalBytesWithLookup(data, func(string) (string, bool) { return "", true })
+	if err != nil {
+		return nil, nil // it is for people
+	}
+	return values, nil
+}
+
+// readsEnv reports whether a service gets the whole environment file of the device.
+func (c *composeFile) readsEnv() bool {
+	if c == nil {
+		return false
+	}
+	for service := range c.services {
+		files, _ := c.attributes(service)["env_file"].([]any)
+		for _, f := range files {
+			f, _ := f.(map[string]any)
+			name, _ := f["path"].(string)
+			if text, _, ok := literal(name); ok && path.Clean(text) == envName && f["required"] != false {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// unknowns gives variables that only a device can set a placeholder each: a number,
+// which passes as a string, a number and a size, and is known again in places that
+// want something else.
+type unknowns []string
+
+var placeholder = regexp.MustCompile(`1077[0-9]{4}`)
+
+func (u *unknowns) placeholder(name string) string {
+	i := slices.Index(*u, name)
+	if i < 0 {
+		i = len(*u)
+		*u = append(*u, name)
+	}
+	return fmt.Sprintf("1077%04d", i%10000)
+}
+
+// substitute replaces the variables of one text as compose does, except that a
+// variable that has no value gets a placeholder.
+func (u *unknowns) substitute(text string, values template.Mapping) (string, error) {
+	required := map[string]bool{}
+	for {
+		s, err := template.SubstituteWithOptions(text, func(name string) (string, bool) {
+			if v, ok := values(name); ok {
+				return v, true
+			}
+			return u.placeholder(name), required[name]
+		}, template.WithoutLogging)
+		var missing *template.MissingRequiredError
+		if !errors.As(err, &missing) || required[missing.Variable] {
+			return s, err
+		}
+		required[missing.Variable] = true
+	}
+}
+
+// fixed are what a text with a placeholder becomes in places that take certain words only.
+var fixed = map[tree.Path]string{
+	"services.*.healthcheck.interval":             "1s",
+	"services.*.healthcheck.timeout":              "1s",
+	"services.*.healthcheck.start_period":         "1s",
+	"services.*.healthcheck.start_interval":       "1s",
+	"services.*.stop_grace_period":                "1s",
+	"services.*.deploy.update_config.delay":       "1s",
+	"services.*.deploy.update_config.monitor":     "1s",
+	"services.*.deploy.update_config.order":       "stop-first",
+	"services.*.deploy.rollback_config.delay":     "1s",
+	"services.*.deploy.rollback_config.monitor":   "1s",
+	"services.*.deploy.rollback_config.order":     "stop-first",
+	"services.*.deploy.restart_policy.delay":      "1s",
+	"services.*.deploy.restart_policy.window":     "1s",
+	"services.*.depends_on.*.condition":           "service_started",
+	"services.*.pull_policy":                      "missing",
+	"services.*.cgroup":                           "host",
+	"services.*.network_mode":                     "bridge",
+	"services.*.ipc":                              "shareable",
+	"services.*.pid":                              "host",
+	"services.*.networks.[]":                      "default",
+	"services.*.ports.[].host_ip":                 unknownHost,
+	"services.*.volumes.[].source":                "", // as an anonymous volume, which needs none
+	"services.*.volumes.[].type":                  "bind",
+	"services.*.volumes.[].bind.create_host_path": "true",
+	"services.*.volumes.[].bind.recursive":        "enabled",
+	"services.*.volumes.[].bind.selinux":          "z",
+	"services.*.env_file.[].required":             "true",
+	"services.*.build.no_cache":                   "false",
+	"services.*.build.privileged":                 "false",
+	"services.*.build.pull":                       "false",
+}
+
+// casts are for the places of a compose file that take no number, beside those that
+// compose knows itself.
+func (u *unknowns) casts(known map[tree.Path]interpolation.Cast) map[tree.Path]interpolation.Cast {
+	casts := map[tree.Path]interpolation.Cast{
+		"services.*.ports.[]":            unknownPort,
+		"services.*.volumes.[]":          unknownVolume,
+		"services.*.extra_hosts.*":       unknownAddress,
+		"services.*.build.extra_hosts.*": unknownAddress,
+	}
+	for place, cast := range known {
+		casts[place] = func(text string) (any, error) {
+			if !placeholder.MatchString(text) {
+				return cast(text)
+			}
+			if v, err := cast("1"); err == nil {
+				return v, nil
+			}
+			return cast("false")
+		}
+	}
+	for place, word := range fixed {
+		casts[place] = func(text string) (any, error) {
+			if placeholder.MatchString(text) {
+				return word, nil
+			}
+			return text, nil
+		}
+	}
+	return casts
+}
+
+// unknownHost is the address of a port that only a device knows.
+const unknownHost = "127.10.77.1"
+
+// unknownPort keeps what is known of a port, and gives the rest numbers of its own:
+// two ports must differ.
+func unknownPort(text string) (any, error) {
+	if !placeholder.MatchString(text) {
+		return text, nil
+	}
+	number := func(text string) string {
+		n, _ := strconv.Atoi(placeholder.FindString(text)[4:])
+		return strconv.Itoa(10000 + n)
+	}
+	i := strings.LastIndexByte(text, ':')
+	port, protocol, _ := strings.Cut(text[i+1:], "/")
+	if placeholder.MatchString(port) {
+		port = number(port)
+	}
+	if i >= 0 && !strings.Contains(port, "-") {
+		published := text[:i]
+		if published = published[strings.LastIndexByte(published, ':')+1:]; placeholder.MatchString(text[:i]) {
+			published = number(text[:i])
+		}
+		port = unknownHost + ":" + published + ":" + port
+	}
+	if protocol != "" && !placeholder.MatchString(protocol) {
+		port += "/" + protocol
+	}
+	return port, nil
+}
+
+// unknownAddress gives a name an address; compose takes that in a map of names too.
+func unknownAddress(text string) (any, error) {
+	if !placeholder.MatchString(text) {
+		return text, nil
+	}
+	name, _, _ := strings.Cut(strings.Replace(text, "=", ":", 1), ":")
+	return name + ":127.0.0.1", nil
+}
+
+// unknownVolume takes a source that begins with a variable for a directory of the
+// device: a volume would have to be declared.
+func unknownVolume(text string) (any, error) {
+	if !placeholder.MatchString(text) {
+		return text, nil
+	}
+	parts := strings.Split(text, ":")
+	for i, part := range parts {
+		if i < 2 && placeholder.FindStringIndex(part) != nil && placeholder.FindStringIndex(part)[0] == 0 {
+			parts[i] = path.Join("/", part)
+		}
+	}
+	if len(parts) == 1 {
+		parts = append(parts, parts[0])
+	}
+	if len(parts) > 2 && placeholder.MatchString(parts[2]) {
+		parts = parts[:2]
+	}
+	return strings.Join(parts, ":"), nil
+}
+
+// variable finds any variable.
+var variable = regexp.MustCompile(`\$\{?([A-Za-z_][A-Za-z0-9_]*)`)
+
+// noDefault finds ${NAME}, ${NAME:?why}, ${NAME?why} and $NAME.
+var noDefault = regexp.MustCompile(`\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)(?:\}|:?\?))`)
+
+// deviceVariable returns the first variable in the strings of v that has no value
+// before a device sets it, or "".
+func (c *composeFile) deviceVariable(v any) string {
+	return append(c.unset(v, nil), "")[0]
+}
+
+// undecided are the variables that images depend on and that have no value, of
+// services in their order.
+func (c *composeFile) undecided() (names []string) {
+	for _, service := range sortedKeys(c.images) {
+		names = c.unset(c.images[service], names)
+		names = c.unset(c.attributes(service)["build"], names)
+	}
+	return names
+}
+
+// unset adds the variables in all strings of v that have no value before a device
+// sets them.
+func (c *composeFile) unset(v any, names []string) []string {
+	switch v := v.(type) {
+	case string:
+		for _, m := range noDefault.FindAllStringSubmatch(strings.ReplaceAll(v, "$$", ""), -1) {
+			name := m[1] + m[2]
+			if _, known := c.values[name]; !known {
+				names = append(names, name)
+			}
+		}
+	case map[string]any:
+		for _, key := range sortedKeys(v) {
+			names = c.unset(v[key], names)
+		}
+	case []any:
+		for _, e := range v {
+			names = c.unset(e, names)
+		}
+	}
+	return names
+}
+
+// required are the variables that the file cannot do without, sorted, except the
+// version's own: ${X:?}, and what it passes on without a value of its own.
+func (c *composeFile) required(versionEnv string) []string {
+	names := c.passedOn()
+	for name, v := range template.ExtractVariables(c.model, template.DefaultPattern) {
+		if v.Required && name != versionEnv {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return slices.DeleteFunc(slices.Compact(names), func(name string) bool { return name == versionEnv })
+}
+
+// passedOn are the variables that services get as the device has them
+// (environment: [TOKEN]), and those that secrets and configs are made of.
+func (c *composeFile) passedOn() (names []string) {
+	for name, value := range c.environment() {
+		if value == nil && bundle.ValidEnvKey(name) {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
+// environment are the variables that the file gives to services; those whose value
+// it takes from outside have none.
+func (c *composeFile) environment() map[string]*string {
+	all := map[string]*string{}
+	for service := range c.services {
+		for name, value := range environmentOf(c.attributes(service)) {
+			if _, there := all[name]; !there || value == nil {
+				all[name] = value
+			}
+		}
+	}
+	for _, kind := range []string{refConfig, refSecret} {
+		for _, entry := range section(c.model, kind+"s") {
+			entry, _ := entry.(map[string]any)
+			if name, _ := entry["environment"].(string); name != "" {
+				all[name] = nil
+			}
+		}
+	}
+	return all
+}
+
+// environmentOf is the environment of a service in either of its forms.
+func environmentOf(service map[string]any) map[string]*string {
+	all := map[string]*string{}
+	switch env := service["environment"].(type) {
+	case map[string]any:
+		for name, value := range env {
+			all[name] = nil
+			if value != nil {
+				all[name] = new(fmt.Sprint(value))
+			}
+		}
+	case []any:
+		for _, e := range env {
+			line, _ := e.(string)
+			name, value, ok := strings.Cut(line, "=")
+			if all[name] = nil; ok {
+				all[name] = &value
+			}
+		}
+	}
+	return all
+}
+
+// taken is a value that nothing else has.
+const taken = "\x00taken"
+
+// forget takes values out again that came from around the compose file.
+func (c *composeFile) forget() {
+	for _, service := range section(c.model, "services") {
+		service, _ := service.(map[string]any)
+		switch env := service["environment"].(type) {
+		case map[string]any:
+			for name, value := range env {
+				if value == taken {
+					env[name] = nil
+				}
+			}
+		case []any:
+			for i, e := range env {
+				line, _ := e.(string)
+				env[i] = strings.TrimSuffix(line, "="+taken)
+			}
+		}
+	}
+	for _, kind := range []string{refConfig, refSecret} {
+		for _, entry := range section(c.model, kind+"s") {
+			entry, _ := entry.(map[string]any)
+			maps.DeleteFunc(entry, func(_ string, value any) bool { return value == taken })
+		}
+	}
+}
+
+func section(model map[string]any, name string) map[string]any {
+	s, _ := model[name].(map[string]any)
+	return s
+}
