@@ -7,6 +7,7 @@ import (
 
 	"github.com/valise-ota/valise/cmd/internal/cli"
 	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/daemon"
 	"github.com/valise-ota/valise/installer/device"
 )
 
@@ -59,6 +60,9 @@ func (p *program) explained(err error) error {
 	}
 	if errors.As(err, new(*device.AttentionError)) {
 		return cli.WithCode(cli.WithHint(err, "mend the cause and run %q; it tries again", "valise-installer recover"), cli.ExitAttention)
+	}
+	if errors.Is(err, daemon.ErrUnreachable) {
+		return cli.WithHint(err, "start it: %q", "systemctl enable --now valise")
 	}
 	advised := new(device.Error)
 	if errors.As(err, &advised) {

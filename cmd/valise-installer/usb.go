@@ -1,16 +1,11 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net"
-	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -21,14 +16,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/valise-ota/valise/bundle/parts"
-	"github.com/valise-ota/valise/cmd/internal/cli"
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/daemon"
 	"github.com/valise-ota/valise/installer/host"
 )
-
-// apiPrefix is where the update service has its API.
-const apiPrefix = "/api/v1/ota"
 
 // maxStickFiles bounds how many files of a stick are looked at.
 const maxStickFiles = 256
@@ -192,7 +183,7 @@ func (p *program) newer(ctx context.Context, app string, files []offered) ([]off
 // when it has not.
 func (p *program) waiting(ctx context.Context, app, version string) (string, error) {
 	var page daemon.Page
-	if err := p.ask(ctx, http.MethodGet, apiPrefix, app, nil, &page); err != nil {
+	if err := p.ask().Get(ctx, "", app, nil, &page); err != nil {
 		return "", err
 	}
 	for _, u := range page.Data {
@@ -211,21 +202,21 @@ func (p *program) handOver(ctx context.Context, app, path string) (string, error
 		return "", err
 	}
 	defer f.Close()
-	var up daemon.Upload
-	if err := p.ask(ctx, http.MethodPost, "/uploads", app, jsonBody(map[string]int64{"size": f.Size()}), &up); err != nil {
+	client := p.ask()
+	up, err := client.Begin(ctx, app, f.Size())
+	if err != nil {
 		return "", err
 	}
 	update, finish := p.UI.Track("copy " + filepath.Base(path))
-	body := &counted{r: f.Reader(), total: f.Size(), report: update}
-	err = p.ask(ctx, http.MethodPatch, "/uploads/"+url.PathEscape(up.ID)+"?offset=0", app, body, &up)
+	_, err = client.Write(ctx, app, up.ID, 0, &counted{r: f.Reader(), total: f.Size(), report: update})
 	finish(err)
 	if err == nil {
 		var u daemon.Update
-		if err = p.ask(ctx, http.MethodPost, "/uploads/"+url.PathEscape(up.ID)+"/done", app, nil, &u); err == nil {
+		if u, err = client.Finish(ctx, app, up.ID, f.Size()); err == nil {
 			return u.PublicID, nil
 		}
 	}
-	_ = p.ask(context.WithoutCancel(ctx), http.MethodDelete, "/uploads/"+url.PathEscape(up.ID), app, nil, nil)
+	_ = client.Abandon(ctx, app, up.ID)
 	return "", err
 }
 
@@ -236,12 +227,13 @@ func (p *program) finishUSB(ctx context.Context, t taken) error {
 		p.UI.Step("stick", fmt.Sprintf("%s %s is verified and waits for somebody to apply it", t.app, t.version))
 		return nil
 	}
-	if err := p.ask(ctx, http.MethodPost, apiPrefix+"/"+t.record+"/apply", t.app, nil, nil); err != nil {
+	client := p.ask()
+	if err := client.Post(ctx, "/"+t.record+"/apply", t.app, nil, nil); err != nil {
 		return err
 	}
 	for {
 		var u daemon.Update
-		if err := p.ask(ctx, http.MethodGet, apiPrefix+"/"+t.record, t.app, nil, &u); err != nil {
+		if err := client.Get(ctx, "/"+t.record, t.app, nil, &u); err != nil {
 			return err
 		}
 		switch u.Status {
@@ -294,48 +286,9 @@ func (p *program) giveBack(ctx context.Context, stick, dir string) error {
 	return errors.Join(err, unmount())
 }
 
-// ask asks the update service on its socket.
-func (p *program) ask(ctx context.Context, method, path, app string, body io.Reader, answer any) error {
-	u, err := url.Parse("http://valise" + path)
-	if err != nil {
-		return err
-	}
-	q := u.Query()
-	q.Set("app", app)
-	u.RawQuery = q.Encode()
-	r, err := http.NewRequestWithContext(ctx, method, u.String(), body)
-	if err != nil {
-		return err
-	}
-	r.Header.Set(daemon.ActorHeader, "usb")
-	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", p.SocketPath())
-	}}}
-	res, err := client.Do(r)
-	if err != nil {
-		return cli.WithHint(fmt.Errorf("ask the update service: %w", err), "start it: %q", "systemctl enable --now valise")
-	}
-	defer res.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(res.Body, 1<<20))
-	if err != nil {
-		return fmt.Errorf("ask the update service: %w", err)
-	}
-	if res.StatusCode >= 300 {
-		var problem daemon.Problem
-		if json.Unmarshal(b, &problem) == nil && problem.Detail != "" {
-			return errors.New(problem.Detail)
-		}
-		return fmt.Errorf("the update service says %s", res.Status)
-	}
-	if answer == nil {
-		return nil
-	}
-	return json.Unmarshal(b, answer)
-}
-
-func jsonBody(v any) io.Reader {
-	b, _ := json.Marshal(v)
-	return bytes.NewReader(b)
+// ask is the update service on its socket.
+func (p *program) ask() *daemon.Client {
+	return daemon.NewClient(p.SocketPath(), func(context.Context) string { return "usb" })
 }
 
 // counted reports how much of r was read.

@@ -19,193 +19,42 @@ import (
 	"github.com/valise-ota/valise/installer"
 )
 
-// The OTA API, on the local socket. The first eight calls, their fields, states
-// and status codes are those of apps that had an updater of their own before;
-// the others are ours. Errors are problem details (RFC 9457), whose "detail" is
-// also what those apps show.
+// The OTA API, on the local socket.
 
-const (
-	prefix  = "/api/v1/ota"
-	maxJSON = 64 << 10 // bytes of a request
-)
-
-// ActorHeader names who asks, for the records. Whoever may use the socket is
-// believed.
-const ActorHeader = "X-Valise-Actor"
-
-// Update is a record as the API shows it. What is not known is null.
-type Update struct {
-	PublicID        string           `json:"public_id"`
-	Version         string           `json:"version"`
-	Changelog       *string          `json:"changelog"`
-	FileHashSHA256  *string          `json:"file_hash_sha256"`
-	FileSizeBytes   *int64           `json:"file_size_bytes"`
-	Status          installer.Status `json:"status"`
-	ErrorMessage    *string          `json:"error_message"`
-	CreatedOn       *time.Time       `json:"created_on"`
-	StartedOn       *time.Time       `json:"started_on"`
-	CompletedOn     *time.Time       `json:"completed_on"`
-	UserPublicID    string           `json:"user_public_id"` // who asked for it
-	HasFirmwareFile bool             `json:"has_firmware_file"`
-	Verified        bool             `json:"verified"` // that file passed every check when it came
-
-	Action      installer.Action `json:"action"`
-	FromVersion *string          `json:"from_version"`
-	Signer      *string          `json:"signer"`
-	Attention   *string          `json:"attention"`
-	Steps       []installer.Step `json:"steps"`
-}
-
-func known[T comparable](v T) *T {
-	if v == *new(T) {
-		return nil
-	}
-	return &v
-}
-
-func toUpdate(r installer.Record) Update {
-	u := Update{
-		PublicID: r.ID, Version: r.To.Version, Changelog: known(r.Changelog), Status: r.Status, ErrorMessage: known(r.Error),
-		CreatedOn: known(r.Created), StartedOn: known(r.Started), CompletedOn: known(r.Ended), UserPublicID: r.By,
-		Action: r.Action, Signer: known(r.To.Signer), Attention: known(r.Attention), Steps: r.Steps,
-	}
-	if u.Steps == nil {
-		u.Steps = []installer.Step{}
-	}
-	if r.Bundle != nil {
-		u.Verified = r.Bundle.Verified
-		u.FileHashSHA256, u.FileSizeBytes, u.HasFirmwareFile = known(r.Bundle.Digest), known(r.Bundle.Size), r.Bundle.File != ""
-	}
-	if r.From != nil {
-		u.FromVersion = known(r.From.Version)
-	}
-	return u
-}
-
-// Page is one page of the history.
-type Page struct {
-	Page     int      `json:"page"`
-	PageSize int      `json:"page_size"`
-	Total    int      `json:"total"`
-	Data     []Update `json:"data"`
-}
-
-// Check is the answer to "is there anything newer".
-type Check struct {
-	CurrentVersion      string     `json:"current_version"`
-	LatestVersion       *string    `json:"latest_version"`
-	UpdateAvailable     bool       `json:"update_available"`
-	GitHubLatestVersion *string    `json:"github_latest_version"`
-	GitHubDownloadURL   *string    `json:"github_download_url"`
-	GitHubReleaseURL    *string    `json:"github_release_url"`
-	GitHubError         *string    `json:"github_error"`
-	GitHubPublishedOn   *time.Time `json:"github_published_on"`
-	GitHubNotes         *string    `json:"github_notes"` // Markdown, not trusted
-	GitHubSizeBytes     *int64     `json:"github_size_bytes"`
-}
-
-// Done is the answer to a call that changes something.
-type Done struct {
-	Status   string `json:"status"` // "success"
-	Message  string `json:"message"`
-	PublicID string `json:"public_id,omitempty"`
-}
-
-// Problem is an error.
-type Problem struct {
-	Type   string `json:"type"`
-	Title  string `json:"title"`
-	Status int    `json:"status"`
-	Detail string `json:"detail"`
-	Check  string `json:"check,omitempty"` // which check or rule refused a bundle
-}
-
-// State is what is installed and what happens.
-type State struct {
-	App        string             `json:"app"`
-	Current    *installer.Release `json:"current"`
-	Previous   *installer.Release `json:"previous"`
-	Bad        []string           `json:"failed_versions"`
-	OnRollback string             `json:"on_rollback"` // what a rollback does to the data: never, ask, always
-	Running    *Update            `json:"running"`     // a record that is neither waiting nor at its end
-	Queued     int                `json:"queued"`
-	FreeBytes  int64              `json:"free_bytes"`
-	Signers    []string           `json:"signers"`
-	Source     string             `json:"source"`
-	Drop       string             `json:"drop"`
-	DropMode   Mode               `json:"drop_mode"`
-	Settings
-	MaxUpload int64      `json:"max_upload_bytes"`
-	CheckedOn *time.Time `json:"checked_on"`
-}
-
-// Upload is a file that is on its way.
-type Upload struct {
-	ID     string `json:"id"`
-	Size   int64  `json:"size"`
-	Offset int64  `json:"offset"`
-}
-
-type handler func(a *app, w http.ResponseWriter, r *http.Request) (any, error)
-
-// created is an answer with status 201.
-type created struct{ v any }
+const maxJSON = 64 << 10 // bytes of a request
 
 // Handler serves the API.
 func (d *Daemon) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET "+prefix+"/apps", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, d.names()) })
-	mux.HandleFunc("GET "+prefix+"/metrics", d.metrics)
-	// Raw uploads (^) stand beside the API: only the page's process speaks them.
-	for pattern, h := range map[string]handler{
-		"GET ":                       (*app).getPage,
-		"POST ":                      (*app).postUpdate,
-		"GET /check":                 (*app).getCheck,
-		"GET /{id}":                  (*app).getUpdate,
-		"POST /{id}/apply":           (*app).postApply,
-		"POST /{id}/rollback":        (*app).postRollback,
-		"DELETE /{id}":               (*app).deleteUpdate,
-		"GET /{id}/plan":             (*app).getPlan,
-		"GET /state":                 (*app).getState,
-		"GET /events":                (*app).getEvents,
-		"GET /backups":               (*app).getBackups,
-		"GET /backups/{id}/{file}":   (*app).getBackup,
-		"POST /backups/{id}/restore": (*app).postRestore,
-		"GET /doctor":                (*app).getDoctor,
-		"POST /download":             (*app).postDownload,
-		"PATCH /settings":            (*app).patchSettings,
-		"POST ^/uploads":             (*app).postUpload,
-		"GET ^/uploads/{id}":         (*app).getUpload,
-		"PATCH ^/uploads/{id}":       (*app).patchUpload,
-		"POST ^/uploads/{id}/done":   (*app).finishUpload,
-		"DELETE ^/uploads/{id}":      (*app).deleteUpload,
-	} {
-		method, path, _ := strings.Cut(pattern, " ")
-		path, local := strings.CutPrefix(path, "^")
-		if !local {
-			path = prefix + path
+	for _, r := range Routes() {
+		switch {
+		case r.serve != nil:
+			mux.HandleFunc(r.Method+" "+r.path(), func(w http.ResponseWriter, req *http.Request) { d.serve(w, req, r) })
+		case r.whole != nil:
+			mux.HandleFunc(r.Method+" "+r.path(), func(w http.ResponseWriter, req *http.Request) { r.whole(d, w, req) })
 		}
-		mux.HandleFunc(method+" "+path, func(w http.ResponseWriter, r *http.Request) {
-			a, err := d.appOf(r)
-			var v any
-			if err == nil {
-				v, err = h(a, w, r)
-			}
-			if method != http.MethodGet && !(local && method == http.MethodPatch) { // not each piece of an upload
-				d.audit(r, a, v, err)
-			}
-			switch c, is := v.(created); {
-			case err != nil:
-				d.problem(w, r, err)
-			case is:
-				reply(w, http.StatusCreated, c.v)
-			case v != nil:
-				reply(w, http.StatusOK, v)
-			}
-		})
 	}
 	return mux
 }
+
+func (d *Daemon) serve(w http.ResponseWriter, req *http.Request, r Route) {
+	a, err := d.appOf(req)
+	var v any
+	if err == nil {
+		v, err = r.serve(a, w, req)
+	}
+	if r.Method != http.MethodGet && r.InMedia == "" { // not each piece of an upload
+		d.audit(req, a, v, err)
+	}
+	switch {
+	case err != nil:
+		d.problem(w, req, err)
+	case r.Out != nil:
+		reply(w, r.Status(), v)
+	}
+}
+
+func (d *Daemon) getApps(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, d.names()) }
 
 func (d *Daemon) names() []string {
 	d.mu.Lock()
@@ -262,11 +111,11 @@ func (d *Daemon) problem(w http.ResponseWriter, r *http.Request, err error) {
 
 // audit writes down who asked for what, and what came of it.
 func (d *Daemon) audit(r *http.Request, a *app, v any, err error) {
-	line := map[string]any{"time": d.Now().UTC().Format(time.RFC3339), "actor": actor(r), "call": r.Method + " " + strings.TrimPrefix(r.URL.Path, prefix)}
+	line := map[string]any{"time": d.Now().UTC().Format(time.RFC3339), "actor": actor(r), "call": r.Method + " " + strings.TrimPrefix(r.URL.Path, Prefix)}
 	if a != nil {
 		line["app"] = a.name
 	}
-	if s, is := v.(Settings); is {
+	if s, is := v.(Settings); is && err == nil {
 		line["settings"] = s
 	}
 	if err != nil {
@@ -309,14 +158,14 @@ func number(r *http.Request, key string, def, low, high int) (int, error) {
 	return n, nil
 }
 
-func (a *app) getPage(_ http.ResponseWriter, r *http.Request) (any, error) {
+func (a *app) getPage(r *http.Request) (out Page, err error) {
 	page, err := number(r, "page", 1, 1, 1e6)
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	size, err := number(r, "page_size", 25, 1, 100)
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	var states []installer.Status
 	for _, s := range r.URL.Query()["status"] {
@@ -324,7 +173,7 @@ func (a *app) getPage(_ http.ResponseWriter, r *http.Request) (any, error) {
 	}
 	found, total, err := a.records.Find(r.Context(), states, size, (page-1)*size)
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	p := Page{page, size, total, []Update{}}
 	for _, f := range found {
@@ -333,47 +182,40 @@ func (a *app) getPage(_ http.ResponseWriter, r *http.Request) (any, error) {
 	return p, nil
 }
 
-func (a *app) postUpdate(_ http.ResponseWriter, r *http.Request) (any, error) {
-	var in struct {
-		Version   string  `json:"version"`
-		Changelog *string `json:"changelog"`
-	}
-	if err := body(r, &in); err != nil {
-		return nil, err
-	}
+func (a *app) postUpdate(r *http.Request, in Announcement) (out Done, err error) {
 	if _, err := bundle.ParseVersion(in.Version); err != nil {
-		return nil, refuse(http.StatusUnprocessableEntity, "version is %.100q, want a semantic version such as 2.1.0", in.Version)
+		return out, refuse(http.StatusUnprocessableEntity, "version is %.100q, want a semantic version such as 2.1.0", in.Version)
 	}
 	old, err := a.open(r.Context(), in.Version)
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	if old != nil {
-		return nil, refuse(http.StatusConflict, "version %s is here already, %s", in.Version, old.Status)
+		return out, refuse(http.StatusConflict, "version %s is here already, %s", in.Version, old.Status)
 	}
 	rec := installer.Record{ID: a.NewID(), To: installer.Release{Version: in.Version}, Status: installer.Pending, By: actor(r), Created: a.Now()}
 	if in.Changelog != nil {
 		rec.Changelog = *in.Changelog
 	}
 	if err := a.records.Add(r.Context(), rec); err != nil {
-		return nil, err
+		return out, err
 	}
 	a.changed(rec.ID, installer.Pending)
-	return created{Done{"success", "Update " + in.Version + " is registered.", rec.ID}}, nil
+	return Done{"success", "Update " + in.Version + " is registered.", rec.ID}, nil
 }
 
-func (a *app) getUpdate(_ http.ResponseWriter, r *http.Request) (any, error) {
+func (a *app) getUpdate(r *http.Request) (out Update, err error) {
 	rec, err := a.records.Get(r.Context(), r.PathValue("id"))
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	return toUpdate(rec), nil
 }
 
-func (a *app) getCheck(_ http.ResponseWriter, r *http.Request) (any, error) {
+func (a *app) getCheck(r *http.Request) (out Check, err error) {
 	st, err := a.records.Load(r.Context())
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	var c Check
 	if st.Current != nil {
@@ -382,7 +224,7 @@ func (a *app) getCheck(_ http.ResponseWriter, r *http.Request) (any, error) {
 	// What waits here counts too: it came by upload or stick.
 	waiting, _, err := a.records.Find(r.Context(), []installer.Status{installer.Pending}, -1, 0)
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	best := c.CurrentVersion
 	for _, w := range waiting {
@@ -407,106 +249,92 @@ func (a *app) getCheck(_ http.ResponseWriter, r *http.Request) (any, error) {
 	return c, nil
 }
 
-func (a *app) getPlan(_ http.ResponseWriter, r *http.Request) (any, error) {
+func (a *app) getPlan(r *http.Request) (out *installer.Plan, err error) {
 	rec, err := a.records.Get(r.Context(), r.PathValue("id"))
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	path, err := a.pathOf(rec)
 	if err != nil {
-		return nil, refuse(http.StatusConflict, "%v", err)
+		return out, refuse(http.StatusConflict, "%v", err)
 	}
 	offer, err := a.plan(r.Context(), path, r.URL.Query().Get("force") == "true")
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	return offer.Plan, nil
 }
 
-func (a *app) postApply(_ http.ResponseWriter, r *http.Request) (any, error) {
-	var in struct {
-		Force       bool    `json:"force"`
-		DownloadURL *string `json:"download_url"`
-		Hash        *string `json:"file_hash_sha256"`
-	}
-	if err := body(r, &in); err != nil {
-		return nil, err
-	}
+func (a *app) postApply(r *http.Request, in Application) (out Done, err error) {
 	if in.DownloadURL != nil {
-		return nil, refuse(http.StatusUnprocessableEntity, "this device fetches releases from its configured source only, not from a URL in a request")
+		return out, refuse(http.StatusUnprocessableEntity, "this device fetches releases from its configured source only, not from a URL in a request")
 	}
 	a.deciding.Lock()
 	defer a.deciding.Unlock()
 	rec, err := a.records.Get(r.Context(), r.PathValue("id"))
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	if rec.Status != installer.Pending {
 		if rec.Action != installer.ActionUpdate || !rec.Status.CanBecome(installer.Pending) {
-			return nil, refuse(http.StatusConflict, "cannot apply: it is %s", rec.Status)
+			return out, refuse(http.StatusConflict, "cannot apply: it is %s", rec.Status)
 		}
 		if rec.Bundle == nil || rec.Bundle.File == "" {
-			return nil, refuse(http.StatusConflict, "cannot apply again: its bundle is not kept, upload it again")
+			return out, refuse(http.StatusConflict, "cannot apply again: its bundle is not kept, upload it again")
 		}
 		if err := a.records.Become(r.Context(), rec.ID, installer.Pending, "", a.Now()); err != nil {
-			return nil, err
+			return out, err
 		}
 		a.changed(rec.ID, installer.Pending)
 	}
 	if err := a.records.Note(r.Context(), rec.ID, actor(r)); err != nil {
-		return nil, err
+		return out, err
 	}
 	if err := a.enqueue(job{record: rec.ID, forced: in.Force}); err != nil {
-		return nil, refuse(http.StatusTooManyRequests, "%v", err)
+		return out, refuse(http.StatusTooManyRequests, "%v", err)
 	}
 	return Done{"success", "Update " + rec.To.Version + " begins.", rec.ID}, nil
 }
 
-func (a *app) postRollback(_ http.ResponseWriter, r *http.Request) (any, error) {
-	var in struct {
-		Data string `json:"data"` // restore, keep; empty: as the release says
-	}
-	if err := body(r, &in); err != nil {
-		return nil, err
-	}
+func (a *app) postRollback(r *http.Request, in Data) (out Done, err error) {
 	if in.Data != "" && in.Data != RestoreData && in.Data != KeepData {
-		return nil, refuse(http.StatusUnprocessableEntity, "data is %.20q, want restore or keep", in.Data)
+		return out, refuse(http.StatusUnprocessableEntity, "data is %.20q, want restore or keep", in.Data)
 	}
 	rec, err := a.records.Get(r.Context(), r.PathValue("id"))
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	st, err := a.records.Load(r.Context())
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	switch {
 	case rec.Status != installer.Completed:
-		return nil, refuse(http.StatusConflict, "cannot roll back: it is %s", rec.Status)
+		return out, refuse(http.StatusConflict, "cannot roll back: it is %s", rec.Status)
 	case st.Current == nil || st.Current.Dir != rec.To.Dir:
-		return nil, refuse(http.StatusConflict, "cannot roll back: %s does not run", rec.To.Version)
+		return out, refuse(http.StatusConflict, "cannot roll back: %s does not run", rec.To.Version)
 	case st.Previous == nil:
-		return nil, refuse(http.StatusConflict, "cannot roll back: %v", installer.ErrNoPrevious)
+		return out, refuse(http.StatusConflict, "cannot roll back: %v", installer.ErrNoPrevious)
 	}
 	id := a.NewID()
 	if err := a.enqueue(job{record: id, by: actor(r), run: func(ctx context.Context) (installer.Result, error) {
 		return a.Device.Rollback(ctx, a.name, id, in.Data, a.report(id))
 	}}); err != nil {
-		return nil, refuse(http.StatusTooManyRequests, "%v", err)
+		return out, refuse(http.StatusTooManyRequests, "%v", err)
 	}
 	return Done{"success", "Rollback to " + st.Previous.Version + " begins.", id}, nil
 }
 
-func (a *app) postRestore(_ http.ResponseWriter, r *http.Request) (any, error) {
+func (a *app) postRestore(r *http.Request) (out Done, err error) {
 	b, err := a.backup(r)
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	id := a.NewID()
 	if err := a.enqueue(job{record: id, by: actor(r), run: func(ctx context.Context) (installer.Result, error) {
 		return a.Device.Restore(ctx, a.name, id, b.ID, a.report(id))
 	}}); err != nil {
-		return nil, refuse(http.StatusTooManyRequests, "%v", err)
+		return out, refuse(http.StatusTooManyRequests, "%v", err)
 	}
 	return Done{"success", "The data of " + b.Created.UTC().Format(time.RFC3339) + " come back.", id}, nil
 }
@@ -546,40 +374,40 @@ func (a *app) getBackup(w http.ResponseWriter, r *http.Request) (any, error) {
 	return nil, nil
 }
 
-func (a *app) deleteUpdate(_ http.ResponseWriter, r *http.Request) (any, error) {
+func (a *app) deleteUpdate(r *http.Request) (out Done, err error) {
 	a.deciding.Lock()
 	defer a.deciding.Unlock()
 	rec, err := a.records.Get(r.Context(), r.PathValue("id"))
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	a.mu.Lock()
 	queued := rec.Status == installer.Pending && a.queued[rec.ID] > 0
 	a.mu.Unlock()
 	switch {
 	case queued:
-		return nil, refuse(http.StatusConflict, "cannot delete: it waits for its turn to be applied")
+		return out, refuse(http.StatusConflict, "cannot delete: it waits for its turn to be applied")
 	case rec.Status == installer.Downloading, rec.Status == installer.Verifying, rec.Status == installer.Applying:
-		return nil, refuse(http.StatusConflict, "cannot delete: it is %s", rec.Status)
+		return out, refuse(http.StatusConflict, "cannot delete: it is %s", rec.Status)
 	}
 	if name := dropName(rec); name != "" {
 		if err := a.moveDropped(name, failedDir, rec.To.Version, "deleted by "+actor(r)); err != nil {
-			return nil, refuse(http.StatusConflict, "cannot delete: %s cannot be moved out of the drop folder, take it away first: %v", name, err)
+			return out, refuse(http.StatusConflict, "cannot delete: %s cannot be moved out of the drop folder, take it away first: %v", name, err)
 		}
 	} else {
 		a.forgetFile(r.Context(), rec.ID)
 	}
 	if err := a.records.Delete(r.Context(), rec.ID); err != nil {
-		return nil, refuse(http.StatusConflict, "%v", err)
+		return out, refuse(http.StatusConflict, "%v", err)
 	}
 	a.hub.send(Event{Type: "deleted", Record: rec.ID})
 	return Done{"success", "Update " + rec.To.Version + " is deleted.", rec.ID}, nil
 }
 
-func (a *app) getState(_ http.ResponseWriter, r *http.Request) (any, error) {
+func (a *app) getState(r *http.Request) (out State, err error) {
 	st, err := a.records.Load(r.Context())
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	s := State{
 		App: a.name, Current: st.Current, Previous: st.Previous, Bad: st.Bad, Queued: len(a.jobs), Signers: a.config.Signers, Source: a.config.Source,
@@ -587,18 +415,18 @@ func (a *app) getState(_ http.ResponseWriter, r *http.Request) (any, error) {
 	}
 	if st.Current != nil && st.Previous != nil {
 		if s.OnRollback, err = a.Device.OnRollback(a.name, *st.Current); err != nil {
-			return nil, err
+			return out, err
 		}
 	}
 	a.mu.Lock()
 	s.CheckedOn = known(a.checked)
 	a.mu.Unlock()
 	if s.FreeBytes, err = installer.FreeBytes(a.config.Inbox); err != nil {
-		return nil, err
+		return out, err
 	}
 	busy, _, err := a.records.Find(r.Context(), []installer.Status{installer.Downloading, installer.Verifying, installer.Applying}, 1, 0)
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	if len(busy) > 0 {
 		u := toUpdate(busy[0])
@@ -654,7 +482,7 @@ func (a *app) getEvents(w http.ResponseWriter, r *http.Request) (any, error) {
 	return nil, nil // whoever watched is gone
 }
 
-func (a *app) getBackups(http.ResponseWriter, *http.Request) (any, error) {
+func (a *app) getBackups(*http.Request) (out []Backup, err error) {
 	list, err := a.Device.Backups(a.name)
 	if list == nil {
 		list = []Backup{}
@@ -662,145 +490,83 @@ func (a *app) getBackups(http.ResponseWriter, *http.Request) (any, error) {
 	return list, err
 }
 
-func (a *app) getDoctor(_ http.ResponseWriter, r *http.Request) (any, error) {
+func (a *app) getDoctor(r *http.Request) (out []Finding, err error) {
 	return a.Device.Doctor(r.Context(), a.name), nil
 }
 
-func (a *app) postDownload(_ http.ResponseWriter, r *http.Request) (any, error) {
+func (a *app) postDownload(r *http.Request) (out Update, err error) {
 	a.mu.Lock()
 	latest := a.latest
 	a.mu.Unlock()
 	if latest == nil {
-		return nil, refuse(http.StatusConflict, "check for updates first: nothing newer is known")
+		return out, refuse(http.StatusConflict, "check for updates first: nothing newer is known")
 	}
 	rec, err := a.download(context.WithoutCancel(r.Context()), latest.Version, actor(r))
 	if err != nil {
-		return nil, err
+		return out, err
 	}
-	return created{toUpdate(rec)}, nil
+	return toUpdate(rec), nil
 }
 
-func (a *app) postUpload(_ http.ResponseWriter, r *http.Request) (any, error) {
-	var in struct {
-		Size int64 `json:"size"`
-	}
-	if err := body(r, &in); err != nil {
-		return nil, err
-	}
+func (a *app) postUpload(r *http.Request, in NewUpload) (out Upload, err error) {
 	u, err := a.begin(actor(r), in.Size)
 	if err != nil {
-		return nil, err
+		return out, err
 	}
-	return created{Upload{u.id, u.size, 0}}, nil
+	return Upload{u.id, u.size, 0}, nil
 }
 
-func (a *app) getUpload(_ http.ResponseWriter, r *http.Request) (any, error) {
+func (a *app) getUpload(r *http.Request) (out Upload, err error) {
 	u, err := a.upload(r.PathValue("id"))
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return Upload{u.id, u.size, u.offset}, nil
 }
 
-func (a *app) patchUpload(w http.ResponseWriter, r *http.Request) (any, error) {
+func (a *app) patchUpload(r *http.Request) (out Upload, err error) {
 	u, err := a.upload(r.PathValue("id"))
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	offset, err := strconv.ParseInt(r.URL.Query().Get("offset"), 10, 64)
 	if err != nil {
-		return nil, refuse(http.StatusUnprocessableEntity, "offset: %v", err)
+		return out, refuse(http.StatusUnprocessableEntity, "offset: %v", err)
 	}
 	n, err := a.write(u, offset, r.Body)
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	return Upload{u.id, u.size, n}, nil
 }
 
-func (a *app) finishUpload(_ http.ResponseWriter, r *http.Request) (any, error) {
+func (a *app) finishUpload(r *http.Request) (out Update, err error) {
 	u, err := a.upload(r.PathValue("id"))
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	if s := r.URL.Query().Get("size"); s != "" {
 		if err := a.shrink(u, s); err != nil {
-			return nil, err
+			return out, err
 		}
 	}
 	// It goes on when whoever sent it has no patience or loses the connection.
 	rec, err := a.finish(context.WithoutCancel(r.Context()), u)
 	if err != nil {
-		return nil, err
+		return out, err
 	}
-	return created{toUpdate(rec)}, nil
+	return toUpdate(rec), nil
 }
 
-func (a *app) deleteUpload(_ http.ResponseWriter, r *http.Request) (any, error) {
+func (a *app) deleteUpload(r *http.Request) (out Done, err error) {
 	u, err := a.upload(r.PathValue("id"))
 	if err != nil {
-		return nil, err
+		return out, err
 	}
 	a.abandon(u)
 	return Done{Status: "success", Message: "The upload is gone."}, nil
-}
-
-// metrics writes what a monitoring system wants, in the text format of
-// Prometheus.
-func (d *Daemon) metrics(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("Content-Type", "text/plain; version=0.0.4")
-	var b strings.Builder
-	for _, m := range []struct{ name, help string }{
-		{"valise_info", "Version that runs."},
-		{"valise_updates", "Records by status."},
-		{"valise_needs_attention", "1 when a rollback failed and somebody has to look."},
-		{"valise_update_running", "1 while something is downloaded, verified or applied."},
-		{"valise_free_bytes", "Free space where bundles are kept."},
-		{"valise_last_success_timestamp_seconds", "When a release was committed last."},
-	} {
-		fmt.Fprintf(&b, "# HELP %s %s\n# TYPE %s gauge\n", m.name, m.help, m.name)
-		for _, name := range d.names() {
-			a := d.app(name)
-			st, err := a.records.Load(r.Context())
-			if err != nil {
-				continue
-			}
-			switch m.name {
-			case "valise_info":
-				if st.Current != nil {
-					fmt.Fprintf(&b, "%s{app=%q,version=%q} 1\n", m.name, name, st.Current.Version)
-				}
-			case "valise_updates":
-				for _, s := range []installer.Status{installer.Pending, installer.Completed, installer.Failed, installer.RolledBack} {
-					_, n, _ := a.records.Find(r.Context(), []installer.Status{s}, 0, 0)
-					fmt.Fprintf(&b, "%s{app=%q,status=%q} %d\n", m.name, name, s, n)
-				}
-			case "valise_needs_attention":
-				fmt.Fprintf(&b, "%s{app=%q} %d\n", m.name, name, one(st.Unfinished != nil && st.Unfinished.Attention != ""))
-			case "valise_update_running":
-				_, n, _ := a.records.Find(r.Context(), []installer.Status{installer.Downloading, installer.Verifying, installer.Applying}, 0, 0)
-				fmt.Fprintf(&b, "%s{app=%q} %d\n", m.name, name, one(n > 0))
-			case "valise_free_bytes":
-				if n, err := installer.FreeBytes(a.config.Inbox); err == nil {
-					fmt.Fprintf(&b, "%s{app=%q} %d\n", m.name, name, n)
-				}
-			case "valise_last_success_timestamp_seconds":
-				if st.Current != nil {
-					fmt.Fprintf(&b, "%s{app=%q} %d\n", m.name, name, st.Current.CommittedAt.Unix())
-				}
-			}
-		}
-	}
-	_, _ = io.WriteString(w, b.String())
-}
-
-func one(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
 }
 
 // AuditFile opens the audit log in dir for appending.

@@ -101,30 +101,6 @@ const (
 	KeepData    = "keep"
 )
 
-// Backup is data that was saved.
-type Backup struct {
-	ID      string       `json:"id"`
-	Created time.Time    `json:"created_on"`
-	Version string       `json:"version"` // that ran
-	Size    int64        `json:"size_bytes"`
-	Files   []BackupFile `json:"files"`
-}
-
-// BackupFile is one file of a backup.
-type BackupFile struct {
-	Name string `json:"name"`
-	Size int64  `json:"size_bytes"`
-	What string `json:"what"`
-}
-
-// Finding is one thing that was looked at.
-type Finding struct {
-	Name   string `json:"name"`
-	OK     bool   `json:"ok"`
-	Text   string `json:"text"`
-	Remedy string `json:"remedy,omitempty"`
-}
-
 // Records are the records of one app: installer/record.
 type Records interface {
 	Load(ctx context.Context) (installer.State, error)

@@ -203,7 +203,7 @@ func TestDropStays(t *testing.T) {
 		}
 		req := httptest.NewRequest("POST", "/", nil)
 		req.SetPathValue("id", r.ID)
-		if _, err := a.postApply(nil, req); err != nil {
+		if _, err := a.postApply(req, Application{}); err != nil {
 			t.Fatal(err)
 		}
 		a.do(t.Context(), <-a.jobs)
@@ -283,27 +283,27 @@ func TestQueued(t *testing.T) {
 	d := newShop(t, Apply)
 	a := d.boot()
 	defer a.close()
-	answer, err := a.postUpdate(nil, httptest.NewRequest("POST", "/", strings.NewReader(`{"version":"99.0.0"}`)))
+	answer, err := a.postUpdate(httptest.NewRequest("POST", "/", nil), Announcement{Version: "99.0.0"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	id := answer.(created).v.(Done).PublicID
-	got, err := a.getCheck(nil, httptest.NewRequest("GET", "/check", nil))
-	if c, _ := got.(Check); err != nil || c.UpdateAvailable || *c.LatestVersion != "1.0.0" {
-		t.Errorf("%+v %v", got, err)
+	id := answer.PublicID
+	c, err := a.getCheck(httptest.NewRequest("GET", "/check", nil))
+	if err != nil || c.UpdateAvailable || *c.LatestVersion != "1.0.0" {
+		t.Errorf("%+v %v", c, err)
 	}
 	req := httptest.NewRequest("POST", "/", nil)
 	req.SetPathValue("id", id)
-	if _, err := a.postApply(nil, req); err != nil {
+	if _, err := a.postApply(req, Application{}); err != nil {
 		t.Fatal(err)
 	}
-	_, err = a.deleteUpdate(nil, req)
+	_, err = a.deleteUpdate(req)
 	if no := new(refusal); !errors.As(err, &no) || no.status != http.StatusConflict {
 		t.Fatalf("deleted while it waits: %v", err)
 	}
 	j := <-a.jobs
 	a.dequeue(j)
-	if _, err := a.deleteUpdate(nil, req); err != nil {
+	if _, err := a.deleteUpdate(req); err != nil {
 		t.Error(err)
 	}
 }

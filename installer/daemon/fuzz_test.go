@@ -44,12 +44,12 @@ func FuzzRequest(f *testing.F) {
 	handler := a.Handler()
 	outside := names(list(f, d.dir))
 	for _, seed := range [][2]string{
-		{"GET " + prefix + "/apps", ""}, {"GET " + prefix + "/metrics", ""}, {"GET " + prefix + "?page=2&page_size=100&status=failed", ""}, {"GET " + prefix + "/check", ""},
-		{"POST " + prefix, `{"version":"1.1.0","changelog":"better"}`}, {"POST " + prefix, `{"version":"\u001b[31m9.9.9"}`}, {"GET " + prefix + "/FIRST", ""}, {"GET " + prefix + "/FIRST/plan", ""},
-		{"POST " + prefix + "/FIRST/apply", `{"force":true}`}, {"POST " + prefix + "/FIRST/rollback", `{"data":"keep"}`}, {"DELETE " + prefix + "/FIRST", ""},
-		{"GET " + prefix + "/state?app=shop", ""}, {"GET " + prefix + "/events", ""}, {"GET " + prefix + "/backups", ""}, {"GET " + prefix + "/backups/FIRST/..%2fstate.db", ""},
-		{"POST " + prefix + "/backups/FIRST/restore", ""}, {"GET " + prefix + "/doctor", ""}, {"POST " + prefix + "/download", `{"version":"1.1.0"}`},
-		{"PATCH " + prefix + "/settings", `{"check":"1h","window":"02:00-04:00","auto":"apply"}`}, {"POST /uploads?size=7", ""}, {"POST /uploads", `{"size":9223372036854775807}`},
+		{"GET " + Prefix + "/apps", ""}, {"GET " + Prefix + "/metrics", ""}, {"GET " + Prefix + "?page=2&page_size=100&status=failed", ""}, {"GET " + Prefix + "/check", ""},
+		{"POST " + Prefix, `{"version":"1.1.0","changelog":"better"}`}, {"POST " + Prefix, `{"version":"\u001b[31m9.9.9"}`}, {"GET " + Prefix + "/FIRST", ""}, {"GET " + Prefix + "/FIRST/plan", ""},
+		{"POST " + Prefix + "/FIRST/apply", `{"force":true}`}, {"POST " + Prefix + "/FIRST/rollback", `{"data":"keep"}`}, {"DELETE " + Prefix + "/FIRST", ""},
+		{"GET " + Prefix + "/state?app=shop", ""}, {"GET " + Prefix + "/events", ""}, {"GET " + Prefix + "/backups", ""}, {"GET " + Prefix + "/backups/FIRST/..%2fstate.db", ""},
+		{"POST " + Prefix + "/backups/FIRST/restore", ""}, {"GET " + Prefix + "/doctor", ""}, {"POST " + Prefix + "/download", `{"version":"1.1.0"}`},
+		{"PATCH " + Prefix + "/settings", `{"check":"1h","window":"02:00-04:00","auto":"apply"}`}, {"POST /uploads?size=7", ""}, {"POST /uploads", `{"size":9223372036854775807}`},
 		{"GET /uploads/..%2f..%2fstate.db", ""}, {"PATCH /uploads/x?offset=-1", "content"}, {"POST /uploads/x/done", ""}, {"DELETE /uploads/..", ""},
 	} {
 		f.Add(seed[0], "ann", seed[1])

@@ -5,37 +5,25 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
-	"strings"
+
+	"github.com/valise-ota/valise/installer/daemon"
 )
 
 // api adds the calls. Those of the daemon are passed on with the name of who
 // asks, once that somebody may ask for them; the raw uploads of the daemon are
 // not among them, what browsers and scripts speak is in upload.go.
 func (s *Server) api(mux *http.ServeMux) {
-	for pattern, scope := range map[string]Scope{
-		"GET ":                       read,
-		"POST ":                      upload,
-		"GET /apps":                  read,
-		"GET /check":                 check,
-		"GET /state":                 read,
-		"GET /events":                read,
-		"GET /backups":               read,
-		"GET /backups/{id}/{file}":   admin,
-		"POST /backups/{id}/restore": admin,
-		"GET /doctor":                read,
-		"GET /metrics":               read,
-		"POST /download":             upload,
-		"PATCH /settings":            admin,
-		"GET /{id}":                  read,
-		"GET /{id}/plan":             read,
-		"POST /{id}/rollback":        apply,
-		"DELETE /{id}":               admin,
-	} {
-		method, path, _ := strings.Cut(pattern, " ")
-		mux.Handle(method+" "+apiPrefix+path, s.need(scope, s.daemon.proxy.ServeHTTP))
+	ours := map[string]http.HandlerFunc{"POST /{id}/apply": s.postApply, "POST /upload": s.postUpload, "POST /files": nil}
+	for _, r := range daemon.Routes() {
+		h, is := ours[r.Method+" "+r.Path]
+		switch {
+		case !r.Public(), is && h == nil: // withFiles answers it
+			continue
+		case !is:
+			h = s.proxy.ServeHTTP
+		}
+		mux.Handle(r.Method+" "+apiPrefix+r.Path, s.need(r.Scope, h))
 	}
-	mux.Handle("POST "+apiPrefix+"/{id}/apply", s.need(apply, s.postApply))
-	mux.Handle("POST "+apiPrefix+"/upload", s.need(upload, s.postUpload))
 	mux.HandleFunc("GET "+apiPrefix+"/openapi.json", func(w http.ResponseWriter, r *http.Request) {
 		b, _ := files.ReadFile("openapi.json")
 		serveCompressed(w, r, "openapi.json", b)
@@ -62,5 +50,5 @@ func (s *Server) postApply(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	r.Body = io.NopCloser(bytes.NewReader(b))
-	s.daemon.proxy.ServeHTTP(w, r)
+	s.proxy.ServeHTTP(w, r)
 }

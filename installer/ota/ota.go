@@ -28,6 +28,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/valise-ota/valise/installer/daemon"
 )
 
 //go:embed assets i18n openapi.json
@@ -103,7 +105,8 @@ type Server struct {
 	Log      *slog.Logger
 	Now      func() time.Time
 
-	daemon   *daemonClient
+	daemon   *daemon.Client
+	proxy    http.Handler
 	sessions *sessions
 	logins   *limiter
 	// Who waits for a password to be judged: browsers that are known, and others.
@@ -121,7 +124,8 @@ func New(s Server) (*Server, error) {
 	if err := s.Config.Validate(); err != nil {
 		return nil, err
 	}
-	s.daemon = newDaemonClient(s.Socket)
+	s.daemon = newClient(s.Socket)
+	s.proxy = newProxy(s.daemon)
 	s.sessions, s.logins = newSessions(s.Now, s.Sessions, s.Log), newLimiter(s.Now)
 	s.known, s.strangers = make(queue, maxWaiting), make(queue, maxWaiting)
 	s.lists = &lists{path: s.Users}

@@ -95,22 +95,20 @@ var parts = map[string]func(*Server, context.Context, *http.Request, *view) erro
 			return err
 		}
 		v.Check = new(daemon.Check)
-		return s.daemon.call(ctx, http.MethodGet, apiPrefix+"/check", appQuery(v.App), nil, v.Check)
+		return s.daemon.Get(ctx, "/check", v.App, nil, v.Check)
 	},
 	"waiting": func(s *Server, ctx context.Context, r *http.Request, v *view) error {
-		q := appQuery(v.App)
-		q.Set("status", string(installer.Pending))
 		var p daemon.Page
-		err := s.daemon.call(ctx, http.MethodGet, apiPrefix, q, nil, &p)
+		err := s.daemon.Get(ctx, "", v.App, url.Values{"status": {string(installer.Pending)}}, &p)
 		v.Waiting = p.Data
 		return err
 	},
 	"history": (*Server).fillHistory,
 	"backups": func(s *Server, ctx context.Context, r *http.Request, v *view) error {
-		return s.daemon.call(ctx, http.MethodGet, apiPrefix+"/backups", appQuery(v.App), nil, &v.Backups)
+		return s.daemon.Get(ctx, "/backups", v.App, nil, &v.Backups)
 	},
 	"health": func(s *Server, ctx context.Context, r *http.Request, v *view) error {
-		return s.daemon.call(ctx, http.MethodGet, apiPrefix+"/doctor", appQuery(v.App), nil, &v.Health)
+		return s.daemon.Get(ctx, "/doctor", v.App, nil, &v.Health)
 	},
 }
 
@@ -119,16 +117,14 @@ var parts = map[string]func(*Server, context.Context, *http.Request, *view) erro
 var atOnce = []string{"version", "waiting", "history", "backups"}
 
 func (s *Server) fillState(ctx context.Context, r *http.Request, v *view) error {
-	if err := s.daemon.call(ctx, http.MethodGet, apiPrefix+"/state", appQuery(v.App), nil, &v.State); err != nil {
+	if err := s.daemon.Get(ctx, "/state", v.App, nil, &v.State); err != nil {
 		return err
 	}
 	v.Update = v.State.Running
 	if v.Update == nil {
 		var p daemon.Page
-		q := appQuery(v.App)
-		q.Set("page_size", "1")
-		q["status"] = []string{string(installer.Completed), string(installer.Failed), string(installer.RolledBack)}
-		if err := s.daemon.call(ctx, http.MethodGet, apiPrefix, q, nil, &p); err != nil {
+		q := url.Values{"page_size": {"1"}, "status": {string(installer.Completed), string(installer.Failed), string(installer.RolledBack)}}
+		if err := s.daemon.Get(ctx, "", v.App, q, &p); err != nil {
 			return err
 		}
 		if len(p.Data) > 0 {
@@ -139,20 +135,19 @@ func (s *Server) fillState(ctx context.Context, r *http.Request, v *view) error 
 }
 
 func (s *Server) fillHistory(ctx context.Context, r *http.Request, v *view) error {
-	q, h := appQuery(v.App), &history{Filter: r.URL.Query().Get("status")}
+	h := &history{Filter: r.URL.Query().Get("status")}
 	n, err := strconv.Atoi(r.URL.Query().Get("page"))
 	if err != nil || n < 1 {
 		n = 1
 	}
-	q.Set("page", strconv.Itoa(n))
-	q.Set("page_size", strconv.Itoa(historySize))
+	q := url.Values{"page": {strconv.Itoa(n)}, "page_size": {strconv.Itoa(historySize)}}
 	if h.Filter != "" {
 		q.Set("status", h.Filter)
 	}
-	if err := s.daemon.call(ctx, http.MethodGet, apiPrefix, q, nil, &h.Page); err != nil {
+	if err := s.daemon.Get(ctx, "", v.App, q, &h.Page); err != nil {
 		return err
 	}
-	if err := s.daemon.call(ctx, http.MethodGet, apiPrefix+"/state", appQuery(v.App), nil, &v.State); err != nil {
+	if err := s.daemon.Get(ctx, "/state", v.App, nil, &v.State); err != nil {
 		return err
 	}
 	h.Pages = max(1, (h.Total+historySize-1)/historySize)
@@ -163,7 +158,7 @@ func (s *Server) fillHistory(ctx context.Context, r *http.Request, v *view) erro
 // newView is a view of the app that is asked for, or of the first.
 func (s *Server) newView(ctx context.Context, r *http.Request) (v *view, err error) {
 	v = s.plainView(r)
-	if err := s.daemon.call(ctx, http.MethodGet, apiPrefix+"/apps", nil, nil, &v.Apps); err != nil {
+	if err := s.daemon.Get(ctx, "/apps", "", nil, &v.Apps); err != nil {
 		return v, err
 	}
 	v.App = r.URL.Query().Get("app")
@@ -211,7 +206,7 @@ func (s *Server) part(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		v.Trouble = err.Error()
 		status := http.StatusInternalServerError
-		if errors.Is(err, errDown) {
+		if errors.Is(err, daemon.ErrUnreachable) {
 			status = http.StatusBadGateway
 		}
 		s.execute(w, r, status, "trouble", v)
@@ -226,13 +221,11 @@ func (s *Server) planPart(w http.ResponseWriter, r *http.Request) {
 	v, err := s.newView(ctx, r)
 	if err == nil {
 		v.Update = new(daemon.Update)
-		err = s.daemon.call(ctx, http.MethodGet, apiPrefix+"/"+id, appQuery(v.App), nil, v.Update)
+		err = s.daemon.Get(ctx, "/"+id, v.App, nil, v.Update)
 	}
 	if err == nil {
-		q := appQuery(v.App)
-		q.Set("force", force)
 		v.Plan = new(installer.Plan)
-		err = s.daemon.call(ctx, http.MethodGet, apiPrefix+"/"+id+"/plan", q, nil, v.Plan)
+		err = s.daemon.Get(ctx, "/"+id+"/plan", v.App, url.Values{"force": {force}}, v.Plan)
 	}
 	if err != nil {
 		v.Trouble, v.Plan = err.Error(), nil

@@ -8,10 +8,8 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"os"
 	"regexp"
-	"strconv"
 	"strings"
 	"time"
 
@@ -68,21 +66,17 @@ func (s *Server) postUpload(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) takeForm(w http.ResponseWriter, r *http.Request, part io.Reader) {
-	ctx, query := r.Context(), appQuery(r.URL.Query().Get("app"))
+	ctx, app := r.Context(), r.URL.Query().Get("app")
 	// A form does not say how long its file is: a little less than the request.
 	// Room is made for that; what was not used is given back.
-	var u daemon.Upload
-	err := s.daemon.call(ctx, http.MethodPost, "/uploads", query, jsonBody(map[string]int64{"size": r.ContentLength}), &u)
+	u, err := s.daemon.Begin(ctx, app, r.ContentLength)
 	if err == nil {
-		q := appQuery(r.URL.Query().Get("app"))
-		q.Set("offset", "0")
-		err = s.daemon.call(ctx, http.MethodPatch, "/uploads/"+u.ID, q, part, &u)
+		id := u.ID
 		var res daemon.Update
-		if err == nil {
-			query.Set("size", strconv.FormatInt(u.Offset, 10))
-			err = s.daemon.call(ctx, http.MethodPost, "/uploads/"+u.ID+"/done", query, nil, &res)
+		if u, err = s.daemon.Write(ctx, app, id, 0, part); err == nil {
+			res, err = s.daemon.Finish(ctx, app, id, u.Offset)
 		} else {
-			_ = s.daemon.call(context.WithoutCancel(ctx), http.MethodDelete, "/uploads/"+u.ID, query, nil, nil)
+			_ = s.daemon.Abandon(ctx, app, id)
 		}
 		if err == nil {
 			w.Header().Set("Content-Type", "application/json")
@@ -96,8 +90,8 @@ func (s *Server) takeForm(w http.ResponseWriter, r *http.Request, part io.Reader
 
 // fail answers with what the daemon said.
 func fail(w http.ResponseWriter, err error) {
-	if f := new(failure); errors.As(err, &f) {
-		writeProblem(w, f.Problem)
+	if p := new(daemon.Problem); errors.As(err, &p) {
+		writeProblem(w, *p)
 		return
 	}
 	problem(w, http.StatusBadGateway, err.Error())
@@ -139,14 +133,6 @@ func (s *Server) prompt(w http.ResponseWriter, r io.ReadCloser) io.ReadCloser {
 		}
 		return n, err
 	}}
-}
-
-func appQuery(app string) url.Values {
-	q := url.Values{}
-	if app != "" {
-		q.Set("app", app)
-	}
-	return q
 }
 
 const filesPrefix = apiPrefix + "/files"
@@ -195,18 +181,18 @@ var idPattern = regexp.MustCompile(`^[A-Z2-7]{1,64}$`)
 
 // store is where tus keeps its files: in the daemon. An upload is called
 // APP.ID, or .ID where there is one app.
-type store struct{ daemon *daemonClient }
+type store struct{ daemon *daemon.Client }
 
 type stored struct {
-	daemon *daemonClient
+	daemon *daemon.Client
 	app    string
 	id     string
 }
 
 func (s *store) NewUpload(ctx context.Context, info tus.FileInfo) (tus.Upload, error) {
-	var u daemon.Upload
 	app := info.MetaData["app"]
-	if err := s.daemon.call(ctx, http.MethodPost, "/uploads", appQuery(app), jsonBody(map[string]int64{"size": info.Size}), &u); err != nil {
+	u, err := s.daemon.Begin(ctx, app, info.Size)
+	if err != nil {
 		return nil, tusError(err)
 	}
 	return &stored{s.daemon, app, u.ID}, nil
@@ -223,8 +209,8 @@ func (s *store) GetUpload(_ context.Context, id string) (tus.Upload, error) {
 func (s *store) AsTerminatableUpload(u tus.Upload) tus.TerminatableUpload { return u.(*stored) }
 
 func (u *stored) GetInfo(ctx context.Context) (tus.FileInfo, error) {
-	var at daemon.Upload
-	if err := u.daemon.call(ctx, http.MethodGet, "/uploads/"+u.id, appQuery(u.app), nil, &at); err != nil {
+	at, err := u.daemon.At(ctx, u.app, u.id)
+	if err != nil {
 		return tus.FileInfo{}, tusError(err)
 	}
 	return tus.FileInfo{ID: u.app + "." + u.id, Size: at.Size, Offset: at.Offset}, nil
@@ -233,10 +219,8 @@ func (u *stored) GetInfo(ctx context.Context) (tus.FileInfo, error) {
 // WriteChunk returns how much was taken, also when the sender is gone: what came
 // stays, and the sender goes on from there.
 func (u *stored) WriteChunk(ctx context.Context, offset int64, src io.Reader) (int64, error) {
-	q := appQuery(u.app)
-	q.Set("offset", strconv.FormatInt(offset, 10))
-	var at daemon.Upload
-	if err := u.daemon.call(ctx, http.MethodPatch, "/uploads/"+u.id, q, src, &at); err != nil {
+	at, err := u.daemon.Write(ctx, u.app, u.id, offset, src)
+	if err != nil {
 		return 0, tusError(err)
 	}
 	return at.Offset - offset, nil
@@ -246,15 +230,15 @@ func (u *stored) GetReader(context.Context) (io.ReadCloser, error) { return nil,
 func (u *stored) FinishUpload(context.Context) error               { return nil }
 
 func (u *stored) Terminate(ctx context.Context) error {
-	return tusError(u.daemon.call(ctx, http.MethodDelete, "/uploads/"+u.id, appQuery(u.app), nil, nil))
+	return tusError(u.daemon.Abandon(ctx, u.app, u.id))
 }
 
 // done has a complete file verified. The answer to the last request is the
 // record, or why the bundle was refused.
 func (s *store) done(hook tus.HookEvent) (tus.HTTPResponse, error) {
 	app, id, _ := strings.Cut(hook.Upload.ID, ".")
-	var res daemon.Update
-	if err := s.daemon.call(hook.Context, http.MethodPost, "/uploads/"+id+"/done", appQuery(app), nil, &res); err != nil {
+	res, err := s.daemon.Finish(hook.Context, app, id, hook.Upload.Size)
+	if err != nil {
 		return tus.HTTPResponse{}, tusError(err)
 	}
 	b, err := json.Marshal(res)
@@ -267,8 +251,8 @@ func tusError(err error) error {
 		return nil
 	}
 	p := daemon.Problem{Type: "about:blank", Title: "Bad Gateway", Status: http.StatusBadGateway, Detail: err.Error()}
-	if f := new(failure); errors.As(err, &f) {
-		p = f.Problem
+	if no := new(daemon.Problem); errors.As(err, &no) {
+		p = *no
 	}
 	b, _ := json.Marshal(p)
 	return tus.Error{ErrorCode: "ERR_DEVICE", Message: p.Detail, HTTPResponse: tus.HTTPResponse{

@@ -19,17 +19,19 @@ import (
 	"time"
 
 	"golang.org/x/crypto/argon2"
+
+	"github.com/valise-ota/valise/installer/daemon"
 )
 
 // Scope is something that somebody may do.
-type Scope string
+type Scope = daemon.Scope
 
 const (
-	read   Scope = "read"
-	check  Scope = "check"
-	upload Scope = "upload"
-	apply  Scope = "apply" // also roll back
-	admin  Scope = "admin" // delete, force, restore, settings
+	read   = daemon.Read
+	check  = daemon.Look
+	upload = daemon.Send
+	apply  = daemon.Act
+	admin  = daemon.Manage
 )
 
 // Scopes are all of them.

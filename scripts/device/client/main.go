@@ -3,15 +3,15 @@
 package main
 
 import (
-	"context"
 	"flag"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"strings"
 	"time"
+
+	"github.com/valise-ota/valise/installer/daemon"
 )
 
 func main() {
@@ -30,9 +30,7 @@ func main() {
 func do(r *http.Request, socket string) error {
 	client := http.Client{Timeout: 10 * time.Second}
 	if socket != "" {
-		client.Transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", socket)
-		}}
+		client.Transport = daemon.NewClient(socket, nil).Transport()
 	}
 	answer, err := client.Do(r)
 	if err != nil {

@@ -1,0 +1,188 @@
+package daemon
+
+import (
+	"net/http"
+
+	"github.com/valise-ota/valise/installer"
+)
+
+// Prefix is where the API is.
+const Prefix = "/api/v1/ota"
+
+// uploads is where raw uploads are, beside the API: only the page's process and
+// the usb command speak them.
+const uploads = "/uploads"
+
+// Scope is what somebody must be permitted to make a call.
+type Scope string
+
+// The scopes.
+const (
+	Read   Scope = "read"
+	Look   Scope = "check"
+	Send   Scope = "upload"
+	Act    Scope = "apply" // also roll back
+	Manage Scope = "admin" // delete, force, restore, settings
+)
+
+// Route is one call of the API. Handlers, the permissions that the page asks for,
+// and openapi.json come from the same table; a call that is not in it is not there.
+type Route struct {
+	Method, Path string // below Prefix
+	Scope        Scope
+	Summary      string
+	Answer       string    // what a success holds, when its type does not say it
+	Created      bool      // its status is 201
+	Query        any       // a struct of the parameters beside app; nil: none
+	Headers      any       // likewise
+	Refuses      []Refusal // beside those of every call
+	endpoint
+}
+
+// Refusal is a status that a call may answer, and when.
+type Refusal struct {
+	Status int
+	When   string
+}
+
+// endpoint is who answers a call, and what comes and goes: values of the types,
+// nil for nothing. It is JSON where no media type is given.
+type endpoint struct {
+	In, Out           any
+	InMedia, OutMedia string
+	serve             func(*app, http.ResponseWriter, *http.Request) (any, error)
+	whole             func(*Daemon, http.ResponseWriter, *http.Request) // a call about no app
+}
+
+// gives is a call that takes nothing.
+func gives[Out any](h func(*app, *http.Request) (Out, error)) endpoint {
+	return endpoint{Out: *new(Out), serve: func(a *app, _ http.ResponseWriter, r *http.Request) (any, error) { return h(a, r) }}
+}
+
+// takes is a call that takes JSON of known members. An empty body is fine where
+// nothing is required.
+func takes[In, Out any](h func(*app, *http.Request, In) (Out, error)) endpoint {
+	return endpoint{In: *new(In), Out: *new(Out), serve: func(a *app, _ http.ResponseWriter, r *http.Request) (any, error) {
+		var in In
+		if err := body(r, &in); err != nil {
+			return nil, err
+		}
+		return h(a, r, in)
+	}}
+}
+
+// Public reports whether the page passes the call on or answers it. The others
+// are raw uploads.
+func (r Route) Public() bool { return r.Scope != "" }
+
+func (r Route) path() string {
+	if r.Public() {
+		return Prefix + r.Path
+	}
+	return r.Path
+}
+
+// Status is that of a success.
+func (r Route) Status() int {
+	if r.Created {
+		return http.StatusCreated
+	}
+	return http.StatusOK
+}
+
+// Everywhere are refusals that any call may answer.
+var Everywhere = []Refusal{
+	{400, "Several apps are installed, and the request names none."},
+	{401, "Nobody is logged in, or the token is not valid."},
+	{403, "Not permitted, or the request comes from another site."},
+	{404, "There is no such app, update, upload or file."},
+	{421, "The device is not called so."},
+	{500, "It failed on this device."},
+	{502, "The update service does not answer."},
+}
+
+// Parameters of calls.
+type (
+	pageQuery struct {
+		Page     int                `json:"page,omitempty" jsonschema:"1 to 1000000; 1 when it is missing"`
+		PageSize int                `json:"page_size,omitempty" jsonschema:"1 to 100; 25 when it is missing"`
+		Status   []installer.Status `json:"status,omitempty" jsonschema:"may be repeated"`
+	}
+	planQuery struct {
+		Force bool `json:"force,omitempty" jsonschema:"insist on an older version or one that failed here"`
+	}
+)
+
+type tusHeaders struct {
+	Resumable string `json:"Tus-Resumable" jsonschema:"1.0.0"`
+	Length    int64  `json:"Upload-Length" jsonschema:"bytes of the bundle"`
+	Metadata  string `json:"Upload-Metadata,omitempty" jsonschema:"app, base64: which app"`
+}
+
+// form is what a form holds.
+type form struct {
+	File string `json:"file" jsonschema:"the bundle"`
+}
+
+var uploadRefusals = []Refusal{
+	{409, "That version is here already, or runs."},
+	{413, "Too large."},
+	{422, "It is no bundle, or was refused; check says by which check or rule."},
+	{423, "Another request writes to this upload."},
+	{429, "Too many uploads are unfinished."},
+	{503, "It could not be looked at."},
+	{507, "Not enough space."},
+}
+
+// piece is a part of an upload. Unlike other changes it is not audited.
+var piece = func() endpoint {
+	e := gives((*app).patchUpload)
+	e.InMedia = "application/octet-stream"
+	return e
+}()
+
+// Routes are the calls of the API, and the raw uploads.
+func Routes() []Route {
+	return []Route{
+		{Method: "GET", Path: "", Scope: Read, Summary: "Updates, newest first", Query: pageQuery{}, endpoint: gives((*app).getPage),
+			Refuses: []Refusal{{422, "A parameter is out of its range."}}},
+		{Method: "POST", Path: "", Scope: Send, Summary: "Announce a version", Created: true, endpoint: takes((*app).postUpdate),
+			Refuses: []Refusal{{409, "That version is here already."}, {422, "The version is not a semantic version, or the request is not understood."}}},
+		{Method: "GET", Path: "/check", Scope: Look, Summary: "Is there anything newer", endpoint: gives((*app).getCheck)},
+		{Method: "GET", Path: "/{id}", Scope: Read, Summary: "One update", endpoint: gives((*app).getUpdate)},
+		{Method: "POST", Path: "/{id}/apply", Scope: Act, Summary: "Apply it; to force it needs scope admin", endpoint: takes((*app).postApply),
+			Refuses: []Refusal{{409, "Its status does not allow it."}, {413, "Too large."}, {422, "Not understood."}, {429, "Too many wait."}}},
+		{Method: "POST", Path: "/{id}/rollback", Scope: Act, Summary: "Return to the version before it", endpoint: takes((*app).postRollback),
+			Refuses: []Refusal{{409, "It does not run, or there is nothing before it."}, {422, "Not understood."}, {429, "Too many wait."}}},
+		{Method: "DELETE", Path: "/{id}", Scope: Manage, Summary: "Delete a record and its bundle", endpoint: gives((*app).deleteUpdate),
+			Refuses: []Refusal{{409, "It is being worked on."}}},
+		{Method: "POST", Path: "/upload", Scope: Send, Summary: "Upload a bundle as a form", Created: true, endpoint: endpoint{In: form{}, InMedia: "multipart/form-data", Out: Done{}},
+			Refuses: append([]Refusal{{411, "The length is missing."}}, uploadRefusals...)},
+
+		{Method: "GET", Path: "/{id}/plan", Scope: Read, Summary: "What applying it would do", Query: planQuery{}, endpoint: gives((*app).getPlan),
+			Refuses: []Refusal{{409, "It has no bundle."}, {422, "It would be refused; check says why."}}},
+		{Method: "GET", Path: "/apps", Scope: Read, Summary: "Installed apps", endpoint: endpoint{Out: []string{}, whole: (*Daemon).getApps}},
+		{Method: "GET", Path: "/state", Scope: Read, Summary: "What is installed and what happens", endpoint: gives((*app).getState)},
+		{Method: "GET", Path: "/events", Scope: Read, Summary: "What happens, as server-sent events", endpoint: endpoint{OutMedia: "text/event-stream", serve: (*app).getEvents},
+			Answer:  "First one event \"past\", an array of all events of the transaction that runs or was last; then an event \"now\" for each.",
+			Refuses: []Refusal{{503, "Too many watch."}}},
+		{Method: "GET", Path: "/backups", Scope: Read, Summary: "Saved data, newest first", endpoint: gives((*app).getBackups)},
+		{Method: "GET", Path: "/backups/{id}/{file}", Scope: Manage, Summary: "One file of a backup", endpoint: endpoint{OutMedia: "application/octet-stream", serve: (*app).getBackup}},
+		{Method: "POST", Path: "/backups/{id}/restore", Scope: Manage, Summary: "Bring back saved data", endpoint: gives((*app).postRestore),
+			Refuses: []Refusal{{429, "Too many wait."}}},
+		{Method: "GET", Path: "/doctor", Scope: Read, Summary: "What an update needs, looked at", endpoint: gives((*app).getDoctor)},
+		{Method: "GET", Path: "/metrics", Scope: Read, Summary: "Metrics in the text format of Prometheus", endpoint: endpoint{OutMedia: "text/plain", whole: (*Daemon).metrics}},
+		{Method: "POST", Path: "/download", Scope: Send, Summary: "Fetch the newest release from the source", Created: true, endpoint: gives((*app).postDownload),
+			Refuses: []Refusal{{409, "Nothing newer is known, it is here already, or a download is running."}, {422, "It was refused; check says by which check or rule."}, {503, "It could not be looked at."}, {507, "Not enough space."}}},
+		{Method: "PATCH", Path: "/settings", Scope: Manage, Summary: "Change the schedule and the channel", endpoint: endpoint{In: Settings{}, Out: Settings{}, serve: (*app).patchSettings},
+			Refuses: []Refusal{{409, "An update or a command is changing the app."}, {422, "A setting is out of its range."}}},
+		{Method: "POST", Path: "/files", Scope: Send, Summary: "Begin a resumable upload (tus 1.0)", Created: true, Answer: "Location is its address.", Headers: tusHeaders{},
+			Refuses: append([]Refusal{{412, "Another version of tus."}}, uploadRefusals...)},
+
+		{Method: "POST", Path: uploads, Created: true, endpoint: takes((*app).postUpload)},
+		{Method: "GET", Path: uploads + "/{id}", endpoint: gives((*app).getUpload)},
+		{Method: "PATCH", Path: uploads + "/{id}", endpoint: piece},
+		{Method: "POST", Path: uploads + "/{id}/done", Created: true, endpoint: gives((*app).finishUpload)},
+		{Method: "DELETE", Path: uploads + "/{id}", endpoint: gives((*app).deleteUpload)},
+	}
+}

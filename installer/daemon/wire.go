@@ -1,0 +1,176 @@
+package daemon
+
+import (
+	"time"
+
+	"github.com/valise-ota/valise/installer"
+)
+
+// Types of the OTA API, as JSON. The first eight calls, their fields, states and
+// status codes are those of apps that had an updater of their own before; the
+// others are ours. Errors are problem details (RFC 9457), whose "detail" is also
+// what those apps show.
+
+// ActorHeader names who asks, for the records. Whoever may use the socket is
+// believed.
+const ActorHeader = "X-Valise-Actor"
+
+// Update is a record as the API shows it. What is not known is null.
+type Update struct {
+	PublicID        string           `json:"public_id"`
+	Version         string           `json:"version"`
+	Changelog       *string          `json:"changelog"`
+	FileHashSHA256  *string          `json:"file_hash_sha256"`
+	FileSizeBytes   *int64           `json:"file_size_bytes"`
+	Status          installer.Status `json:"status"`
+	ErrorMessage    *string          `json:"error_message"`
+	CreatedOn       *time.Time       `json:"created_on"`
+	StartedOn       *time.Time       `json:"started_on"`
+	CompletedOn     *time.Time       `json:"completed_on"`
+	UserPublicID    string           `json:"user_public_id"` // who asked for it
+	HasFirmwareFile bool             `json:"has_firmware_file"`
+	Verified        bool             `json:"verified"` // that file passed every check when it came
+
+	Action      installer.Action `json:"action"`
+	FromVersion *string          `json:"from_version"`
+	Signer      *string          `json:"signer"`
+	Attention   *string          `json:"attention"`
+	Steps       []installer.Step `json:"steps"`
+}
+
+func known[T comparable](v T) *T {
+	if v == *new(T) {
+		return nil
+	}
+	return &v
+}
+
+func toUpdate(r installer.Record) Update {
+	u := Update{
+		PublicID: r.ID, Version: r.To.Version, Changelog: known(r.Changelog), Status: r.Status, ErrorMessage: known(r.Error),
+		CreatedOn: known(r.Created), StartedOn: known(r.Started), CompletedOn: known(r.Ended), UserPublicID: r.By,
+		Action: r.Action, Signer: known(r.To.Signer), Attention: known(r.Attention), Steps: r.Steps,
+	}
+	if u.Steps == nil {
+		u.Steps = []installer.Step{}
+	}
+	if r.Bundle != nil {
+		u.Verified = r.Bundle.Verified
+		u.FileHashSHA256, u.FileSizeBytes, u.HasFirmwareFile = known(r.Bundle.Digest), known(r.Bundle.Size), r.Bundle.File != ""
+	}
+	if r.From != nil {
+		u.FromVersion = known(r.From.Version)
+	}
+	return u
+}
+
+// Page is one page of the history.
+type Page struct {
+	Page     int      `json:"page"`
+	PageSize int      `json:"page_size"`
+	Total    int      `json:"total"`
+	Data     []Update `json:"data"`
+}
+
+// Check is the answer to "is there anything newer".
+type Check struct {
+	CurrentVersion      string     `json:"current_version"`
+	LatestVersion       *string    `json:"latest_version"`
+	UpdateAvailable     bool       `json:"update_available"`
+	GitHubLatestVersion *string    `json:"github_latest_version"`
+	GitHubDownloadURL   *string    `json:"github_download_url"`
+	GitHubReleaseURL    *string    `json:"github_release_url"`
+	GitHubError         *string    `json:"github_error"`
+	GitHubPublishedOn   *time.Time `json:"github_published_on"`
+	GitHubNotes         *string    `json:"github_notes"` // Markdown, not trusted
+	GitHubSizeBytes     *int64     `json:"github_size_bytes"`
+}
+
+// Done is the answer to a call that changes something.
+type Done struct {
+	Status   string `json:"status"` // "success"
+	Message  string `json:"message"`
+	PublicID string `json:"public_id,omitempty"`
+}
+
+// Problem is an error.
+type Problem struct {
+	Type   string `json:"type"`
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	Detail string `json:"detail"`
+	Check  string `json:"check,omitempty"` // which check or rule refused a bundle
+}
+
+// State is what is installed and what happens.
+type State struct {
+	App        string             `json:"app"`
+	Current    *installer.Release `json:"current"`
+	Previous   *installer.Release `json:"previous"`
+	Bad        []string           `json:"failed_versions"`
+	OnRollback string             `json:"on_rollback"` // what a rollback does to the data: never, ask, always
+	Running    *Update            `json:"running"`     // a record that is neither waiting nor at its end
+	Queued     int                `json:"queued"`
+	FreeBytes  int64              `json:"free_bytes"`
+	Signers    []string           `json:"signers"`
+	Source     string             `json:"source"`
+	Drop       string             `json:"drop"`
+	DropMode   Mode               `json:"drop_mode"`
+	Settings
+	MaxUpload int64      `json:"max_upload_bytes"`
+	CheckedOn *time.Time `json:"checked_on"`
+}
+
+// Upload is a file that is on its way.
+type Upload struct {
+	ID     string `json:"id"`
+	Size   int64  `json:"size"`
+	Offset int64  `json:"offset"`
+}
+
+// Announcement is a version that is to come.
+type Announcement struct {
+	Version   string  `json:"version"`
+	Changelog *string `json:"changelog,omitempty"`
+}
+
+// Application is how an update is to be applied.
+type Application struct {
+	Force       bool    `json:"force,omitempty" jsonschema:"insist on an older version or one that failed here; needs scope admin"`
+	DownloadURL *string `json:"download_url,omitempty" jsonschema:"refused: this device fetches from its source only"`
+	Hash        *string `json:"file_hash_sha256,omitempty"`
+}
+
+// Data is what a rollback does to the data.
+type Data struct {
+	Data string `json:"data,omitempty" jsonschema:"restore or keep; empty: as the release says"`
+}
+
+// NewUpload is a bundle that is to come.
+type NewUpload struct {
+	Size int64 `json:"size" jsonschema:"bytes"`
+}
+
+// Backup is data that was saved.
+type Backup struct {
+	ID      string       `json:"id"`
+	Created time.Time    `json:"created_on"`
+	Version string       `json:"version"` // that ran
+	Size    int64        `json:"size_bytes"`
+	Files   []BackupFile `json:"files"`
+}
+
+// BackupFile is one file of a backup.
+type BackupFile struct {
+	Name string `json:"name"`
+	Size int64  `json:"size_bytes"`
+	What string `json:"what"`
+}
+
+// Finding is one thing that was looked at.
+type Finding struct {
+	Name   string `json:"name"`
+	OK     bool   `json:"ok"`
+	Text   string `json:"text"`
+	Remedy string `json:"remedy,omitempty"`
+}
