@@ -1,6 +1,7 @@
 package bundle
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -64,6 +65,56 @@ func (h Hook) Check(name string) error {
 		return fmt.Errorf("%s: no container of the release can run before its images are there: want a file of the bundle", name)
 	}
 	return nil
+}
+
+// longestPart is the most time that a part of a change may be given.
+const longestPart = 7 * 24 * time.Hour
+
+// Check returns what is wrong with limits.
+func (l Limits) Check() error {
+	for _, p := range []struct {
+		name string
+		d    Duration
+	}{{"stage", l.Stage}, {"backup", l.Backup}, {"activate", l.Activate}, {"probe", l.Probe}, {"undo", l.Undo}} {
+		if p.d < 0 || time.Duration(p.d) > longestPart {
+			return fmt.Errorf("%s is %s, want more than 0s and at most %s", p.name, time.Duration(p.d), longestPart)
+		}
+	}
+	return nil
+}
+
+// Or returns l, with what it does not say taken from other.
+func (l Limits) Or(other Limits) Limits {
+	return Limits{cmp.Or(l.Stage, other.Stage), cmp.Or(l.Backup, other.Backup), cmp.Or(l.Activate, other.Activate), cmp.Or(l.Probe, other.Probe), cmp.Or(l.Undo, other.Undo)}
+}
+
+// Limits of parts of a change for which neither the release nor the device has one.
+// Hooks have their own, which are added.
+const (
+	stageLimit    = 24 * time.Hour // a slow link is no fault
+	backupLimit   = 6 * time.Hour
+	activateLimit = 30 * time.Minute
+	undoLimit     = time.Hour
+	attemptLimit  = 2 * time.Minute // of one attempt of the health check
+)
+
+// TimeLimits are the limits of a change to the release of d: as over says, else as
+// the release does, else the defaults. None is zero.
+func (d *Device) TimeLimits(over Limits) Limits {
+	hooks := func(limit time.Duration, names ...string) Duration {
+		for _, name := range names {
+			limit += time.Duration(d.Hooks[name].Timeout)
+		}
+		return Duration(limit)
+	}
+	probe := time.Duration(d.Health.Retries)*(time.Duration(d.Health.Interval)+attemptLimit) + 2*time.Duration(d.Health.StableFor)
+	return over.Or(d.Limits).Or(Limits{
+		Stage:    hooks(stageLimit, "pre-stage", "post-stage"),
+		Backup:   hooks(backupLimit, "pre-backup", "post-backup"),
+		Activate: hooks(activateLimit, "pre-activate", "migrate", "post-activate", "pre-rollback", "post-rollback"),
+		Probe:    hooks(probe, "post-probe"),
+		Undo:     hooks(undoLimit+probe, "pre-rollback", "post-rollback", "post-probe"),
+	})
 }
 
 // Check returns what is wrong with a secret.

@@ -160,7 +160,18 @@ type Device struct {
 	Migration Migration         `json:"migration,omitempty"`
 	Rollback  *Rollback         `json:"rollback,omitempty"`
 	Secrets   map[string]Secret `json:"secrets,omitempty"`
+	Limits    Limits            `json:"limits,omitzero"`
 	Keep      Keep              `json:"keep"`
+}
+
+// Limits are how long the parts of a change may take. A device has a default for
+// what is zero, and may overrule the others.
+type Limits struct {
+	Stage    Duration `json:"stage,omitzero" yaml:"stage"`       // files and images come to the device
+	Backup   Duration `json:"backup,omitzero" yaml:"backup"`     // data are saved; the same for bringing them back
+	Activate Duration `json:"activate,omitzero" yaml:"activate"` // hooks run, what runs is stopped and started
+	Probe    Duration `json:"probe,omitzero" yaml:"probe"`       // until it is healthy
+	Undo     Duration `json:"undo,omitzero" yaml:"undo"`         // one step of the way back, and tidying up
 }
 
 // Health says when a release counts as running. Every named check must pass in

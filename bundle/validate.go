@@ -293,6 +293,9 @@ func (m *Manifest) checkDevice() error {
 			return bad("secrets", "%s: %v", key, err)
 		}
 	}
+	if err := d.Limits.Check(); err != nil {
+		return bad("limits", "%v", err)
+	}
 	if d.Keep.Releases < 2 || d.Keep.Releases > 100 || d.Keep.Backups < 1 || d.Keep.Backups > 1000 {
 		return bad("keep", "releases %d, backups %d: want 2 to 100 and 1 to 1000", d.Keep.Releases, d.Keep.Backups)
 	}

@@ -120,7 +120,7 @@ func TestEveryRuleHasAVector(t *testing.T) {
 			inCode[m[1]] = true
 		}
 	}
-	for _, field := range []string{"compose", "project", "version_env", "required_env", "health", "backup", "secrets", "keep", "tree", "env", "hooks", "migration", "rollback", "mounts", "local"} {
+	for _, field := range []string{"compose", "project", "version_env", "required_env", "health", "backup", "secrets", "keep", "tree", "env", "hooks", "migration", "rollback", "mounts", "local", "limits"} {
 		delete(inCode, field) // parts of the rule device
 	}
 	format, err := os.ReadFile("FORMAT.md")

@@ -23,6 +23,11 @@ type Installer struct {
 	// Rotate writes a rotation into the trust policy of this device. It may be
 	// called again with the same one. Nil leaves that to whoever has it.
 	Rotate func(context.Context, *verify.Rotation) error
+	// Limits are how long the steps may take; zero is for ever.
+	Limits bundle.Limits
+	// StopWithin is how long a way back may still take once the caller's context
+	// has ended. Then it is left for the next recovery. Zero leaves it its limits.
+	StopWithin time.Duration
 }
 
 // Outcome is how a call ended for the device.
@@ -77,14 +82,62 @@ const (
 	stepRepair   = "repair"
 )
 
+// LimitError says that a step was not done in time.
+type LimitError struct {
+	Step  string // as Limits calls it
+	Limit time.Duration
+}
+
+func (e *LimitError) Error() string {
+	return fmt.Sprintf("not done within %s, the limit of %s", e.Limit, e.Step)
+}
+
+// Within runs do for a limit at most; zero is for ever.
+func Within(ctx context.Context, step string, limit bundle.Duration, do func(context.Context) error) error {
+	if limit == 0 {
+		return do(ctx)
+	}
+	cause := &LimitError{step, time.Duration(limit)}
+	ctx, cancel := context.WithTimeoutCause(ctx, time.Duration(limit), cause)
+	defer cancel()
+	err := do(ctx)
+	if err != nil && context.Cause(ctx) == error(cause) && !errors.Is(err, cause) {
+		return fmt.Errorf("%w: %w", cause, err)
+	}
+	return err
+}
+
+// errStopped ends a way back that takes longer than StopWithin.
+var errStopped = errors.New("this program was told to end before the way back was done: the next start goes on with it")
+
+// back is the context of a way back: what ended ctx does not end it, unless it
+// takes too long.
+func (in *Installer) back(ctx context.Context) (context.Context, context.CancelFunc) {
+	if in.StopWithin == 0 {
+		return context.WithoutCancel(ctx), func() {}
+	}
+	free, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	forget := context.AfterFunc(ctx, func() {
+		select {
+		case <-free.Done():
+		case <-time.After(in.StopWithin):
+			cancel(errStopped)
+		}
+	})
+	return free, func() { forget(); cancel(nil) }
+}
+
 // step is one part of the transaction: an effect and, beside it, its undo. undo
 // gets what prepare returned before the effect, and may be nil when the effect
 // leaves nothing behind that matters.
 type step struct {
 	name    string
+	limit   bundle.Duration // of do, and undoLimit of undo
 	prepare func(context.Context) (json.RawMessage, error)
 	do      func(context.Context) error
 	undo    func(context.Context, json.RawMessage) error
+
+	undoLimit bundle.Duration
 }
 
 // Data says what a rollback does to the app's data. The zero value keeps them.
@@ -97,9 +150,10 @@ type Data struct {
 // release is staged already, and in recovery, which only undoes.
 func (in *Installer) steps(r Record, rel *verify.Release, kept []Release, data Data) []step {
 	change := Switch{Record: r.ID, Action: r.Action, From: r.From, To: r.To, Data: data.Record}
+	l := in.Limits
 	stage := step{
-		name: stepStage,
-		do:   func(ctx context.Context) error { return in.Runtime.Stage(ctx, rel, r.To, kept) },
+		name: stepStage, limit: l.Stage, undoLimit: l.Undo,
+		do: func(ctx context.Context) error { return in.Runtime.Stage(ctx, rel, r.To, kept) },
 		undo: func(ctx context.Context, _ json.RawMessage) error {
 			// What stays behind is garbage that the next prune removes; nothing
 			// trusts it, so it is no reason to call a person.
@@ -110,12 +164,12 @@ func (in *Installer) steps(r Record, rel *verify.Release, kept []Release, data D
 		},
 	}
 	backup := step{
-		name: stepBackup,
+		name: stepBackup, limit: l.Backup, undoLimit: l.Undo,
 		do:   func(ctx context.Context) error { return in.Runtime.Backup(ctx, *r.From, r.ID) },
 		undo: func(ctx context.Context, _ json.RawMessage) error { return in.Runtime.Resume(ctx, *r.From) },
 	}
 	activate := step{
-		name:    stepActivate,
+		name: stepActivate, limit: l.Activate, undoLimit: plus(l.Undo, l.Backup), // data may come back
 		prepare: func(ctx context.Context) (json.RawMessage, error) { return in.Runtime.Snapshot(ctx, change) },
 		do:      func(ctx context.Context) error { return in.Runtime.Activate(ctx, change) },
 		undo: func(ctx context.Context, snapshot json.RawMessage) error {
@@ -132,12 +186,12 @@ func (in *Installer) steps(r Record, rel *verify.Release, kept []Release, data D
 		},
 	}
 	probe := step{
-		name: stepProbe,
-		do:   func(ctx context.Context) error { return in.Runtime.Probe(ctx, r.To) },
+		name: stepProbe, limit: l.Probe,
+		do: func(ctx context.Context) error { return in.Runtime.Probe(ctx, r.To) },
 	}
 	repair := step{
-		name: stepRepair,
-		do:   func(ctx context.Context) error { return in.repair(ctx, rel, r.To, kept) },
+		name: stepRepair, limit: plus(l.Stage, l.Activate, l.Probe), undoLimit: l.Undo,
+		do: func(ctx context.Context) error { return in.repair(ctx, rel, r.To, kept) },
 		undo: func(ctx context.Context, _ json.RawMessage) error {
 			// The release was current before and is it now, whatever it lacks:
 			// there is no way back that a person could help with.
@@ -146,6 +200,9 @@ func (in *Installer) steps(r Record, rel *verify.Release, kept []Release, data D
 			}
 			return nil
 		},
+	}
+	if data.Record != "" {
+		activate.limit = plus(l.Activate, l.Backup)
 	}
 	switch {
 	case r.Repairs():
@@ -158,6 +215,16 @@ func (in *Installer) steps(r Record, rel *verify.Release, kept []Release, data D
 		return []step{stage, activate, probe}
 	}
 	return []step{stage, backup, activate, probe}
+}
+
+// plus is the sum of limits: none when one of them is.
+func plus(limits ...bundle.Duration) (sum bundle.Duration) {
+	for _, l := range limits {
+		if sum += l; l == 0 {
+			return 0
+		}
+	}
+	return sum
 }
 
 // Update brings the app to a verified release: the first one, a newer one, or
@@ -179,7 +246,7 @@ func (in *Installer) Update(ctx context.Context, rel *verify.Release, keep int) 
 	}
 	if st.Current != nil && st.Current.Manifest == to.Manifest && st.Unfinished == nil {
 		r := Record{Action: ActionUpdate, From: st.Current, To: *st.Current}
-		err := in.runs(ctx, *st.Current)
+		err := Within(ctx, stepProbe, in.Limits.Probe, func(ctx context.Context) error { return in.runs(ctx, *st.Current) })
 		if err == nil {
 			return Result{Outcome: NothingToDo, Record: r}
 		}
@@ -278,17 +345,18 @@ func (in *Installer) run(ctx context.Context, st State, r Record, rel *verify.Re
 			// A release that fails by itself is marked; one that was
 			// interrupted, or never got as far, is not to blame.
 			bad := r.Action == ActionUpdate && ctx.Err() == nil && begun && !ofDevice(err) && (s.name == stepActivate || s.name == stepProbe)
-			return in.revert(context.WithoutCancel(ctx), r, cause, bad)
+			return in.revert(ctx, r, cause, bad)
 		}
 	}
 	if err := ctx.Err(); err != nil {
-		return in.revert(context.WithoutCancel(ctx), r, fmt.Errorf("stopped before the commit: %w", err), false)
+		return in.revert(ctx, r, fmt.Errorf("stopped before the commit: %w", err), false)
 	}
-	ctx = context.WithoutCancel(ctx)
-	if err := in.Journal.Commit(ctx, r.ID, in.Now()); err != nil {
+	if err := in.Journal.Commit(context.WithoutCancel(ctx), r.ID, in.Now()); err != nil {
 		return in.revert(ctx, r, fmt.Errorf("commit %s: %w", r.To.Version, err), false)
 	}
 	r.Status = Completed
+	ctx, cancel := in.back(ctx)
+	defer cancel()
 	in.rotate(ctx)
 	in.prune(ctx, keep)
 	return Result{Outcome: Done, Record: r}
@@ -301,7 +369,7 @@ func (in *Installer) do(ctx context.Context, id string, s step) (begun bool, err
 	}
 	var undo json.RawMessage
 	if s.prepare != nil {
-		if undo, err = s.prepare(ctx); err != nil {
+		if err := Within(ctx, s.name, s.limit, func(ctx context.Context) error { undo, err = s.prepare(ctx); return err }); err != nil {
 			return false, err
 		}
 	}
@@ -309,7 +377,7 @@ func (in *Installer) do(ctx context.Context, id string, s step) (begun bool, err
 		return false, err
 	}
 	in.report(Event{Step: s.name})
-	err = s.do(ctx)
+	err = Within(ctx, s.name, s.limit, s.do)
 	in.report(Event{Step: s.name, Ended: true, Err: err})
 	if err != nil {
 		return true, err
@@ -323,6 +391,8 @@ func (in *Installer) do(ctx context.Context, id string, s step) (begun bool, err
 // revert notes the cause and undoes the record as the journal knows it: the same
 // path that recovery takes after a crash.
 func (in *Installer) revert(ctx context.Context, r Record, cause error, bad bool) Result {
+	ctx, cancel := in.back(ctx)
+	defer cancel()
 	in.report(Event{Step: "undo", Detail: cause.Error()})
 	attention := func(err error) Result {
 		return Result{Outcome: NeedsAttention, Record: r, Err: errors.Join(cause, err)}
@@ -370,7 +440,7 @@ func (in *Installer) prune(ctx context.Context, keep int) {
 		// Forget first: the journal never names a release that is gone, and
 		// what is forgotten is garbage that any later prune removes.
 		if err = in.Journal.Forget(ctx, drop); err == nil {
-			err = in.Runtime.Prune(ctx, stay)
+			err = Within(ctx, "undo", in.Limits.Undo, func(ctx context.Context) error { return in.Runtime.Prune(ctx, stay) })
 		}
 	}
 	if err != nil {

@@ -114,6 +114,7 @@ type Plan struct {
 	Backup     []string          `json:"backup,omitempty"`       // what is saved before the switch
 	BackupSize int64             `json:"backup_bytes,omitempty"` // that this is thought to need
 	RollbackTo string            `json:"rollback_to,omitempty"`
+	Limits     bundle.Limits     `json:"limits,omitzero"` // set by who knows the device's own
 	Migration  bundle.Migration  `json:"migration,omitempty"`
 	// Irreversible says that going back brings back the data saved before.
 	Irreversible bool               `json:"irreversible,omitempty"`

@@ -38,8 +38,12 @@ func (in *Installer) Recover(ctx context.Context) (Result, error) {
 		if r.Steps[i].State == StepUndone || s.undo == nil {
 			continue
 		}
-		if err := s.undo(ctx, r.Steps[i].Undo); err != nil {
+		err := Within(ctx, "undo", s.undoLimit, func(ctx context.Context) error { return s.undo(ctx, r.Steps[i].Undo) })
+		if err != nil {
 			err = fmt.Errorf("undo %s: %w", s.name, err)
+			if ctx.Err() != nil { // as after a power cut: the next recovery goes on
+				return Result{NeedsAttention, r, err}, nil
+			}
 			return Result{NeedsAttention, r, err}, in.Journal.Attention(ctx, r.ID, err.Error())
 		}
 		if err := in.Journal.StepUndone(ctx, r.ID, s.name, in.Now()); err != nil {

@@ -271,6 +271,9 @@ func (p *Project) checkDevice() error {
 			return p.at([]any{"hooks", name, "run"}, "hook %s: %s is not in the bundle: list it under files, or name a service to run it in", name, h.Run[0])
 		}
 	}
+	if err := p.Limits.Check(); err != nil {
+		return p.at([]any{"limits"}, "limits: %v", err)
+	}
 	for i, b := range p.Backup {
 		if err := b.Check(); err != nil {
 			return p.at([]any{"backup", i}, "backup: %v", err)

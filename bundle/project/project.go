@@ -63,6 +63,7 @@ type Project struct {
 	Rollback   *bundle.Rollback         `yaml:"rollback"`
 	Requires   *bundle.Requires         `yaml:"requires"`
 	Secrets    map[string]bundle.Secret `yaml:"secrets"`
+	Limits     bundle.Limits            `yaml:"limits"`
 	Keep       bundle.Keep              `yaml:"keep"`
 	Project    string                   `yaml:"project"`     // compose project name
 	VersionEnv string                   `yaml:"version_env"` // key of the environment file that carries the version

@@ -151,6 +151,8 @@ var badProjects = []struct{ name, text, want string }{
 	{"password", goodProject + "secrets: {A: {password: 8}}\n", "valise.yaml:5:11: A: 8 characters, want 12 to 128"},
 	{"secret of two kinds", goodProject + "secrets: {A: {hex: 8, base64: 8}}\n", "valise.yaml:5:11: A: want one of hex, base64 and password"},
 	{"prefix", goodProject + "secrets: {A: {hex: 8, prefix: a=b}}\n", `valise.yaml:5:11: A: prefix is "a=b", want at most 127 of A-Z a-z 0-9 _ . -`},
+	{"limits", goodProject + "limits: {undo: 200h}\n", "valise.yaml:5:1: limits: undo is 200h0m0s, want more than 0s and at most 168h0m0s"},
+	{"no such limit", goodProject + "limits: {start: 1h}\n", `valise.yaml:5:10: unknown key "start", did you mean "stage"?`},
 	{"keep", goodProject + "keep: {releases: 1}\n", "valise.yaml:5:18: releases is 1, want 2 to 100: the running one and one to go back to"},
 	{"file outside", goodProject + "files: [../x]\n", `valise.yaml:5:9: file "../x" is not a clean path below the directory of valise.yaml`},
 	{"no kind", "app: a\nplatforms: [linux/amd64]\nhealth: {http: \"http://a\"}\n", "valise.yaml: compose is missing, want the path of the compose file, or tree, the files of an app that systemd runs"},

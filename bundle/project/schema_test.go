@@ -26,6 +26,7 @@ var beyondSchema = map[string]string{
 	"no platform":              "depends on platforms",
 	"other name of a platform": "a platform has two names",
 	"hook file":                "depends on files",
+	"limits":                   "a schema does not compare times",
 	"rollback without backup":  "depends on backup",
 	"irreversible":             "depends on migration",
 }
@@ -67,6 +68,7 @@ func TestSchemaAgrees(t *testing.T) {
 	const digest = "0123456789abcdef"
 	for _, more := range []string{
 		"", "files: [a/b.txt, .env.x, ...a]\n", "files: [a/./b]\n", "files: [/a]\n", "files: [a/]\n", "files: [a//b]\n", "files: [.]\n", "files: [a, a]\n", "files: [{path: a, public: true}, \"!b\", \"c/*.d\"]\n", "files: [{public: true}]\n", "files: [{path: ../a}]\n", "files: [\"!../a\"]\n", "files: [{path: a, other: b}]\n", "files: a\n",
+		"limits: {stage: 1h, probe: 10m}\n", "limits: {start: 1h}\n",
 		"keep: {releases: 2, backups: 1000}\n", "keep: {releases: 101}\n", "keep: {backups: 0}\n", "keep: {}\n",
 		"project: Shop\n", "project: shop_1\n", "version_env: \"1\"\n", "version_env: TAG\n", "installer: ../dist\n", "output: x\n",
 		"backup: []\n", "backup: [{}]\n", "backup: [{postgres: {service: a, user: b, database: c}}]\n", "backup: [{postgres: {service: a, user: b, database: \"\"}}]\n",

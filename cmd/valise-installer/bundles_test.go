@@ -65,7 +65,7 @@ func signer(t testing.TB, name string) *verifytest.Signer {
 //	eats=yes          spoils the items of the release before when it starts
 //	loops=yes         its second service ends over and over
 //	swaps=yes         puts a link in the place of its uploads when it is told to end
-//	save=KIND         its items are saved as volume, command or mysql; uploads is the volume's directory of that name
+//	save=KIND         its items are saved as volume, command or mysql, or never: it takes for ever; uploads is the volume's directory of that name
 //	of=DIR,DIR        its image has the layers of OCI layouts, the last one at the bottom, and no program of ours
 //	migration=M       reversible or irreversible
 //	restore=R         never, ask or always
@@ -231,6 +231,8 @@ func tinyRelease(ts *testscript.TestScript, version string, o map[string]string)
 		m.Device.Backup = []bundle.Backup{{Volume: &bundle.Volume{Service: "app", Path: "/data/uploads"}}}
 	case "command":
 		m.Device.Backup = []bundle.Backup{{Command: &bundle.BackupCommand{Service: "app", Save: []string{"tiny", "save"}, Restore: []string{"tiny", "load"}}}}
+	case "never":
+		m.Device.Backup = []bundle.Backup{{Command: &bundle.BackupCommand{Service: "app", Save: []string{"tiny", "sleep"}, Restore: []string{"tiny", "load"}}}}
 	case "mysql":
 		m.Device.Backup = []bundle.Backup{{MySQL: &bundle.MySQL{Service: "app", User: "shop", Database: "orders"}}}
 	}

@@ -143,34 +143,35 @@ func params(dir, host string) testscript.Params {
 			return os.MkdirAll(e.Getenv("DEVICE"), 0o755)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"ok":         ok,
-			"fails":      fails,
-			"snapshot":   snapshot,
-			"mkbundle":   makeBundle,
-			"mutate":     mutate,
-			"dotenv":     dotenv,
-			"runs":       runs,
-			"additem":    addItem,
-			"items":      countItems,
-			"json":       checkJSON,
-			"holdlock":   holdLock,
-			"killat":     killAt,
-			"terminate":  terminate,
-			"during":     during,
-			"mount":      mount,
-			"ownengine":  ownEngine,
-			"loadedonly": loadedOnly,
-			"chain":      chain,
-			"thinfor":    thinFor,
-			"stick":      stick,
-			"unstick":    unstick,
-			"awaits":     awaits,
-			"token":      makeToken,
-			"grows":      grows,
-			"web":        web,
-			"fault":      fault,
-			"traffic":    traffic,
-			"enginedies": engineDies,
+			"ok":          ok,
+			"fails":       fails,
+			"snapshot":    snapshot,
+			"mkbundle":    makeBundle,
+			"mutate":      mutate,
+			"dotenv":      dotenv,
+			"runs":        runs,
+			"additem":     addItem,
+			"items":       countItems,
+			"json":        checkJSON,
+			"holdlock":    holdLock,
+			"killat":      killAt,
+			"terminate":   terminate,
+			"during":      during,
+			"mount":       mount,
+			"ownengine":   ownEngine,
+			"loadedonly":  loadedOnly,
+			"chain":       chain,
+			"thinfor":     thinFor,
+			"stick":       stick,
+			"unstick":     unstick,
+			"awaits":      awaits,
+			"token":       makeToken,
+			"grows":       grows,
+			"web":         web,
+			"fault":       fault,
+			"traffic":     traffic,
+			"enginedies":  engineDies,
+			"enginehangs": engineHangs,
 		},
 	}
 }
@@ -183,7 +184,7 @@ type state struct {
 	unlock  func() error    // of holdlock
 	running *stopped        // of during
 	web     *webServer      // of web
-	engine  func(string)    // of ownengine: kill, up
+	engine  func(string)    // of ownengine: kill, up, hang, go on
 	watched func() []string // of watch
 }
 

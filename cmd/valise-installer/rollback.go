@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -49,6 +50,7 @@ func recoverCommand(p *program) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			recover := func() error { return p.recover(cmd.Context()) }
 			if p.Boot {
+				p.StopWithin = time.Minute // systemd waits no longer for a unit that is to stop
 				return p.UntilBooted(cmd.Context(), device.BootPause, recover)
 			}
 			return recover()

@@ -50,10 +50,15 @@ func serveCommand(p *program) *cobra.Command {
 	return c
 }
 
+// stopWithin is how long a way back may take once the service is to end: less than
+// TimeoutStopSec of its unit. The next start goes on with it.
+const stopWithin = 8 * time.Minute
+
 func (p *program) serve(ctx context.Context, scan time.Duration) error {
 	if scan <= 0 {
 		return cli.Usagef("--scan is %s, want more than nothing", scan)
 	}
+	p.StopWithin = stopWithin
 	log := slog.New(slog.NewTextHandler(p.Stderr, nil))
 	state, err := release.OpenDir(filepath.Join(p.Root, "var/lib/valise"), 0o755)
 	if err != nil {

@@ -242,8 +242,14 @@ func ownEngine(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	})
 	ts.Value(testKey{}).(*state).engine = func(command string) {
-		if command == "kill" {
+		switch command {
+		case "kill":
 			ts.Check(killEngine(dir + "/e"))
+			return
+		case "hang", "go on":
+			pid, err := enginePid(dir + "/e")
+			ts.Check(err)
+			ts.Check(syscall.Kill(pid, map[string]syscall.Signal{"hang": syscall.SIGSTOP, "go on": syscall.SIGCONT}[command]))
 			return
 		}
 		_, err := engine(command)
@@ -258,14 +264,30 @@ func ownEngine(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// engineHangs is enginehangs, and ! enginehangs: the script's own engine takes
+// connections and answers nothing, or goes on.
+func engineHangs(ts *testscript.TestScript, neg bool, _ []string) {
+	s := ts.Value(testKey{}).(*state)
+	if neg {
+		s.engine("go on")
+		return
+	}
+	s.engine("hang")
+	ts.Defer(func() { s.engine("go on") })
+}
+
+func enginePid(dir string) (int, error) {
+	b, err := os.ReadFile(dir + "/docker.pid")
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.TrimSpace(string(b)))
+}
+
 // killEngine ends the engine below dir and its containerd, as a power cut does.
 // Containers go when it starts again.
 func killEngine(dir string) error {
-	b, err := os.ReadFile(dir + "/docker.pid")
-	if err != nil {
-		return err
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	pid, err := enginePid(dir)
 	if err != nil {
 		return err
 	}

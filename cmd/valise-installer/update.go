@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -257,6 +258,26 @@ func planLine(p *installer.Plan) string {
 	return fmt.Sprintf("%s %s%s: load %s of %s", p.Action, from, p.To, ui.Bytes(p.LoadBytes), ui.Bytes(p.TotalBytes))
 }
 
+// limitsLine says how long the parts of a change may take.
+func limitsLine(l bundle.Limits, saves bool) string {
+	list := []string{"stage " + brief(l.Stage)}
+	if saves {
+		list = append(list, "backup "+brief(l.Backup))
+	}
+	return strings.Join(append(list, "activate "+brief(l.Activate), "probe "+brief(l.Probe), "undo "+brief(l.Undo)), ", ")
+}
+
+// brief is 1h30m where Go says 1h30m0s.
+func brief(d bundle.Duration) string {
+	s := time.Duration(d).String()
+	for _, end := range []string{"m0s", "h0m"} {
+		if strings.HasSuffix(s, end) {
+			s = s[:len(s)-2]
+		}
+	}
+	return s
+}
+
 func printPlan(w io.Writer, p *installer.Plan) {
 	fmt.Fprintln(w, planLine(p))
 	fmt.Fprintf(w, "  signed by     %s\n  platform      %s\n", p.Signer, p.Platform)
@@ -296,6 +317,9 @@ func printPlan(w io.Writer, p *installer.Plan) {
 	}
 	if p.BackupSize > 0 {
 		fmt.Fprintf(w, "                about %s\n", ui.Bytes(p.BackupSize))
+	}
+	if p.Action != "" {
+		fmt.Fprintf(w, "  limits        %s\n", limitsLine(p.Limits, p.Load != nil))
 	}
 	if p.Migration != "" {
 		fmt.Fprintf(w, "  migration     %s\n", p.Migration)

@@ -56,7 +56,7 @@ func (a *app) manifest(ctx context.Context, p *project.Project, r *project.Relea
 	m := &bundle.Manifest{
 		App: p.App, Kind: bundle.KindCompose, Version: r.Version, CreatedAt: created, Changelog: changelog, Platforms: platforms, Requires: p.Requires,
 		Device: bundle.Device{VersionEnv: p.VersionEnv, RequiredEnv: r.RequiredEnv, Env: r.Env,
-			Health: p.Health, Hooks: p.Hooks, Backup: p.Backup, Migration: p.Migration, Rollback: p.Rollback, Secrets: p.Secrets, Keep: p.Keep},
+			Health: p.Health, Hooks: p.Hooks, Backup: p.Backup, Migration: p.Migration, Rollback: p.Rollback, Secrets: p.Secrets, Limits: p.Limits, Keep: p.Keep},
 		Trust: r.Trust,
 	}
 	if git != nil && git.dirty {

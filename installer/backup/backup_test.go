@@ -36,7 +36,7 @@ func (f fakeDB) Exec(ctx context.Context, service string, argv []string, stdin i
 }
 
 const (
-	cmdDump  = "db: pg_dump -w -U shop -F c -d orders"
+	cmdDump  = "db: pg_dump -w --lock-wait-timeout=300000 -U shop -F c -d orders"
 	cmdCheck = "db: pg_restore -f /dev/null"
 	cmdSQL   = "db: pg_restore --clean --if-exists --single-transaction -f -"
 	cmdReady = "db: psql -X -q -w -U shop -d orders -c SELECT 1"

@@ -19,8 +19,12 @@ type postgres struct {
 
 func (pg postgres) save(ctx context.Context, w io.Writer) error {
 	// -w: without a terminal a password prompt would only hang.
-	return pg.x.Exec(ctx, pg.Service, []string{"pg_dump", "-w", "-U", pg.User, "-F", "c", "-d", pg.Database}, nil, w)
+	// A table that somebody holds for longer is named, and the dump ends.
+	return pg.x.Exec(ctx, pg.Service, []string{"pg_dump", "-w", "--lock-wait-timeout=" + lockWait, "-U", pg.User, "-F", "c", "-d", pg.Database}, nil, w)
 }
+
+// lockWait is how long a dump waits for a table that something else has locked.
+const lockWait = "300000" // milliseconds: every server understands a number
 
 // magic begins every dump in pg_dump's custom format.
 const magic = "PGDMP"

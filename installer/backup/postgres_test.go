@@ -58,7 +58,7 @@ func testEngine(t *testing.T) *docker.Engine {
 	if host == "" {
 		need(t, "an engine (VALISE_TEST_DOCKER_HOST)")
 	}
-	e, err := docker.Connect(t.Context(), host)
+	e, err := docker.Connect(t.Context(), host, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -94,7 +94,8 @@ func (a *App) classify(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}
-	if _, down := a.Engine.Info(ctx); down != nil {
+	// When the time for what failed is over, the engine is asked all the same.
+	if _, down := a.Engine.Info(context.WithoutCancel(ctx)); down != nil {
 		return &installer.DeviceError{Err: err}
 	}
 	return err

@@ -33,6 +33,8 @@ type Config struct {
 	} `yaml:"trust"`
 	// Source is where releases come from, when they are not brought.
 	Source source.Config `yaml:"source,omitempty"`
+	// Limits overrule those of the releases.
+	Limits bundle.Limits `yaml:"limits,omitempty"`
 	// Updates is for the daemon; see package daemon.
 	Updates daemon.Config `yaml:"updates,omitempty"`
 }
@@ -62,6 +64,18 @@ func (m *Machine) ReadConfig(app string) (c Config, err error) {
 		return c, fmt.Errorf("read trust policy %s: %s", m.ConfigPath(app), YAMLError(err))
 	}
 	return c, nil
+}
+
+// limits are how long the parts of a change to a release may take on this device.
+func (m *Machine) limits(app string, manifest *bundle.Manifest) (bundle.Limits, error) {
+	c, err := m.ReadConfig(app)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return manifest.Device.TimeLimits(bundle.Limits{}), err
+	}
+	if err := c.Limits.Check(); err != nil {
+		return manifest.Device.TimeLimits(bundle.Limits{}), fmt.Errorf("read %s: limits: %w", m.ConfigPath(app), err)
+	}
+	return manifest.Device.TimeLimits(c.Limits), nil
 }
 
 // Policy returns the trust policy of an app: that of its file, and what a

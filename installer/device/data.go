@@ -144,7 +144,8 @@ func (m *Machine) restore(ctx context.Context, a *lockedApp, set backup.Set, dis
 	}
 	if u := st.Unfinished; u != nil && u.From != nil && u.Attention != "" {
 		// The release before does not get healthy, perhaps for want of its data.
-		if err := a.compose.RestoreData(ctx, *u.From, set.Record); err != nil {
+		err := installer.Within(ctx, "backup", a.Limits.Backup, func(ctx context.Context) error { return a.compose.RestoreData(ctx, *u.From, set.Record) })
+		if err != nil {
 			return done, &AttentionError{err}
 		}
 	}
@@ -205,7 +206,10 @@ func (m *Machine) Backup(ctx context.Context) (set backup.Set, err error) {
 		if st.Current == nil {
 			return errors.New("nothing is installed that has data")
 		}
-		set, err = a.compose.Save(ctx, *st.Current, a.NewID())
+		err = installer.Within(ctx, "backup", a.Limits.Backup, func(ctx context.Context) error {
+			set, err = a.compose.Save(ctx, *st.Current, a.NewID())
+			return err
+		})
 		a.Report(installer.Event{Step: "backup", Ended: true, Err: err})
 		if err != nil {
 			return err

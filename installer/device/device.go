@@ -147,8 +147,26 @@ func (m *Machine) lockApp(ctx context.Context, app, kind, what string) (_ *locke
 		a.compose.Report = report
 		runtime = a.compose
 	}
-	a.Installer = &installer.Installer{Journal: a.journal, Runtime: runtime, Now: m.Now, NewID: m.NewID, Report: report, Rotate: m.rotate(app)}
-	return a, nil
+	a.Installer = &installer.Installer{Journal: a.journal, Runtime: runtime, Now: m.Now, NewID: m.NewID, Report: report, Rotate: m.rotate(app), StopWithin: m.StopWithin}
+	return a, a.limit(ctx, m)
+}
+
+// limit gives the app the limits of the release that runs.
+func (a *lockedApp) limit(ctx context.Context, m *Machine) error {
+	st, err := a.journal.Load(ctx)
+	if err != nil {
+		return err
+	}
+	manifest := new(bundle.Manifest)
+	if st.Current != nil {
+		if read, err := a.store.Manifest(st.Current.Dir, st.Current.Manifest); err == nil {
+			manifest = read
+		}
+	}
+	if a.Limits, err = m.limits(st.App, manifest); err != nil {
+		m.Note("%v; the limits of the release count", err) // nothing stands in the way back
+	}
+	return nil
 }
 
 // NewID is the ID of the next record.
@@ -185,11 +203,11 @@ func (m *Machine) runtime(app string, store *release.Store, engine *docker.Engin
 }
 
 func (m *Machine) connect(ctx context.Context) (*docker.Engine, error) {
-	return docker.Connect(ctx, m.Getenv("DOCKER_HOST"))
+	return docker.Connect(ctx, m.Getenv("DOCKER_HOST"), m.EngineAnswer)
 }
 
 func (m *Machine) dockerEnv() docker.Env {
-	return docker.Env{Path: m.Getenv("PATH"), Home: m.Getenv("HOME"), Host: m.Getenv("DOCKER_HOST"), DockerConfig: m.Getenv("DOCKER_CONFIG")}
+	return docker.Env{Path: m.Getenv("PATH"), Home: m.Getenv("HOME"), Host: m.Getenv("DOCKER_HOST"), DockerConfig: m.Getenv("DOCKER_CONFIG"), Answer: m.EngineAnswer}
 }
 
 // recoverFirst undoes what an earlier call left unfinished and says so.
@@ -215,7 +233,7 @@ func (a *lockedApp) resume(ctx context.Context) error {
 	if err != nil || st.Current == nil {
 		return err
 	}
-	return a.Runtime.Resume(ctx, *st.Current)
+	return installer.Within(ctx, "undo", a.Limits.Undo, func(ctx context.Context) error { return a.Runtime.Resume(ctx, *st.Current) })
 }
 
 // errNoData is what a tree has to say about backups.

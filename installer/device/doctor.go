@@ -335,12 +335,18 @@ func (m *Machine) examineSource(ctx context.Context, f *findings, app string) {
 	}
 }
 
+// lostWait is how long the status waits for an engine, which it needs for nothing
+// else.
+const lostWait = 5 * time.Second
+
 // Lost says what the current and the previous release of compose apps lack, as
 // far as it can be known now: somebody may have pruned their images.
 func (m *Machine) Lost(ctx context.Context, st installer.State) (lost []string) {
 	if st.Unfinished != nil || kindIn(st) != bundle.KindCompose {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, lostWait)
+	defer cancel()
 	engine, err := m.connect(ctx)
 	if err != nil {
 		return nil
@@ -357,7 +363,7 @@ func (m *Machine) Lost(ctx context.Context, st installer.State) (lost []string) 
 			continue
 		}
 		err := a.Intact(ctx, *r)
-		if err == nil {
+		if err == nil || ctx.Err() != nil {
 			continue
 		}
 		remedy := "an update with the bundle of " + r.Version + " brings it back"

@@ -30,6 +30,9 @@ type Machine struct {
 	Record  string            // ID of the record that the next transaction continues
 	Boot    bool              // the machine starts: units that do not run yet are left to systemd
 
+	EngineAnswer time.Duration // that an engine may take to answer; 0 is docker.AnswerTimeout
+	StopWithin   time.Duration // that a way back may take once its context has ended; 0 is its limits
+
 	Getenv func(string) string
 	Now    func() time.Time
 	Proxy  func(*http.Request) (*url.URL, error) // for sources; nil asks none

@@ -215,6 +215,7 @@ func (m *Machine) Apply(ctx context.Context, c *Candidate, o Options) (installer
 			return none, err
 		}
 	}
+	a.Limits = c.Plan.Limits
 	res := a.Update(ctx, c.rel, keep)
 	m.spoolEnd(c, res)
 	if o.First && res.Outcome == installer.Done {
@@ -316,6 +317,10 @@ func (m *Machine) evaluate(ctx context.Context, rt installer.Runtime, engine *do
 	if errors.As(err, new(*installer.UnmetError)) {
 		return nil, advise(err, UnmetCondition)
 	}
+	if err != nil {
+		return nil, err
+	}
+	plan.Limits, err = m.limits(manifest.App, manifest)
 	return plan, err
 }
 

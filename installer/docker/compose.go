@@ -2,6 +2,7 @@ package docker
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -28,6 +29,8 @@ type Env struct {
 	Home         string // HOME, where docker looks for its plugins
 	Host         string // DOCKER_HOST
 	DockerConfig string // DOCKER_CONFIG, empty for $HOME/.docker
+	// Answer is how long compose may take to say its version or read files; 0 is AnswerTimeout.
+	Answer time.Duration
 }
 
 func (e Env) list() []string {
@@ -64,7 +67,10 @@ func FindCompose(ctx context.Context, env Env) (command []string, version string
 		}
 		command := append([]string{path}, words[1:]...)
 		var out tail
-		if err := run(ctx, env, "", command, []string{"version", "--short"}, nil, &out, &out); err != nil {
+		soon, cancel := asking(ctx, name, cmp.Or(env.Answer, AnswerTimeout))
+		err := run(soon, env, "", command, []string{"version", "--short"}, nil, &out, &out)
+		cancel()
+		if err != nil {
 			if ctx.Err() != nil {
 				return nil, "", fmt.Errorf("find docker compose: %w", context.Cause(ctx))
 			}
@@ -181,6 +187,8 @@ func (c *Compose) Stop(ctx context.Context, services ...string) error {
 
 // Config returns what is wrong with the files or with the variables they need.
 func (c *Compose) Config(ctx context.Context) error {
+	ctx, cancel := asking(ctx, "docker compose", cmp.Or(c.Env.Answer, AnswerTimeout))
+	defer cancel()
 	return c.run(ctx, []string{"config", "--quiet"})
 }
 
@@ -241,6 +249,8 @@ func (c *Compose) Ports(ctx context.Context) ([]Port, error) {
 
 // output runs one compose command and returns what it prints.
 func (c *Compose) output(ctx context.Context, args ...string) (string, error) {
+	ctx, cancel := asking(ctx, "docker compose", cmp.Or(c.Env.Answer, AnswerTimeout))
+	defer cancel()
 	var out strings.Builder
 	var stderr tail
 	if err := run(ctx, c.Env, c.Dir, c.Command, append(c.options(), args...), nil, &out, &stderr); err != nil {

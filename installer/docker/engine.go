@@ -13,13 +13,16 @@
 package docker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/moby/moby/client"
 	"golang.org/x/sys/unix"
@@ -30,11 +33,21 @@ import (
 // DefaultHost is where an engine listens that nobody configured.
 const DefaultHost = client.DefaultDockerHost
 
+// AnswerTimeout is how long an engine may take to say what it is, and docker
+// compose to say its version or to read the files of a project. It is long: a small
+// device that has just started takes its time.
+const AnswerTimeout = 30 * time.Second
+
+// silenceTimeout is how long an engine may neither take nor send anything while it
+// does what it was asked to: what it does with one layer it does without a word.
+const silenceTimeout = 15 * time.Minute
+
 // Engine is a connection to the engine. It may be used concurrently, but two
 // loads at once only slow each other down.
 type Engine struct {
 	host   string
 	client *client.Client
+	answer time.Duration
 }
 
 // UnreachableError says that no engine answers at Host.
@@ -44,35 +57,85 @@ type UnreachableError struct {
 }
 
 func (e *UnreachableError) Error() string {
+	if errors.As(e.Err, new(*SilentError)) {
+		return fmt.Sprintf("reach container engine at %s: %v", e.Host, e.Err)
+	}
 	return fmt.Sprintf("reach container engine at %s: %v (is Docker installed and its service running, and may this user open the socket?)", e.Host, e.Err)
 }
 
 func (e *UnreachableError) Unwrap() error { return e.Err }
 
+// SilentError says that a program of the engine runs and does not answer.
+type SilentError struct {
+	Who  string
+	Wait time.Duration
+}
+
+func (e *SilentError) Error() string {
+	return fmt.Sprintf("%s does not answer within %s: it hangs, or this device has too much to do", e.Who, e.Wait)
+}
+
+// asking is ctx for one question, whose cause says who did not answer it.
+func asking(ctx context.Context, who string, wait time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, wait, &SilentError{who, wait})
+}
+
+// unanswered is err, or why nobody answered in time.
+func unanswered(ctx context.Context, err error) error {
+	if err != nil && errors.As(context.Cause(ctx), new(*SilentError)) {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// silent is a connection that ends when nothing moves on it.
+type silent struct{ net.Conn }
+
+func (s silent) Read(p []byte) (int, error) {
+	_ = s.SetReadDeadline(time.Now().Add(silenceTimeout))
+	return s.Conn.Read(p)
+}
+
+func (s silent) Write(p []byte) (int, error) {
+	_ = s.SetDeadline(time.Now().Add(silenceTimeout)) // who waits for the answer waits from now
+	return s.Conn.Write(p)
+}
+
 // Connect connects to the engine at host, "unix:///path"; an empty host is
 // DefaultHost. Only a local socket is accepted: Sync looks at the
-// engine's files. The error is an *UnreachableError when nobody answers.
-func Connect(ctx context.Context, host string) (*Engine, error) {
+// engine's files. The error is an *UnreachableError when nobody answers within the
+// time, which is AnswerTimeout when answer is 0.
+func Connect(ctx context.Context, host string, answer time.Duration) (*Engine, error) {
+	answer = cmp.Or(answer, AnswerTimeout)
 	if host == "" {
 		host = DefaultHost
 	}
 	if !strings.HasPrefix(host, "unix:///") {
 		return nil, fmt.Errorf("connect to container engine: host is %q, want unix:///path/of/the/socket: the engine must be on this device", host)
 	}
-	c, err := client.New(client.WithHost(host))
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(ctx, "unix", strings.TrimPrefix(host, "unix://"))
+		if err != nil {
+			return nil, err
+		}
+		return silent{conn}, nil
+	}
+	c, err := client.New(client.WithHost(host), client.WithDialContext(dial))
 	if err != nil {
 		return nil, fmt.Errorf("connect to container engine at %s: %w", host, err)
 	}
 	// The client negotiates on its first request and then swallows the reason
 	// of a failure, so negotiate here, where it can be told.
-	if _, err := c.Ping(ctx, client.PingOptions{NegotiateAPIVersion: true}); err != nil {
+	soon, cancel := asking(ctx, "the engine", answer)
+	defer cancel()
+	if _, err := c.Ping(soon, client.PingOptions{NegotiateAPIVersion: true}); err != nil {
 		c.Close()
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("connect to container engine at %s: %w", host, context.Cause(ctx))
 		}
-		return nil, &UnreachableError{Host: host, Err: err}
+		return nil, &UnreachableError{Host: host, Err: unanswered(soon, err)}
 	}
-	return &Engine{host: host, client: c}, nil
+	return &Engine{host: host, client: c, answer: answer}, nil
 }
 
 // Close closes idle connections.
@@ -107,13 +170,15 @@ type Info struct {
 // Info asks the engine what it is. Nothing is cached: between two updates an
 // engine may be upgraded to another store.
 func (e *Engine) Info(ctx context.Context) (Info, error) {
+	ctx, cancel := asking(ctx, "the engine", e.answer)
+	defer cancel()
 	v, err := e.client.ServerVersion(ctx, client.ServerVersionOptions{})
 	if err != nil {
-		return Info{}, fmt.Errorf("ask container engine for its version: %w", err)
+		return Info{}, fmt.Errorf("ask container engine for its version: %w", unanswered(ctx, err))
 	}
 	res, err := e.client.Info(ctx, client.InfoOptions{})
 	if err != nil {
-		return Info{}, fmt.Errorf("ask container engine for its state: %w", err)
+		return Info{}, fmt.Errorf("ask container engine for its state: %w", unanswered(ctx, err))
 	}
 	info := Info{
 		Version:    v.Version,

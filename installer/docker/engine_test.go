@@ -36,7 +36,7 @@ func realEngine(t *testing.T) (e *Engine, info Info, app string) {
 	if host == "" {
 		need(t, "an engine (VALISE_TEST_DOCKER_HOST)")
 	}
-	e, err := Connect(t.Context(), host)
+	e, err := Connect(t.Context(), host, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -42,7 +42,7 @@ func (f fakeEngine) start(t *testing.T) *Engine {
 	srv.Listener = l
 	srv.Start()
 	t.Cleanup(srv.Close)
-	e, err := Connect(t.Context(), "unix://"+socket)
+	e, err := Connect(t.Context(), "unix://"+socket, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -379,19 +379,19 @@ func TestArchive(t *testing.T) {
 }
 
 func TestConnect(t *testing.T) {
-	_, err := Connect(t.Context(), "tcp://127.0.0.1:2375")
+	_, err := Connect(t.Context(), "tcp://127.0.0.1:2375", 0)
 	if err == nil || !strings.Contains(err.Error(), "must be on this device") {
 		t.Errorf("tcp: %v", err)
 	}
 	host := "unix://" + filepath.Join(t.TempDir(), "none.sock")
-	_, err = Connect(t.Context(), host)
+	_, err = Connect(t.Context(), host, 0)
 	var unreachable *UnreachableError
 	if !errors.As(err, &unreachable) || unreachable.Host != host || !strings.Contains(err.Error(), host) {
 		t.Errorf("no socket: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err = Connect(ctx, host); !errors.Is(err, context.Canceled) {
+	if _, err = Connect(ctx, host, 0); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
 }

@@ -25,7 +25,8 @@ import (
 const (
 	attemptTimeout = 5 * time.Second // one HTTP request, redirects and body included; one connection
 	commandTimeout = time.Minute
-	maxBody        = 1 << 20 // bytes of the answer
+	listTimeout    = time.Minute // how the services are
+	maxBody        = 1 << 20     // bytes of the answer
 	maxRedirects   = 5
 )
 
@@ -179,7 +180,12 @@ func (p *prober) services(ctx context.Context) error {
 	if p.deps.Ps == nil {
 		return nil
 	}
-	list, err := p.deps.Ps(ctx)
+	asked, cancel := context.WithTimeoutCause(ctx, listTimeout, fmt.Errorf("no answer within %s", listTimeout))
+	defer cancel()
+	list, err := p.deps.Ps(asked)
+	if err != nil && asked.Err() != nil {
+		err = context.Cause(asked)
+	}
 	if err != nil {
 		return fmt.Errorf("check services: %w", err)
 	}

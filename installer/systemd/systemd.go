@@ -130,6 +130,9 @@ func Log(ctx context.Context, name string, lines int) string {
 	return strings.Join(last[max(0, len(last)-lines):], "\n")
 }
 
+// waitDelay is how long the pipes of a systemctl that was killed may stay open.
+const waitDelay = 5 * time.Second
+
 func run(ctx context.Context, args ...string) error {
 	_, err := command(ctx, args...)
 	return err
@@ -138,9 +141,13 @@ func run(ctx context.Context, args ...string) error {
 func command(ctx context.Context, args ...string) (string, error) {
 	c := exec.CommandContext(ctx, "systemctl", args...)
 	c.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "SYSTEMD_PAGER=", "SYSTEMD_COLORS=0"}
+	c.WaitDelay = waitDelay
 	var out, errs bytes.Buffer
 	c.Stdout, c.Stderr = &out, &errs
 	if err := c.Run(); err != nil {
+		if ctx.Err() != nil {
+			return "", fmt.Errorf("systemctl %s: %w", strings.Join(args, " "), context.Cause(ctx))
+		}
 		if text := strings.TrimSpace(errs.String()); text != "" {
 			err = errors.New(text)
 		}
