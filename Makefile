@@ -53,7 +53,7 @@ e2e-page: ## the update page in a real Chromium; pictures in build/page
 .PHONY: e2e-systemd
 e2e-systemd: ## apps that are file trees, daemon and page in their units, on machines with a real systemd; power cuts one after the other
 	command -v strace >/dev/null || apt-get install -y --no-install-recommends strace
-	VALISE_TEST_SYSTEMD=all VALISE_COMPOSE=$$(scripts/compose-plugin.sh) $(GO) test -count=1 -timeout 40m -run TestSystemd -v ./cmd/valise-installer
+	VALISE_TEST_SYSTEMD=1 VALISE_COMPOSE=$$(scripts/compose-plugin.sh) $(GO) test -tags long -count=1 -timeout 40m -run TestSystemd -v ./cmd/valise-installer
 
 e2e-action: ## the Action by act, from tags to published releases to a device
 	scripts/e2e-action.sh

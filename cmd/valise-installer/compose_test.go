@@ -23,7 +23,8 @@ const composeProjects = "../../testdata/compose"
 // composeLab is what all projects of TestCompose share.
 type composeLab struct {
 	host   string
-	dir    string // bin/valise, look, cosign.key and cosign.pub
+	valise string // the program
+	dir    string // look, cosign.key and cosign.pub
 	images string
 }
 
@@ -46,7 +47,7 @@ func TestCompose(t *testing.T) {
 }
 
 func newComposeLab(t *testing.T) *composeLab {
-	lab := &composeLab{host: realEngine(t), dir: t.TempDir()}
+	lab := &composeLab{host: realEngine(t), valise: valiseProgram(t), dir: t.TempDir()}
 	goBuild := func(in, out string) {
 		t.Helper()
 		cmd := exec.Command("go", "build", "-buildvcs=false", "-o", filepath.Join(lab.dir, out), ".")
@@ -58,9 +59,8 @@ func newComposeLab(t *testing.T) *composeLab {
 			t.Fatalf("build %s: %v\n%s", in, err, out)
 		}
 	}
-	goBuild("../valise", "valise")
 	goBuild(filepath.Join(composeProjects, "look"), "look")
-	lab.do(t, lab.dir, filepath.Join(lab.dir, "valise"), "keygen")
+	lab.do(t, lab.dir, lab.valise, "keygen")
 	// Plain docker compose runs the same program under the names that the projects use.
 	image := filepath.Join(t.TempDir(), "image")
 	if err := os.MkdirAll(image, 0o755); err != nil {
@@ -214,8 +214,7 @@ func (p *composeProject) run() {
 }
 
 func (p *composeProject) init() {
-	valise := filepath.Join(p.dir, "valise")
-	p.do(p.t, p.src, valise, "init")
+	p.do(p.t, p.src, p.valise, "init")
 	file := filepath.Join(p.src, "valise.yaml")
 	edit(p.t, file, `platforms: \[.*\]`, "platforms: [linux/"+runtime.GOARCH+"]")
 	edit(p.t, file, `retries: \d+`, "retries: 30")
@@ -247,10 +246,9 @@ func (p *composeProject) init() {
 
 func (p *composeProject) build(version string) string {
 	p.t.Helper()
-	valise := filepath.Join(p.dir, "valise")
 	file := filepath.Join(p.t.TempDir(), p.app+"-"+version+".tar.gz")
-	p.do(p.t, p.src, valise, "build", version, "-o", file)
-	p.do(p.t, p.src, valise, "sign", file, "--key", filepath.Join(p.dir, "cosign.key"))
+	p.do(p.t, p.src, p.valise, "build", version, "-o", file)
+	p.do(p.t, p.src, p.valise, "sign", file, "--key", filepath.Join(p.dir, "cosign.key"))
 	return file
 }
 

@@ -19,7 +19,15 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"valise-installer": main, "tiny-update": main})
+	testscript.Main(tidy{m}, map[string]func(){"valise-installer": main, "tiny-update": main})
+}
+
+// tidy removes the program that tests share.
+type tidy struct{ *testing.M }
+
+func (m tidy) Run() int {
+	defer func() { os.RemoveAll(linked) }()
+	return m.M.Run()
 }
 
 // TestScript needs no engine: what it tries is refused before one is asked.
@@ -31,16 +39,7 @@ func TestScript(t *testing.T) {
 // TestEngine runs a tiny app on a real engine.
 func TestEngine(t *testing.T) {
 	t.Parallel()
-	p := params("testdata/engine", realEngine(t))
-	if os.Getenv("VALISE_TEST_IMAGES") == "" || os.Getenv("VALISE_TEST_MARIADB") == "" {
-		need(t, "the sample images and MariaDB (VALISE_TEST_IMAGES, VALISE_TEST_MARIADB)")
-	}
-	setup := p.Setup
-	p.Setup = func(e *testscript.Env) error {
-		e.Setenv("MARIADB", os.Getenv("VALISE_TEST_MARIADB")+","+filepath.Join(os.Getenv("VALISE_TEST_IMAGES"), "base"))
-		return setup(e)
-	}
-	testscript.Run(t, p)
+	testscript.Run(t, params("testdata/engine", realEngine(t)))
 }
 
 // TestPage runs the update page and its API, with a tiny app on a real engine.

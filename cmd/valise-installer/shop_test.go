@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"sync"
 	"testing"
 
 	"github.com/valise-ota/valise/bundle/bundletest"
@@ -44,8 +45,7 @@ func buildShop(t *testing.T, dir string) {
 		t.Helper()
 		command(shop, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w -buildid= -X main.version="+version+" -X main.broken="+broken, "-o", out, pkg)
 	}
-	valise := filepath.Join(tools, "valise")
-	command("../valise", "go", "build", "-buildvcs=false", "-o", valise, ".")
+	valise := valiseProgram(t)
 	command(dir, valise, "keygen")
 
 	work := filepath.Join(t.TempDir(), "shop")
@@ -100,6 +100,30 @@ func buildShop(t *testing.T, dir string) {
 		command(dir, valise, "sign", file, "--key", "cosign.key")
 	}
 }
+
+// valiseProgram is the program a developer uses, linked once for all tests.
+func valiseProgram(t *testing.T) string {
+	t.Helper()
+	file, err := linkValise()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+var linked string // the directory of the program
+
+var linkValise = sync.OnceValues(func() (string, error) {
+	var err error
+	if linked, err = os.MkdirTemp("", "valise-program-"); err != nil {
+		return "", err
+	}
+	file := filepath.Join(linked, "valise")
+	if out, err := exec.Command("go", "build", "-buildvcs=false", "-o", file, "../valise").CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build valise: %w\n%s", err, out)
+	}
+	return file, nil
+})
 
 func goEnv(t *testing.T, key string) string {
 	t.Helper()

@@ -1,3 +1,5 @@
+//go:build long
+
 package main
 
 import (
@@ -12,13 +14,12 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
+func init() { onMachine["cuteach"], onMachine["fulleach"] = cutEach, fullEach }
+
 // TestSystemdLong is what takes minutes, such as killing a command at its renames,
 // links and removals, one after the other, when the power goes with it.
 func TestSystemdLong(t *testing.T) {
 	t.Parallel()
-	if os.Getenv("VALISE_TEST_SYSTEMD") != "all" {
-		t.Skip("make e2e-systemd runs it")
-	}
 	releases := t.TempDir()
 	buildCloud(t, releases, runtime.GOARCH, "1.0.0", "1.1.0", "1.2.0", "1.3.0", "1.4.0", "2.0.0", "2.1.0", "2.10.0", "3.0.0-rc.1", "4.0.0", "4.1.0", "4.2.0", "4.3.0", "4.4.0")
 	onMachines(t, "testdata/systemd-long", releases)

@@ -77,10 +77,13 @@ func onMachines(t *testing.T, dir, releases string) {
 			}
 			return os.Rename(filepath.Join(stick, "valise-installer"), filepath.Join(machine, "root/usr/local/bin/valise-installer"))
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"code": code, "health": checkHealth, "cutat": powerCut, "boot": boot, "watch": watch, "downtime": downtime, "becomes": becomes, "cuteach": cutEach, "fulleach": fullEach, "mkbundle": makeBundle, "picture": picture,
-		},
+		Cmds: onMachine,
 	})
+}
+
+// onMachine are the commands of these scripts.
+var onMachine = map[string]func(*testscript.TestScript, bool, []string){
+	"code": code, "health": checkHealth, "cutat": powerCut, "boot": boot, "watch": watch, "downtime": downtime, "becomes": becomes, "mkbundle": makeBundle, "picture": picture,
 }
 
 // buildCloud packs and signs releases of examples/cloud for Linux on arch below
@@ -114,8 +117,7 @@ func buildCloud(t *testing.T, dir, arch string, versions ...string) {
 	if arch == "arm" {
 		platform += "/v7"
 	}
-	valise := filepath.Join(tools, "valise")
-	command("../valise", "go", "build", "-buildvcs=false", "-o", valise, ".")
+	valise := valiseProgram(t)
 	device := func(in string, args ...string) {
 		command(in, "env", append([]string{"GOARM=7", "GOARCH=" + arch}, args...)...)
 	}
