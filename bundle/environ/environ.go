@@ -39,6 +39,11 @@ type File struct {
 // Load reads a file. A missing one is empty.
 func Load(path string) (*File, error) {
 	data, err := os.ReadFile(path)
+	return Loaded(path, data, err)
+}
+
+// Loaded is Load of a file that was read, or could not be.
+func Loaded(path string, data []byte, err error) (*File, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("load environment file: %w", err)
 	}

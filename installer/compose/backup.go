@@ -14,6 +14,7 @@ import (
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/backup"
 	"github.com/valise-ota/valise/installer/docker"
+	"github.com/valise-ota/valise/installer/foreign"
 	"github.com/valise-ota/valise/installer/release"
 )
 
@@ -86,7 +87,7 @@ func (a *App) Resume(ctx context.Context, from installer.Release) error {
 
 // Backups lists what was saved, oldest first.
 func (a *App) Backups() ([]backup.Set, error) {
-	dir, err := a.Releases.Root().OpenRoot(BackupsDir)
+	dir, err := foreign.OpenOwn(a.Releases.Root(), BackupsDir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -167,5 +168,5 @@ func (a *App) openBackups() (*os.Root, error) {
 			return nil, err
 		}
 	}
-	return root.OpenRoot(BackupsDir)
+	return foreign.OpenOwn(root, BackupsDir) // it lies in the drop folder
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/foreign"
 	"github.com/valise-ota/valise/installer/hook"
 	"github.com/valise-ota/valise/installer/release"
 )
@@ -73,7 +74,12 @@ func (a *App) writeHookLog(name string, b []byte) error {
 			return err
 		}
 	}
-	return release.WriteFile(root, path.Join(hookLogsDir, name), b, 0o600)
+	logs, err := foreign.OpenOwn(root, hookLogsDir) // it lies in the drop folder
+	if err != nil {
+		return err
+	}
+	defer logs.Close()
+	return release.WriteFile(logs, name, b, 0o600)
 }
 
 // lastLine quotes the end of what a hook printed.

@@ -23,6 +23,7 @@ import (
 	"github.com/valise-ota/valise/bundle/parts"
 	"github.com/valise-ota/valise/bundle/plain"
 	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/foreign"
 )
 
 // The drop folder: a bundle that somebody copies there is applied and ends in
@@ -79,14 +80,20 @@ func (l look) same(m look) bool {
 
 func (a *app) dropDir() string { return a.config.Drop }
 
+// openDrop opens the folder. Who owns a directory on the way there has nothing moved
+// or removed elsewhere.
+func (a *app) openDrop() (*os.Root, error) { return foreign.OpenDir(a.dropDir(), 0) }
+
 // watchDrop has the folder looked at when something happens in it. Not every
 // file system tells, so run looks from time to time as well.
 func (a *app) watchDrop(ctx context.Context) (stop func()) {
 	if a.config.DropMode == Off {
 		return func() {}
 	}
-	if err := os.MkdirAll(a.dropDir(), 0o755); err != nil {
+	if root, err := foreign.OpenDir(a.dropDir(), 0o755); err != nil {
 		a.log().Error("make drop folder", "err", err)
+	} else {
+		root.Close()
 	}
 	w, err := fsnotify.NewWatcher()
 	if err == nil {
@@ -160,7 +167,12 @@ func (a *app) lookAtDrop(ctx context.Context) {
 // again. One that nobody writes to any more and that still cannot be read ends in
 // failed/.
 func (a *app) complete(ctx context.Context) (ready []dropped, again time.Duration) {
-	found, err := bundlesIn(os.DirFS(a.dropDir()))
+	var found map[string][]fs.FileInfo
+	root, err := a.openDrop()
+	if err == nil {
+		found, err = bundlesIn(root.FS())
+		root.Close()
+	}
 	if err != nil {
 		a.log().Warn("read drop folder", "err", err)
 		found = nil
@@ -373,7 +385,7 @@ func wentBack(st installer.State, version string) bool {
 
 // digestDropped is the digest of a bundle in the drop folder, complete or not.
 func (a *app) digestDropped(ctx context.Context, name string) (string, error) {
-	root, err := os.OpenRoot(a.dropDir())
+	root, err := a.openDrop()
 	if err != nil {
 		return "", err
 	}
@@ -445,7 +457,7 @@ func (a *app) moveDropped(name, dir, version, reason string) error {
 	if reason != "" {
 		a.log().Error("bundle failed", "version", version, "file", name, "err", reason, "reason", filepath.Join(a.dropDir(), dir, name+reasonSuffix))
 	}
-	root, err := os.OpenRoot(a.dropDir())
+	root, err := a.openDrop()
 	if err != nil {
 		return fmt.Errorf("open drop folder: %w", err)
 	}

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -76,5 +77,62 @@ func TestHostileDrop(t *testing.T) {
 				t.Errorf("in the folder: %v, %v", found, err)
 			}
 		})
+	}
+}
+
+// Who owns the directory above the drop folder can put a link in its place: nothing
+// is moved or removed where that leads.
+func TestDropLink(t *testing.T) {
+	if os.Geteuid() != 0 {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("missing: root")
+		}
+		t.Skip("missing: root")
+	}
+	const stranger = 54321
+	for what, where := range map[string]string{"folder": "", "above": "in"} {
+		d := newShop(t, Apply)
+		a := d.boot()
+		above, elsewhere := t.TempDir(), t.TempDir()
+		a.config.Drop = filepath.Join(above, "tech", where, "updates")
+		if err := errors.Join(os.MkdirAll(filepath.Dir(a.config.Drop), 0o755), os.MkdirAll(filepath.Join(elsewhere, "updates", AppliedDir), 0o755)); err != nil {
+			t.Fatal(err)
+		}
+		link, to := a.config.Drop, filepath.Join(elsewhere, "updates")
+		if where != "" {
+			link, to = filepath.Dir(link), elsewhere
+			if err := os.Remove(link); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := errors.Join(os.Symlink(to, link), os.Lchown(link, stranger, stranger), os.Chown(filepath.Dir(link), stranger, stranger)); err != nil {
+			t.Fatal(err)
+		}
+		var want []string
+		for i := range keepDropped + 2 {
+			for _, dir := range []string{".", AppliedDir, failedDir} {
+				name := filepath.Join(dir, fmt.Sprintf("db-%d.tar.gz", i))
+				want = append(want, name)
+				file := filepath.Join(elsewhere, "updates", name)
+				if err := errors.Join(os.MkdirAll(filepath.Dir(file), 0o755), os.WriteFile(file, []byte("a backup"), 0o600)); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		stop := a.watchDrop(t.Context())
+		for range 4 {
+			a.lookAtDrop(t.Context())
+		}
+		_ = a.moveDropped("db-0.tar.gz", failedDir, "1.0.0", "no bundle")
+		stop()
+		for _, name := range want {
+			if _, err := os.Lstat(filepath.Join(elsewhere, "updates", name)); err != nil {
+				t.Errorf("%s: %v", what, err)
+			}
+		}
+		if _, n, err := a.records.Find(t.Context(), nil, 1, 0); err != nil || n != 1 { // the installation
+			t.Errorf("%s: %d records, %v", what, n, err)
+		}
+		a.close()
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/valise-ota/valise/installer/compose"
 	"github.com/valise-ota/valise/installer/daemon"
 	"github.com/valise-ota/valise/installer/docker"
+	"github.com/valise-ota/valise/installer/foreign"
 	"github.com/valise-ota/valise/installer/host"
 	"github.com/valise-ota/valise/installer/release"
 	"github.com/valise-ota/valise/installer/source"
@@ -255,7 +256,9 @@ func (m *Machine) examineReleases(ctx context.Context, f *findings, app string, 
 func (m *Machine) examineEnvironment(f *findings, app, path string) {
 	info, err := os.Stat(path)
 	if err == nil {
-		_, err = environ.Load(path)
+		var b []byte
+		b, err = foreign.ReadFile(path, bundle.MaxConfigFile)
+		_, err = environ.Loaded(path, b, err)
 	}
 	switch {
 	case err != nil:
@@ -296,14 +299,23 @@ func (m *Machine) examineDrop(f *findings, app string) {
 			return
 		}
 	}
+	root, err := foreign.OpenDir(c.Drop, 0)
+	if linked := new(foreign.LinkError); errors.As(err, &linked) {
+		f.add(app, check, FindingFailed, "have root own the folder and those above it", "nothing is taken from %s: %v", c.Drop, err)
+		return
+	} else if err == nil {
+		root.Close()
+	}
 	stat, _ := info.Sys().(*syscall.Stat_t)
 	switch mode := info.Mode(); {
 	case !mode.IsDir():
 		f.add(app, check, FindingFailed, "move it away; systemctl restart valise makes the folder", "%s is no directory", c.Drop)
 	case mode.Perm()&0o002 != 0:
-		f.add(app, check, FindingFailed, "chmod o-w "+c.Drop+"; to let people write there without root, give it to a group: chgrp GROUP, chmod 775", "%s has mode %04o: anybody can take away what lies there", c.Drop, mode.Perm())
+		f.add(app, check, FindingFailed, "chmod o-w "+c.Drop+"; to let people write there without root, give it to a group: chgrp GROUP, chmod 1775", "%s has mode %04o: anybody can take away what lies there", c.Drop, mode.Perm())
 	case stat != nil && stat.Uid != 0 && int(stat.Uid) != os.Geteuid():
-		f.add(app, check, FindingWarning, "chown root "+c.Drop+"; to let people write there without root, give it to a group: chgrp GROUP, chmod 775", "%s belongs to user %d, who can take away what lies there", c.Drop, stat.Uid)
+		f.add(app, check, FindingWarning, "chown root "+c.Drop+"; to let people write there without root, give it to a group: chgrp GROUP, chmod 1775", "%s belongs to user %d, who can take away what lies there", c.Drop, stat.Uid)
+	case mode.Perm()&0o020 != 0 && mode&fs.ModeSticky == 0:
+		f.add(app, check, FindingWarning, "chmod +t "+c.Drop, "%s has mode %04o: its group can take away what others put there, and data that were saved", c.Drop, mode.Perm())
 	case !link:
 		f.add(app, check, FindingOK, "", "%s has mode %04o", c.Drop, mode.Perm())
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/compose"
 	"github.com/valise-ota/valise/installer/daemon"
+	"github.com/valise-ota/valise/installer/foreign"
 	"github.com/valise-ota/valise/installer/host"
 	"github.com/valise-ota/valise/installer/release"
 	"github.com/valise-ota/valise/installer/source"
@@ -386,12 +387,17 @@ func (d *Device) Backups(app string) ([]daemon.Backup, error) {
 
 // OpenBackup opens a file that Backups named.
 func (d *Device) OpenBackup(app, _, file string) (io.ReadCloser, error) {
-	root, err := os.OpenRoot(filepath.Join(d.Machine.AppDir(app), compose.BackupsDir))
+	root, err := os.OpenRoot(d.Machine.AppDir(app))
 	if err != nil {
 		return nil, err
 	}
 	defer root.Close()
-	return root.Open(file)
+	saved, err := foreign.OpenOwn(root, compose.BackupsDir)
+	if err != nil {
+		return nil, err
+	}
+	defer saved.Close()
+	return saved.Open(file)
 }
 
 func (d *Device) OnRollback(app string, r installer.Release) (string, error) {

@@ -36,7 +36,7 @@ func Example(open func(name string) (io.ReadCloser, error)) ([]byte, error) {
 // secrets that were generated for it. A new one begins as the example, in which
 // the values of required keys are only examples.
 func (a *App) nextEnv(m *bundle.Manifest, example []byte, first bool) (*environ.File, []string, error) {
-	env, err := environ.Load(m.Device.Tree.EnvFile)
+	env, err := loadEnv(m.Device.Tree.EnvFile)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/environ"
 	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/foreign"
 	"github.com/valise-ota/valise/installer/release"
 	"github.com/valise-ota/valise/installer/systemd"
 )
@@ -126,7 +127,7 @@ func (a *App) put(files []file) (units, any bool, err error) {
 		return false, false, err
 	}
 	for _, f := range files {
-		have, err := os.ReadFile(f.path)
+		have, err := readFile(f.path)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return units, any, fmt.Errorf("read %s: %w", f.path, err)
 		}
@@ -172,14 +173,25 @@ func (a *App) setOwned(owned map[string]bundle.Digest) error {
 	return release.WriteFile(a.Releases.Root(), ownedName, b, 0o600)
 }
 
+// readFile reads a file of the device. Its directory may be the service's own, which
+// may put links and pipes there; that of units is root's alone.
+func readFile(name string) ([]byte, error) {
+	if filepath.Dir(name) == systemd.UnitDir {
+		return os.ReadFile(name)
+	}
+	return foreign.ReadFile(name, maxConfigs)
+}
+
+// loadEnv reads an environment file. A missing one is empty.
+func loadEnv(name string) (*environ.File, error) {
+	data, err := readFile(name)
+	return environ.Loaded(name, data, err)
+}
+
 // writeFile writes a file of the device, durably; an existing one keeps mode and
 // owner. Its directory is made when it is missing.
 func writeFile(name string, data []byte, mode fs.FileMode) error {
-	dir := filepath.Dir(name)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
-	}
-	root, err := os.OpenRoot(dir)
+	root, err := foreign.OpenDir(filepath.Dir(name), 0o755)
 	if err != nil {
 		return fmt.Errorf("write %s: %w", name, err)
 	}
@@ -189,7 +201,7 @@ func writeFile(name string, data []byte, mode fs.FileMode) error {
 
 // removeFile removes a file of the device; a missing one is fine.
 func removeFile(name string) error {
-	root, err := os.OpenRoot(filepath.Dir(name))
+	root, err := foreign.OpenDir(filepath.Dir(name), 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

@@ -9,7 +9,6 @@ import (
 	"path"
 
 	"github.com/valise-ota/valise/bundle"
-	"github.com/valise-ota/valise/bundle/environ"
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/systemd"
 )
@@ -94,7 +93,7 @@ func (a *App) Configured(r installer.Release) error {
 	if err != nil {
 		return err
 	}
-	env, err := environ.Load(m.Device.Tree.EnvFile)
+	env, err := loadEnv(m.Device.Tree.EnvFile)
 	if err != nil {
 		return err
 	}
@@ -107,7 +106,7 @@ func (a *App) Configured(r installer.Release) error {
 		if f.unit {
 			continue
 		}
-		if have, err := os.ReadFile(f.path); err != nil {
+		if have, err := readFile(f.path); err != nil {
 			wrong = append(wrong, err)
 		} else if !bytes.Equal(have, f.data) {
 			wrong = append(wrong, fmt.Errorf("%s is not what the release makes of the environment file", f.path))

@@ -39,7 +39,7 @@ func (a *App) Remove(ctx context.Context, current *installer.Release, purge bool
 		return err
 	}
 	for name, digest := range owned {
-		b, err := os.ReadFile(name)
+		b, err := readFile(name)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}

@@ -9,7 +9,6 @@ import (
 	"io"
 	"io/fs"
 	"maps"
-	"os"
 	"path/filepath"
 	"slices"
 
@@ -93,7 +92,7 @@ func (a *App) Snapshot(ctx context.Context, change installer.Switch) (json.RawMe
 			continue
 		}
 		f := saved{Path: p}
-		f.Content, err = os.ReadFile(p)
+		f.Content, err = readFile(p)
 		if f.Exists = err == nil; err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("read %s: %w", p, err)
 		}
@@ -186,7 +185,7 @@ func (a *App) Activate(ctx context.Context, change installer.Switch) error {
 // writeEnv writes the environment file, if it changed, and shows secrets.
 func (a *App) writeEnv(m *bundle.Manifest, env *environ.File, generated []string) (changed bool, err error) {
 	name := m.Device.Tree.EnvFile
-	have, err := os.ReadFile(name)
+	have, err := readFile(name)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return false, fmt.Errorf("read environment file: %w", err)
 	}
@@ -332,7 +331,7 @@ func (a *App) restoreCurrent(name string) error {
 }
 
 func (a *App) restoreFile(f saved, s snapshot) error {
-	have, err := os.ReadFile(f.Path)
+	have, err := readFile(f.Path)
 	exists := err == nil
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("read %s: %w", f.Path, err)

@@ -23,7 +23,6 @@ import (
 	"strconv"
 
 	"github.com/valise-ota/valise/bundle"
-	"github.com/valise-ota/valise/bundle/environ"
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/health"
 	"github.com/valise-ota/valise/installer/release"
@@ -98,7 +97,7 @@ func (a *App) Inspect(ctx context.Context, rel *verify.Release, st installer.Sta
 	}
 	f.EnvMissing, f.EnvNew = env.Missing(m.Device.RequiredEnv), generated
 	if release.Exists(m.Device.Tree.EnvFile) {
-		before, err := environ.Load(m.Device.Tree.EnvFile)
+		before, err := loadEnv(m.Device.Tree.EnvFile)
 		if err != nil {
 			return f, err
 		}
@@ -109,7 +108,7 @@ func (a *App) Inspect(ctx context.Context, rel *verify.Release, st installer.Sta
 
 // lostSecrets refuses to make a value anew that data depends on.
 func (a *App) lostSecrets(old, next *bundle.Manifest) error {
-	env, err := environ.Load(next.Device.Tree.EnvFile)
+	env, err := loadEnv(next.Device.Tree.EnvFile)
 	if err != nil {
 		return err
 	}
@@ -146,7 +145,7 @@ func (a *App) Probe(ctx context.Context, r installer.Release) error {
 	if err != nil {
 		return err
 	}
-	env, err := environ.Load(m.Device.Tree.EnvFile)
+	env, err := loadEnv(m.Device.Tree.EnvFile)
 	if err != nil {
 		return err
 	}
@@ -202,7 +201,7 @@ func Keep(m *bundle.Manifest) (int, error) {
 	if key == "" {
 		return keep, nil
 	}
-	env, err := environ.Load(m.Device.Tree.EnvFile)
+	env, err := loadEnv(m.Device.Tree.EnvFile)
 	if err != nil {
 		return keep, err
 	}
