@@ -115,7 +115,7 @@ func (p *program) servePage(ctx context.Context) error {
 				return err
 			}
 		}
-		defer begin(l, s.SocketHandler(socket.Role))()
+		defer begin(s.Limit(l), s.SocketHandler(socket.Role))()
 	}
 	for path := range given {
 		return fmt.Errorf("systemd hands over %s: give it a role under sockets in %s", path, filepath.Join(p.pageDir(), "page.yaml"))

@@ -78,10 +78,10 @@ func (p *program) serve(ctx context.Context, scan time.Duration) error {
 		return err
 	}
 	server := &http.Server{
-		Handler: d.Handler(), ReadHeaderTimeout: 10 * time.Second, MaxHeaderBytes: 16 << 10,
+		Handler: d.Handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
-	go server.Serve(l)
+	go server.Serve(engine.Limit(l))
 	defer server.Close()
 	stop := p.watchdog(ctx, d.Alive)
 	defer stop()

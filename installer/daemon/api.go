@@ -34,7 +34,9 @@ func (d *Daemon) Handler() http.Handler {
 			mux.HandleFunc(r.Method+" "+r.path(), func(w http.ResponseWriter, req *http.Request) { r.whole(d, w, req) })
 		}
 	}
-	return mux
+	return Bounded{Next: mux, Now: time.Now, Bundle: func(r *http.Request) bool {
+		return r.Method == http.MethodPatch && strings.HasPrefix(r.URL.Path, "/uploads/")
+	}, Patience: d.Timing.Patience}
 }
 
 func (d *Daemon) serve(w http.ResponseWriter, req *http.Request, r Route) {
@@ -450,9 +452,6 @@ func (a *app) getEvents(w http.ResponseWriter, r *http.Request) (any, error) {
 	send := func(name string, v any) error {
 		b, err := json.Marshal(v)
 		if err != nil {
-			return err
-		}
-		if err := rc.SetWriteDeadline(time.Now().Add(30 * time.Second)); err != nil {
 			return err
 		}
 		if _, err := fmt.Fprintf(w, "event: %s\ndata: %s\n\n", name, b); err != nil {

@@ -186,6 +186,8 @@ type Timing struct {
 	Stable time.Duration // how long a file must not change; 2 s
 	Settle time.Duration // how long an incomplete one may rest before it fails; 2 min
 	Stale  time.Duration // after which an unfinished upload goes; 24 h
+
+	Patience time.Duration // with who sends or reads slowly; see Bounded
 }
 
 func (t *Timing) defaults() {

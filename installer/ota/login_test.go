@@ -209,7 +209,7 @@ func withCookie(cookie string) *http.Request {
 // A body that does not come ends its connection, whoever sends it.
 func TestDribble(t *testing.T) {
 	s, web, _, _ := newPage(t, &clock{time.Now()}, Config{})
-	s.bodyTime = 200 * time.Millisecond
+	s.patience = 200 * time.Millisecond
 	ann := logIn(t, web.URL, "ann")
 	for _, call := range []string{"POST /login", "POST " + apiPrefix, "PATCH " + apiPrefix + "/settings", "POST " + apiPrefix + "/A/apply", "GET " + apiPrefix + "/state", "DELETE " + apiPrefix + "/A", "POST /logout"} {
 		method, path, _ := strings.Cut(call, " ")
@@ -218,28 +218,7 @@ func TestDribble(t *testing.T) {
 			t.Errorf("%s: %d", call, got)
 		}
 	}
-	// An upload may take long, as long as it goes on.
-	c := &clock{time.Now()}
-	s.Now = c.now
-	r := s.patient(httptest.NewRecorder(), io.NopCloser(readerFunc(func(p []byte) (int, error) {
-		c.t = c.t.Add(30 * time.Second)
-		return min(len(p), uploadPiece/2), nil
-	})))
-	if _, err := io.CopyN(io.Discard, r, 10*uploadPiece); err != nil {
-		t.Error(err)
-	}
-	slow := s.patient(httptest.NewRecorder(), io.NopCloser(readerFunc(func(p []byte) (int, error) {
-		c.t = c.t.Add(30 * time.Second)
-		return 1, nil
-	})))
-	if n, err := io.CopyN(io.Discard, slow, 100); !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Errorf("%d bytes in an hour: %v", n, err)
-	}
 }
-
-type readerFunc func([]byte) (int, error)
-
-func (f readerFunc) Read(p []byte) (int, error) { return f(p) }
 
 // What a client says about itself before our proxy does is not believed, in one
 // line or in several.

@@ -115,7 +115,7 @@ type Server struct {
 	lists    *lists
 	texts    *catalogues
 	proxies  []netip.Prefix
-	bodyTime time.Duration // of tests
+	patience time.Duration // of tests
 	hosts    []string
 }
 
@@ -171,7 +171,7 @@ func (s *Server) Handler() http.Handler {
 		s.audit(r, "denied", "reason", "request from another site")
 		problem(w, http.StatusForbidden, "this request comes from another site")
 	}))
-	return s.outer(csrf.Handler(s.withFiles(mux)))
+	return s.bounded(s.outer(csrf.Handler(s.withFiles(mux))))
 }
 
 // SocketHandler serves the API to whoever can open a socket.
@@ -179,13 +179,13 @@ func (s *Server) SocketHandler(role Role) http.Handler {
 	mux := http.NewServeMux()
 	s.api(mux)
 	api := s.withFiles(mux)
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	return s.bounded(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		name := "socket"
 		if actor := r.Header.Get("X-Valise-Actor"); actor != "" {
 			name += ":" + actor
 		}
 		api.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), whoKey{}, &who{name: name, scopes: roleScopes[role]})))
-	})
+	}))
 }
 
 // outer sets headers and refuses names that are not ours: a foreign name that

@@ -1,17 +1,14 @@
 package ota
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"regexp"
 	"strings"
-	"time"
 
 	tus "github.com/tus/tusd/v2/pkg/handler"
 	xslog "golang.org/x/exp/slog"
@@ -20,16 +17,8 @@ import (
 	"github.com/valise-ota/valise/installer/daemon"
 )
 
-const (
-	// uploadIdle is how long a sender may send nothing, and how long uploadPiece
-	// bytes may take.
-	uploadIdle  = time.Minute
-	uploadPiece = 16 << 10
-	// bodyTime is how long any other body may take.
-	bodyTime = 15 * time.Second
-	// maxParts bounds what precedes the file in a form.
-	maxParts = 16
-)
+// maxParts bounds what precedes the file in a form.
+const maxParts = 16
 
 // postUpload takes a bundle as a form: one request, for scripts and curl.
 func (s *Server) postUpload(w http.ResponseWriter, r *http.Request) {
@@ -97,44 +86,6 @@ func fail(w http.ResponseWriter, err error) {
 	problem(w, http.StatusBadGateway, err.Error())
 }
 
-// body is a request's body that is read in another way.
-type body struct {
-	io.ReadCloser
-	read func(p []byte) (int, error)
-}
-
-func (b body) Read(p []byte) (int, error) { return b.read(p) }
-
-// patient is a body whose sender may be slow, but neither silent nor so slow that
-// it never ends.
-func (s *Server) patient(w http.ResponseWriter, r io.ReadCloser) io.ReadCloser {
-	rc, came, since := http.NewResponseController(w), 0, s.Now()
-	return body{r, func(p []byte) (int, error) {
-		_ = rc.SetReadDeadline(time.Now().Add(uploadIdle))
-		n, err := r.Read(p)
-		switch came += n; {
-		case came >= uploadPiece:
-			came, since = 0, s.Now()
-		case err == nil && s.Now().Sub(since) > uploadIdle:
-			err = os.ErrDeadlineExceeded
-		}
-		return n, err
-	}}
-}
-
-// prompt is a small body, which has to come soon.
-func (s *Server) prompt(w http.ResponseWriter, r io.ReadCloser) io.ReadCloser {
-	rc := http.NewResponseController(w)
-	_ = rc.SetReadDeadline(time.Now().Add(cmp.Or(s.bodyTime, bodyTime)))
-	return body{r, func(p []byte) (int, error) {
-		n, err := r.Read(p)
-		if err == io.EOF {
-			_ = rc.SetReadDeadline(time.Time{}) // the answer may take longer
-		}
-		return n, err
-	}}
-}
-
 const filesPrefix = apiPrefix + "/files"
 
 // withFiles serves resumable uploads below /files, and else what next does: their
@@ -142,18 +93,20 @@ const filesPrefix = apiPrefix + "/files"
 func (s *Server) withFiles(next http.Handler) http.Handler {
 	files := s.need(upload, s.tus())
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch {
-		case r.Body == nil || r.Body == http.NoBody:
-		case r.URL.Path == apiPrefix+"/upload", strings.HasPrefix(r.URL.Path, filesPrefix):
-			r.Body = s.patient(w, r.Body)
-		default:
-			r.Body = s.prompt(w, r.Body)
-		}
 		if r.URL.Path == filesPrefix || strings.HasPrefix(r.URL.Path, filesPrefix+"/") {
 			files.ServeHTTP(w, r)
 			return
 		}
 		next.ServeHTTP(w, r)
+	})
+}
+
+// bounded ends requests and answers that do not go on.
+func (s *Server) bounded(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		daemon.Bounded{Next: next, Now: s.Now, Bundle: func(r *http.Request) bool {
+			return r.URL.Path == apiPrefix+"/upload" || strings.HasPrefix(r.URL.Path, filesPrefix)
+		}, Patience: s.patience}.ServeHTTP(w, r)
 	})
 }
 
@@ -166,7 +119,7 @@ func (s *Server) tus() http.HandlerFunc {
 	composer.UseTerminater(store)
 	h, err := tus.NewHandler(tus.Config{
 		StoreComposer: composer, BasePath: apiPrefix + "/files/", DisableDownload: true, DisableConcatenation: true,
-		Cors: &tus.CorsConfig{Disable: true}, NetworkTimeout: uploadIdle, Logger: xslog.New(xslog.NewTextHandler(io.Discard, nil)),
+		Cors: &tus.CorsConfig{Disable: true}, Logger: xslog.New(xslog.NewTextHandler(io.Discard, nil)),
 		PreFinishResponseCallback: store.done,
 	})
 	if err != nil { // our own configuration is wrong
