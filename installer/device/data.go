@@ -18,14 +18,14 @@ const keepReleases = 100
 
 // rollbackData decides which data a rollback brings back and says what is lost.
 func (m *Machine) rollbackData(ctx context.Context, a *lockedApp, restore, keep bool) (installer.Data, error) {
-	if a.compose == nil {
+	if a.data == nil {
 		return installer.Data{}, nil // a tree has no data of its own
 	}
 	st, err := a.journal.Load(ctx)
 	if err != nil || st.Current == nil || st.Previous == nil || keep {
 		return installer.Data{}, err
 	}
-	policy, err := a.compose.RestorePolicy(*st.Current)
+	policy, err := a.data.RestorePolicy(*st.Current)
 	if err != nil {
 		return installer.Data{}, err
 	}
@@ -52,7 +52,7 @@ func (a *lockedApp) savedBefore(ctx context.Context, r installer.Release) (*back
 	if err != nil {
 		return nil, err
 	}
-	sets, err := a.compose.Backups()
+	sets, err := a.data.Backups()
 	if err != nil {
 		return nil, err
 	}
@@ -123,9 +123,6 @@ type Restored struct {
 // as they are now are saved first, unless discard says otherwise.
 func (m *Machine) Restore(ctx context.Context, id string, discard bool) (done Restored, err error) {
 	err = m.onApp(ctx, "restore", func(ctx context.Context, a *lockedApp) error {
-		if a.compose == nil {
-			return errNoData
-		}
 		set, err := a.findBackup(id)
 		if err != nil {
 			return err
@@ -144,7 +141,7 @@ func (m *Machine) restore(ctx context.Context, a *lockedApp, set backup.Set, dis
 	}
 	if u := st.Unfinished; u != nil && u.From != nil && u.Attention != "" {
 		// The release before does not get healthy, perhaps for want of its data.
-		err := installer.Within(ctx, "backup", a.Limits.Backup, func(ctx context.Context) error { return a.compose.RestoreData(ctx, *u.From, set.Record) })
+		err := installer.Within(ctx, "backup", a.Limits.Backup, func(ctx context.Context) error { return a.data.RestoreData(ctx, *u.From, set.Record) })
 		if err != nil {
 			return done, &AttentionError{err}
 		}
@@ -165,7 +162,10 @@ func (m *Machine) restore(ctx context.Context, a *lockedApp, set backup.Set, dis
 
 // findBackup is the set with an ID, or the newest.
 func (a *lockedApp) findBackup(id string) (backup.Set, error) {
-	sets, err := a.compose.Backups()
+	if a.data == nil {
+		return backup.Set{}, errNoData
+	}
+	sets, err := a.data.Backups()
 	if err != nil {
 		return backup.Set{}, err
 	}
@@ -193,7 +193,7 @@ func (m *Machine) Backups(app string) ([]backup.Set, error) {
 // Backup saves the data of the app now, as an update does before it switches.
 func (m *Machine) Backup(ctx context.Context) (set backup.Set, err error) {
 	err = m.onApp(ctx, "backup", func(ctx context.Context, a *lockedApp) error {
-		if a.compose == nil {
+		if a.data == nil {
 			return errNoData
 		}
 		if err := m.recoverFirst(ctx, a); err != nil {
@@ -207,7 +207,7 @@ func (m *Machine) Backup(ctx context.Context) (set backup.Set, err error) {
 			return errors.New("nothing is installed that has data")
 		}
 		err = installer.Within(ctx, "backup", a.Limits.Backup, func(ctx context.Context) error {
-			set, err = a.compose.Save(ctx, *st.Current, a.NewID())
+			set, err = a.data.Save(ctx, *st.Current, a.NewID())
 			return err
 		})
 		a.Report(installer.Event{Step: "backup", Ended: true, Err: err})
@@ -217,7 +217,7 @@ func (m *Machine) Backup(ctx context.Context) (set backup.Set, err error) {
 		if len(set.Items) == 0 {
 			return fmt.Errorf("release %s does not say what to save: its valise.yaml has no backup", st.Current.Version)
 		}
-		return a.compose.PruneBackups(*st.Current)
+		return a.data.PruneBackups(*st.Current)
 	})
 	return set, err
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/backup"
 	"github.com/valise-ota/valise/installer/compose"
 	"github.com/valise-ota/valise/installer/docker"
 	"github.com/valise-ota/valise/installer/host"
@@ -27,12 +28,26 @@ import (
 // lock until close.
 type lockedApp struct {
 	*installer.Installer
-	compose *compose.App // nil when the app is a tree
-	tree    *tree.App    // nil when it is not
-	engine  *docker.Engine
+	data    keeper         // nil where the app keeps its data itself: a tree
+	engine  *docker.Engine // nil where none is needed
 	journal *record.Store
 	store   *release.Store
 	close   func()
+}
+
+// keeper is the runtime of an app whose data can be saved and brought back.
+type keeper interface {
+	Backups() ([]backup.Set, error)
+	Save(ctx context.Context, from installer.Release, record string) (backup.Set, error)
+	PruneBackups(current installer.Release) error
+	RestoreData(ctx context.Context, r installer.Release, record string) error
+	RestorePolicy(r installer.Release) (bundle.RestoreData, error)
+}
+
+// remover is the runtime of an app that can be uninstalled.
+type remover interface {
+	Remove(ctx context.Context, current *installer.Release, purge bool) error
+	Removes(current *installer.Release, purge bool) ([]string, error)
 }
 
 func (m *Machine) stateDir(app string) string { return filepath.Join(m.Root, "var/lib/valise", app) }
@@ -102,7 +117,7 @@ func (m *Machine) lockApp(ctx context.Context, app, kind, what string) (_ *locke
 	}()
 	a := &lockedApp{close: closeAll}
 	var command []string
-	if kind == bundle.KindCompose {
+	if m.dockers(kind) {
 		if a.engine, err = m.connect(ctx); err != nil {
 			return nil, err
 		}
@@ -138,16 +153,16 @@ func (m *Machine) lockApp(ctx context.Context, app, kind, what string) (_ *locke
 	closers = append(closers, func() { store.Close() })
 	a.store = store
 	var runtime installer.Runtime
-	report := m.Report
-	if kind == bundle.KindTree {
-		a.tree = m.treeApp(app, store, report)
-		runtime = a.tree
-	} else {
-		a.compose = m.runtime(app, store, a.engine, command)
-		a.compose.Report = report
-		runtime = a.compose
+	switch {
+	case m.Runtime != nil:
+		runtime = m.Runtime(app)
+	case kind == bundle.KindTree:
+		runtime = m.treeApp(app, store, m.Report)
+	default:
+		runtime = m.runtime(app, store, a.engine, command)
 	}
-	a.Installer = &installer.Installer{Journal: a.journal, Runtime: runtime, Now: m.Now, NewID: m.NewID, Report: report, Rotate: m.rotate(app), StopWithin: m.StopWithin}
+	a.data, _ = runtime.(keeper)
+	a.Installer = &installer.Installer{Journal: a.journal, Runtime: runtime, Now: m.Now, NewID: m.NewID, Report: m.Report, Rotate: m.rotate(app), StopWithin: m.StopWithin}
 	return a, a.limit(ctx, m)
 }
 
@@ -278,6 +293,9 @@ func (m *Machine) treeApp(app string, store *release.Store, report func(installe
 		Show: func(key, value string) { m.Secret(key, value, "the environment file") },
 	}
 }
+
+// dockers reports whether an app of a kind needs a container engine.
+func (m *Machine) dockers(kind string) bool { return kind == bundle.KindCompose && m.Runtime == nil }
 
 // platform is what images or trees must be for. engine is nil for a tree.
 func (m *Machine) platform(ctx context.Context, engine *docker.Engine) (bundle.Platform, error) {

@@ -43,6 +43,11 @@ type Machine struct {
 	Secret  func(key, value, file string)    // told of a generated secret that is shown once, and where it is kept
 	Planned func(*installer.Plan)            // told of the plan that is carried out now; may be nil
 	Ask     func() Person                    // who answers questions; nil, or gives nil, where there is nobody
+
+	// Runtime stands in for Docker or systemd, where it is not nil: to try what a
+	// device does without having one. It saves data and is uninstalled as far as it
+	// has the methods of the others.
+	Runtime func(app string) installer.Runtime
 }
 
 // Person answers questions.

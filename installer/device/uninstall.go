@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/release"
 	"github.com/valise-ota/valise/installer/systemd"
 )
@@ -34,12 +33,9 @@ func (m *Machine) uninstall(ctx context.Context, a *lockedApp, purge bool, agree
 	if err != nil {
 		return nil, err
 	}
-	var runtime interface {
-		Remove(ctx context.Context, current *installer.Release, purge bool) error
-		Removes(current *installer.Release, purge bool) ([]string, error)
-	} = a.compose
-	if a.tree != nil {
-		runtime = a.tree
+	runtime, ok := a.Runtime.(remover)
+	if !ok {
+		return nil, fmt.Errorf("uninstall %s: its runtime cannot be removed", app)
 	}
 	list, err = runtime.Removes(st.Current, purge)
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/compose"
 	"github.com/valise-ota/valise/installer/docker"
 	"github.com/valise-ota/valise/installer/host"
 	"github.com/valise-ota/valise/installer/release"
@@ -113,7 +114,7 @@ func (m *Machine) Verify(ctx context.Context, path string, o Options) (_ *Candid
 // Plan plans a candidate. Only a first installation, where there is no
 // engine, changes something: it brings one.
 func (m *Machine) Plan(ctx context.Context, c *Candidate, o Options) (err error) {
-	if o.First && c.rel.Manifest().Kind == bundle.KindCompose {
+	if o.First && m.dockers(c.rel.Manifest().Kind) {
 		if err := m.ensureEngine(ctx, c.rel); err != nil {
 			return err
 		}
@@ -176,8 +177,8 @@ func (m *Machine) Apply(ctx context.Context, c *Candidate, o Options) (installer
 	if err != nil {
 		return none, err
 	}
-	if a.compose != nil {
-		a.compose.SkipServices = !o.First
+	if app, ok := a.Runtime.(*compose.App); ok {
+		app.SkipServices = !o.First
 	}
 	// Somebody else may have been here since the preview.
 	if c.Plan, err = m.evaluate(ctx, a.Runtime, a.engine, c.rel, st, c.Path, o); err != nil {
@@ -235,7 +236,7 @@ func (m *Machine) NotInstalled(app, path string) error {
 func (m *Machine) preview(ctx context.Context, rel *verify.Release, path string, o Options) (*installer.Plan, error) {
 	app := rel.Manifest().App
 	var engine *docker.Engine
-	if rel.Manifest().Kind == bundle.KindCompose {
+	if m.dockers(rel.Manifest().Kind) {
 		var err error
 		if engine, err = m.connect(ctx); err != nil {
 			return nil, err
@@ -261,7 +262,10 @@ func (m *Machine) preview(ctx context.Context, rel *verify.Release, path string,
 	if o.DryRun && st.Unfinished != nil {
 		m.Note("an earlier %s to %s did not finish; an update undoes it first", st.Unfinished.Action, st.Unfinished.To.Version)
 	}
-	if engine == nil {
+	switch {
+	case m.Runtime != nil:
+		return m.evaluate(ctx, m.Runtime(app), nil, rel, st, path, o)
+	case engine == nil:
 		return m.evaluate(ctx, m.treeApp(app, store, nil), nil, rel, st, path, o)
 	}
 	var command []string // without it a plan does not say what becomes of services, which only a reader wants to know
