@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	"github.com/valise-ota/valise/bundle"
-	"github.com/valise-ota/valise/verify"
 )
 
 // maxCommits is how many commits are named when there is no changelog.
@@ -16,7 +15,8 @@ const maxCommits = 50
 
 // Facts are what release notes are made of, beside the manifest.
 type Facts struct {
-	Signer      verify.Signer
+	Signer      bundle.Signer
+	SignedBy    string   // the signer, for people
 	Key         string   // file name of the signer's key in the release, when it is a key
 	TrustedRoot string   // file name of the trusted root in the release, when it is a private Sigstore's
 	Download    string   // URL that file names of the release are put behind
@@ -74,7 +74,7 @@ func Notes(m *bundle.Manifest, f Facts) string {
 		tar += "f " + name
 	}
 	line("valise verify %s%s", name, f.trust(f.Signer.Identity, ""))
-	line("```\n\nIt is signed by %s.", inline(f.Signer.String()))
+	line("```\n\nIt is signed by %s.", inline(f.SignedBy))
 	needs, env := "Docker Engine 20.10 or newer, Docker Compose 2 or newer", "/opt/"+m.App+"/.env"
 	if m.Kind == bundle.KindTree {
 		needs, env = "Linux with systemd", m.Device.Tree.EnvFile

@@ -9,7 +9,6 @@ import (
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/bundletest"
-	"github.com/valise-ota/valise/verify"
 )
 
 var update = flag.Bool("update", false, "write golden files anew")
@@ -27,7 +26,7 @@ func TestNotesGolden(t *testing.T) {
 	m.Changelog = "### Added\n\n- orders"
 	m.Files = append(m.Files, bundle.File{Path: "install.sh"})
 	got := Notes(m, Facts{
-		Signer:   verify.Signer{Issuer: "https://token.actions.githubusercontent.com", Identity: workflow},
+		Signer: bundle.Signer{Issuer: "https://token.actions.githubusercontent.com", Identity: workflow}, SignedBy: workflow + " (issuer https://token.actions.githubusercontent.com)",
 		Download: "https://github.com/acme/shop/releases/download/v1.2.3/", Bundles: []string{"shop-1.2.3.tar.gz"}, Previous: "1.2.2",
 		Thin: []Thin{{"shop-1.2.3-from-1.2.2.tar.gz", "1.2.2", "3.1 MiB"}},
 	})
@@ -52,7 +51,7 @@ func TestNotesAreNotAShell(t *testing.T) {
 	m := manifest(t)
 	m.Changelog = ""
 	evil := "https://github.com/acme/shop/.github/workflows/r.yml@refs/heads/$(touch${IFS}x)'`id`;\"&|"
-	notes := Notes(m, Facts{Signer: verify.Signer{Issuer: "https://issuer.example/$(id)", Identity: evil}, Download: "https://x.example/$(id)/", Bundles: []string{"shop-1.2.3.tar.gz"},
+	notes := Notes(m, Facts{Signer: bundle.Signer{Issuer: "https://issuer.example/$(id)", Identity: evil}, SignedBy: evil, Download: "https://x.example/$(id)/", Bundles: []string{"shop-1.2.3.tar.gz"},
 		Commits: []string{"fix @acme/team <img src=x> [a](javascript:b) `c`\n# no"}, Previous: "1.2.2", TrustedRoot: "trusted_root.json"})
 	found := 0
 	for line := range strings.Lines(notes) {

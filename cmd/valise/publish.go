@@ -198,7 +198,7 @@ func (p *publishing) manifest() *bundle.Manifest { return p.releases[0].Manifest
 func (p *publishing) writeNotes(ctx context.Context, q publish.Request, before []earlier, result *publishResult) (string, error) {
 	m := *p.manifest()
 	server := cmp.Or(p.Getenv("GITHUB_SERVER_URL"), "https://github.com")
-	facts := publish.Facts{Signer: result.Signer, Download: fmt.Sprintf("%s/%s/releases/download/%s/", server, p.repository, q.Tag)}
+	facts := publish.Facts{Signer: bundle.Signer(result.Signer), SignedBy: result.Signer.String(), Download: fmt.Sprintf("%s/%s/releases/download/%s/", server, p.repository, q.Tag)}
 	if p.trust.Key != "" {
 		facts.Key = filepath.Base(p.trust.Key)
 	}

@@ -49,6 +49,8 @@ func YAMLError(err error) string {
 
 const configHead = "# Whose releases of %s this device accepts. It belongs to this device: \"valise-installer trust\"\n# changes it, and so does a release that a signer named here signed, when it names the signers after it.\n"
 
+// ConfigPath is the file that says whom the device trusts for an app, and how it
+// updates: /etc/valise/APP.yaml.
 func (m *Machine) ConfigPath(app string) string {
 	return filepath.Join(m.Root, "etc/valise", app+".yaml")
 }

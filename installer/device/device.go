@@ -56,6 +56,7 @@ func (m *Machine) journalPath(app string) string {
 	return filepath.Join(m.stateDir(app), "state.db")
 }
 
+// AppDir is where the releases of an app are: /opt/APP.
 func (m *Machine) AppDir(app string) string { return filepath.Join(m.Root, "opt", app) }
 
 // Installed lists the apps that have records here.
@@ -281,8 +282,10 @@ func (m *Machine) ReadState(ctx context.Context, app string) (*record.Store, ins
 // SocketGroup may ask the daemon for things: the page's process is in it.
 const SocketGroup = "valise"
 
+// RunDir is the directory of what lasts until the machine goes down.
 func (m *Machine) RunDir() string { return filepath.Join(m.Root, "run/valise") }
 
+// SocketPath is the daemon's socket.
 func (m *Machine) SocketPath() string { return filepath.Join(m.RunDir(), "daemon.sock") }
 
 // treeApp is the runtime of an app that is a file tree. store may be nil where

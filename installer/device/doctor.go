@@ -54,6 +54,7 @@ func (f *findings) add(app, check, status, remedy, format string, args ...any) {
 	*f = append(*f, Finding{app, check, status, oneLine(fmt.Sprintf(format, args...)), remedy})
 }
 
+// How a check ended.
 const (
 	FindingOK      = "ok"
 	FindingWarning = "warning"
@@ -391,6 +392,7 @@ func (m *Machine) Lost(ctx context.Context, st installer.State) (lost []string) 
 	return lost
 }
 
+// Stamp writes a time for people.
 func Stamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05Z") }
 
 // oneLine joins the lines of a text: engines and docker compose explain themselves

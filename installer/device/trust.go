@@ -164,6 +164,8 @@ func signerFromEnv(files ...string) (identity, file string, err error) {
 	return "", "", nil
 }
 
+// RemoveSigner takes the signer of a name out of a policy: its key, its identity, or
+// what String says of it.
 func RemoveSigner(policy *verify.Policy, name string) error {
 	is := func(s verify.Signer) bool {
 		return name == s.String() || name == strings.TrimPrefix(s.String(), "key ") || name != "" && (name == s.Identity || name == s.IdentityRegexp)

@@ -227,6 +227,8 @@ func (m *Machine) Apply(ctx context.Context, c *Candidate, o Options) (installer
 	return res, nil
 }
 
+// NotInstalled is the error about an app that is not here, for a bundle of it in
+// path.
 func (m *Machine) NotInstalled(app, path string) error {
 	return advise(fmt.Errorf("app %s is not installed here", app), InstallFirst, path)
 }

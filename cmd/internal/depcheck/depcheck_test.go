@@ -93,9 +93,17 @@ var reachNothing = []struct {
 	{module + "cmd/valise-installer", append(own("bundle/image", "bundle/unpack", "bundle/sbom", "bundle/sign", "bundle/publish", "bundle/project"), "github.com/sigstore/cosign", "github.com/google/go-containerregistry/pkg/v1/remote", "github.com/compose-spec/compose-go/v2/loader", "k8s.io/api", "k8s.io/client-go"), "every megabyte counts on a device"},
 	{module + "installer/daemon", own("installer/docker", "installer/record", "installer/release", "cmd"), "the daemon decides when, the commands' code does it"},
 	{module + "installer/device", append(own("cmd", "bundle/image", "bundle/sign", "bundle/publish", "bundle/project", "installer/ota"), "github.com/spf13/cobra"), "what can be done on a device has no command line"},
-	{module + "bundle/environ", own("installer", "verify", "cmd"), "both sides read environment files"},
-	{module + "bundle/project", own("installer", "cmd"), "a build knows nothing of devices"},
 	{module + "installer/ota", own("installer/docker", "installer/record", "installer/release", "installer/source", "cmd"), "the page asks the daemon, and can do nothing itself"},
+}
+
+// floors: nothing below a directory imports what is above it, directly or not.
+var floors = []struct {
+	dir   string
+	above []string
+}{
+	{"bundle", own("verify", "installer", "cmd")},
+	{"verify", own("installer", "cmd")},
+	{"installer", own("cmd")},
 }
 
 func TestImports(t *testing.T) {
@@ -108,6 +116,18 @@ func TestImports(t *testing.T) {
 			for _, rule := range onlyImportedBy {
 				if under(imported, rule.what) && !under(p.ImportPath, rule.by...) {
 					t.Errorf("%s imports %s: %s", strings.TrimPrefix(p.ImportPath, module), imported, rule.reason)
+				}
+			}
+		}
+	}
+	for path, p := range all {
+		for _, f := range floors {
+			if !under(path, own(f.dir)...) {
+				continue
+			}
+			for _, dep := range p.Deps {
+				if under(dep, f.above...) {
+					t.Errorf("%s reaches %s, which is above it", path, dep)
 				}
 			}
 		}
