@@ -132,10 +132,15 @@ func (f Facts) trust(identity, expression string) string {
 // lasting is the expression for an identity that its next releases match too:
 // the tag is part of an identity of a workflow.
 func lasting(identity, version string) string {
-	if start, ok := strings.CutSuffix(identity, "@refs/tags/v"+version); ok {
-		return regexp.QuoteMeta(start) + "@refs/tags/v.+"
+	workflow, tag, _ := strings.Cut(identity, "@refs/tags/")
+	switch prefix, of, ok := bundle.SplitTag(tag); {
+	case !ok || of != version:
+		return regexp.QuoteMeta(identity)
+	case prefix == "":
+		return regexp.QuoteMeta(workflow+"@refs/tags/") + "[0-9].+"
+	default:
+		return regexp.QuoteMeta(workflow+"@refs/tags/"+prefix) + ".+"
 	}
-	return regexp.QuoteMeta(identity)
 }
 
 var plainWord = regexp.MustCompile(`^[A-Za-z0-9_./:@%+=,-]+$`)

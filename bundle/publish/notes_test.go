@@ -81,6 +81,11 @@ func TestLasting(t *testing.T) {
 	if got, want := lasting(workflow, "1.2.3"), `https://github\.com/acme/shop/\.github/workflows/release\.yml@refs/tags/v.+`; got != want {
 		t.Errorf("got %s", got)
 	}
+	for tag, want := range map[string]string{"1.2.3": `[0-9].+`, "2026.11.29": `2026\.11\.29`, "app/v1.2.3": `app/v.+`, "shop-v1.2.3": `shop-v.+`, "shop@1.2.3": `shop@.+`, "v1": `v1`} {
+		if got := lasting("w@refs/tags/"+tag, "1.2.3"); got != "w@refs/tags/"+want {
+			t.Errorf("%s: got %s", tag, got)
+		}
+	}
 	if got := lasting("a.b@refs/heads/main", "1.2.3"); got != `a\.b@refs/heads/main` {
 		t.Errorf("got %s", got)
 	}

@@ -17,6 +17,7 @@ import (
 	githubactions "github.com/sethvargo/go-githubactions"
 	"github.com/spf13/cobra"
 
+	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/parts"
 	"github.com/valise-ota/valise/bundle/plain"
 	"github.com/valise-ota/valise/bundle/sign"
@@ -172,7 +173,11 @@ func (s *step) build(ctx context.Context) error {
 		}
 		return nil
 	}
-	args := []string{"build", s.in.version, "--project", s.in.project}
+	version := s.in.version
+	if _, _, ok := bundle.SplitTag(s.in.tag); ok {
+		version = s.in.tag
+	}
+	args := []string{"build", version, "--project", s.in.project}
 	if s.in.platforms != "" {
 		args = append(args, "--platform", s.in.platforms)
 	}
@@ -258,6 +263,9 @@ func (s *step) publish(ctx context.Context, trust []string) error {
 	args := append([]string{"publish"}, s.bundles...)
 	args = append(args, trust...)
 	args = append(args, "--prerelease", s.in.prerelease, "--thin-from", s.in.thinFrom)
+	if s.in.tag != "" {
+		args = append(args, "--tag", s.in.tag)
+	}
 	if s.in.draft {
 		args = append(args, "--draft")
 	}

@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/project"
 	"github.com/valise-ota/valise/bundle/sign"
 	"github.com/valise-ota/valise/cmd/internal/cli"
@@ -15,11 +16,11 @@ import (
 
 // inputs are those of action.yml.
 type inputs struct {
-	bundle, project, version, platforms string
-	sign, trustedRoot, signingConfig    string
-	publish, draft, dryRun, split       bool
-	prerelease, thinFrom, splitSize     string
-	extraFiles                          []string
+	bundle, project, version, tag, platforms string
+	sign, trustedRoot, signingConfig         string
+	publish, draft, dryRun, split            bool
+	prerelease, thinFrom, splitSize          string
+	extraFiles                               []string
 }
 
 func (s *step) readInputs() error {
@@ -42,16 +43,14 @@ func (s *step) readInputs() error {
 	if n, err := strconv.Atoi(in.thinFrom); err != nil || n < 0 || n > 20 {
 		return cli.Usagef("input thin-from is %q, want how many releases before: 0 to 20", in.thinFrom)
 	}
-	tag, _ := strings.CutPrefix(s.Getenv("GITHUB_REF"), "refs/tags/")
-	if tag == s.Getenv("GITHUB_REF") {
-		tag = ""
+	if err := in.readTag(get, s.Getenv("GITHUB_REF")); err != nil {
+		return err
 	}
-	in.version = strings.TrimPrefix(cmp.Or(get("version"), tag), "v")
 	if in.version == "" && in.dryRun {
 		in.version = dryVersion
 	}
 	if in.version == "" && in.bundle == "" {
-		return cli.WithHint(cli.Usagef("no version: %s is no tag", cmp.Or(s.Getenv("GITHUB_REF"), "this run")), "run the workflow for tags, or set the input version")
+		return cli.WithHint(cli.Usagef("no version: %s is no tag", cmp.Or(s.Getenv("GITHUB_REF"), "this run")), "run the workflow for tags, or set the input tag or version")
 	}
 	for _, pattern := range lines(get("extra-files")) {
 		files, err := filepath.Glob(pattern)
@@ -65,6 +64,37 @@ func (s *step) readInputs() error {
 		s.gha.AddMask(token)
 		s.setenv("GITHUB_TOKEN", token)
 	}
+	return nil
+}
+
+// readTag reads what the run is for: the tag that was pushed, unless an input names
+// it, and the version that it ends in. The release is made on that tag.
+func (in *inputs) readTag(get func(string) string, ref string) error {
+	pushed, ok := strings.CutPrefix(ref, "refs/tags/")
+	if !ok {
+		pushed = ""
+	}
+	prefix, version := get("tag-prefix"), get("version")
+	if _, v, ok := bundle.SplitTag(version); ok {
+		version = v
+	}
+	in.tag = cmp.Or(get("tag"), pushed)
+	if in.tag == "" && prefix != "" && version != "" {
+		in.tag = prefix + version
+	}
+	_, of, ok := bundle.SplitTag(in.tag)
+	switch {
+	case in.tag == "":
+	case !strings.HasPrefix(in.tag, prefix):
+		return cli.WithHint(cli.Usagef("tag %s does not begin with %q, the input tag-prefix", in.tag, prefix), "run this job for tags of this app only: on: {push: {tags: ['%s*']}}", prefix)
+	case !ok && version == "" && in.bundle == "" && !in.dryRun:
+		return cli.WithHint(cli.Usagef("tag %s does not end in a version", in.tag), "a version is MAJOR.MINOR.PATCH without leading zeros, as in 1.2.3, v1.2.3, shop-v1.2.3 and shop@1.2.3-rc.1; or set the input version")
+	case ok && version != "" && version != of:
+		return cli.WithHint(cli.Usagef("tag %s is version %s, and the input version is %s", in.tag, of, version), "leave the input version out, or name the tag of that version with the input tag")
+	case ok:
+		version = of
+	}
+	in.version = version
 	return nil
 }
 

@@ -28,6 +28,7 @@ type buildFlags struct {
 	from        string
 	sbom        bool
 	set         []string
+	tag         string // of git, when the version was named by it
 }
 
 func buildCommand(a *app) *cobra.Command {
@@ -48,7 +49,8 @@ func buildCommand(a *app) *cobra.Command {
 			"is in other files, such as the installer.\n\n" +
 			"--split-size is for places that take no large files, such as GitHub (2 GiB) and FAT32 (4 GiB).\n" +
 			"Every command reads the parts as the one file: name BUNDLE, or BUNDLE.001.\n\n" +
-			"VERSION is SemVer 2, with or without a leading v. The bundle is not signed yet.",
+			"VERSION is SemVer 2, or the git tag that ends in it: 1.2.3, v1.2.3, shop-v1.2.3, shop@1.2.3. The\n" +
+			"bundle is not signed yet.",
 		Example: "  valise build 1.2.3\n" +
 			"  valise build 1.2.3 --from dist/shop-1.2.2.tar.gz\n" +
 			"  valise build 1.2.3 --split-size 2000MiB\n" +
@@ -71,7 +73,9 @@ func buildCommand(a *app) *cobra.Command {
 }
 
 func (a *app) build(ctx context.Context, version string, f buildFlags) error {
-	version = strings.TrimPrefix(version, "v")
+	if _, v, ok := bundle.SplitTag(version); ok && v != version {
+		f.tag, version = version, v
+	}
 	if _, err := bundle.ParseVersion(version); err != nil {
 		return cli.Usagef("%w", err)
 	}

@@ -23,11 +23,12 @@ const changelogName = "CHANGELOG.md"
 const maxChangelogFile = 64 * bundle.MaxChangelog
 
 // changelog returns what CHANGELOG.md says of version, "" when it says nothing.
-// Where there is no such file, it is made of the commits since the last tag.
-func (a *app) changelog(ctx context.Context, dir, version string) (string, error) {
+// Where there is no such file, it is made of the commits since the last tag of the
+// app.
+func (a *app) changelog(ctx context.Context, dir, version, tag string) (string, error) {
 	f, err := os.Open(filepath.Join(dir, changelogName))
 	if errors.Is(err, fs.ErrNotExist) {
-		return changelogOf(commitsSince(ctx, dir, version)), nil
+		return changelogOf(commitsSince(ctx, dir, version, tag)), nil
 	}
 	if err != nil {
 		return "", err

@@ -26,7 +26,7 @@ type gitInfo struct {
 
 // readGit asks git about the working tree that dir is in. It returns nil when
 // there is none, or no git: a bundle can be built without.
-func readGit(ctx context.Context, dir, version string) *gitInfo {
+func readGit(ctx context.Context, dir, version, tag string) *gitInfo {
 	git := func(args ...string) (string, bool) { return runGit(ctx, dir, args...) }
 	head, ok := git("log", "-1", "--format=%ct %H")
 	if !ok {
@@ -45,7 +45,7 @@ func readGit(ctx context.Context, dir, version string) *gitInfo {
 		info.source.Repository = publicURL(remote)
 	}
 	tags, _ := git("tag", "--points-at", "HEAD")
-	for _, tag := range []string{"v" + version, version} {
+	for _, tag := range []string{tag, "v" + version, version} {
 		if slices.Contains(strings.Fields(tags), tag) {
 			info.source.Ref = "refs/tags/" + tag
 			return info
@@ -100,10 +100,12 @@ func inRepository(dir string) bool {
 const maxCommits = 1000
 
 // commitsSince returns the subjects of the commits after the newest tag of another
-// version, newest first; none without such a tag, because all of history is no
-// changelog.
-func commitsSince(ctx context.Context, dir, version string) []string {
-	tag, ok := runGit(ctx, dir, "describe", "--tags", "--abbrev=0", "--match", "v[0-9]*", "--match", "[0-9]*", "--exclude", "v"+version, "--exclude", version)
+// version of this app, newest first; none without such a tag, because all of history
+// is no changelog.
+func commitsSince(ctx context.Context, dir, version, tag string) []string {
+	prefix, _, _ := bundle.SplitTag(tag)
+	prefix = tagFamily(prefix)
+	tag, ok := runGit(ctx, dir, "describe", "--tags", "--abbrev=0", "--match", prefix+"v[0-9]*", "--match", prefix+"[0-9]*", "--exclude", prefix+"v"+version, "--exclude", prefix+version)
 	if !ok {
 		return nil
 	}
@@ -113,6 +115,10 @@ func commitsSince(ctx context.Context, dir, version string) []string {
 	}
 	return strings.Split(log, "\n")
 }
+
+// tagFamily is the prefix of a tag without its v, which repositories begin with and
+// drop.
+func tagFamily(prefix string) string { return strings.TrimSuffix(strings.TrimSuffix(prefix, "v"), "V") }
 
 // publicURL writes the URL of a remote so that everybody can know it: without
 // user and password, and the same for ssh and https. What is local is left out.

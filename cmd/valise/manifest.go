@@ -44,12 +44,12 @@ func (a *app) manifest(ctx context.Context, p *project.Project, r *project.Relea
 	for _, n := range r.Notes {
 		note("%s", n)
 	}
-	git := readGit(ctx, p.Dir, r.Version)
+	git := readGit(ctx, p.Dir, r.Version, f.tag)
 	created, err := a.createdAt(git)
 	if err != nil {
 		return nil, err
 	}
-	changelog, err := a.changelog(ctx, p.Dir, r.Version)
+	changelog, err := a.changelog(ctx, p.Dir, r.Version, f.tag)
 	if err != nil {
 		return nil, err
 	}

@@ -68,7 +68,7 @@ func publishCommand(a *app) *cobra.Command {
 	}
 	f.trust.Register(c.Flags())
 	c.Flags().StringVar(&f.repository, "repository", "", "OWNER/NAME (default GITHUB_REPOSITORY)")
-	c.Flags().StringVar(&f.tag, "tag", "", "tag of the release (default v and the version); made when it is missing")
+	c.Flags().StringVar(&f.tag, "tag", "", "tag of the release (default the one that the bundle was built from, else v and the version); made when it is missing")
 	c.Flags().BoolVar(&f.draft, "draft", false, "upload and check, and leave the draft to a person")
 	c.Flags().StringVar(&f.prerelease, "prerelease", "auto", "whether it is a pre-release: auto (as its version says), true or false")
 	c.Flags().StringVar(&f.notes, "notes", "", "file with release notes, Markdown, in place of the changelog or commits")
@@ -151,7 +151,7 @@ func (a *app) publish(ctx context.Context, paths []string, flags publishFlags) (
 	if err != nil {
 		return nil, err
 	}
-	q := publish.Request{Tag: cmp.Or(flags.tag, "v"+m.Version), Title: m.App + " " + m.Version, Draft: flags.draft, Progress: a.UI.Track, Note: a.Note}
+	q := publish.Request{Tag: cmp.Or(flags.tag, tagOf(m)), Title: m.App + " " + m.Version, Draft: flags.draft, Progress: a.UI.Track, Note: a.Note}
 	switch flags.prerelease {
 	case "auto":
 		q.Prerelease = version.Prerelease() != ""
@@ -170,7 +170,7 @@ func (a *app) publish(ctx context.Context, paths []string, flags publishFlags) (
 	q.TempDir = p.dir
 
 	result := &publishResult{Version: m.Version, Manifest: p.releases[0].Digest(), Signer: p.releases[0].Signer()}
-	before, err := p.before(ctx, version)
+	before, err := p.before(ctx, version, q.Tag)
 	if err != nil {
 		return nil, err
 	}
@@ -190,6 +190,17 @@ func (a *app) publish(ctx context.Context, paths []string, flags publishFlags) (
 		result.Files = append(result.Files, f.Name)
 	}
 	return result, nil
+}
+
+// tagOf is the git tag that a bundle was built from, or the usual one.
+func tagOf(m *bundle.Manifest) string {
+	if m.Source != nil {
+		tag, ok := strings.CutPrefix(m.Source.Ref, "refs/tags/")
+		if _, version, _ := bundle.SplitTag(tag); ok && version == m.Version {
+			return tag
+		}
+	}
+	return "v" + m.Version
 }
 
 func (p *publishing) manifest() *bundle.Manifest { return p.releases[0].Manifest() }

@@ -21,17 +21,19 @@ type earlier struct {
 	version *semver.Version
 }
 
-// before returns the published releases with lower versions, newest first.
-// Pre-releases count for a pre-release only.
-func (p *publishing) before(ctx context.Context, version *semver.Version) ([]earlier, error) {
+// before returns the published releases with lower versions whose tags are written
+// as tag is, newest first. Pre-releases count for a pre-release only.
+func (p *publishing) before(ctx context.Context, version *semver.Version, tag string) ([]earlier, error) {
 	all, err := p.repo.Releases(ctx)
 	if err != nil {
 		return nil, err
 	}
+	own, _, _ := bundle.SplitTag(tag)
 	var before []earlier
 	for _, rel := range all {
-		v, err := bundle.ParseVersion(strings.TrimPrefix(rel.Tag, "v"))
-		if err != nil || rel.Draft || !v.LessThan(version) || v.Prerelease() != "" && version.Prerelease() == "" {
+		prefix, text, _ := bundle.SplitTag(rel.Tag)
+		v, err := bundle.ParseVersion(text)
+		if err != nil || rel.Draft || tagFamily(prefix) != tagFamily(own) || !v.LessThan(version) || v.Prerelease() != "" && version.Prerelease() == "" {
 			continue
 		}
 		before = append(before, earlier{rel, v})

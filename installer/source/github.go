@@ -1,12 +1,14 @@
 package source
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net/http"
 	"net/url"
+	"path"
 	"regexp"
 	"strings"
 	"time"
@@ -24,6 +26,7 @@ const maxPages = 10
 type gitHub struct {
 	app         string
 	owner, repo string
+	pattern     string // of tags; "" is every one that ends in a version
 	releases    releaseLister
 	private     bool    // a token is there: assets come through the API
 	assets      *client // with the token
@@ -48,7 +51,7 @@ func newGitHub(app string, c Config, token string, o Options, plainClient *clien
 	if err != nil {
 		return nil, err
 	}
-	g := &gitHub{app: app, private: token != "", assets: assets}
+	g := &gitHub{app: app, pattern: c.Tags, private: token != "", assets: assets}
 	g.owner, g.repo, _ = strings.Cut(c.GitHub, "/")
 	h := *g.assets.http
 	h.Timeout = 2 * headerTimeout
@@ -83,7 +86,10 @@ func (g *gitHub) list(ctx context.Context) ([]Release, error) {
 }
 
 func (g *gitHub) find(ctx context.Context, version string) (Release, error) {
-	for _, tag := range []string{"v" + version, version, g.app + "-v" + version} {
+	for _, tag := range []string{"v" + version, version} {
+		if !g.tags(tag) {
+			continue
+		}
 		r, _, err := g.releases.GetReleaseByTag(ctx, g.owner, g.repo, tag)
 		if e := new(github.ErrorResponse); errors.As(err, &e) && e.Response.StatusCode == http.StatusNotFound {
 			continue
@@ -95,18 +101,31 @@ func (g *gitHub) find(ctx context.Context, version string) (Release, error) {
 			return rel, nil
 		}
 	}
-	return Release{}, fs.ErrNotExist
+	all, err := g.list(ctx) // tags as shop-v1.2.3
+	for _, rel := range all {
+		if rel.Version == version && len(rel.Bundles) > 0 {
+			return rel, nil
+		}
+	}
+	return Release{}, cmp.Or(err, fs.ErrNotExist)
 }
 
 var yanked = regexp.MustCompile(`(?i)\[yanked\]`)
 
-// release is what a GitHub release says. A draft is none. One whose title has
+// tags reports whether a tag is one of those that the device follows.
+func (g *gitHub) tags(tag string) bool {
+	ok, err := path.Match(cmp.Or(g.pattern, tag), tag)
+	return ok && err == nil
+}
+
+// release is what a GitHub release says. A draft is none, and neither is one of
+// another app in the same repository, whose tags are written in another way. One whose title has
 // [yanked] was withdrawn, and one that is called a pre-release although its
 // version is none is meant as one: both are only for those who ask for them.
 func (g *gitHub) release(r *github.RepositoryRelease) (Release, bool) {
-	version := strings.TrimPrefix(strings.TrimPrefix(r.GetTagName(), g.app+"-"), "v")
+	prefix, version, _ := bundle.SplitTag(r.GetTagName())
 	v, err := bundle.ParseVersion(version)
-	if err != nil || r.GetDraft() {
+	if err != nil || r.GetDraft() || !g.tags(r.GetTagName()) {
 		return Release{}, false
 	}
 	var files []found
@@ -125,6 +144,9 @@ func (g *gitHub) release(r *github.RepositoryRelease) (Release, bool) {
 		if x.Version == version {
 			rel = x
 		}
+	}
+	if len(rel.Bundles) == 0 && g.pattern == "" && prefix != "" && prefix != "v" {
+		return Release{}, false
 	}
 	rel.hidden = yanked.MatchString(r.GetName()) || r.GetPrerelease() && v.Prerelease() == ""
 	rel.Tag, rel.Page, rel.Notes, rel.Date = r.GetTagName(), webPage(r.GetHTMLURL()), r.GetBody(), r.GetPublishedAt().Time

@@ -28,9 +28,11 @@ import (
 // Path is set.
 type Config struct {
 	GitHub string `yaml:"github,omitempty"` // OWNER/REPOSITORY
-	API    string `yaml:"api,omitempty"`    // of a GitHub Enterprise Server: https://HOST/api/v3
-	URL    string `yaml:"url,omitempty"`    // directory on a web server
-	Path   string `yaml:"path,omitempty"`   // directory on this device, absolute
+	// Tags is a pattern of the tags to follow where a repository has several apps: shop-v*.
+	Tags string `yaml:"tags,omitempty"`
+	API  string `yaml:"api,omitempty"`  // of a GitHub Enterprise Server: https://HOST/api/v3
+	URL  string `yaml:"url,omitempty"`  // directory on a web server
+	Path string `yaml:"path,omitempty"` // directory on this device, absolute
 	// Channel admits pre-releases of that name too: with "beta", 1.2.0-beta.1.
 	Channel string `yaml:"channel,omitempty"`
 	// TokenFile holds a token for GitHub, or a bearer token for URL.
@@ -85,6 +87,9 @@ func (c Config) check() error {
 	}
 	if c.API != "" && c.GitHub == "" {
 		return errors.New("source: api goes with github")
+	}
+	if _, err := path.Match(c.Tags, ""); err != nil || c.Tags != "" && c.GitHub == "" {
+		return fmt.Errorf("source: tags is %q, want a pattern such as shop-v*, beside github", c.Tags)
 	}
 	for _, s := range []string{c.URL, c.API} {
 		if s == "" {

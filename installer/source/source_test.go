@@ -64,7 +64,7 @@ func TestConfig(t *testing.T) {
 			t.Errorf("%q was accepted: %+v", bad, c)
 		}
 	}
-	for _, bad := range []Config{{}, {GitHub: "a/b", Path: "/x"}, {Path: "/x", API: "https://ghe/api/v3"}, {URL: "http://host/", TokenFile: "/token"}} {
+	for _, bad := range []Config{{}, {GitHub: "a/b", Path: "/x"}, {Path: "/x", API: "https://ghe/api/v3"}, {URL: "http://host/", TokenFile: "/token"}, {URL: "https://host/", Tags: "v*"}, {GitHub: "a/b", Tags: "shop-[v"}} {
 		if _, err := New("shop", bad, Options{}); err == nil {
 			t.Errorf("%+v was accepted", bad)
 		}
@@ -231,9 +231,53 @@ func TestGitHubExactly(t *testing.T) {
 		if found && (err != nil || r.Version != version) || !found && !errors.Is(err, ErrNoRelease) {
 			t.Errorf("%s: got %s, %v", version, r.Version, err)
 		}
+		if got := g.asked[len(g.asked)-1]; found && strings.Contains(got, "releases?") {
+			t.Errorf("%s: a tag is asked for by name", got)
+		}
 	}
-	if got := g.asked[len(g.asked)-1]; strings.Contains(got, "releases?") {
-		t.Errorf("%s: a tag is asked for by name", got)
+}
+
+// TestGitHubTags: tags as people write them, of two apps in one repository.
+func TestGitHubTags(t *testing.T) {
+	var releases []map[string]any
+	for tag, app := range map[string]string{
+		"1.0.0": "shop", "shop-v1.1.0": "shop", "shop@1.2.0": "shop", "apps/shop/v1.3.0": "shop", "edge-v1.4.0": "shop",
+		"till-v9.0.0": "till", "till@9.1.0": "till", "shop-v1.9": "shop", "latest": "shop",
+	} {
+		_, version, _ := bundle.SplitTag(tag)
+		releases = append(releases, map[string]any{"tag_name": tag, "name": tag, "assets": []map[string]any{
+			{"name": app + "-" + version + ".tar.gz", "state": "uploaded", "size": 10, "browser_download_url": "https://host.example/" + version}}})
+	}
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if tag, ok := strings.CutPrefix(r.URL.Path, "/repos/acme/mono/releases/tags/"); ok {
+			i := slices.IndexFunc(releases, func(r map[string]any) bool { return r["tag_name"] == tag })
+			if i < 0 {
+				w.WriteHeader(http.StatusNotFound)
+				fmt.Fprint(w, `{"message":"Not Found"}`)
+				return
+			}
+			_ = json.NewEncoder(w).Encode(releases[i])
+			return
+		}
+		_ = json.NewEncoder(w).Encode(releases)
+	}))
+	defer server.Close()
+	for pattern, want := range map[string]string{"": "1.4.0", "shop-v*": "1.1.0", "shop@*": "1.2.0", "apps/shop/v*": "1.3.0", "[0-9]*": "1.0.0", "till-*": "", "v*": ""} {
+		s, err := New("shop", Config{GitHub: "acme/mono", API: server.URL, Tags: pattern}, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s = trusting(s, server)
+		r, err := s.Latest(t.Context(), Query{Platform: "linux/amd64"})
+		if r.Version != want || (err == nil) == (want == "") {
+			t.Errorf("%q: got %s, %v", pattern, r.Version, err)
+		}
+		for _, version := range []string{"1.0.0", "1.1.0", "1.2.0", "9.0.0"} {
+			r, err := s.Exactly(t.Context(), version, Query{Platform: "linux/amd64"})
+			if found := version != "9.0.0" && (pattern == "" || version == want); found != (err == nil) || found && r.Version != version {
+				t.Errorf("%q, %s: got %s, %v", pattern, version, r.Version, err)
+			}
+		}
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	pathpkg "path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -220,8 +221,7 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request, path string, cut 
 		return
 	}
 	if rest, ok := strings.CutPrefix(path, "/"+s.Repository+"/releases/download/"); ok {
-		tag, name, _ := strings.Cut(rest, "/")
-		s.public(w, r, tag, name)
+		s.public(w, r, pathpkg.Dir(rest), pathpkg.Base(rest)) // tags may have slashes
 		return
 	}
 	may, ok := s.authorise(w, r)
@@ -250,8 +250,8 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request, path string, cut 
 		s.list(w, r, may)
 	case rest == "releases" && r.Method == http.MethodPost:
 		s.create(w, r)
-	case len(parts) == 3 && parts[0] == "releases" && parts[1] == "tags" && r.Method == http.MethodGet:
-		s.one(w, r, func(rel *release) bool { return !rel.draft && rel.tag == parts[2] })
+	case strings.HasPrefix(rest, "releases/tags/") && r.Method == http.MethodGet:
+		s.one(w, r, func(rel *release) bool { return !rel.draft && rel.tag == strings.TrimPrefix(rest, "releases/tags/") })
 	case rest == "releases/latest" && r.Method == http.MethodGet:
 		s.one(w, r, func(rel *release) bool { return !rel.draft && !rel.prerelease })
 	case len(parts) == 3 && parts[0] == "releases" && parts[1] == "assets" && r.Method == http.MethodGet:
