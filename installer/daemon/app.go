@@ -42,6 +42,7 @@ type app struct {
 	checked time.Time
 
 	seen map[string]look // files of the drop folder; the queue's goroutine only
+	late late            // the schedule's goroutine only
 }
 
 // job is one transaction that waits: an update of a record, or, with run,

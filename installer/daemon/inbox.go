@@ -196,7 +196,7 @@ func (a *app) accept(ctx context.Context, id, by, version string) (r installer.R
 	if err != nil {
 		text, check := a.Device.Explain(err)
 		if check != "" {
-			r.Status, r.Error, r.To.Version = installer.Failed, text, cmp.Or(offer.Version, version)
+			r.Status, r.Error, r.To.Version = installer.Failed, text, cmp.Or(version, offer.Version)
 			if err := a.records.Add(ctx, r); err != nil {
 				return r, err
 			}

@@ -24,6 +24,9 @@ import (
 const (
 	checkTimeout = 20 * time.Second
 	bySchedule   = "schedule"
+	// longestPause is how long a download that fails waits for its next try, unless
+	// the source is asked more seldom.
+	longestPause = 24 * time.Hour
 )
 
 // window is a time of day, from and to in minutes; all day when they are equal.
@@ -76,9 +79,13 @@ func (a *app) schedule(ctx context.Context) {
 		case first:
 			due = time.After(rand.N(every / 10))
 		case failed:
-			due = time.After(max(time.Duration(minCheck), every/10))
+			due = time.After(soon(every))
 		default:
-			due = time.After(every*9/10 + rand.N(every/5))
+			pause := every*9/10 + rand.N(every/5)
+			if left := time.Until(a.late.again); left > 0 {
+				pause = min(pause, left)
+			}
+			due = time.After(pause)
 		}
 		select {
 		case <-ctx.Done():
@@ -92,6 +99,41 @@ func (a *app) schedule(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// soon is the pause after a failure, where the source is asked every so often.
+func soon(every time.Duration) time.Duration { return max(time.Duration(minCheck), every/10) }
+
+// late is a version that could not be downloaded: for want of room, or of a network
+// that holds. It is tried again, each time after twice the pause.
+type late struct {
+	version string
+	tries   int
+	again   time.Time
+}
+
+// isLate reports whether a record says that its version is late.
+func isLate(r installer.Record) bool {
+	return r.Status == installer.Pending && r.By == bySchedule && r.Bundle == nil
+}
+
+// notDownloaded says when a version is tried again, in its record and the log.
+func (a *app) notDownloaded(ctx context.Context, version string, cause error) error {
+	if a.late.version != version {
+		a.late = late{version: version}
+	}
+	every := time.Duration(a.settings().Check)
+	pause := min(soon(every)<<min(a.late.tries, 16), max(every, longestPause))
+	a.late.tries, a.late.again = a.late.tries+1, time.Now().Add(pause)
+	r := installer.Record{
+		ID: a.NewID(), To: installer.Release{Version: version}, Status: installer.Pending, By: bySchedule, Created: a.Now(),
+		Error: fmt.Sprintf("not downloaded, try %d: %s; the next one is in %s", a.late.tries, a.explain(cause), pause.Round(time.Minute)),
+	}
+	if err := a.records.Add(ctx, r); err != nil {
+		return errors.Join(cause, err)
+	}
+	a.changed(r.ID, r.Status)
+	return fmt.Errorf("%s is %s", version, r.Error)
 }
 
 // scheduled asks the source once, and does with a newer release what the settings
@@ -136,17 +178,32 @@ func (a *app) scheduled(ctx context.Context) error {
 
 // automatic downloads what a check found, and applies it while the window is
 // open. A version is tried once, as soon as it is here; a download that fails is
-// tried again at the next check.
+// tried again, after a pause that grows.
 func (a *app) automatic(ctx context.Context, version string, auto Mode, w window) error {
 	found, _, err := a.records.Find(ctx, nil, -1, 0)
 	if err != nil {
 		return err
 	}
 	i := slices.IndexFunc(found, func(r installer.Record) bool { return r.To.Version == version })
-	if i < 0 {
+	if i < 0 || isLate(found[i]) {
+		if a.late.version == version && time.Until(a.late.again) > 0 {
+			return nil
+		}
+		if i >= 0 { // what comes of this try is said anew
+			if err := a.records.Delete(ctx, found[i].ID); err != nil {
+				return err
+			}
+			found = slices.Delete(found, i, i+1)
+		}
 		r, err := a.download(ctx, version, bySchedule)
-		if err != nil {
+		busy := new(refusal)
+		switch {
+		case err == nil:
+			a.late = late{}
+		case ctx.Err() != nil, r.Status == installer.Failed, errors.As(err, &busy) && busy.status == http.StatusConflict:
 			return err
+		default:
+			return a.notDownloaded(ctx, version, err)
 		}
 		for _, old := range found {
 			if old.Status == installer.Pending && old.By == bySchedule {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http/httptest"
@@ -32,6 +33,8 @@ type planned struct {
 	fetched []time.Time
 	offline bool
 	cut     bool // downloads fail
+	refuse  bool // what came is an old release, which a check refuses
+	broken  bool // what came cannot be looked at
 	slow    time.Duration
 	written Settings
 	busy    int
@@ -86,10 +89,25 @@ func (d *planned) Fetch(_ context.Context, _, version string, dst *os.File, _ fu
 
 func (d *planned) Plan(_ context.Context, _, path string, _ bool, _ func(installer.Event)) (Offer, error) {
 	b, err := os.ReadFile(path)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case d.refuse:
+		return Offer{Version: "0.9.0"}, errDowngrade
+	case d.broken:
+		return Offer{}, errors.New("out of memory")
+	}
 	return Offer{Version: string(b), Plan: &installer.Plan{Action: installer.ActionUpdate}}, err
 }
 
-func (d *planned) Explain(err error) (string, string) { return err.Error(), "" }
+var errDowngrade = errors.New("a downgrade")
+
+func (d *planned) Explain(err error) (string, string) {
+	if errors.Is(err, errDowngrade) {
+		return err.Error(), "downgrade"
+	}
+	return err.Error(), ""
+}
 
 // inTime runs a schedule with these settings in a bubble, and begins at midnight.
 func inTime(t *testing.T, s Settings, f func(t *testing.T, a *app, d *planned)) {
@@ -161,11 +179,11 @@ func TestScheduleOffline(t *testing.T) {
 		d.set(func() { d.offline, d.cut = false, true })
 		time.Sleep(24 * time.Hour)
 		synctest.Wait()
-		if n := d.n(&d.fetched); n < 8 || n > 12 {
-			t.Errorf("%d downloads that were cut, want about ten", n)
+		if n := d.n(&d.fetched); n < 3 || n > 5 {
+			t.Errorf("%d downloads that were cut, want about four", n)
 		}
 		d.set(func() { d.cut = false })
-		time.Sleep(3 * time.Hour)
+		time.Sleep(24 * time.Hour)
 		synctest.Wait()
 		if len(a.jobs) != 1 {
 			t.Fatalf("%d updates wait", len(a.jobs))
@@ -173,6 +191,65 @@ func TestScheduleOffline(t *testing.T) {
 		r, err := a.records.Get(t.Context(), (<-a.jobs).record)
 		if err != nil || r.To.Version != "1.1.0" || r.By != bySchedule || r.Status != installer.Pending {
 			t.Errorf("%+v, %v", r, err)
+		}
+	})
+}
+
+// A download that fails again and again, for want of room or whatever else is not the
+// release's fault, is tried after pauses that grow: one record says so. Another
+// version does not wait for it.
+func TestScheduleLate(t *testing.T) {
+	for name, fail := range map[string]func(*planned){"download": func(d *planned) { d.cut = true }, "look": func(d *planned) { d.broken = true }} {
+		t.Run(name, func(t *testing.T) {
+			inTime(t, Settings{Check: Interval(10 * time.Minute), Auto: Apply}, func(t *testing.T, a *app, d *planned) {
+				d.set(func() { fail(d) })
+				time.Sleep(3 * 24 * time.Hour)
+				synctest.Wait()
+				var at []time.Time
+				d.set(func() { at = slices.Clone(d.fetched) })
+				if len(at) < 11 || len(at) > 14 { // 11 in the first day, then one a day
+					t.Fatalf("%d downloads in three days", len(at))
+				}
+				for i := 1; i < len(at); i++ {
+					least := min(time.Minute<<(i-1), longestPause)
+					if gap := at[i].Sub(at[i-1]); gap < least || gap > least+20*time.Minute {
+						t.Errorf("%s between two downloads, want %s", gap, least)
+					}
+				}
+				if n := d.n(&d.checks); n < 300 {
+					t.Errorf("%d checks", n)
+				}
+				found, n, err := a.records.Find(t.Context(), []installer.Status{installer.Pending, installer.Failed}, -1, 0)
+				if err != nil || n != 1 || found[0].Status != installer.Pending || !strings.Contains(found[0].Error, fmt.Sprintf("not downloaded, try %d: ", len(at))) || !strings.HasSuffix(found[0].Error, "; the next one is in 24h0m0s") {
+					t.Errorf("%d records, %+v, %v", n, found, err)
+				}
+				d.set(func() { d.latest, d.cut, d.broken = "1.2.0", false, false })
+				time.Sleep(12 * time.Minute)
+				synctest.Wait()
+				if len(a.jobs) == 0 { // more, when it was asked again while it waits
+					t.Fatal("no update waits")
+				}
+				if r, err := a.records.Get(t.Context(), (<-a.jobs).record); err != nil || r.To.Version != "1.2.0" || r.Error != "" {
+					t.Errorf("%+v, %v", r, err)
+				}
+				if found, n, err = a.records.Find(t.Context(), []installer.Status{installer.Pending}, -1, 0); err != nil || n != 1 {
+					t.Errorf("what is too old still waits: %+v, %v", found, err)
+				}
+			})
+		})
+	}
+}
+
+// A source that gives an old release under the name of a new one is refused once, by
+// the name it was asked for.
+func TestScheduleRefused(t *testing.T) {
+	inTime(t, Settings{Check: Interval(10 * time.Minute), Auto: Apply}, func(t *testing.T, a *app, d *planned) {
+		d.set(func() { d.refuse = true })
+		time.Sleep(24 * time.Hour)
+		synctest.Wait()
+		found, n, err := a.records.Find(t.Context(), []installer.Status{installer.Failed}, -1, 0)
+		if d.n(&d.fetched) != 1 || err != nil || n != 1 || found[0].To.Version != "1.1.0" || found[0].Error != "a downgrade" {
+			t.Errorf("%d downloads, %d records, %v", d.n(&d.fetched), n, err)
 		}
 	})
 }
