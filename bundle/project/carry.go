@@ -46,6 +46,22 @@ func (p *Project) lists(name string) bool {
 	})
 }
 
+// Public reports whether a line under files allows everybody to read a file, as
+// far as its name tells.
+func (p *Project) Public(name string) bool {
+	return slices.ContainsFunc(p.Files, func(f FileItem) bool {
+		if !f.Public || f.excludes() {
+			return false
+		}
+		m, err := patternmatcher.New([]string{f.Path})
+		if err != nil {
+			return false
+		}
+		matched, err := m.MatchesOrParentMatches(filepath.FromSlash(name))
+		return err == nil && matched
+	})
+}
+
 // carrier collects the files of a repository that travel with a release.
 type carrier struct {
 	p     *Project

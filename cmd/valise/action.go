@@ -48,6 +48,11 @@ func actionCommand(a *app) *cobra.Command {
 			if a.Getenv("GITHUB_OUTPUT") == "" || a.Getenv("GITHUB_STEP_SUMMARY") == "" {
 				return cli.Usagef("this is not a step of GitHub Actions: GITHUB_OUTPUT or GITHUB_STEP_SUMMARY is not set")
 			}
+			if dir := a.Getenv("GITHUB_WORKSPACE"); dir != "" {
+				if err := trustCheckout(dir); err != nil {
+					return err
+				}
+			}
 			s := a.newStep()
 			err := s.run(cmd.Context())
 			if err != nil {
@@ -262,7 +267,7 @@ func (s *step) identity(ctx context.Context) (identity, issuer string, err error
 func (s *step) publish(ctx context.Context, trust []string) error {
 	args := append([]string{"publish"}, s.bundles...)
 	args = append(args, trust...)
-	args = append(args, "--prerelease", s.in.prerelease, "--thin-from", s.in.thinFrom)
+	args = append(args, "--prerelease", s.in.prerelease, "--thin-from", s.in.thinFrom, "--project", s.in.project)
 	if s.in.tag != "" {
 		args = append(args, "--tag", s.in.tag)
 	}

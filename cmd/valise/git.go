@@ -25,17 +25,24 @@ type gitInfo struct {
 }
 
 // readGit asks git about the working tree that dir is in. It returns nil when
-// there is none, or no git: a bundle can be built without.
-func readGit(ctx context.Context, dir, version, tag string) *gitInfo {
+// there is none, or git does not read it: a bundle can be built without. Why git does
+// not is said by the error.
+func readGit(ctx context.Context, dir, version, tag string) (*gitInfo, error) {
 	git := func(args ...string) (string, bool) { return runGit(ctx, dir, args...) }
-	head, ok := git("log", "-1", "--format=%ct %H")
-	if !ok {
-		return nil
+	var stderr strings.Builder
+	c := exec.CommandContext(ctx, "git", "-C", dir, "log", "-1", "--format=%ct %H")
+	c.Stderr = &stderr
+	head, err := c.Output()
+	if err != nil {
+		if !inRepository(dir) {
+			return nil, nil
+		}
+		return nil, gitError(err, stderr.String())
 	}
-	seconds, commit, _ := strings.Cut(head, " ")
+	seconds, commit, _ := strings.Cut(strings.TrimSpace(string(head)), " ")
 	n, err := strconv.ParseInt(seconds, 10, 64)
 	if err != nil {
-		return nil
+		return nil, err
 	}
 	info := &gitInfo{time: time.Unix(n, 0).UTC(), source: bundle.Source{Commit: commit}}
 	status, ok := git("status", "--porcelain", "--untracked-files=no")
@@ -48,11 +55,31 @@ func readGit(ctx context.Context, dir, version, tag string) *gitInfo {
 	for _, tag := range []string{tag, "v" + version, version} {
 		if slices.Contains(strings.Fields(tags), tag) {
 			info.source.Ref = "refs/tags/" + tag
-			return info
+			return info, nil
 		}
 	}
 	info.source.Ref, _ = git("symbolic-ref", "--quiet", "HEAD")
-	return info
+	return info, nil
+}
+
+// gitError is what git said, with what to do where the checkout belongs to another user.
+func gitError(err error, stderr string) error {
+	said := strings.Join(strings.Fields(stderr), " ")
+	if strings.Contains(said, "safe.directory") { // its last words are the command
+		if i := strings.Index(said, "git config --global"); i >= 0 {
+			said = "the checkout belongs to another user: " + said[i:]
+		}
+	}
+	return fmt.Errorf("%w: %s", err, said)
+}
+
+// trustCheckout lets git read the checkout of a job, which in a container belongs to
+// another user. The job runs what is in it anyway.
+func trustCheckout(dir string) error {
+	n, _ := strconv.Atoi(os.Getenv("GIT_CONFIG_COUNT"))
+	return errors.Join(os.Setenv(fmt.Sprintf("GIT_CONFIG_KEY_%d", n), "safe.directory"),
+		os.Setenv(fmt.Sprintf("GIT_CONFIG_VALUE_%d", n), dir),
+		os.Setenv("GIT_CONFIG_COUNT", strconv.Itoa(n+1)))
 }
 
 func runGit(ctx context.Context, dir string, args ...string) (string, bool) {
@@ -75,7 +102,7 @@ func ignoredBelow(dir string) func(context.Context, []string) ([]string, error) 
 			if !inRepository(dir) {
 				return nil, nil
 			}
-			return nil, fmt.Errorf("ask git which files it ignores: %w: %s", err, strings.TrimSpace(stderr.String()))
+			return nil, fmt.Errorf("ask git which files it ignores: %w", gitError(err, stderr.String()))
 		}
 		return strings.FieldsFunc(string(out), func(r rune) bool { return r == 0 }), nil
 	}

@@ -44,7 +44,10 @@ func (a *app) manifest(ctx context.Context, p *project.Project, r *project.Relea
 	for _, n := range r.Notes {
 		note("%s", n)
 	}
-	git := readGit(ctx, p.Dir, r.Version, f.tag)
+	git, err := readGit(ctx, p.Dir, r.Version, f.tag)
+	if err != nil {
+		note("git does not say what this is built from, so the bundle names no commit, and has no changelog of commits: %v", err)
+	}
 	created, err := a.createdAt(git)
 	if err != nil {
 		return nil, err

@@ -14,6 +14,7 @@ import (
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/parts"
+	"github.com/valise-ota/valise/bundle/project"
 	"github.com/valise-ota/valise/bundle/publish"
 	"github.com/valise-ota/valise/cmd/internal/cli"
 	"github.com/valise-ota/valise/cmd/internal/ui"
@@ -37,6 +38,7 @@ type publishFlags struct {
 	notes      string
 	attach     []string
 	thinFrom   int
+	project    string
 }
 
 func publishCommand(a *app) *cobra.Command {
@@ -73,6 +75,7 @@ func publishCommand(a *app) *cobra.Command {
 	c.Flags().StringVar(&f.prerelease, "prerelease", "auto", "whether it is a pre-release: auto (as its version says), true or false")
 	c.Flags().StringVar(&f.notes, "notes", "", "file with release notes, Markdown, in place of the changelog or commits")
 	c.Flags().StringSliceVar(&f.attach, "attach", nil, "publish this file too, with the signatures beside it (repeatable)")
+	c.Flags().StringVar(&f.project, "project", project.DefaultFile, "project file, if it is there: what git ignores beside it is not published without its public: true")
 	c.Flags().IntVar(&f.thinFrom, "thin-from", 0, "make and publish thin bundles for devices on this many releases before (of apps with images)")
 	return c
 }
@@ -145,6 +148,9 @@ func (a *app) publish(ctx context.Context, paths []string, flags publishFlags) (
 		}
 		defer f.Close()
 		p.releases, p.bundles, p.paths = append(p.releases, rel), append(p.bundles, f), append(p.paths, f.Name)
+	}
+	if err := p.checkPrivate(ctx); err != nil {
+		return nil, err
 	}
 	m := p.manifest()
 	version, err := bundle.ParseVersion(m.Version)

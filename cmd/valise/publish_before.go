@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,7 +14,11 @@ import (
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/parts"
+	"github.com/valise-ota/valise/bundle/project"
+	"github.com/valise-ota/valise/bundle/provenance"
 	"github.com/valise-ota/valise/bundle/publish"
+	"github.com/valise-ota/valise/bundle/sbom"
+	"github.com/valise-ota/valise/cmd/internal/cli"
 )
 
 // earlier is a release that is public already.
@@ -40,6 +46,41 @@ func (p *publishing) before(ctx context.Context, version *semver.Version, tag st
 	}
 	slices.SortFunc(before, func(a, b earlier) int { return b.version.Compare(a.version) })
 	return before, nil
+}
+
+// checkPrivate refuses files that git ignores in the repository of the app: what is
+// published is read by everybody, and such a file is often a secret. valise build leaves
+// them out; a bundle that was built without git, or by another program, may have them.
+func (p *publishing) checkPrivate(ctx context.Context) error {
+	app, err := project.Load(ctx, p.project)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for i, r := range p.releases {
+		m := r.Manifest()
+		if m.App != app.App || m.Kind == bundle.KindTree { // what a tree is made of is built, and so ignored
+			continue
+		}
+		var names []string
+		for _, f := range m.Files {
+			name := strings.TrimPrefix(f.Path, project.SourceDir+"/")
+			if name != provenance.Name && !strings.HasPrefix(name, sbom.Dir) && !strings.HasPrefix(name, bundle.InstallerDir) && !strings.HasPrefix(name, bundle.EngineDir) && !app.Public(name) {
+				names = append(names, name)
+			}
+		}
+		ignored, err := ignoredBelow(app.Dir)(ctx, names)
+		if err != nil {
+			return err
+		}
+		if len(ignored) > 0 {
+			return cli.WithHint(fmt.Errorf("publish %s: it holds %s, which git ignores and everybody could read", p.paths[i], strings.Join(ignored, ", ")),
+				"build it anew; when everybody may read it, write files: [{path: %s, public: true}] in %s", ignored[0], p.project)
+		}
+	}
+	return nil
 }
 
 // compare makes the difference to the release before, and thin bundles. The
