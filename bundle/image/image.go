@@ -12,6 +12,7 @@ package image
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -62,6 +63,11 @@ type Options struct {
 	// Mirrors are asked before a registry, in order: HOST or HOST/PATH by the
 	// registry's host, which for docker.io is index.docker.io.
 	Mirrors map[string][]string
+	// Plain are hosts of registries that speak HTTP. No password is sent there.
+	Plain []string
+	// Roots returns who may certify a host besides the authorities that this system
+	// knows, or nil. May be nil.
+	Roots func(host string) (*x509.CertPool, error)
 	// DockerHost is the address of the engine of docker: sources, and of the one
 	// that docker buildx builds with; empty means the usual one.
 	DockerHost string

@@ -6,6 +6,7 @@ import (
 	"compress/gzip"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -479,5 +480,72 @@ func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestIndexesInTheWild has indexes in an index, and artifacts beside images.
+func TestIndexesInTheWild(t *testing.T) {
+	host := newRegistry(t)
+	artifact := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), "application/vnd.oci.empty.v1+json")
+	plain := mutate.AppendManifests(newIndex(t, "a", amd64, arm64), mutate.IndexAddendum{Add: artifact},
+		mutate.IndexAddendum{Add: artifact, Descriptor: v1.Descriptor{ArtifactType: "application/x", Platform: &amd64}})
+	push(t, host+"/plain:1", plain, nil)
+	nested := mutate.AppendManifests(empty.Index, mutate.IndexAddendum{Add: newIndex(t, "a", amd64)}, mutate.IndexAddendum{Add: mutate.AppendManifests(empty.Index, mutate.IndexAddendum{Add: newIndex(t, "b", arm64)})})
+	push(t, host+"/nested:1", nested, nil)
+	deep := v1.ImageIndex(newIndex(t, "a", amd64, arm64))
+	for range maxIndexDepth + 1 {
+		deep = mutate.AppendManifests(empty.Index, mutate.IndexAddendum{Add: deep})
+	}
+	push(t, host+"/deep:1", deep, nil)
+	for _, name := range []string{"plain:1", "nested:1"} {
+		c, err := Collect(t.Context(), Options{Platforms: both, Images: []Spec{{Reference: name, From: host + "/" + name}}})
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		checkBlobs(t, c)
+		checkManifest(t, c)
+		if got := c.Components[0]; len(got.Images) != 2 {
+			t.Errorf("%s: got %+v", name, got)
+		}
+	}
+	_, err := Collect(t.Context(), Options{Platforms: both, Images: []Spec{{Reference: "deep:1", From: host + "/deep:1"}}})
+	if err == nil || !strings.Contains(err.Error(), "indexes lie in indexes more than 3 deep") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestCompatible takes images for older processors where there is none for this one.
+func TestCompatible(t *testing.T) {
+	host := newRegistry(t)
+	arm := func(v string) v1.Platform { return v1.Platform{OS: "linux", Architecture: "arm", Variant: v} }
+	push(t, host+"/a:1", newIndex(t, "a", arm("v5"), arm("v6"), amd64, v1.Platform{OS: "linux", Architecture: "arm64"}), nil)
+	push(t, host+"/b:1", newIndex(t, "b", arm("v6"), arm("v7")), nil)
+	for _, c := range []struct {
+		name, want string
+		platform   bundle.Platform
+	}{
+		{"a:1", "arm v6", "linux/arm/v7"}, {"a:1", "arm v6", "linux/arm"}, {"a:1", "arm v5", "linux/arm/v5"}, {"a:1", "amd64 ", "linux/amd64/v3"}, {"a:1", "arm64 ", "linux/arm64/v9"},
+		{"b:1", "arm v7", "linux/arm/v7"}, {"b:1", "arm v6", "linux/arm/v6"}, {"b:1", "", "linux/arm/v5"}, {"b:1", "", "linux/amd64"},
+	} {
+		got, err := Collect(t.Context(), Options{Platforms: []bundle.Platform{c.platform}, Images: []Spec{{Reference: "a:1", From: host + "/" + c.name}}})
+		if c.want == "" {
+			if !errors.As(err, new(*PlatformError)) {
+				t.Errorf("%s for %s: %v", c.name, c.platform, err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s for %s: %v", c.name, c.platform, err)
+			continue
+		}
+		img := got.Components[0].Images[0]
+		f, err := got.OpenBlob(img.Config.Digest)
+		must(t, err)
+		config, err := v1.ParseConfigFile(f)
+		must(t, err)
+		if is := config.Architecture + " " + config.Variant; is != c.want || img.Platform != c.platform {
+			t.Errorf("%s for %s: got %s, want %s", c.name, c.platform, is, c.want)
+		}
 	}
 }

@@ -2,12 +2,16 @@ package image
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -54,6 +58,9 @@ type place struct {
 
 func (c *collector) registry(text string) (*registrySource, error) {
 	reference, err := name.ParseReference(text)
+	if err == nil && c.plain(reference.Context()) {
+		reference, err = name.ParseReference(text, name.Insecure)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -62,9 +69,9 @@ func (c *collector) registry(text string) (*registrySource, error) {
 		keychain = authn.NewMultiKeychain()
 	}
 	if base == nil {
-		base = web.Transport()
+		base = &hosts{roots: c.Roots, next: map[string]http.RoundTripper{}}
 	}
-	base = &web.Guard{Next: base, Limit: maxAnswer, Whole: isBlob, Loopback: true}
+	base = patient{&web.Guard{Next: base, Limit: maxAnswer, Whole: isBlob, Loopback: true}}
 	base = transport.NewRetry(base, transport.WithRetryBackoff(remote.Backoff{Duration: time.Second, Factor: 3, Jitter: 0.1, Steps: 3}),
 		transport.WithRetryStatusCodes(http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError,
 			http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout))
@@ -73,6 +80,9 @@ func (c *collector) registry(text string) (*registrySource, error) {
 	origin := reference.Context()
 	for _, mirror := range c.Mirrors[origin.RegistryStr()] {
 		repository, err := name.NewRepository(mirror + "/" + origin.RepositoryStr())
+		if err == nil && c.plain(repository) {
+			repository, err = name.NewRepository(mirror+"/"+origin.RepositoryStr(), name.Insecure)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("mirror %s: %w", mirror, err)
 		}
@@ -80,6 +90,90 @@ func (c *collector) registry(text string) (*registrySource, error) {
 	}
 	r.places = append(r.places, &place{repository: origin, keychain: keychain, base: base})
 	return r, nil
+}
+
+func (c *collector) plain(r name.Repository) bool { return slices.Contains(c.Plain, r.RegistryStr()) }
+
+// hosts has a transport for each host, with those who may certify it.
+type hosts struct {
+	roots func(host string) (*x509.CertPool, error)
+	mu    sync.Mutex // of next
+	next  map[string]http.RoundTripper
+}
+
+func (h *hosts) RoundTrip(req *http.Request) (*http.Response, error) {
+	t, err := h.of(req.URL.Host)
+	if err != nil {
+		return nil, err
+	}
+	return t.RoundTrip(req)
+}
+
+func (h *hosts) of(host string) (http.RoundTripper, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if t, ok := h.next[host]; ok {
+		return t, nil
+	}
+	t := web.Transport()
+	if h.roots != nil {
+		pool, err := h.roots(host)
+		if err != nil {
+			return nil, fmt.Errorf("certificates for %s: %w", host, err)
+		}
+		if pool != nil {
+			t.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
+		}
+	}
+	h.next[host] = t
+	return t, nil
+}
+
+// BusyError says that a registry wants to be asked again much later.
+type BusyError struct {
+	Host  string
+	After time.Duration
+}
+
+func (e *BusyError) Error() string {
+	return fmt.Sprintf("%s has had too many requests (429): it wants to be asked again in %s", e.Host, e.After)
+}
+
+// maxBusy is the longest time that a registry may ask to wait.
+const maxBusy = time.Minute
+
+// patient waits as long as a registry says before it lets a request be repeated.
+type patient struct{ next http.RoundTripper }
+
+func (p patient) RoundTrip(req *http.Request) (*http.Response, error) {
+	res, err := p.next.RoundTrip(req)
+	if err != nil || res.StatusCode != http.StatusTooManyRequests {
+		return res, err
+	}
+	after := retryAfter(res.Header)
+	if after > maxBusy {
+		res.Body.Close()
+		return nil, &BusyError{req.URL.Host, after}
+	}
+	select {
+	case <-req.Context().Done():
+	case <-time.After(after):
+	}
+	return res, nil
+}
+
+// retryAfter reads seconds, or a time, which counts from that of the answer.
+func retryAfter(h http.Header) time.Duration {
+	text := h.Get("Retry-After")
+	if n, err := strconv.ParseUint(text, 10, 31); err == nil {
+		return time.Duration(n) * time.Second
+	}
+	then, err := http.ParseTime(text)
+	now, err2 := http.ParseTime(h.Get("Date"))
+	if err != nil || err2 != nil {
+		return 0
+	}
+	return max(then.Sub(now), 0)
 }
 
 // isBlob reports whether a request is for a blob, whose size and digest are known.
@@ -275,7 +369,7 @@ func (b *blobReader) open() error {
 		if err == nil {
 			break
 		}
-		forGood := false
+		forGood := errors.As(err, new(*BusyError))
 		if status := (*transport.Error)(nil); errors.As(err, &status) {
 			switch code := status.StatusCode; {
 			case code == http.StatusRequestedRangeNotSatisfiable && !b.whole:
@@ -339,15 +433,24 @@ func (b *blobReader) request(p *place) (err error) {
 }
 
 // checkRedirect keeps a registry out there from sending this machine to an address
-// of its own network.
+// of its own network. One that is in that network may have its storage there.
 func checkRedirect(req *http.Request, via []*http.Request) error {
 	if len(via) >= 10 {
 		return errors.New("stopped after 10 redirects")
 	}
-	host := req.URL.Hostname()
+	host, from := req.URL.Hostname(), via[0].URL.Hostname()
 	ip, err := netip.ParseAddr(host)
-	if err == nil && host != via[0].URL.Hostname() && (ip.IsPrivate() || ip.IsLoopback() || ip.IsLinkLocalUnicast() || ip.IsUnspecified()) {
-		return fmt.Errorf("redirect from %s to the private address %s refused", via[0].URL.Hostname(), host)
+	if err != nil || host == from || !ip.IsPrivate() && !ip.IsLoopback() && !ip.IsLinkLocalUnicast() && !ip.IsUnspecified() {
+		return nil
 	}
-	return nil
+	if ip.IsPrivate() && inPrivateNetwork(req.Context(), from) {
+		return nil
+	}
+	return fmt.Errorf("redirect from %s to the private address %s refused", from, host)
+}
+
+// inPrivateNetwork reports whether all addresses of a host are private ones.
+func inPrivateNetwork(ctx context.Context, host string) bool {
+	addresses, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	return err == nil && len(addresses) > 0 && !slices.ContainsFunc(addresses, func(ip netip.Addr) bool { return !ip.Unmap().IsPrivate() })
 }

@@ -3,6 +3,7 @@ package image
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -330,5 +331,110 @@ func TestMirrors(t *testing.T) {
 				t.Errorf("the registry was asked %d times", origin.others.Load())
 			}
 		})
+	}
+}
+
+// TestBusy has a registry that has had too many requests: what it says of waiting is
+// done, when it is not too long.
+func TestBusy(t *testing.T) {
+	inner := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	var after atomic.Value
+	var asked atomic.Int64
+	after.Store("")
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if header := after.Load().(string); header != "" && r.Method == http.MethodGet && strings.Contains(r.URL.Path, "/manifests/") {
+			if asked.Add(1) == 1 || header == "3600" {
+				w.Header().Set("Retry-After", header)
+				w.WriteHeader(http.StatusTooManyRequests)
+				return
+			}
+		}
+		inner.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	host := strings.TrimPrefix(server.URL, "http://")
+	push(t, host+"/a:1", newIndex(t, "a", amd64, arm64), nil)
+	after.Store("0")
+	_, err := Collect(t.Context(), Options{Platforms: both, Images: []Spec{{Reference: "a:1", From: host + "/a:1"}}})
+	if err != nil || asked.Load() < 2 {
+		t.Errorf("got %v after %d requests", err, asked.Load())
+	}
+	asked.Store(0)
+	after.Store("3600")
+	_, err = Collect(t.Context(), Options{Platforms: both, Images: []Spec{{Reference: "b:1", From: host + "/a:1"}}})
+	var busy *BusyError
+	if !errors.As(err, &busy) || busy.Host != host || busy.After != time.Hour || asked.Load() != 1 {
+		t.Errorf("got %v after %d requests", err, asked.Load())
+	}
+	for text, want := range map[string]time.Duration{"": 0, "7": 7 * time.Second, "-1": 0, "soon": 0, "Fri, 02 Jan 2026 03:05:05 GMT": time.Minute, "Fri, 02 Jan 2026 03:03:05 GMT": 0} {
+		if got := retryAfter(http.Header{"Retry-After": {text}, "Date": {"Fri, 02 Jan 2026 03:04:05 GMT"}}); got != want {
+			t.Errorf("%q: got %s, want %s", text, got, want)
+		}
+	}
+}
+
+// TestHosts trusts an authority for the host that it is named for, and no other.
+func TestHosts(t *testing.T) {
+	handler := http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})
+	named, other := httptest.NewTLSServer(handler), httptest.NewTLSServer(handler)
+	t.Cleanup(named.Close)
+	t.Cleanup(other.Close)
+	pool := x509.NewCertPool()
+	pool.AddCert(named.Certificate())
+	h := &hosts{next: map[string]http.RoundTripper{}, roots: func(host string) (*x509.CertPool, error) {
+		switch host {
+		case strings.TrimPrefix(named.URL, "https://"):
+			return pool, nil
+		case "bad.example":
+			return nil, errors.New("no certificate")
+		}
+		return nil, nil
+	}}
+	for url, want := range map[string]string{named.URL: "", other.URL: "certificate signed by unknown authority", "https://bad.example": "certificates for bad.example: no certificate"} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+		must(t, err)
+		res, err := h.RoundTrip(req)
+		if err == nil {
+			res.Body.Close()
+		}
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %q", url, err, want)
+		}
+	}
+}
+
+// TestPlain speaks HTTP with the registries that are named for it, mirrors too.
+func TestPlain(t *testing.T) {
+	c := &collector{Options: Options{Plain: []string{"plain.example:5000"}, Mirrors: map[string][]string{"index.docker.io": {"plain.example:5000/hub", "other.example"}}}}
+	for text, want := range map[string]string{"plain.example:5000/a:1": "http", "plain.example/a:1": "https", "a:1": "http https https"} {
+		r, err := c.registry(text)
+		must(t, err)
+		var schemes []string
+		for _, p := range r.places {
+			schemes = append(schemes, p.repository.Scheme())
+		}
+		if got := strings.Join(schemes, " "); got != want {
+			t.Errorf("%s: %s, want %s", text, got, want)
+		}
+	}
+}
+
+// TestPrivateStorage lets only a registry of the own network redirect into it.
+func TestPrivateStorage(t *testing.T) {
+	for _, c := range []struct {
+		from, to string
+		ok       bool
+	}{
+		{"10.0.0.1", "10.0.0.2", true}, {"10.0.0.1", "192.168.1.1", true}, {"10.0.0.1", "8.8.8.8", true}, {"8.8.8.8", "10.0.0.2", false},
+		{"10.0.0.1", "127.0.0.1", false}, {"10.0.0.1", "169.254.169.254", false}, {"10.0.0.1", "0.0.0.0", false}, {"127.0.0.1", "10.0.0.1", false}, {"127.0.0.1", "127.0.0.1", true},
+	} {
+		request := func(host string) *http.Request {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://"+host+"/", nil)
+			must(t, err)
+			return req
+		}
+		if err := checkRedirect(request(c.to), []*http.Request{request(c.from)}); (err == nil) != c.ok {
+			t.Errorf("%s to %s: %v", c.from, c.to, err)
+		}
 	}
 }

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"path"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -40,6 +42,7 @@ type root struct {
 	index  *v1.Descriptor // nil for a single image, and where no index was found
 	raw    []byte         // of index
 	images []candidate
+	nested int // indexes in it
 	source source
 	ctx    context.Context // also bounds reads that come after resolve
 	cache  *layerCache
@@ -124,13 +127,47 @@ func (r *root) load() error {
 		return fmt.Errorf("media type %s is neither an image nor an image index", d.MediaType)
 	}
 	r.index, r.raw = &d, raw
+	return r.list(raw, maxIndexDepth)
+}
+
+// maxIndexDepth is how deep indexes lie in indexes.
+const maxIndexDepth = 3
+
+// errNotImage is what an artifact is: a manifest of something else.
+var errNotImage = errors.New("this is not an image")
+
+// list adds the images that an index has, and those of indexes in it: then there is
+// no one index that a bundle could have.
+func (r *root) list(raw []byte, depth int) error {
 	index, err := v1.ParseIndexManifest(bytes.NewReader(raw))
 	if err != nil {
 		return err
 	}
 	for _, m := range index.Manifests {
-		if !m.MediaType.IsImage() {
-			continue // attestations of other kinds, nested indexes
+		if m.MediaType.IsIndex() {
+			if some, ok := r.source.(partial); ok && !some.has(m) {
+				continue
+			}
+			if depth == 0 {
+				return fmt.Errorf("indexes lie in indexes more than %d deep", maxIndexDepth)
+			}
+			if r.nested++; r.nested > bundle.MaxPlatforms {
+				return fmt.Errorf("more than %d indexes in an index", bundle.MaxPlatforms)
+			}
+			inner, err := r.source.document(r.ctx, m)
+			if err != nil {
+				return fmt.Errorf("image index: %w", err)
+			}
+			if r.index = nil; len(inner) > 0 {
+				err = r.list(inner, depth-1)
+			}
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		if t := types.MediaType(m.ArtifactType); !m.MediaType.IsImage() || t != "" && !t.IsConfig() {
+			continue // attestations and artifacts of other kinds
 		}
 		if some, ok := r.source.(partial); ok && !some.has(m) {
 			continue
@@ -139,7 +176,9 @@ func (r *root) load() error {
 		if m.Platform != nil {
 			next.platform = platformOf(m.Platform)
 		} else {
-			if next.found, err = r.read(m, nil); err != nil {
+			if next.found, err = r.read(m, nil); errors.Is(err, errNotImage) {
+				continue
+			} else if err != nil {
 				return err
 			}
 			next.platform = platformOf(next.found.config.Platform())
@@ -151,26 +190,33 @@ func (r *root) load() error {
 	return nil
 }
 
-// find returns the image for p.
+// find returns the image for p, or else the best that runs there too.
 func (r *root) find(p bundle.Platform) (*found, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var match *candidate
-	var have []bundle.Platform
-	for i := range r.images {
-		c := &r.images[i]
-		if !slices.Contains(have, c.platform) {
-			have = append(have, c.platform)
+	for _, runs := range compatible(p) {
+		for i := range r.images {
+			c := &r.images[i]
+			if normal(c.platform) != runs {
+				continue
+			}
+			if match != nil && match.descriptor.Digest != c.descriptor.Digest {
+				return nil, fmt.Errorf("%s has several images for %s: name one by digest", r.text, c.platform)
+			}
+			match = c
 		}
-		if normal(c.platform) != normal(p) {
-			continue
+		if match != nil {
+			break
 		}
-		if match != nil && match.descriptor.Digest != c.descriptor.Digest {
-			return nil, fmt.Errorf("%s has several images for %s: name one by digest", r.text, p)
-		}
-		match = c
 	}
 	if match == nil {
+		var have []bundle.Platform
+		for _, c := range r.images {
+			if !slices.Contains(have, c.platform) {
+				have = append(have, c.platform)
+			}
+		}
 		return nil, &PlatformError{r.text, p, have}
 	}
 	if match.found == nil {
@@ -246,7 +292,7 @@ func (r *root) read(d v1.Descriptor, raw []byte) (*found, error) {
 		return nil, fmt.Errorf("image manifest has the old schema 1")
 	}
 	if t := img.manifest.Config.MediaType; !t.IsConfig() {
-		return nil, fmt.Errorf("config has media type %s: this is not an image", t)
+		return nil, fmt.Errorf("config has media type %s: %w", t, errNotImage)
 	}
 	if img.rawConfig, err = r.source.document(r.ctx, img.manifest.Config); err != nil {
 		return nil, fmt.Errorf("image config: %w", err)
@@ -300,4 +346,25 @@ func normal(p bundle.Platform) bundle.Platform {
 		return "linux/amd64"
 	}
 	return p
+}
+
+// compatible are the platforms whose images run on p, the best first: older variants
+// of the processor, as container engines choose.
+func compatible(p bundle.Platform) []bundle.Platform {
+	p = normal(p)
+	list := []bundle.Platform{p}
+	base := bundle.Platform(p.OS() + "/" + p.Arch())
+	least := map[string]int{"arm": 5, "amd64": 1, "arm64": 8}[p.Arch()]
+	newest, err := strconv.Atoi(strings.TrimPrefix(p.Variant(), "v"))
+	if err != nil || least == 0 {
+		return list
+	}
+	for v := min(newest, 16) - 1; v >= least; v-- {
+		older := normal(base + bundle.Platform(fmt.Sprintf("/v%d", v)))
+		if v == 8 && p.Arch() == "arm64" {
+			older = base
+		}
+		list = append(list, older)
+	}
+	return list
 }

@@ -15,6 +15,8 @@ import (
 var (
 	projectPattern = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
 	profilePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
+	hostPattern    = regexp.MustCompile(`^[A-Za-z0-9.-]+(:[0-9]{1,5})?$`)
+	mirrorPattern  = regexp.MustCompile(`^[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[a-z0-9._/-]+)?$`)
 	exposePattern  = regexp.MustCompile(`^[0-9]{1,5}(/(tcp|udp|sctp))?$`)
 	signalPattern  = regexp.MustCompile(`^(SIG[A-Z0-9+-]{2,12}|[0-9]{1,2})$`)
 )
@@ -73,6 +75,20 @@ func (p *Project) checkApp() error {
 }
 
 func (p *Project) checkImages() error {
+	for _, host := range sortedKeys(p.Registries) {
+		if !hostPattern.MatchString(host) {
+			return p.at([]any{"registries", host}, "registry %q is no host: want for example docker.io or registry.example.com:5000", host)
+		}
+		r := p.Registries[host]
+		if r.HTTP && r.CA != "" {
+			return p.at([]any{"registries", host}, "registry %s has http and ca: who certifies it counts with HTTPS only", host)
+		}
+		for i, mirror := range r.Mirrors {
+			if !mirrorPattern.MatchString(mirror) {
+				return p.at([]any{"registries", host, "mirrors", i}, "mirror %q, want HOST or HOST/PATH", mirror)
+			}
+		}
+	}
 	for _, name := range sortedKeys(p.Images) {
 		img := p.Images[name]
 		at := []any{"images", name}

@@ -17,11 +17,13 @@ import (
 type composeFile struct {
 	p        *Project
 	services types.Services
-	model    map[string]any    // as it is written, with its variables, in the long form
-	images   map[string]string // of the services, as they are written
-	values   map[string]string // of variables that the build knows
-	others   []string          // files it takes parts from, relative to the project's directory
-	changed  bool              // the release cannot have it as it is
+	model    map[string]any          // as it is written, with its variables, in the long form
+	images   map[string]string       // of the services, as they are written
+	values   map[string]string       // of variables that the build knows
+	others   []string                // files it takes parts from, relative to the project's directory
+	changed  bool                    // the release cannot have it as it is
+	unknown  unknowns                // variables that only a device sets
+	without  func(name string) error // reads the file as on a device that does not set a variable
 }
 
 // text is a string of a service as it is written, or "".
@@ -52,7 +54,6 @@ func (p *Project) loadCompose(ctx context.Context, version string) (*composeFile
 	}
 	values[p.VersionEnv] = version
 	c := &composeFile{p: p, values: values, images: map[string]string{}, others: slices.Clone(p.Compose[1:]), changed: len(p.Compose) > 1 || p.Profiles != nil}
-	var unknown unknowns
 	options := func(o *loader.Options) {
 		o.SetProjectName(p.Project, true)
 		if o.Profiles = p.Profiles; p.Profiles == nil {
@@ -61,8 +62,8 @@ func (p *Project) loadCompose(ctx context.Context, version string) (*composeFile
 		o.SkipResolveEnvironment = true // an env_file is the device's
 		o.SkipResolveLabels = true
 		o.ResolvePaths = false // "./x" is the app's, "/x" the device's
-		o.Interpolate.Substitute = unknown.substitute
-		o.Interpolate.TypeCastMapping = unknown.casts(o.Interpolate.TypeCastMapping)
+		o.Interpolate.Substitute = c.unknown.substitute
+		o.Interpolate.TypeCastMapping = c.unknown.casts(o.Interpolate.TypeCastMapping)
 		o.Listeners = append(o.Listeners, c.takes)
 	}
 	details.Environment = values
@@ -74,6 +75,14 @@ func (p *Project) loadCompose(ctx context.Context, version string) (*composeFile
 		if !filepath.IsLocal(name) {
 			return nil, p.composeError("it takes parts from %s, which is outside the directory of %s", name, DefaultFile)
 		}
+	}
+	c.without = func(name string) error {
+		c.unknown.blank = name
+		defer func() { c.unknown.blank = "" }()
+		details := details
+		details.Environment = values
+		_, err := loader.LoadWithContext(ctx, details, options, func(o *loader.Options) { o.Listeners = nil })
+		return err
 	}
 	c.services, c.changed = loaded.Services, c.changed || len(c.others) > 0
 	// The same once more with variables left alone: what an image name is made of,
@@ -96,7 +105,7 @@ func (p *Project) loadCompose(ctx context.Context, version string) (*composeFile
 		// An included file gets values of the .env beside it, which are nobody's but this
 		// machine's. What is given wins over them, so it shows where they went.
 		given := types.Mapping{}
-		for name := range c.environment() {
+		for name := range c.environment(true) {
 			given[name] = taken
 		}
 		if err := load(given); err != nil {

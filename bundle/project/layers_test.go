@@ -92,6 +92,28 @@ func TestDeviceVariables(t *testing.T) {
 	}
 }
 
+// TestNeeded has variables that a device must set, because nothing in their place is
+// wrong, and one that may be empty.
+func TestNeeded(t *testing.T) {
+	r, _, err := release(t, map[string]string{"valise.yaml": goodProject, "compose.yaml": `services:
+  db:
+    image: "a:${SHOP_VERSION}"
+    read_only: "${RO}"
+    volumes: ["${DATA}:/data", "./x:/x:${MODE:-ro}"]
+    ports: ["${PORT}:80"]
+    stop_grace_period: "${GRACE}"
+    pull_policy: "${PULL}"
+    networks: [n]
+    environment: {LEVEL: "${LEVEL}", URL: "http://${HOST}:${PORT}"}
+    hostname: "${HOST}"
+  tool: {image: a, profiles: [tools], environment: [TOOL_TOKEN]}
+networks: {n: {external: "${EXT}"}}
+`})
+	if want := strings.Fields("DATA EXT GRACE PULL RO"); err != nil || !slices.Equal(r.RequiredEnv, want) {
+		t.Errorf("got %v, %v, want %s", r, err, want)
+	}
+}
+
 // TestUnknownURL does not take a port that only a device knows for one.
 func TestUnknownURL(t *testing.T) {
 	dir := t.TempDir()
@@ -416,5 +438,25 @@ func TestVersionEnv(t *testing.T) {
 		if got != c.want {
 			t.Errorf("%s: got %q, want %q", c.services, got, c.want)
 		}
+	}
+}
+
+// TestWindows has files as an editor on Windows writes them.
+func TestWindows(t *testing.T) {
+	files := map[string]string{
+		"valise.yaml":  goodProject + "files: [scripts/a.sh]\nenv: {B: {help: x}}\n",
+		"compose.yaml": "services:\n  db:\n    image: a:${SHOP_VERSION}\n    env_file: [.env]\n    label_file: [labels.txt]\n    command: |\n      one\n      two\n    extends: {file: base.yaml, service: base}\n",
+		"base.yaml":    "services:\n  base:\n    restart: always\n    environment: [A]\n",
+		"labels.txt":   "l=v\n", ".env.example": "# what\nB=1\n", "scripts/a.sh": "x\n",
+	}
+	for name, text := range files {
+		files[name] = strings.ReplaceAll(text, "\n", "\r\n")
+	}
+	r, _, err := release(t, files)
+	if err != nil || !slices.Equal(r.RequiredEnv, []string{"A", "B"}) || r.Images[0].Reference != "a:1.2.3" {
+		t.Fatal(r, err)
+	}
+	if text := resolve(t, files); strings.Contains(text, "\r") || strings.Contains(text, `\r`) || !strings.Contains(text, "l: v\n") {
+		t.Errorf("got\n%q", text)
 	}
 }

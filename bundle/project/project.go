@@ -70,6 +70,7 @@ type Project struct {
 	Files      []FileItem               `yaml:"files"`       // more files of the bundle, under the same path
 	Installer  string                   `yaml:"installer"`   // directory with <os>-<arch>[-<variant>]/valise-installer
 	Engine     string                   `yaml:"engine"`      // directory with <os>-<arch>[-<variant>]/{*.deb,docker-*.tgz,docker-compose}
+	Registries map[string]Registry      `yaml:"registries"`  // by host
 	Output     string                   `yaml:"output"`      // template of the bundle's file name
 	Arch       map[string]string        `yaml:"arch"`        // what {{.Arch}} is, by platform
 	// Trust is who signs the releases after this one. A key is the path of its
@@ -87,6 +88,13 @@ type Project struct {
 	Ignored func(ctx context.Context, paths []string) ([]string, error) `yaml:"-" json:"-"`
 
 	doc *document // for errors with a position
+}
+
+// Registry says how a registry is reached.
+type Registry struct {
+	Mirrors []string `yaml:"mirrors"` // HOST or HOST/PATH, asked before it
+	HTTP    bool     `yaml:"http"`    // it speaks HTTP only
+	CA      string   `yaml:"ca"`      // file of certificates, PEM, of who certifies it
 }
 
 // Image says where an image comes from. Exactly one of From, Base, Go and

@@ -75,7 +75,7 @@ func (p *Project) Release(ctx context.Context, version string, platforms []bundl
 	if err != nil {
 		return nil, err
 	}
-	r.RequiredEnv = c.required(p.VersionEnv)
+	r.RequiredEnv = c.required()
 	if r.Images, err = p.images(c, version, platforms); err != nil {
 		return nil, err
 	}

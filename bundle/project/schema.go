@@ -135,8 +135,14 @@ func keys(pattern string) func(*jsonschema.Schema) {
 
 // rules are what the types do not say, by the path of the value.
 var rules = map[string]func(*jsonschema.Schema){
-	"":                           oneKind,
-	"app":                        text(appPattern),
+	"":           oneKind,
+	"app":        text(appPattern),
+	"registries": keys(hostPattern.String()),
+	"registries.*": func(s *jsonschema.Schema) {
+		s.Not = &jsonschema.Schema{Required: []string{"ca"}, Properties: map[string]*jsonschema.Schema{"http": {Const: new(any(true))}}}
+	},
+	"registries.*.mirrors.*":     text(mirrorPattern.String()),
+	"registries.*.ca":            text(`.`),
 	"profiles":                   func(s *jsonschema.Schema) { s.UniqueItems = true },
 	"profiles.*":                 text(profilePattern.String()),
 	"arch":                       func(s *jsonschema.Schema) { keys(platformPattern)(s); text(`^[^/\\\\ ]+$`)(s.AdditionalProperties) },
@@ -223,7 +229,7 @@ func oneKind(s *jsonschema.Schema) {
 	tree := &jsonschema.Schema{Required: []string{"tree"}, Properties: map[string]*jsonschema.Schema{
 		"health": {Properties: map[string]*jsonschema.Schema{"compose": {MaxItems: new(0)}}},
 	}}
-	for _, key := range []string{"compose", "profiles", "images", "backup", "project", "engine"} {
+	for _, key := range []string{"compose", "profiles", "images", "registries", "backup", "project", "engine"} {
 		tree.Properties[key] = nothing()
 	}
 	compose := &jsonschema.Schema{Required: []string{"compose"}, Properties: map[string]*jsonschema.Schema{"tree": nothing()}}
@@ -317,6 +323,10 @@ func SchemaJSON() ([]byte, error) {
 var descriptions = map[string]string{
 	"app":                       "Name of the app: of its bundles, and of its directory on the device.",
 	"compose":                   "Path of the compose file, or of several, each over those before it. Images, build sections and required variables are read from it.",
+	"registries":                "How registries are reached, by their host.",
+	"registries.*.mirrors":      "Mirrors that are asked before it: HOST or HOST/PATH. VALISE_MIRRORS comes first.",
+	"registries.*.http":         "It speaks HTTP only. No password is sent there.",
+	"registries.*.ca":           "File of certificates, PEM, of who certifies it. Those of /etc/docker/certs.d/HOST count without it.",
 	"profiles":                  "Profiles of the compose file that the release runs; services of others do not travel. Without it, all travel, and COMPOSE_PROFILES on the device decides.",
 	"tree":                      "In place of compose: an app that is a file tree, run by systemd units.",
 	"tree.files":                "What the tree is made of.",

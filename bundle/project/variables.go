@@ -107,15 +107,21 @@ func (c *composeFile) readsEnv() bool {
 // unknowns gives variables that only a device can set a placeholder each: a number,
 // which passes as a string, a number and a size, and is known again in places that
 // want something else.
-type unknowns []string
+type unknowns struct {
+	names []string
+	blank string // a name that gets no placeholder, as on a device that does not set it
+}
 
 var placeholder = regexp.MustCompile(`1077[0-9]{4}`)
 
 func (u *unknowns) placeholder(name string) string {
-	i := slices.Index(*u, name)
+	if name == u.blank {
+		return ""
+	}
+	i := slices.Index(u.names, name)
 	if i < 0 {
-		i = len(*u)
-		*u = append(*u, name)
+		i = len(u.names)
+		u.names = append(u.names, name)
 	}
 	return fmt.Sprintf("1077%04d", i%10000)
 }
@@ -132,7 +138,7 @@ func (u *unknowns) substitute(text string, values template.Mapping) (string, err
 			return u.placeholder(name), required[name]
 		}, template.WithoutLogging)
 		var missing *template.MissingRequiredError
-		if !errors.As(err, &missing) || required[missing.Variable] {
+		if !errors.As(err, &missing) || required[missing.Variable] || missing.Variable == u.blank {
 			return s, err
 		}
 		required[missing.Variable] = true
@@ -310,23 +316,30 @@ func (c *composeFile) unset(v any, names []string) []string {
 	return names
 }
 
-// required are the variables that the file cannot do without, sorted, except the
-// version's own: ${X:?}, and what it passes on without a value of its own.
-func (c *composeFile) required(versionEnv string) []string {
+// required are the variables that the file cannot do without, sorted: ${X:?}, what it
+// passes on without a value of its own, and where nothing at all would be wrong, as in
+// read_only: ${X}. The version's own is none of them.
+func (c *composeFile) required() []string {
 	names := c.passedOn()
-	for name, v := range template.ExtractVariables(c.model, template.DefaultPattern) {
-		if v.Required && name != versionEnv {
+	used := template.ExtractVariables(c.model, template.DefaultPattern)
+	for name, v := range used {
+		if v.Required {
+			names = append(names, name)
+		}
+	}
+	for _, name := range c.unknown.names {
+		if _, ok := used[name]; ok && !slices.Contains(names, name) && c.without(name) != nil {
 			names = append(names, name)
 		}
 	}
 	slices.Sort(names)
-	return slices.DeleteFunc(slices.Compact(names), func(name string) bool { return name == versionEnv })
+	return slices.DeleteFunc(slices.Compact(names), func(name string) bool { return name == c.p.VersionEnv })
 }
 
 // passedOn are the variables that services get as the device has them
 // (environment: [TOKEN]), and those that secrets and configs are made of.
 func (c *composeFile) passedOn() (names []string) {
-	for name, value := range c.environment() {
+	for name, value := range c.environment(false) {
 		if value == nil && bundle.ValidEnvKey(name) {
 			names = append(names, name)
 		}
@@ -335,10 +348,14 @@ func (c *composeFile) passedOn() (names []string) {
 }
 
 // environment are the variables that the file gives to services; those whose value
-// it takes from outside have none.
-func (c *composeFile) environment() map[string]*string {
+// it takes from outside have none. Services of profiles that only the device chooses
+// are optional.
+func (c *composeFile) environment(optional bool) map[string]*string {
 	all := map[string]*string{}
-	for service := range c.services {
+	for service, s := range c.services {
+		if !optional && c.p.Profiles == nil && len(s.Profiles) > 0 {
+			continue
+		}
 		for name, value := range environmentOf(c.attributes(service)) {
 			if _, there := all[name]; !there || value == nil {
 				all[name] = value

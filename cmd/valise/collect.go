@@ -2,16 +2,23 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"log"
+	"maps"
+	"net/http"
+	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/image"
@@ -25,8 +32,22 @@ func (a *app) collect(ctx context.Context, p *project.Project, r *project.Releas
 	if err != nil {
 		return nil, err
 	}
+	var plain []string
+	for _, host := range slices.Sorted(maps.Keys(p.Registries)) {
+		registry, err := name.NewRegistry(host)
+		if err != nil {
+			return nil, fmt.Errorf("registries: %w", err)
+		}
+		r := p.Registries[host]
+		mirrors[registry.RegistryStr()] = append(mirrors[registry.RegistryStr()], r.Mirrors...)
+		if r.HTTP {
+			plain = append(plain, registry.RegistryStr())
+		}
+	}
 	o := image.Options{
 		Mirrors:   mirrors,
+		Plain:     plain,
+		Roots:     func(host string) (*x509.CertPool, error) { return roots(p, host) },
 		Platforms: platforms,
 		CreatedAt: created,
 		Dir:       p.Dir,
@@ -60,10 +81,61 @@ func (a *app) collect(ctx context.Context, p *project.Project, r *project.Releas
 	case errors.As(err, &noBuildKit):
 		return nil, cli.WithHint(err, "install docker buildx, or set BUILDKIT_HOST and put buildctl into PATH")
 	}
+	var status *transport.Error
+	var busy *image.BusyError
+	switch {
+	case errors.As(err, &busy), errors.As(err, &status) && status.StatusCode == http.StatusTooManyRequests:
+		return nil, cli.WithHint(err, "wait and build again: what was loaded is kept; docker login gives most registries higher limits, and a mirror has none (VALISE_MIRRORS, or registries in %s)", p.File)
+	case errors.As(err, &status) && (status.StatusCode == http.StatusUnauthorized || status.StatusCode == http.StatusForbidden):
+		return nil, cli.WithHint(err, "log in: docker login %s (its credential helpers count); a registry says the same of an image that is not there", registryOf(status))
+	case err != nil && strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
+		return nil, cli.WithHint(err, "when that registry has no HTTPS, write registries: {HOST: {http: true}} in %s", p.File)
+	case errors.As(err, new(*tls.CertificateVerificationError)):
+		return nil, cli.WithHint(err, "when its certificate is of your own authority, write registries: {HOST: {ca: FILE}} in %s, or put it into %s/HOST/ca.crt", p.File, certsDir)
+	}
 	if missing := new(image.PlatformError); errors.As(err, &missing) {
 		return nil, cli.WithHint(err, "provide the image for %s, or leave that platform out with --platform", missing.Want)
 	}
 	return c, err
+}
+
+// certsDir is where docker has certificates for registries, by their host.
+const certsDir = "/etc/docker/certs.d"
+
+// roots are the authorities that may certify a registry besides those of this system.
+func roots(p *project.Project, host string) (*x509.CertPool, error) {
+	files, err := filepath.Glob(filepath.Join(certsDir, strings.NewReplacer("*", "", "?", "", "[", "").Replace(host), "*.crt"))
+	if err != nil {
+		return nil, err
+	}
+	if r := p.Registries[host]; r.CA != "" {
+		files = append(files, p.Path(r.CA))
+	}
+	if len(files) == 0 {
+		return nil, nil
+	}
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		return nil, err
+	}
+	for _, file := range files {
+		pem, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		if !pool.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("%s has no certificate in PEM", file)
+		}
+	}
+	return pool, nil
+}
+
+// registryOf is the host that an error is of.
+func registryOf(err *transport.Error) string {
+	if err.Request == nil {
+		return "HOST"
+	}
+	return strings.TrimPrefix(err.Request.URL.Host, "index.")
 }
 
 // parseMirrors reads REGISTRY=HOST[/PATH],...; a registry may have several.

@@ -20,6 +20,9 @@ import (
 	"github.com/valise-ota/valise/cmd/internal/cli"
 )
 
+// overlayLayers is how many layers of an image the overlay2 driver of engines takes.
+const overlayLayers = 125
+
 // prepare makes the manifest of the release that the bundle called name holds,
 // complete but for the digest of images.tar, and says where its content is.
 func (a *app) prepare(ctx context.Context, p *project.Project, version string, platforms []bundle.Platform, name string, f buildFlags, first bool) (*bundle.Manifest, *content, error) {
@@ -88,6 +91,13 @@ func (a *app) manifest(ctx context.Context, p *project.Project, r *project.Relea
 			return nil, err
 		}
 		c.Collection, m.Components = collected, collected.Components
+		for _, component := range m.Components {
+			for _, img := range component.Images {
+				if len(img.Layers) > overlayLayers {
+					note("image %s has %d layers for %s: engines that use overlay2 take %d", component.Reference, len(img.Layers), img.Platform, overlayLayers)
+				}
+			}
+		}
 	}
 	if err == nil && f.sbom {
 		err = a.addSBOMs(ctx, m, c)
