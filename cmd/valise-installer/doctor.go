@@ -45,7 +45,11 @@ func (p *program) doctor(ctx context.Context) error {
 			bad++
 		}
 	}
-	if err := p.Result(all, func(w io.Writer) { printFindings(w, all) }); err != nil {
+	said := []finding{}
+	for _, f := range all {
+		said = append(said, finding{f.App, f.Check, f.Status, f.Detail(), remedy(f.Remedy)})
+	}
+	if err := p.Result(said, func(w io.Writer) { printFindings(w, said) }); err != nil {
 		return err
 	}
 	if bad > 0 {
@@ -54,7 +58,16 @@ func (p *program) doctor(ctx context.Context) error {
 	return nil
 }
 
-func printFindings(w io.Writer, all []device.Finding) {
+// finding is a device.Finding in words.
+type finding struct {
+	App    string `json:"app,omitempty"`
+	Check  string `json:"check"`
+	Status string `json:"status"`
+	Detail string `json:"detail"`
+	Remedy string `json:"remedy,omitempty"`
+}
+
+func printFindings(w io.Writer, all []finding) {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, f := range all {
 		name := f.Check

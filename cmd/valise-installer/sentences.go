@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -34,6 +35,52 @@ var hints = map[device.Advice]string{
 	device.MakeGroup:     `make the group %s by hand and repeat`,
 	device.EditEnv:       `change it in the environment file and start the app again`,
 }
+
+// remedies say what can be done about a finding of doctor.
+var remedies = map[device.Advice]string{
+	device.StartEngine:    `systemctl enable --now docker.service; see journalctl -u docker.service`,
+	device.RaiseEngine:    `install Docker Engine 20.10 or newer`,
+	device.BringCompose:   `install the docker-compose-plugin package, or a bundle that carries docker-compose`,
+	device.SeeDisk:        `look at the disk: df, dmesg`,
+	device.MakeRoom:       `make room: an update says what it needs with plan`,
+	device.SetClock:       `set it (timedatectl); updates work all the same, but times in the history are wrong`,
+	device.RestoreTrust:   `restore %s from a backup; without it no bundle is accepted`,
+	device.MendFile:       `mend %s`,
+	device.KeepCopy:       `keep a copy of %s and ask for help`,
+	device.MendCause:      `mend the cause, then run valise-installer recover`,
+	device.RecoverIt:      `wait when it runs right now, else run valise-installer recover`,
+	device.InstallAgain:   `install the app again: valise-installer install BUNDLE`,
+	device.InstallIt:      `valise-installer install BUNDLE`,
+	device.MendLink:       `ln -sfnT releases/%s %s`,
+	device.PutUnitsBack:   `valise-installer update BUNDLE of %s: it puts the units of the release back, keeps an edit beside them, and starts them; what is to be different belongs into systemctl edit UNIT`,
+	device.WriteAnew:      `valise-installer update BUNDLE of %s: it writes them anew and keeps an edit beside them`,
+	device.PutBack:        `valise-installer update BUNDLE of %s: it puts back what is missing`,
+	device.NoWayBack:      `a rollback will not work; after the next update there is a new release to go back to`,
+	device.SwitchMends:    `a switch to this release, or an update with its own bundle, brings back what it has and keeps the change beside it`,
+	device.VerifiedNext:   `the next update is verified`,
+	device.RestoreEnv:     `restore %s from a backup: databases depend on the passwords in it`,
+	device.HideFile:       `chmod 600 %s`,
+	device.RestartDaemon:  `systemctl restart valise makes it`,
+	device.NameDrop:       `write "updates: {drop: %s}" into %s, and make %s a directory`,
+	device.OwnAbove:       `have root own the folder and those above it`,
+	device.MoveAway:       `move it away; systemctl restart valise makes the folder`,
+	device.ShutFolder:     `chmod o-w %s; to let people write there without root, give it to a group: chgrp GROUP, chmod 1775`,
+	device.OwnFolder:      `chown root %s; to let people write there without root, give it to a group: chgrp GROUP, chmod 1775`,
+	device.StickFolder:    `chmod +t %s`,
+	device.SeeNetwork:     `look at network, proxy and name server; without a network take "check" out of %s: a stick, the drop folder and the page do without`,
+	device.EnableEngine:   `systemctl enable docker.service`,
+	device.EnableRecovery: `systemctl enable %s; the next update puts a lost one back`,
+	device.PutInstaller:   `put valise-installer there; the next update does so too`,
+	device.RecoveryAnew:   `the next update writes it anew; what is to be different belongs into systemctl edit %s`,
+	device.SetUpAgain:     `valise-installer page setup writes it anew; then systemctl enable --now valise`,
+	device.SetUpUnit:      `valise-installer page setup writes it anew; what is to be different belongs into systemctl edit %s`,
+	device.SeeUnit:        `systemctl status %s`,
+	device.EnableUnit:     `systemctl enable --now %s`,
+	device.RestartUnit:    `systemctl restart %s; see journalctl -u %s`,
+}
+
+// remedy is that of a finding, nothing when there is none.
+func remedy(r device.Remedy) string { return fmt.Sprintf(remedies[r.Advice], r.Args...) }
 
 // flags say by which flag or argument the command line is mended.
 var flags = map[device.Advice]string{

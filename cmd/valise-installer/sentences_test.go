@@ -24,6 +24,16 @@ func TestSentences(t *testing.T) {
 	}
 	p := &program{App: cli.App{Env: cli.Env{Stderr: new(strings.Builder)}}}
 	for _, a := range all {
+		if sentence, ok := remedies[device.Advice(a[1])]; ok {
+			given := 0
+			if a[2] != "" {
+				given = 1 + strings.Count(a[2], ",")
+			}
+			if strings.Count(sentence, "%") != given {
+				t.Errorf("%q: %s, and the library gives %q", a[1], sentence, a[2])
+			}
+			continue
+		}
 		advised := &device.Error{Err: errors.New("why"), Advice: device.Advice(a[1])}
 		if a[2] != "" && !strings.Contains(a[2], "wrong usage") && !strings.Contains(a[2], "refused") && !strings.Contains(a[2], "adopted") {
 			advised.Args = []any{"ARGUMENT"}

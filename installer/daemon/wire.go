@@ -173,4 +173,9 @@ type Finding struct {
 	OK     bool   `json:"ok"`
 	Text   string `json:"text"`
 	Remedy string `json:"remedy,omitempty"`
+	// The same for those who say it in another language.
+	Format     string   `json:"format" jsonschema:"text before its args stand in it"`
+	Args       []string `json:"args,omitempty"`
+	Advice     string   `json:"advice,omitempty" jsonschema:"names the remedy"`
+	AdviceArgs []string `json:"advice_args,omitempty"`
 }

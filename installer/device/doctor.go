@@ -37,21 +37,35 @@ var oldestEngine = semver.MustParse("20.10.0")
 
 // Finding is the result of one check.
 type Finding struct {
-	App    string `json:"app,omitempty"`
-	Check  string `json:"check"`
-	Status string `json:"status"` // ok, warning, failed
-	Detail string `json:"detail"`
-	Remedy string `json:"remedy,omitempty"`
+	App    string // empty: it is about the machine
+	Check  string
+	Status string // ok, warning, failed
+	// Format is what was found, and Args what stands in it. Front ends in another
+	// language know it by Format.
+	Format string
+	Args   []any
+	Remedy Remedy
 }
+
+// Detail is what was found, in one line of English.
+func (f Finding) Detail() string { return oneLine(fmt.Sprintf(f.Format, f.Args...)) }
+
+// Remedy is what can be done, as with an Error; the zero value is nothing.
+type Remedy struct {
+	Advice Advice
+	Args   []any
+}
+
+func do(a Advice, args ...any) Remedy { return Remedy{a, args} }
 
 // findings are collected by examine; each check adds one or more.
 type findings []Finding
 
-func (f *findings) add(app, check, status, remedy, format string, args ...any) {
+func (f *findings) add(app, check, status string, remedy Remedy, format string, args ...any) {
 	if status == FindingOK {
-		remedy = ""
+		remedy = Remedy{}
 	}
-	*f = append(*f, Finding{app, check, status, oneLine(fmt.Sprintf(format, args...)), remedy})
+	*f = append(*f, Finding{app, check, status, format, args, remedy})
 }
 
 // How a check ended.
@@ -103,28 +117,27 @@ func (m *Machine) Examine(ctx context.Context, apps []string) findings {
 }
 
 func (m *Machine) examineEngine(ctx context.Context, f *findings) *docker.Engine {
-	const start = "systemctl enable --now docker.service; see journalctl -u docker.service"
 	engine, err := m.connect(ctx)
 	if err != nil {
-		f.add("", "engine", FindingFailed, start, "%v", err)
+		f.add("", "engine", FindingFailed, do(StartEngine), "%v", err)
 		return nil
 	}
 	info, err := engine.Info(ctx)
 	if err != nil {
 		engine.Close()
-		f.add("", "engine", FindingFailed, start, "%v", err)
+		f.add("", "engine", FindingFailed, do(StartEngine), "%v", err)
 		return nil
 	}
 	status := FindingOK
 	if v, err := semver.NewVersion(engineVersion(info.Version)); err != nil || v.LessThan(oldestEngine) {
 		status = FindingWarning
 	}
-	f.add("", "engine", status, "install Docker Engine 20.10 or newer", "Docker %s, %s, %s, images below %s", info.Version, info.Platform, info.Driver, info.Root)
+	f.add("", "engine", status, do(RaiseEngine), "Docker %s, %s, %s, images below %s", info.Version, info.Platform, info.Driver, info.Root)
 	m.examineSpace(f, "images", info.Root)
 	if _, version, err := docker.FindCompose(ctx, m.dockerEnv()); err != nil {
-		f.add("", "compose", FindingFailed, "install the docker-compose-plugin package, or a bundle that carries docker-compose", "%v", err)
+		f.add("", "compose", FindingFailed, do(BringCompose), "%v", err)
 	} else {
-		f.add("", "compose", FindingOK, "", "Docker Compose %s", version)
+		f.add("", "compose", FindingOK, do(""), "Docker Compose %s", version)
 	}
 	return engine
 }
@@ -140,11 +153,11 @@ func (m *Machine) examineSpace(f *findings, check, path string) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
-		f.add("", "space for "+check, FindingFailed, "look at the disk: df, dmesg", "%v", err)
+		f.add("", "space for "+check, FindingFailed, do(SeeDisk), "%v", err)
 	case free < lowSpace:
-		f.add("", "space for "+check, FindingWarning, "make room: an update says what it needs with plan", "%s free below %s", gibibytes(free), path)
+		f.add("", "space for "+check, FindingWarning, do(MakeRoom), "%s free below %s", gibibytes(free), path)
 	default:
-		f.add("", "space for "+check, FindingOK, "", "%s free below %s", gibibytes(free), path)
+		f.add("", "space for "+check, FindingOK, do(""), "%s free below %s", gibibytes(free), path)
 	}
 }
 
@@ -153,7 +166,7 @@ func (m *Machine) examineSpace(f *findings, check, path string) {
 func (m *Machine) examineClock(f *findings, app string, st installer.State) {
 	now := m.Now()
 	if c := st.Current; c != nil && now.Before(c.CommittedAt) {
-		f.add(app, "clock", FindingWarning, "set it (timedatectl); updates work all the same, but times in the history are wrong",
+		f.add(app, "clock", FindingWarning, do(SetClock),
 			"it says %s, and %s was committed later, at %s", Stamp(now), c.Version, Stamp(c.CommittedAt))
 	}
 }
@@ -162,34 +175,34 @@ func (m *Machine) examineClock(f *findings, app string, st installer.State) {
 // closes, is nil when there is nothing more to look at.
 func (m *Machine) examineApp(ctx context.Context, f *findings, app string) (installer.State, *release.Store) {
 	if policy, err := m.Policy(ctx, app); err != nil {
-		f.add(app, "trust", FindingFailed, "restore "+m.ConfigPath(app)+" from a backup; without it no bundle is accepted", "%v", err)
+		f.add(app, "trust", FindingFailed, do(RestoreTrust, m.ConfigPath(app)), "%v", err)
 	} else if _, err := verify.New(policy); err != nil {
-		f.add(app, "trust", FindingFailed, "mend "+m.ConfigPath(app), "%v", err)
+		f.add(app, "trust", FindingFailed, do(MendFile, m.ConfigPath(app)), "%v", err)
 	} else {
 		var signers []string
 		for _, s := range policy.Signers {
 			signers = append(signers, s.String())
 		}
-		f.add(app, "trust", FindingOK, "", "releases signed by %s", strings.Join(signers, ", or "))
+		f.add(app, "trust", FindingOK, do(""), "releases signed by %s", strings.Join(signers, ", or "))
 	}
 	j, st, err := m.ReadState(ctx, app)
 	if err != nil {
-		f.add(app, "records", FindingFailed, "keep a copy of "+m.journalPath(app)+" and ask for help", "%v", err)
+		f.add(app, "records", FindingFailed, do(KeepCopy, m.journalPath(app)), "%v", err)
 		return st, nil
 	}
 	j.Close()
 	switch u := st.Unfinished; {
 	case u != nil && u.Attention != "":
-		f.add(app, "records", FindingFailed, "mend the cause, then run valise-installer recover", "%s to %s could not be undone: %s", u.Action, u.To.Version, u.Attention)
+		f.add(app, "records", FindingFailed, do(MendCause), "%s to %s could not be undone: %s", u.Action, u.To.Version, u.Attention)
 	case u != nil:
-		f.add(app, "records", FindingWarning, "wait when it runs right now, else run valise-installer recover", "%s to %s is unfinished since %s", u.Action, u.To.Version, Stamp(u.Created))
+		f.add(app, "records", FindingWarning, do(RecoverIt), "%s to %s is unfinished since %s", u.Action, u.To.Version, Stamp(u.Created))
 	default:
-		f.add(app, "records", FindingOK, "", "nothing is unfinished")
+		f.add(app, "records", FindingOK, do(""), "nothing is unfinished")
 	}
 	m.examineClock(f, app, st)
 	store, err := release.Open(m.AppDir(app))
 	if err != nil {
-		f.add(app, "releases", FindingFailed, "install the app again: valise-installer install BUNDLE", "%v", err)
+		f.add(app, "releases", FindingFailed, do(InstallAgain), "%v", err)
 		return st, nil
 	}
 	return st, store
@@ -207,19 +220,19 @@ func (m *Machine) examineTree(ctx context.Context, f *findings, a *tree.App, st 
 	const link = "current link"
 	switch name, _, err := a.Releases.Current(); {
 	case err != nil:
-		f.add(a.Name, link, FindingFailed, "ln -sfnT releases/"+st.Current.Dir+" "+filepath.Join(a.Dir, "current"), "%v", err)
+		f.add(a.Name, link, FindingFailed, do(MendLink, st.Current.Dir, filepath.Join(a.Dir, "current")), "%v", err)
 	case name != st.Current.Dir:
-		f.add(a.Name, link, FindingFailed, "ln -sfnT releases/"+st.Current.Dir+" "+filepath.Join(a.Dir, "current"), "current leads to %q, and %s was committed", name, st.Current.Dir)
+		f.add(a.Name, link, FindingFailed, do(MendLink, st.Current.Dir, filepath.Join(a.Dir, "current")), "current leads to %q, and %s was committed", name, st.Current.Dir)
 	default:
-		f.add(a.Name, link, FindingOK, "", "current leads to %s", name)
+		f.add(a.Name, link, FindingOK, do(""), "current leads to %s", name)
 	}
 	if err := a.UnitsRun(ctx, *st.Current); err != nil {
-		f.add(a.Name, "units", FindingFailed, "valise-installer update BUNDLE of "+st.Current.Version+": it puts the units of the release back, keeps an edit beside them, and starts them; what is to be different belongs into systemctl edit UNIT", "%v", err)
+		f.add(a.Name, "units", FindingFailed, do(PutUnitsBack, st.Current.Version), "%v", err)
 	} else {
-		f.add(a.Name, "units", FindingOK, "", "they run, start at boot and are those of the release")
+		f.add(a.Name, "units", FindingOK, do(""), "they run, start at boot and are those of the release")
 	}
 	if err := a.Configured(*st.Current); err != nil {
-		f.add(a.Name, "configuration", FindingWarning, "valise-installer update BUNDLE of "+st.Current.Version+": it writes them anew and keeps an edit beside them", "%v", err)
+		f.add(a.Name, "configuration", FindingWarning, do(WriteAnew, st.Current.Version), "%v", err)
 	}
 	m.examineRecovery(ctx, f, a.Name, nil)
 }
@@ -228,7 +241,7 @@ func (m *Machine) examineTree(ctx context.Context, f *findings, a *tree.App, st 
 // what is what they consist of.
 func (m *Machine) examineReleases(ctx context.Context, f *findings, app string, intact func(context.Context, installer.Release) error, what string, st installer.State) {
 	if st.Current == nil {
-		f.add(app, "current", FindingFailed, "valise-installer install BUNDLE", "no release is installed")
+		f.add(app, "current", FindingFailed, do(InstallIt), "no release is installed")
 	}
 	for i, r := range []*installer.Release{st.Current, st.Previous} {
 		if r == nil {
@@ -236,21 +249,21 @@ func (m *Machine) examineReleases(ctx context.Context, f *findings, app string, 
 		}
 		which := []string{"current", "previous"}[i]
 		if err := intact(ctx, *r); err != nil {
-			status, remedy := FindingFailed, "valise-installer update BUNDLE of "+r.Version+": it puts back what is missing"
+			status, remedy := FindingFailed, do(PutBack, r.Version)
 			if which == "previous" {
-				status, remedy = FindingWarning, "a rollback will not work; after the next update there is a new release to go back to"
+				status, remedy = FindingWarning, do(NoWayBack)
 			}
 			if errors.As(err, new(*compose.EditedError)) {
-				status, remedy = FindingWarning, "a switch to this release, or an update with its own bundle, brings back what it has and keeps the change beside it"
+				status, remedy = FindingWarning, do(SwitchMends)
 			}
 			f.add(app, which, status, remedy, "%s is not whole: %v", r.Version, err)
 			continue
 		}
 		if r.Signer == tree.Adopted {
-			f.add(app, which, FindingWarning, "the next update is verified", "%s was here before: nobody verified its files", r.Version)
+			f.add(app, which, FindingWarning, do(VerifiedNext), "%s was here before: nobody verified its files", r.Version)
 			continue
 		}
-		f.add(app, which, FindingOK, "", "%s, %s are what was verified", r.Version, what)
+		f.add(app, which, FindingOK, do(""), "%s, %s are what was verified", r.Version, what)
 	}
 }
 
@@ -263,11 +276,11 @@ func (m *Machine) examineEnvironment(f *findings, app, path string) {
 	}
 	switch {
 	case err != nil:
-		f.add(app, "environment", FindingFailed, "restore "+path+" from a backup: databases depend on the passwords in it", "%v", err)
+		f.add(app, "environment", FindingFailed, do(RestoreEnv, path), "%v", err)
 	case info.Mode().Perm()&0o077 != 0:
-		f.add(app, "environment", FindingWarning, "chmod 600 "+path, "%s has mode %04o: others can read its passwords", path, info.Mode().Perm())
+		f.add(app, "environment", FindingWarning, do(HideFile, path), "%s has mode %04o: others can read its passwords", path, info.Mode().Perm())
 	default:
-		f.add(app, "environment", FindingOK, "", "%s", path)
+		f.add(app, "environment", FindingOK, do(""), "%s", path)
 	}
 }
 
@@ -284,25 +297,25 @@ func (m *Machine) examineDrop(f *findings, app string) {
 	link := err == nil && info.Mode().Type() == fs.ModeSymlink
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		status, detail := FindingOK, "is made when valise-installer serve starts"
+		status, format := FindingOK, "%s is made when valise-installer serve starts"
 		if release.Exists(m.unitPath("valise.service")) {
-			status, detail = FindingWarning, "is not there: nobody can put a bundle into it"
+			status, format = FindingWarning, "%s is not there: nobody can put a bundle into it"
 		}
-		f.add(app, check, status, "systemctl restart valise makes it", "%s %s", c.Drop, detail)
+		f.add(app, check, status, do(RestartDaemon), format, c.Drop)
 		return
 	case err != nil:
-		f.add(app, check, FindingFailed, "look at the disk: df, dmesg", "%v", err)
+		f.add(app, check, FindingFailed, do(SeeDisk), "%v", err)
 		return
 	case link:
 		to, _ := filepath.EvalSymlinks(c.Drop)
-		f.add(app, check, FindingWarning, fmt.Sprintf("write \"updates: {drop: %s}\" into %s, and make %s a directory", cmp.Or(to, "DIRECTORY"), m.ConfigPath(app), c.Drop), "%s is a link to %s", c.Drop, cmp.Or(to, "nothing that is there"))
+		f.add(app, check, FindingWarning, do(NameDrop, cmp.Or(to, "DIRECTORY"), m.ConfigPath(app), c.Drop), "%s is a link to %s", c.Drop, cmp.Or(to, "nothing that is there"))
 		if info, err = os.Stat(c.Drop); err != nil {
 			return
 		}
 	}
 	root, err := foreign.OpenDir(c.Drop, 0)
 	if linked := new(foreign.LinkError); errors.As(err, &linked) {
-		f.add(app, check, FindingFailed, "have root own the folder and those above it", "nothing is taken from %s: %v", c.Drop, err)
+		f.add(app, check, FindingFailed, do(OwnAbove), "nothing is taken from %s: %v", c.Drop, err)
 		return
 	} else if err == nil {
 		root.Close()
@@ -310,15 +323,15 @@ func (m *Machine) examineDrop(f *findings, app string) {
 	stat, _ := info.Sys().(*syscall.Stat_t)
 	switch mode := info.Mode(); {
 	case !mode.IsDir():
-		f.add(app, check, FindingFailed, "move it away; systemctl restart valise makes the folder", "%s is no directory", c.Drop)
+		f.add(app, check, FindingFailed, do(MoveAway), "%s is no directory", c.Drop)
 	case mode.Perm()&0o002 != 0:
-		f.add(app, check, FindingFailed, "chmod o-w "+c.Drop+"; to let people write there without root, give it to a group: chgrp GROUP, chmod 1775", "%s has mode %04o: anybody can take away what lies there", c.Drop, mode.Perm())
+		f.add(app, check, FindingFailed, do(ShutFolder, c.Drop), "%s has mode %04o: anybody can take away what lies there", c.Drop, mode.Perm())
 	case stat != nil && stat.Uid != 0 && int(stat.Uid) != os.Geteuid():
-		f.add(app, check, FindingWarning, "chown root "+c.Drop+"; to let people write there without root, give it to a group: chgrp GROUP, chmod 1775", "%s belongs to user %d, who can take away what lies there", c.Drop, stat.Uid)
+		f.add(app, check, FindingWarning, do(OwnFolder, c.Drop), "%s belongs to user %d, who can take away what lies there", c.Drop, stat.Uid)
 	case mode.Perm()&0o020 != 0 && mode&fs.ModeSticky == 0:
-		f.add(app, check, FindingWarning, "chmod +t "+c.Drop, "%s has mode %04o: its group can take away what others put there, and data that were saved", c.Drop, mode.Perm())
+		f.add(app, check, FindingWarning, do(StickFolder, c.Drop), "%s has mode %04o: its group can take away what others put there, and data that were saved", c.Drop, mode.Perm())
 	case !link:
-		f.add(app, check, FindingOK, "", "%s has mode %04o", c.Drop, mode.Perm())
+		f.add(app, check, FindingOK, do(""), "%s has mode %04o", c.Drop, mode.Perm())
 	}
 }
 
@@ -340,11 +353,11 @@ func (m *Machine) examineSource(ctx context.Context, f *findings, app string) {
 	}
 	switch {
 	case err == nil || errors.Is(err, source.ErrNoRelease):
-		f.add(app, "source", FindingOK, "", "%s answers", c.Source)
+		f.add(app, "source", FindingOK, do(""), "%s answers", c.Source)
 	case c.Updates.Check == 0:
-		f.add(app, "source", FindingOK, "", "%s does not answer, and is not asked by itself (updates.check is 0): %v", c.Source, err)
+		f.add(app, "source", FindingOK, do(""), "%s does not answer, and is not asked by itself (updates.check is 0): %v", c.Source, err)
 	default:
-		f.add(app, "source", FindingWarning, "look at network, proxy and name server; without a network take \"check\" out of "+m.ConfigPath(app)+": a stick, the drop folder and the page do without", "%s does not answer: %v", c.Source, err)
+		f.add(app, "source", FindingWarning, do(SeeNetwork, m.ConfigPath(app)), "%s does not answer: %v", c.Source, err)
 	}
 }
 

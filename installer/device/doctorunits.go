@@ -27,10 +27,10 @@ func (m *Machine) examineBoot(ctx context.Context, f *findings) {
 		return
 	}
 	if socket, err := systemd.Show(ctx, "docker.socket"); !service.Enabled && (err != nil || !socket.Enabled) {
-		f.add("", "engine at boot", FindingFailed, "systemctl enable docker.service", "docker.service does not start at boot, and nothing that runs on it")
+		f.add("", "engine at boot", FindingFailed, do(EnableEngine), "docker.service does not start at boot, and nothing that runs on it")
 		return
 	}
-	f.add("", "engine at boot", FindingOK, "", "docker.service starts at boot")
+	f.add("", "engine at boot", FindingOK, do(""), "docker.service starts at boot")
 }
 
 // examineRecovery asks whether a power cut in an update is undone at boot. after
@@ -39,19 +39,19 @@ func (m *Machine) examineRecovery(ctx context.Context, f *findings, app string, 
 	const check = "recovery"
 	name, self := systemd.RecoveryName(app), filepath.Join(m.binDir(), programName)
 	if u, err := systemd.Show(ctx, name); err != nil || !u.Enabled {
-		f.add(app, check, FindingFailed, "systemctl enable "+name+"; the next update puts a lost one back", "%s does not run at boot: a power cut in an update would not be undone", name)
+		f.add(app, check, FindingFailed, do(EnableRecovery, name), "%s does not run at boot: a power cut in an update would not be undone", name)
 		return
 	}
 	if !release.Exists(self) {
-		f.add(app, check, FindingFailed, "put valise-installer there; the next update does so too", "%s runs %s, which is not there: a power cut in an update would not be undone", name, self)
+		f.add(app, check, FindingFailed, do(PutInstaller), "%s runs %s, which is not there: a power cut in an update would not be undone", name, self)
 		return
 	}
 	have, err := os.ReadFile(filepath.Join(systemd.UnitDir, name))
 	if err != nil || !bytes.Equal(withoutBefore(have), systemd.RecoveryUnit(app, self, nil, after)) {
-		f.add(app, check, FindingWarning, "the next update writes it anew; what is to be different belongs into systemctl edit "+name, "%s is of another valise-installer, or was changed here", name)
+		f.add(app, check, FindingWarning, do(RecoveryAnew, name), "%s is of another valise-installer, or was changed here", name)
 		return
 	}
-	f.add(app, check, FindingOK, "", "%s undoes at boot what a power cut left", name)
+	f.add(app, check, FindingOK, do(""), "%s undoes at boot what a power cut left", name)
 }
 
 // withoutBefore is a unit without the units it comes before: those of a release,
@@ -84,19 +84,18 @@ func (m *Machine) examineServices(ctx context.Context, f *findings, apps []strin
 	if !wanted {
 		return
 	}
-	const again = "valise-installer page setup writes it anew; then systemctl enable --now valise"
 	for _, file := range files {
 		name := file.Name()
 		switch have, err := os.ReadFile(m.unitPath(name)); {
 		case err != nil && name == "valise-page.service":
 		case err != nil:
-			f.add("", name, FindingFailed, again, "%v: nothing looks at drop folders, sticks and schedules", err)
+			f.add("", name, FindingFailed, do(SetUpAgain), "%v: nothing looks at drop folders, sticks and schedules", err)
 		case !isUnit(name, have):
-			f.add("", name, FindingWarning, "valise-installer page setup writes it anew; what is to be different belongs into systemctl edit "+name, "%s is of another valise-installer, or was changed here", m.unitPath(name))
+			f.add("", name, FindingWarning, do(SetUpUnit, name), "%s is of another valise-installer, or was changed here", m.unitPath(name))
 		case m.live() && strings.HasPrefix(name, "valise") && !strings.Contains(name, "@"): // those that run all the time
 			m.examineService(ctx, f, name)
 		default:
-			f.add("", name, FindingOK, "", "%s", m.unitPath(name))
+			f.add("", name, FindingOK, do(""), "%s", m.unitPath(name))
 		}
 	}
 }
@@ -105,15 +104,15 @@ func (m *Machine) examineService(ctx context.Context, f *findings, name string) 
 	u, err := systemd.Show(ctx, name)
 	switch {
 	case err != nil:
-		f.add("", name, FindingFailed, "systemctl status "+name, "%v", err)
+		f.add("", name, FindingFailed, do(SeeUnit, name), "%v", err)
 	case !u.Enabled && !u.Running() && name == "valise-page.service":
-		f.add("", name, FindingOK, "", "the page is off")
+		f.add("", name, FindingOK, do(""), "the page is off")
 	case !u.Enabled:
-		f.add("", name, FindingWarning, "systemctl enable --now "+name, "it does not start at boot")
+		f.add("", name, FindingWarning, do(EnableUnit, name), "it does not start at boot")
 	case !u.Running():
-		f.add("", name, FindingFailed, "systemctl restart "+name+"; see journalctl -u "+name, "it is %s (%s)", u.Active, u.Result)
+		f.add("", name, FindingFailed, do(RestartUnit, name, name), "it is %s (%s)", u.Active, u.Result)
 	default:
-		f.add("", name, FindingOK, "", "it runs and starts at boot")
+		f.add("", name, FindingOK, do(""), "it runs and starts at boot")
 	}
 }
 

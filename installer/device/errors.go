@@ -44,6 +44,49 @@ const (
 	UnmetCondition Advice = "unmet condition"    // the release is refused
 )
 
+// What can be done about a Finding.
+const (
+	StartEngine    Advice = "start the engine"         //
+	RaiseEngine    Advice = "raise the engine"         //
+	BringCompose   Advice = "bring compose"            //
+	SeeDisk        Advice = "see the disk"             //
+	MakeRoom       Advice = "make room"                //
+	SetClock       Advice = "set the clock"            //
+	RestoreTrust   Advice = "restore the policy"       // the file
+	MendFile       Advice = "mend the file"            // the file
+	KeepCopy       Advice = "keep a copy"              // the file
+	MendCause      Advice = "mend the cause"           //
+	RecoverIt      Advice = "recover it"               //
+	InstallAgain   Advice = "install again"            //
+	InstallIt      Advice = "install it"               //
+	MendLink       Advice = "mend the link"            // directory of the release, the link
+	PutUnitsBack   Advice = "put units back"           // version
+	WriteAnew      Advice = "write files anew"         // version
+	PutBack        Advice = "put back"                 // version
+	NoWayBack      Advice = "no way back"              //
+	SwitchMends    Advice = "a switch mends it"        //
+	VerifiedNext   Advice = "the next is verified"     //
+	RestoreEnv     Advice = "restore the environment"  // the file
+	HideFile       Advice = "hide the file"            // the file
+	RestartDaemon  Advice = "restart the daemon"       //
+	NameDrop       Advice = "name the folder"          // where to, the configuration, the folder
+	OwnAbove       Advice = "own what is above"        //
+	MoveAway       Advice = "move it away"             //
+	ShutFolder     Advice = "shut the folder"          // the folder
+	OwnFolder      Advice = "own the folder"           // the folder
+	StickFolder    Advice = "make it sticky"           // the folder
+	SeeNetwork     Advice = "see the network"          // the configuration
+	EnableEngine   Advice = "enable the engine"        //
+	EnableRecovery Advice = "enable recovery"          // the unit
+	PutInstaller   Advice = "put the installer there"  //
+	RecoveryAnew   Advice = "recovery is written anew" // the unit
+	SetUpAgain     Advice = "set up again"             //
+	SetUpUnit      Advice = "set up the unit"          // the unit
+	SeeUnit        Advice = "see the unit"             // the unit
+	EnableUnit     Advice = "enable the unit"          // the unit
+	RestartUnit    Advice = "restart the unit"         // the unit, the unit again
+)
+
 func advise(err error, a Advice, args ...any) error { return &Error{err, a, args} }
 
 // UsageError says that what was asked for cannot be meant.

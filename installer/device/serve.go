@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 
 	"go.yaml.in/yaml/v4"
@@ -31,6 +32,8 @@ type Device struct {
 	*Machine
 	// Explanation is an error in the words of the program, advice included.
 	Explanation func(error) string
+	// Remedy is what can be done, in the words of the program.
+	Remedy func(Remedy) string
 }
 
 // with is a Machine for one call about app.
@@ -363,7 +366,26 @@ func (d *Device) fetchMissing(ctx context.Context, app string, src *source.Sourc
 func (d *Device) Doctor(ctx context.Context, app string) []daemon.Finding {
 	all := []daemon.Finding{}
 	for _, f := range d.Machine.Examine(ctx, []string{app}) {
-		all = append(all, daemon.Finding{Name: f.Check, OK: f.Status == FindingOK, Text: f.Detail, Remedy: f.Remedy})
+		all = append(all, daemon.Finding{
+			Name: f.Check, OK: f.Status == FindingOK, Text: f.Detail(), Format: f.Format, Args: words(f.Format, f.Args),
+			Remedy: d.Remedy(f.Remedy), Advice: string(f.Remedy.Advice), AdviceArgs: words("", f.Remedy.Args),
+		})
+	}
+	return all
+}
+
+var verb = regexp.MustCompile(`%[0-9]*[a-z]`)
+
+// words are arguments as format writes them, one by one: those who say it in another
+// language put them in as they are.
+func words(format string, args []any) (all []string) {
+	verbs := verb.FindAllString(format, -1)
+	for i, a := range args {
+		how := "%v"
+		if i < len(verbs) {
+			how = verbs[i]
+		}
+		all = append(all, oneLine(fmt.Sprintf(how, a)))
 	}
 	return all
 }

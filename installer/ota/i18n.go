@@ -2,11 +2,14 @@ package ota
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"net/http"
 	"path"
 	"strings"
+
+	"github.com/valise-ota/valise/installer/daemon"
 )
 
 // fallback is the language that has every text.
@@ -17,14 +20,25 @@ const fallback = "en"
 // a text it lacks is shown in English.
 type catalogues struct {
 	texts map[string]map[string]string
+	// found are sentences of the daemon in other languages: i18n/found/LANG.json, by
+	// what they are in English, without what stands in them.
+	found map[string]map[string]string
 }
 
 func loadCatalogues(files fs.FS) (*catalogues, error) {
-	names, err := fs.Glob(files, "i18n/*.json")
+	c := &catalogues{}
+	var err1, err2 error
+	c.texts, err1 = loadTexts(files, "i18n/*.json")
+	c.found, err2 = loadTexts(files, "i18n/found/*.json")
+	return c, errors.Join(err1, err2)
+}
+
+func loadTexts(files fs.FS, pattern string) (map[string]map[string]string, error) {
+	names, err := fs.Glob(files, pattern)
 	if err != nil {
 		return nil, err
 	}
-	c := &catalogues{map[string]map[string]string{}}
+	all := map[string]map[string]string{}
 	for _, name := range names {
 		b, err := fs.ReadFile(files, name)
 		if err != nil {
@@ -34,9 +48,9 @@ func loadCatalogues(files fs.FS) (*catalogues, error) {
 		if err := json.Unmarshal(b, &texts); err != nil {
 			return nil, fmt.Errorf("read %s: %w", name, err)
 		}
-		c.texts[strings.TrimSuffix(path.Base(name), ".json")] = texts
+		all[strings.TrimSuffix(path.Base(name), ".json")] = texts
 	}
-	return c, nil
+	return all, nil
 }
 
 // choose is the language that somebody asks for: by the page, else by browser.
@@ -73,6 +87,23 @@ func (c *catalogues) text(lang string) func(key string, args ...any) string {
 		}
 		return fmt.Sprintf(s, args...)
 	}
+}
+
+// finding is a finding of the daemon in a language, as far as it has the words.
+func (c *catalogues) finding(lang string, f daemon.Finding) daemon.Finding {
+	say := func(key string, args []string, english string) string {
+		s, ok := c.found[lang][key]
+		if !ok {
+			return english
+		}
+		all := make([]any, len(args))
+		for i, a := range args {
+			all[i] = a
+		}
+		return fmt.Sprintf(s, all...)
+	}
+	f.Name, f.Text, f.Remedy = say(f.Name, nil, f.Name), say(f.Format, f.Args, f.Text), say(f.Advice, f.AdviceArgs, f.Remedy)
+	return f
 }
 
 // forScript are the texts that the script shows, as JSON.

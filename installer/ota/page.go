@@ -108,7 +108,11 @@ var parts = map[string]func(*Server, context.Context, *http.Request, *view) erro
 		return s.daemon.Get(ctx, "/backups", v.App, nil, &v.Backups)
 	},
 	"health": func(s *Server, ctx context.Context, r *http.Request, v *view) error {
-		return s.daemon.Get(ctx, "/doctor", v.App, nil, &v.Health)
+		err := s.daemon.Get(ctx, "/doctor", v.App, nil, &v.Health)
+		for i, f := range v.Health {
+			v.Health[i] = s.texts.finding(v.Lang, f)
+		}
+		return err
 	},
 }
 
@@ -176,6 +180,14 @@ func (s *Server) plainView(r *http.Request) *view {
 	return &view{T: s.texts.text(lang), Lang: lang, Texts: s.texts.forScript(lang), Me: whoIs(r), Path: r.URL.RequestURI()}
 }
 
+// why is an error in the page's language, as far as it has the words.
+func (v *view) why(err error) string {
+	if errors.Is(err, daemon.ErrUnreachable) {
+		return v.T("unreachable")
+	}
+	return err.Error()
+}
+
 func (s *Server) page(w http.ResponseWriter, r *http.Request) {
 	if lang := r.URL.Query().Get("lang"); lang != "" {
 		http.SetCookie(w, &http.Cookie{Name: "lang", Value: url.QueryEscape(lang), Path: "/", MaxAge: 365 * 86400, HttpOnly: true, Secure: s.secure(r), SameSite: http.SameSiteStrictMode})
@@ -187,7 +199,7 @@ func (s *Server) page(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if err != nil {
-		v.Trouble = err.Error()
+		v.Trouble = v.why(err)
 	}
 	s.execute(w, r, http.StatusOK, "page.html", v)
 }
@@ -204,7 +216,7 @@ func (s *Server) part(w http.ResponseWriter, r *http.Request) {
 		err = fill(s, r.Context(), r, v)
 	}
 	if err != nil {
-		v.Trouble = err.Error()
+		v.Trouble = v.why(err)
 		status := http.StatusInternalServerError
 		if errors.Is(err, daemon.ErrUnreachable) {
 			status = http.StatusBadGateway
@@ -228,7 +240,7 @@ func (s *Server) planPart(w http.ResponseWriter, r *http.Request) {
 		err = s.daemon.Get(ctx, "/"+id+"/plan", v.App, url.Values{"force": {force}}, v.Plan)
 	}
 	if err != nil {
-		v.Trouble, v.Plan = err.Error(), nil
+		v.Trouble, v.Plan = v.why(err), nil
 	}
 	s.execute(w, r, http.StatusOK, "plan", v)
 }

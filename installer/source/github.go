@@ -3,6 +3,7 @@ package source
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,10 +11,9 @@ import (
 	"net/url"
 	"path"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
-
-	"github.com/google/go-github/v60/github"
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/web"
@@ -22,20 +22,72 @@ import (
 // maxPages bounds how many releases are looked at: 100 on a page.
 const maxPages = 10
 
-// gitHub is a repository whose releases carry bundles.
+// gitHub is a repository whose releases carry bundles. Two calls of its API are all
+// that a device needs; a client library for all of it has 0.7 MB.
 type gitHub struct {
 	app         string
 	owner, repo string
 	pattern     string // of tags; "" is every one that ends in a version
-	releases    releaseLister
+	api         *url.URL
+	agent       string
+	http        *http.Client
 	private     bool    // a token is there: assets come through the API
 	assets      *client // with the token
 }
 
-// releaseLister is what is used of the GitHub API.
-type releaseLister interface {
-	ListReleases(ctx context.Context, owner, repo string, opts *github.ListOptions) ([]*github.RepositoryRelease, *github.Response, error)
-	GetReleaseByTag(ctx context.Context, owner, repo, tag string) (*github.RepositoryRelease, *github.Response, error)
+// gitHubRelease is what is read of a release.
+type gitHubRelease struct {
+	Tag        string    `json:"tag_name"`
+	Name       string    `json:"name"`
+	Body       string    `json:"body"`
+	Page       string    `json:"html_url"`
+	Draft      bool      `json:"draft"`
+	Prerelease bool      `json:"prerelease"`
+	Published  time.Time `json:"published_at"`
+	Assets     []struct {
+		Name     string `json:"name"`
+		State    string `json:"state"`
+		Size     int64  `json:"size"`
+		API      string `json:"url"`
+		Download string `json:"browser_download_url"`
+	} `json:"assets"`
+}
+
+// gitHubError is an answer that is no success.
+type gitHubError struct {
+	status  int
+	header  http.Header
+	message string
+}
+
+func (e *gitHubError) Error() string { return fmt.Sprintf("%d: %s", e.status, e.message) }
+
+// ask decodes what GitHub says of the repository's releases, and whether there is
+// another page.
+func (g *gitHub) ask(ctx context.Context, path string, query url.Values, out any) (more bool, err error) {
+	u := g.api.JoinPath("repos", g.owner, g.repo, "releases", path)
+	u.RawQuery = query.Encode()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
+	if err != nil {
+		return false, err
+	}
+	req.Header.Set("Accept", "application/vnd.github+json")
+	req.Header.Set("X-GitHub-Api-Version", "2022-11-28")
+	req.Header.Set("User-Agent", g.agent)
+	res, err := g.http.Do(req)
+	if err != nil {
+		return false, err
+	}
+	defer res.Body.Close()
+	body := json.NewDecoder(res.Body) // a Guard limits it
+	if res.StatusCode != http.StatusOK {
+		var said struct {
+			Message string `json:"message"`
+		}
+		_ = body.Decode(&said) // a proxy may answer anything
+		return false, &gitHubError{res.StatusCode, res.Header, said.Message}
+	}
+	return strings.Contains(res.Header.Get("Link"), `rel="next"`), body.Decode(out)
 }
 
 func newGitHub(app string, c Config, token string, o Options, plainClient *client) (*gitHub, error) {
@@ -51,7 +103,7 @@ func newGitHub(app string, c Config, token string, o Options, plainClient *clien
 	if err != nil {
 		return nil, err
 	}
-	g := &gitHub{app: app, pattern: c.Tags, private: token != "", assets: assets}
+	g := &gitHub{app: app, pattern: c.Tags, api: u, agent: o.Agent, private: token != "", assets: assets}
 	g.owner, g.repo, _ = strings.Cut(c.GitHub, "/")
 	h := *g.assets.http
 	h.Timeout = 2 * headerTimeout
@@ -59,26 +111,24 @@ func newGitHub(app string, c Config, token string, o Options, plainClient *clien
 	if o.Cache != "" {
 		h.Transport = &cached{h.Transport, o.Cache}
 	}
-	api := github.NewClient(&h)
-	api.BaseURL, api.UserAgent = u, o.Agent
-	g.releases = api.Repositories
+	g.http = &h
 	return g, nil
 }
 
 func (g *gitHub) list(ctx context.Context) ([]Release, error) {
 	var all []Release
-	opts := &github.ListOptions{PerPage: 100}
-	for range maxPages {
-		page, res, err := g.releases.ListReleases(ctx, g.owner, g.repo, opts)
+	for page := 1; page <= maxPages; page++ {
+		var list []gitHubRelease
+		more, err := g.ask(ctx, "", url.Values{"per_page": {"100"}, "page": {strconv.Itoa(page)}}, &list)
 		if err != nil {
 			return nil, g.explain(err)
 		}
-		for _, r := range page {
+		for _, r := range list {
 			if rel, ok := g.release(r); ok {
 				all = append(all, rel)
 			}
 		}
-		if opts.Page = res.NextPage; opts.Page == 0 {
+		if !more {
 			break
 		}
 	}
@@ -90,8 +140,9 @@ func (g *gitHub) find(ctx context.Context, version string) (Release, error) {
 		if !g.tags(tag) {
 			continue
 		}
-		r, _, err := g.releases.GetReleaseByTag(ctx, g.owner, g.repo, tag)
-		if e := new(github.ErrorResponse); errors.As(err, &e) && e.Response.StatusCode == http.StatusNotFound {
+		var r gitHubRelease
+		_, err := g.ask(ctx, "tags/"+tag, nil, &r)
+		if e := new(gitHubError); errors.As(err, &e) && e.status == http.StatusNotFound {
 			continue
 		}
 		if err != nil {
@@ -122,22 +173,22 @@ func (g *gitHub) tags(tag string) bool {
 // another app in the same repository, whose tags are written in another way. One whose title has
 // [yanked] was withdrawn, and one that is called a pre-release although its
 // version is none is meant as one: both are only for those who ask for them.
-func (g *gitHub) release(r *github.RepositoryRelease) (Release, bool) {
-	prefix, version, _ := bundle.SplitTag(r.GetTagName())
+func (g *gitHub) release(r gitHubRelease) (Release, bool) {
+	prefix, version, _ := bundle.SplitTag(r.Tag)
 	v, err := bundle.ParseVersion(version)
-	if err != nil || r.GetDraft() || !g.tags(r.GetTagName()) {
+	if err != nil || r.Draft || !g.tags(r.Tag) {
 		return Release{}, false
 	}
 	var files []found
 	for _, a := range r.Assets {
-		if a.GetState() != "uploaded" {
+		if a.State != "uploaded" {
 			continue
 		}
-		p := part{url: a.GetBrowserDownloadURL(), client: g.assets}
+		p := part{url: a.Download, client: g.assets}
 		if g.private {
-			p.url, p.accept = a.GetURL(), "application/octet-stream"
+			p.url, p.accept = a.API, "application/octet-stream"
 		}
-		files = append(files, found{a.GetName(), int64(a.GetSize()), p})
+		files = append(files, found{a.Name, a.Size, p})
 	}
 	rel := Release{Version: version, Bundles: []Bundle{}}
 	for _, x := range group(g.app, files) {
@@ -148,8 +199,8 @@ func (g *gitHub) release(r *github.RepositoryRelease) (Release, bool) {
 	if len(rel.Bundles) == 0 && g.pattern == "" && prefix != "" && prefix != "v" {
 		return Release{}, false
 	}
-	rel.hidden = yanked.MatchString(r.GetName()) || r.GetPrerelease() && v.Prerelease() == ""
-	rel.Tag, rel.Page, rel.Notes, rel.Date = r.GetTagName(), webPage(r.GetHTMLURL()), r.GetBody(), r.GetPublishedAt().Time
+	rel.hidden = yanked.MatchString(r.Name) || r.Prerelease && v.Prerelease() == ""
+	rel.Tag, rel.Page, rel.Notes, rel.Date = r.Tag, webPage(r.Page), r.Body, r.Published
 	return rel, true
 }
 
@@ -165,29 +216,28 @@ func webPage(s string) string {
 // explain says what an error of the API means.
 func (g *gitHub) explain(err error) error {
 	where := g.owner + "/" + g.repo
-	limit, abuse, answer := new(github.RateLimitError), new(github.AbuseRateLimitError), new(github.ErrorResponse)
+	e := new(gitHubError)
+	if !errors.As(err, &e) {
+		return fmt.Errorf("ask GitHub for releases of %s: %w", where, plain(err))
+	}
+	slow := e.status == http.StatusForbidden || e.status == http.StatusTooManyRequests
 	switch {
-	case errors.As(err, &limit):
+	case slow && e.header.Get("X-RateLimit-Remaining") == "0":
 		more := ""
 		if !g.private {
 			more = "; a token in token_file raises the limit"
 		}
-		return fmt.Errorf("ask GitHub for releases of %s: its limit of %d requests an hour is used up until %s%s", where, limit.Rate.Limit, limit.Rate.Reset.UTC().Format("15:04 UTC"), more)
-	case errors.As(err, &abuse):
-		wait := time.Minute
-		if abuse.RetryAfter != nil {
-			wait = *abuse.RetryAfter
-		}
-		return fmt.Errorf("ask GitHub for releases of %s: it wants us to wait %s", where, wait.Round(time.Second))
-	case errors.As(err, &answer) && answer.Response.StatusCode == http.StatusNotFound:
-		if g.private {
-			return fmt.Errorf("ask GitHub for releases of %s: there is no such repository, or the token may not read it", where)
-		}
+		until, _ := strconv.ParseInt(e.header.Get("X-RateLimit-Reset"), 10, 64)
+		return fmt.Errorf("ask GitHub for releases of %s: its limit of %.10s requests an hour is used up until %s%s", where, e.header.Get("X-RateLimit-Limit"), time.Unix(until, 0).UTC().Format("15:04 UTC"), more)
+	case slow && (e.header.Get("Retry-After") != "" || e.status == http.StatusTooManyRequests):
+		seconds, _ := strconv.Atoi(e.header.Get("Retry-After"))
+		return fmt.Errorf("ask GitHub for releases of %s: it wants us to wait %s", where, time.Duration(cmp.Or(seconds, 60))*time.Second)
+	case e.status == http.StatusNotFound && g.private:
+		return fmt.Errorf("ask GitHub for releases of %s: there is no such repository, or the token may not read it", where)
+	case e.status == http.StatusNotFound:
 		return fmt.Errorf("ask GitHub for releases of %s: there is no such repository, or it is private and needs a token in token_file", where)
-	case errors.As(err, &answer) && answer.Response.StatusCode == http.StatusUnauthorized:
+	case e.status == http.StatusUnauthorized:
 		return fmt.Errorf("ask GitHub for releases of %s: it does not accept the token", where)
-	case errors.As(err, &answer):
-		return fmt.Errorf("ask GitHub for releases of %s: it answered %d: %s", where, answer.Response.StatusCode, answer.Message)
 	}
-	return fmt.Errorf("ask GitHub for releases of %s: %w", where, plain(err))
+	return fmt.Errorf("ask GitHub for releases of %s: it answered %d: %.300s", where, e.status, e.message)
 }

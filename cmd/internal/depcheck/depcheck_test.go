@@ -65,7 +65,7 @@ var onlyImportedBy = []struct {
 	{"github.com/sigstore/cosign", own("bundle/sign"), "cosign's Go API has no stability promise"},
 	{"github.com/google/go-containerregistry", own("bundle/image", "cmd/valise", "scripts"), "images are made and read on the release side"},
 	{"github.com/mholt/archives", own("bundle/unpack"), "a dozen decoders, for what people hand to a build"},
-	{"github.com/google/go-github", own("installer/source", "bundle/publish"), "one place reads GitHub releases, one makes them"},
+	{"github.com/google/go-github", own("bundle/publish"), "one place makes GitHub releases; a device reads them with two calls"},
 	{"github.com/sethvargo/go-githubactions", own("cmd/valise"), "libraries do not print"},
 	{"github.com/moby/moby", own("installer/docker", "bundle/image"), "one place talks to the engine of a device, one to that of a laptop"},
 	{"modernc.org/sqlite", own("installer/record", "installer/backup"), "the journal is the only database of ours; the other is an app's, which only SQLite can copy"},

@@ -1,0 +1,82 @@
+package ota
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/valise-ota/valise/installer/daemon"
+)
+
+// TestFound: what the device finds, and what can be done about it, is on the page in
+// its language.
+func TestFound(t *testing.T) {
+	c, err := loadCatalogues(files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	verbs := func(s string) int { return strings.Count(s, "%") }
+	english := map[string]int{} // verbs of each sentence
+	for _, file := range []string{"doctor.go", "doctorunits.go", "errors.go"} {
+		f, err := parser.ParseFile(token.NewFileSet(), "../device/"+file, nil, parser.ParseComments)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(f, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.CallExpr: // f.add(app, check, status, remedy, format, ...)
+				if sel, ok := n.Fun.(*ast.SelectorExpr); ok && sel.Sel.Name == "add" {
+					if lit, ok := n.Args[4].(*ast.BasicLit); ok {
+						s, _ := strconv.Unquote(lit.Value)
+						english[s] = verbs(s)
+					}
+				}
+			case *ast.AssignStmt: // status, format := ...
+				for i, l := range n.Lhs {
+					if id, ok := l.(*ast.Ident); ok && id.Name == "format" && i < len(n.Rhs) {
+						if lit, ok := n.Rhs[i].(*ast.BasicLit); ok {
+							s, _ := strconv.Unquote(lit.Value)
+							english[s] = verbs(s)
+						}
+					}
+				}
+			case *ast.GenDecl: // the second group of advices
+				if strings.Contains(n.Doc.Text(), "Finding") && n.Tok == token.CONST {
+					for _, spec := range n.Specs {
+						v := spec.(*ast.ValueSpec)
+						s, _ := strconv.Unquote(v.Values[0].(*ast.BasicLit).Value)
+						args := strings.TrimSpace(v.Comment.Text())
+						n := 0
+						if args != "" {
+							n = 1 + strings.Count(args, ",")
+						}
+						english[s] = n
+					}
+				}
+			}
+			return true
+		})
+	}
+	delete(english, "%v") // what other programs say
+	delete(english, "%s")
+	if len(english) < 60 {
+		t.Fatalf("only %d sentences were found", len(english))
+	}
+	for lang, texts := range c.found {
+		for s, n := range english {
+			if got, ok := texts[s]; !ok || verbs(got) != n {
+				t.Errorf("%s: %q is %q, want %d things in it", lang, s, got, n)
+			}
+		}
+	}
+	got := c.finding("de", daemon.Finding{Name: "environment", Format: "%s has mode %04o: others can read its passwords", Args: []string{"/opt/shop/.env", "0644"}, Advice: "hide the file", AdviceArgs: []string{"/opt/shop/.env"}})
+	if got.Name != "Umgebungsdatei" || !strings.HasPrefix(got.Text, "/opt/shop/.env hat die Rechte 0644") || got.Remedy != "chmod 600 /opt/shop/.env" {
+		t.Errorf("%+v", got)
+	}
+	if en := c.finding("en", daemon.Finding{Name: "clock", Text: "it is late", Remedy: "sleep"}); en.Text != "it is late" || en.Remedy != "sleep" {
+		t.Errorf("%+v", en)
+	}
+}
