@@ -72,7 +72,7 @@ func (g *Guard) RoundTrip(req *http.Request) (*http.Response, error) {
 // secret reports whether a request carries one: a header, or the form that a login
 // sends.
 func secret(req *http.Request) bool {
-	return req.Header.Get("Authorization") != "" || req.Header.Get("Cookie") != "" || req.URL.User != nil ||
+	return req.Header.Get("Authorization") != "" || req.Header.Get("Cookie") != "" ||
 		req.Body != nil && strings.HasPrefix(req.Header.Get("Content-Type"), "application/x-www-form-urlencoded")
 }
 

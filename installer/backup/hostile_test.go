@@ -187,6 +187,24 @@ func TestVolumeOddFiles(t *testing.T) {
 	if got := tree(t, w.in("data")); !slices.Equal(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)
 	}
+	// What was exchanged since it was looked at.
+	d, err := openDir(w.in("data"))
+	w.must(err)
+	w.must(unix.Mkfifo(w.in("data/pipe"), 0o644))
+	for _, name := range []string{"pipe", "link", "."} {
+		if f, _, err := d.file(name); err == nil {
+			f.Close()
+			t.Errorf("%s is opened as a file", name)
+		}
+	}
+	for _, name := range []string{"pipe", "link", "file"} {
+		if sub, err := d.enter(name); err == nil {
+			sub.Close()
+			t.Errorf("%s is opened as a directory", name)
+		}
+	}
+	d.Close()
+	w.must(os.Remove(w.in("data/pipe")))
 	// A pipe or a file in the place of the directory.
 	for i, make := range []func(string) error{
 		func(p string) error { return unix.Mkfifo(p, 0o644) },
