@@ -301,6 +301,6 @@ func (d *Daemon) open(ctx context.Context, name string) (*app, error) {
 	}
 	return &app{
 		Daemon: d, name: name, config: config, records: records, inbox: inbox,
-		jobs: make(chan job, maxQueue), wake: make(chan struct{}, 1), rescheduled: make(chan struct{}, 1), hub: newHub(), uploads: map[string]*upload{}, queued: map[string]int{}, seen: map[string]look{},
+		jobs: make(chan job, maxQueue), wake: make(chan struct{}, 1), rescheduled: make(chan struct{}, 1), hub: newHub(d.Now), uploads: map[string]*upload{}, queued: map[string]int{}, seen: map[string]look{},
 	}, nil
 }

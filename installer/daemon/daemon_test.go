@@ -58,7 +58,7 @@ func TestWindow(t *testing.T) {
 }
 
 func TestHub(t *testing.T) {
-	h := newHub()
+	h := newHub(time.Now)
 	h.send(Event{Type: "status", Record: "old"})
 	h.begin("r1")
 	h.send(Event{Type: "step", Step: "stage"})
@@ -129,7 +129,7 @@ func TestInterrupted(t *testing.T) {
 		d := &Daemon{Device: dev, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Now: time.Now, NewID: func() string { ids++; return strings.Repeat("A", ids) }}
 		d.Timing = Timing{Stable: time.Nanosecond}
 		d.Timing.defaults()
-		a := &app{Daemon: d, name: "shop", config: Config{Drop: drop, DropMode: Apply, Inbox: inbox.Name()}, records: records, inbox: inbox, hub: newHub(), wake: make(chan struct{}, 1), seen: map[string]look{}, uploads: map[string]*upload{}, queued: map[string]int{}}
+		a := &app{Daemon: d, name: "shop", config: Config{Drop: drop, DropMode: Apply, Inbox: inbox.Name()}, records: records, inbox: inbox, hub: newHub(time.Now), wake: make(chan struct{}, 1), seen: map[string]look{}, uploads: map[string]*upload{}, queued: map[string]int{}}
 		a.afterRestart(ctx)
 		a.lookAtDrop(ctx) // it appears
 		a.lookAtDrop(ctx) // it has not changed
@@ -180,7 +180,7 @@ func TestCutOff(t *testing.T) {
 	if err := records.Begin(t.Context(), installer.Record{ID: "R1", Action: installer.ActionUpdate, To: installer.Release{Version: "1.1.0", Dir: "1.1.0"}, Status: installer.Applying, Created: time.Now()}); err != nil {
 		t.Fatal(err)
 	}
-	a := &app{Daemon: &Daemon{Device: &cutOff{records: records}, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Now: time.Now}, name: "shop", records: records, hub: newHub()}
+	a := &app{Daemon: &Daemon{Device: &cutOff{records: records}, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Now: time.Now}, name: "shop", records: records, hub: newHub(time.Now)}
 	a.recover(t.Context())
 	past, _, _ := a.hub.watch("ann")
 	var got []string

@@ -122,7 +122,7 @@ func (d *shop) boot() *app {
 	m.Timing = Timing{Stable: time.Nanosecond, Settle: time.Nanosecond}
 	m.Timing.defaults()
 	a := &app{
-		Daemon: m, name: "shop", config: Config{Drop: filepath.Join(d.dir, "updates"), DropMode: d.mode, Inbox: inbox.Name()}, records: records, inbox: inbox, hub: newHub(),
+		Daemon: m, name: "shop", config: Config{Drop: filepath.Join(d.dir, "updates"), DropMode: d.mode, Inbox: inbox.Name()}, records: records, inbox: inbox, hub: newHub(time.Now),
 		jobs: make(chan job, maxQueue), wake: make(chan struct{}, 1), seen: map[string]look{}, uploads: map[string]*upload{}, queued: map[string]int{},
 	}
 	a.afterRestart(d.t.Context())
@@ -311,7 +311,7 @@ func TestQueued(t *testing.T) {
 // One token has a part of the places of those who watch, and many hold none
 // against somebody else.
 func TestWatchers(t *testing.T) {
-	h := newHub()
+	h := newHub(time.Now)
 	n := 0
 	for range 2 * maxWatchers {
 		if _, _, ok := h.watch("token:looker"); ok {

@@ -31,6 +31,7 @@ const (
 // hub hands events to those who watch. Who comes late, or comes back after the
 // page was loaded again, gets all of the transaction that is running or was last.
 type hub struct {
+	now      func() time.Time
 	mu       sync.Mutex
 	replay   []Event
 	moved    Event                 // the last about bytes that move
@@ -38,7 +39,9 @@ type hub struct {
 	each     map[string]int        // how many are whose
 }
 
-func newHub() *hub { return &hub{watchers: map[chan Event]string{}, each: map[string]int{}} }
+func newHub(now func() time.Time) *hub {
+	return &hub{now: now, watchers: map[chan Event]string{}, each: map[string]int{}}
+}
 
 func (h *hub) touch() { h.mu.Lock(); defer h.mu.Unlock() }
 
@@ -53,7 +56,7 @@ func (h *hub) begin(record string) {
 func (h *hub) send(e Event) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	e.Time, e.Detail, e.Error = time.Now(), plain.Text(e.Detail), plain.Text(e.Error)
+	e.Time, e.Detail, e.Error = h.now(), plain.Text(e.Detail), plain.Text(e.Error)
 	if e.Done > 0 && !e.Ended {
 		// Ten a second are enough for an eye.
 		if h.moved.Type == e.Type && h.moved.Step == e.Step && e.Time.Sub(h.moved.Time) < 100*time.Millisecond && e.Done != e.Total {

@@ -130,7 +130,7 @@ func inTime(t *testing.T, s Settings, f func(t *testing.T, a *app, d *planned)) 
 		}
 		dev := &planned{latest: "1.1.0"}
 		d := &Daemon{Device: dev, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Now: dev.now, NewID: rand.Text, verifying: make(chan struct{}, 1)}
-		a := &app{Daemon: d, name: "shop", config: Config{Inbox: dir, Settings: s}, records: records, inbox: inbox, hub: newHub(), jobs: make(chan job, 9), rescheduled: make(chan struct{}, 1), uploads: map[string]*upload{}, queued: map[string]int{}}
+		a := &app{Daemon: d, name: "shop", config: Config{Inbox: dir, Settings: s}, records: records, inbox: inbox, hub: newHub(time.Now), jobs: make(chan job, 9), rescheduled: make(chan struct{}, 1), uploads: map[string]*upload{}, queued: map[string]int{}}
 		ctx, stop := context.WithCancel(t.Context())
 		ended := make(chan struct{})
 		go func() { a.schedule(ctx); close(ended) }()

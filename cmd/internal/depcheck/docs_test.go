@@ -1,9 +1,12 @@
 package depcheck
 
 import (
+	"cmp"
+	"fmt"
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"io/fs"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -82,4 +85,48 @@ func receiver(d *ast.FuncDecl) *ast.Ident {
 		e = star.X
 	}
 	return e.(*ast.Ident)
+}
+
+// clocks are the files of libraries that look at a clock, and for what: to measure
+// how long something takes or to end a wait. What a time is written down or compared
+// for comes from the caller.
+var clocks = map[string]string{
+	"installer/source/file.go":     "how long a chunk took",
+	"installer/daemon/bounded.go":  "deadlines of connections",
+	"installer/daemon/settings.go": "how long a change of the settings waits for the app",
+	"installer/daemon/schedule.go": "when a failed download is tried again",
+	"installer/docker/engine.go":   "deadlines of connections",
+	"installer/release/release.go": "the time of a directory that is moved aside, which orders those",
+	"installer/health/health.go":   "how long a release is healthy",
+	"installer/backup/backup.go":   "how long a service may take to start",
+	"installer/daemon/api.go":      "deadlines of connections",
+}
+
+func TestClocks(t *testing.T) {
+	for _, dir := range []string{"bundle", "verify", "installer"} {
+		err := filepath.WalkDir("../../../"+dir, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || strings.HasSuffix(path, "test") && d.IsDir() || d.Name() == "testdata" {
+				return cmp.Or(err, map[bool]error{true: filepath.SkipDir}[d.IsDir() && d.Name() != dir])
+			}
+			if !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+				return nil
+			}
+			f, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+			if err != nil {
+				return err
+			}
+			ast.Inspect(f, func(n ast.Node) bool {
+				if sel, ok := n.(*ast.SelectorExpr); ok && fmt.Sprint(sel.X) == "time" && slices.Contains([]string{"Now", "Since", "Until"}, sel.Sel.Name) {
+					if name := strings.TrimPrefix(path, "../../../"); clocks[name] == "" {
+						t.Errorf("%s looks at the clock: take the time from the caller", name)
+					}
+				}
+				return true
+			})
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 }
