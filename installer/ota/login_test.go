@@ -233,6 +233,17 @@ func TestForwarded(t *testing.T) {
 			t.Errorf("%q: %s, %v", lines, got, s.secure(r))
 		}
 	}
+	for said, want := range map[string]string{
+		"192.0.2.7:4711": "192.0.2.7", "[2001:db8::7]:4711": "2001:db8::7", "[2001:db8::7]": "2001:db8::7", "::ffff:192.0.2.7": "192.0.2.7",
+		"unknown": "127.0.0.1", "": "127.0.0.1", "192.0.2.7,": "127.0.0.1", "6.6.6.6 192.0.2.7": "127.0.0.1",
+	} {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.RemoteAddr = "127.0.0.1:4"
+		r.Header.Set("X-Forwarded-For", said)
+		if got := s.client(r); got != want {
+			t.Errorf("%q: %s, want %s", said, got, want)
+		}
+	}
 	if a, b := networkOf("2001:db8:1:2::1"), networkOf("2001:db8:1:2:ffff::9"); a != b || a == networkOf("2001:db8:1:3::1") || networkOf("192.0.2.1") == networkOf("192.0.2.2") {
 		t.Errorf("%s, %s", a, b)
 	}

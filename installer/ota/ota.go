@@ -253,7 +253,13 @@ func (s *Server) secure(r *http.Request) bool {
 // client is the address that somebody comes from.
 func (s *Server) client(r *http.Request) string {
 	if s.fromProxy(r) {
-		if a, err := netip.ParseAddr(last(r, "X-Forwarded-For")); err == nil {
+		// Some proxies name the port too. All clients of one that is not understood
+		// would be one address, and any of them could lock the others out.
+		said := last(r, "X-Forwarded-For")
+		if a, err := netip.ParseAddrPort(said); err == nil {
+			said = a.Addr().String()
+		}
+		if a, err := netip.ParseAddr(strings.Trim(said, "[]")); err == nil {
 			return a.Unmap().String()
 		}
 	}
