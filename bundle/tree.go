@@ -10,9 +10,11 @@ import (
 
 // Tree is what a device does with a release that is a file tree.
 type Tree struct {
-	// Units are paths in the tree of systemd units, started in this order. The
-	// base name is the name of the unit.
-	Units     []string   `json:"units"`
+	// Units are paths in the tree of unit files of systemd: units, templates of
+	// units, and drop-ins of both. UnitFile is where each belongs.
+	Units []string `json:"units"`
+	// Instances are names of units that are made from templates in Units.
+	Instances []string   `json:"instances,omitempty"`
 	EnvFile   string     `json:"env_file"`             // the environment file on the device
 	KeepEnv   string     `json:"keep_env,omitempty"`   // key of the environment file that replaces Keep.Releases
 	SignerEnv string     `json:"signer_env,omitempty"` // key with the signer's identity that installations older than Valise trust
@@ -71,12 +73,44 @@ func isInstaller(p string) bool {
 	return strings.HasPrefix(p, InstallerDir) && path.Base(p) == InstallerName && strings.Count(p, "/") == 2
 }
 
+// UnitFile is where a path of Units belongs, below the directory of units: its last
+// part, which is the name of a unit or template; or, of a drop-in, the last two,
+// UNIT.d/NAME.conf.
+func UnitFile(p string) string {
+	if dir := path.Base(path.Dir(p)); strings.HasSuffix(dir, ".d") && strings.HasSuffix(p, ".conf") {
+		return path.Join(dir, path.Base(p))
+	}
+	return path.Base(p)
+}
+
+// TemplateOf is the template that a unit is an instance of, empty when it is none.
+func TemplateOf(unit string) string {
+	if m := instancePattern.FindStringSubmatch(unit); m != nil {
+		return m[1] + m[2]
+	}
+	return ""
+}
+
+// UnitNames are the units of a tree, instances last. Templates are none.
+func (t *Tree) UnitNames() (names []string) {
+	for _, u := range t.Units {
+		if name := UnitFile(u); !strings.Contains(name, "/") && !strings.Contains(name, "@.") {
+			names = append(names, name)
+		}
+	}
+	return append(names, t.Instances...)
+}
+
 // entryName is the name in the tar of an entry that the format calls name.
 func (m *Manifest) entryName(name string) string { return path.Join(m.Prefix, name) }
 
 var (
-	unitPattern   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9:_.-]{0,100}\.(service|socket|timer|path)$`)
-	prefixPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+~-]{0,99}$`)
+	unitPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9:_.-]{0,100}@?\.(service|socket|timer|path|mount|automount|swap|target|slice)$`)
+	// instancePattern is that of an instance: the name of its template without the
+	// type, what it is an instance for, the type.
+	instancePattern = regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9:_.-]{0,100}@)[A-Za-z0-9:_.\\-]{1,100}(\.[a-z]+)$`)
+	dropInPattern   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,100}\.conf$`)
+	prefixPattern   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+~-]{0,99}$`)
 )
 
 func (m *Manifest) checkTree() error {
@@ -169,16 +203,30 @@ func (m *Manifest) checkTreeDevice() error {
 			return !slices.ContainsFunc(m.TreeFiles(p), func(f TreeFile) bool { return f.TreePath == name && f.Size <= MaxConfigFile })
 		})
 	}
+	if len(t.Units) < 1 || len(t.Units) > MaxUnits || len(t.Instances) > MaxUnits {
+		return bad("tree", "%d units and %d instances, want 1 to %d and at most %d", len(t.Units), len(t.Instances), MaxUnits, MaxUnits)
+	}
 	units := map[string]bool{}
 	for _, u := range t.Units {
-		name := path.Base(u)
-		if !unitPattern.MatchString(name) || units[name] || !inTree(u) {
+		name := UnitFile(u)
+		if units[name] || !inTree(u) || !unitPattern.MatchString(name) && !strings.Contains(name, "/") {
 			return bad("tree", "unit %.120q is repeated, has no name of a unit, is not in the tree of every platform or has more than %d bytes", u, MaxConfigFile)
 		}
 		units[name] = true
 	}
-	if len(t.Units) < 1 || len(t.Units) > MaxUnits {
-		return bad("tree", "%d units, want 1 to %d", len(t.Units), MaxUnits)
+	for _, name := range t.Instances {
+		if !units[TemplateOf(name)] || units[name] {
+			return bad("tree", "instance %.120q is repeated or is no instance of a template in units, such as worker@1.service of worker@.service", name)
+		}
+		units[name] = true
+	}
+	for _, u := range t.Units {
+		if of, name, dropIn := strings.Cut(UnitFile(u), ".d/"); dropIn && (!units[of] || !dropInPattern.MatchString(name)) {
+			return bad("tree", "unit %.120q is a drop-in of %.120q, which is no unit of this release, or has no name of one", u, of)
+		}
+	}
+	if len(t.UnitNames()) == 0 {
+		return bad("tree", "units has templates only, and instances names no instance of one")
 	}
 	if !m.devicePath(t.EnvFile) {
 		return bad("tree", "env_file is %.120q, want a file below /etc/DIRECTORY or /opt/%s", t.EnvFile, m.App)

@@ -94,3 +94,43 @@ func TestTreeFiles(t *testing.T) {
 		}
 	}
 }
+
+// TestUnitFiles: units, templates, instances and drop-ins, and where each belongs.
+func TestUnitFiles(t *testing.T) {
+	for _, tc := range []struct {
+		units, instances []string
+		names, err       string
+	}{
+		{units: []string{"a.socket", "u/a.service"}, names: "a.socket a.service"},
+		{units: []string{"w@.service", "a.target"}, instances: []string{`w@x\x2dy.service`, "w@1.service"}, names: `a.target w@x\x2dy.service w@1.service`},
+		{units: []string{"srv-data.mount", "x/srv-data.mount.d/size.conf"}, names: "srv-data.mount"},
+		{units: []string{"w@.service", "w@.service.d/a.conf", "w@1.service.d/b.conf"}, instances: []string{"w@1.service"}, names: "w@1.service"},
+		{units: []string{"w@.service"}, err: "templates only"},
+		{units: []string{"w@.service"}, instances: []string{"w@1.service", "w@1.service"}, err: "instance"},
+		{units: []string{"w@.service"}, instances: []string{"v@1.service"}, err: "instance"},
+		{units: []string{"w@.service"}, instances: []string{"w@1.timer"}, err: "instance"},
+		{units: []string{"w@.service"}, instances: []string{"w@../x.service"}, err: "instance"},
+		{units: []string{"a.service", "ssh.service.d/a.conf"}, err: "drop-in"},
+		{units: []string{"a.service", "a.service.d/.conf"}, err: "drop-in"},
+		{units: []string{"a.service", "x/a.service.d/a.conf", "y/a.service.d/a.conf"}, err: "repeated"},
+		{units: []string{"a.service", "x/a.service"}, err: "repeated"},
+		{units: []string{"a.device"}, err: "no name of a unit"},
+	} {
+		files := bundletest.TreeFiles("cloud", "1.2.3")
+		for _, u := range tc.units {
+			files[u] = "unit"
+		}
+		m, _ := bundletest.Tree(t, bundletest.Spec{}, files)
+		m.Device.Tree.Units, m.Device.Tree.Instances = tc.units, tc.instances
+		err := m.Validate()
+		if tc.err == "" && err != nil || tc.err != "" && (err == nil || !strings.Contains(err.Error(), tc.err)) {
+			t.Errorf("%q, %q: %v, want %q", tc.units, tc.instances, err, tc.err)
+		}
+		if got := strings.Join(m.Device.Tree.UnitNames(), " "); tc.err == "" && got != tc.names {
+			t.Errorf("%q: units are %q, want %q", tc.units, got, tc.names)
+		}
+	}
+	if got := bundle.UnitFile("packaging/a.service.d/x.conf") + " " + bundle.UnitFile("etc/x.conf") + " " + bundle.UnitFile("a.d/b.service"); got != "a.service.d/x.conf x.conf b.service" {
+		t.Error(got)
+	}
+}

@@ -757,6 +757,7 @@ func treeVectors(t *testing.T, signer *verifytest.Signer) []vector {
 	valid("required", "tree-required", "a required path is missing", func(m *bundle.Manifest) { m.Device.Tree.Required = []string{"scripts/run"} })
 	valid("unit-missing", "device", "the unit is not in the tree", func(m *bundle.Manifest) { m.Device.Tree.Units = []string{"cloud.service"} })
 	valid("unit-name", "device", "a unit whose name is that of something else", func(m *bundle.Manifest) { m.Device.Tree.Units = []string{"web/index.html"} })
+	valid("unit-instance", "device", "an instance of a template that is not there", func(m *bundle.Manifest) { m.Device.Tree.Instances = []string{"sshd@1.service"} })
 	for _, p := range []struct{ name, path string }{
 		{"shadow", "/etc/shadow"}, {"trust", "/etc/valise/cloud.yaml"}, {"systemd", "/etc/systemd/system/x.service"}, {"traversal", "/etc/cloud/../shadow"}, {"releases", "/opt/cloud/releases/x"}, {"relative", "etc/cloud/cloud.env"}, {"root", "/root/.ssh/authorized_keys"},
 	} {

@@ -6,7 +6,7 @@ import (
 )
 
 func TestComments(t *testing.T) {
-	f, err := Parse([]byte("# head\n\n# Where it is\n## reached\nURL=https://x # not this\nPORT=1\n#\n\t# with a tab\r\nexport LAST='a\nb'\r\n#A=1\nB=\n# behind\n"))
+	f, err := Compose.Parse([]byte("# head\n\n# Where it is\n## reached\nURL=https://x # not this\nPORT=1\n#\n\t# with a tab\r\nexport LAST='a\nb'\r\n#A=1\nB=\n# behind\n"))
 	if err != nil {
 		t.Fatal(err)
 	}

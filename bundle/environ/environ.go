@@ -1,9 +1,9 @@
-// Package environ reads and edits environment files (.env), and makes of one what
-// a release needs (Next). A file is parsed,
-// never run by a shell, and it means what docker compose makes of it: the parser
-// is compose's own.
+// Package environ reads and edits environment files, and makes of one what
+// a release needs (Next). A file is parsed, never run by a shell, and it means what
+// the program makes of it that reads it: docker compose, whose own parser this uses,
+// or systemd.
 //
-// One thing differs on purpose: here ${KEY} in a value sees the file alone,
+// One thing differs from compose on purpose: here ${KEY} in a value sees the file alone,
 // while compose also looks at its own environment. Files that do not refer to
 // the environment mean the same to both.
 //
@@ -29,25 +29,44 @@ import (
 	"github.com/valise-ota/valise/bundle"
 )
 
+// Grammar is how a program reads environment files: Compose or Systemd.
+type Grammar struct {
+	parse func(data []byte, lookup dotenv.LookupFn) (map[string]string, error)
+	scan  func(data []byte) []statement // of a file that parse accepts
+	quote func(value string) []string   // ways to write a value, best first
+}
+
+// Compose is the grammar of docker compose: its .env, and env_file of services.
+var Compose = &Grammar{parse: parse, scan: scan, quote: quote}
+
+// GrammarOf is that of the environment file of apps of a kind.
+func GrammarOf(kind string) *Grammar {
+	if kind == bundle.KindTree {
+		return Systemd
+	}
+	return Compose
+}
+
 // File is an environment file. It belongs to one goroutine.
 type File struct {
-	name   string // for people
-	data   []byte
-	values map[string]string
+	name    string // for people
+	data    []byte
+	values  map[string]string
+	grammar *Grammar
 }
 
 // Load reads a file. A missing one is empty.
-func Load(path string) (*File, error) {
+func (g *Grammar) Load(path string) (*File, error) {
 	data, err := os.ReadFile(path)
-	return Loaded(path, data, err)
+	return g.Loaded(path, data, err)
 }
 
 // Loaded is Load of a file that was read, or could not be.
-func Loaded(path string, data []byte, err error) (*File, error) {
+func (g *Grammar) Loaded(path string, data []byte, err error) (*File, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("load environment file: %w", err)
 	}
-	f, err := Parse(data)
+	f, err := g.Parse(data)
 	if err != nil {
 		return nil, fmt.Errorf("load environment file %s: %w", path, err)
 	}
@@ -56,12 +75,12 @@ func Loaded(path string, data []byte, err error) (*File, error) {
 }
 
 // Parse reads the content of a file.
-func Parse(data []byte) (*File, error) {
-	values, err := parse(data, nil)
+func (g *Grammar) Parse(data []byte) (*File, error) {
+	values, err := g.parse(data, nil)
 	if err != nil {
 		return nil, err
 	}
-	return &File{name: "the environment file", data: bytes.Clone(data), values: values}, nil
+	return &File{name: "the environment file", data: bytes.Clone(data), values: values, grammar: g}, nil
 }
 
 // parse leaves out the empty key, which the parser makes of some lines without
@@ -94,7 +113,7 @@ func (f *File) Lookup(key string) (string, bool) {
 // Keys returns the keys that are set, in the order of the file.
 func (f *File) Keys() []string {
 	var keys []string
-	for _, st := range scan(f.data) {
+	for _, st := range f.grammar.scan(f.data) {
 		if _, ok := f.values[st.key]; ok && !slices.Contains(keys, st.key) {
 			keys = append(keys, st.key)
 		}
@@ -123,10 +142,10 @@ func (f *File) Set(key, value string) error {
 	if strings.ContainsRune(value, 0) {
 		return fmt.Errorf("set %s: the value holds a zero byte", key)
 	}
-	for _, quoted := range quote(value) {
+	for _, quoted := range f.grammar.quote(value) {
 		data := f.edit(key, quoted)
-		values, err := parse(data, nil)
-		if err != nil || values[key] != value || !sameOthers(f.data, data, key) {
+		values, err := f.grammar.parse(data, nil)
+		if got, ok := values[key]; err != nil || !ok || got != value || !f.grammar.sameOthers(f.data, data, key) {
 			continue
 		}
 		f.data, f.values = data, values
@@ -137,7 +156,7 @@ func (f *File) Set(key, value string) error {
 
 // edit returns the file with key=quoted.
 func (f *File) edit(key, quoted string) []byte {
-	statements := scan(f.data)
+	statements := f.grammar.scan(f.data)
 	for i := len(statements) - 1; i >= 0; i-- {
 		if st := statements[i]; st.key == key {
 			if st.inherited {
@@ -160,10 +179,10 @@ func (f *File) edit(key, quoted string) []byte {
 // sameOthers reports whether every key but one means the same in both files. A
 // reference to any key is replaced by the same text in both, so that a value
 // that refers to the changed one still counts as the same.
-func sameOthers(before, after []byte, except string) bool {
+func (g *Grammar) sameOthers(before, after []byte, except string) bool {
 	same := func(key string) (string, bool) { return "<" + key + ">", true }
-	a, errA := parse(before, same)
-	b, errB := parse(after, same)
+	a, errA := g.parse(before, same)
+	b, errB := g.parse(after, same)
 	if errA != nil || errB != nil {
 		return false
 	}

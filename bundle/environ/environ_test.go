@@ -19,7 +19,7 @@ import (
 
 func mustParse(t *testing.T, data string) *File {
 	t.Helper()
-	f, err := Parse([]byte(data))
+	f, err := Compose.Parse([]byte(data))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +75,7 @@ func TestParse(t *testing.T) {
 		{"A=${hunter2", "form that is not understood"},
 		{"A=${B:?hunter2}", "requires one that is missing"},
 	} {
-		_, err := Parse([]byte(tc.data))
+		_, err := Compose.Parse([]byte(tc.data))
 		wantErr(t, err, tc.part)
 		if strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("the error shows a part of the file: %v", err)
@@ -85,7 +85,7 @@ func TestParse(t *testing.T) {
 
 func TestLoad(t *testing.T) {
 	path := filepath.Join(t.TempDir(), ".env")
-	f, err := Load(path)
+	f, err := Compose.Load(path)
 	if err != nil || len(f.Bytes()) != 0 || f.Keys() != nil {
 		t.Fatalf("missing file: %+v, %v", f, err)
 	}
@@ -93,11 +93,11 @@ func TestLoad(t *testing.T) {
 	if err := os.WriteFile(path, []byte("A=$(id)\nB=`id`;id\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	f, err = Load(path)
+	f, err = Compose.Load(path)
 	if err != nil || f.values["A"] != "$(id)" || f.values["B"] != "`id`;id" {
 		t.Fatalf("got %q, %v", f.values, err)
 	}
-	_, err = Load(t.TempDir())
+	_, err = Compose.Load(t.TempDir())
 	wantErr(t, err, "is a directory")
 }
 
@@ -235,7 +235,7 @@ func FuzzScan(f *testing.F) {
 func FuzzSet(f *testing.F) {
 	seeds(f, func(data string) { f.Add(data, "A", "x'\\") })
 	f.Fuzz(func(t *testing.T, data, key, value string) {
-		file, err := Parse([]byte(data))
+		file, err := Compose.Parse([]byte(data))
 		if err != nil {
 			return
 		}

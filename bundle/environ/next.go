@@ -80,7 +80,7 @@ func (f *File) Changed(before *File, generated []string) (keys []string) {
 // PutBack makes f what it was before, but for those of keys that had no value
 // then: data may depend on what was generated for them since.
 func (f *File) PutBack(before []byte, keys []string) error {
-	old, err := Parse(before)
+	old, err := f.grammar.Parse(before)
 	if err != nil {
 		return err
 	}

@@ -10,8 +10,9 @@ import (
 // statement is where one KEY=value stands in a file.
 type statement struct {
 	key        string
-	start, end int  // of the value, with its quotes
-	inherited  bool // a KEY without "=": start and end are where "=value" goes
+	value      string // systemd's grammar only
+	start, end int    // of the value, with its quotes
+	inherited  bool   // a KEY without "=": start and end are where "=value" goes
 }
 
 var (
@@ -114,7 +115,7 @@ func skipBlanks(src string, pos int) int {
 // number signs: in an example file it says what the key is for.
 func (f *File) Comments() map[string]string {
 	comments := map[string]string{}
-	for _, st := range scan(f.data) {
+	for _, st := range f.grammar.scan(f.data) {
 		var lines []string
 		above := f.data[:bytes.LastIndexByte(f.data[:st.start], '\n')+1]
 		for len(above) > 0 {

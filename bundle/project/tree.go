@@ -22,6 +22,7 @@ import (
 type Tree struct {
 	Files     []Part     `yaml:"files"`
 	Units     []string   `yaml:"units"`
+	Instances []string   `yaml:"instances"`
 	EnvFile   string     `yaml:"env_file"`
 	KeepEnv   string     `yaml:"keep_env"`
 	SignerEnv string     `yaml:"signer_env"`
@@ -55,7 +56,7 @@ type EnvKey struct {
 
 // Bundle is the tree as the manifest has it.
 func (t *Tree) Bundle() *bundle.Tree {
-	out := &bundle.Tree{Units: t.Units, EnvFile: t.EnvFile, KeepEnv: t.KeepEnv, SignerEnv: t.SignerEnv, Required: slices.Sorted(slices.Values(t.Required))}
+	out := &bundle.Tree{Units: t.Units, Instances: t.Instances, EnvFile: t.EnvFile, KeepEnv: t.KeepEnv, SignerEnv: t.SignerEnv, Required: slices.Sorted(slices.Values(t.Required))}
 	for _, f := range t.Templates {
 		mode, _ := strconv.ParseUint(cmp.Or(f.Mode, "0644"), 8, 32) // was checked
 		out.Templates = append(out.Templates, bundle.Template{From: f.From, To: f.To, Mode: uint32(mode), Validate: f.Validate})
@@ -249,9 +250,16 @@ func (p *Project) addEnv(r *Release, files []ReleaseFile) error {
 			return err
 		}
 	}
-	f, err := environ.Parse(example)
+	grammar := environ.Compose
+	if p.Tree != nil {
+		grammar = environ.Systemd
+	}
+	f, err := grammar.Parse(example)
 	if err != nil {
 		return fmt.Errorf("%s: %w", EnvExample, err)
+	}
+	for _, remark := range f.Remarks() {
+		r.Notes = append(r.Notes, EnvExample+": "+remark)
 	}
 	need := map[string]bool{}
 	for _, key := range r.RequiredEnv {

@@ -86,7 +86,7 @@ func (p *program) envDiff(ctx context.Context, what string) error {
 	if m.Device.Tree != nil {
 		d.File = m.Device.Tree.EnvFile
 	}
-	env, err := environ.Load(d.File)
+	env, err := environ.GrammarOf(m.Kind).Load(d.File)
 	if err != nil {
 		return err
 	}
@@ -114,7 +114,7 @@ func releaseKeys(m *bundle.Manifest, open func(name string) (io.ReadCloser, erro
 		if err != nil {
 			return nil, err
 		}
-		f, err := environ.Parse(example)
+		f, err := environ.Systemd.Parse(example)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", tree.ExampleName, err)
 		}

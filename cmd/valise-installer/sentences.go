@@ -60,6 +60,7 @@ var remedies = map[device.Advice]string{
 	device.VerifiedNext:   `the next update is verified`,
 	device.RestoreEnv:     `restore %s from a backup: databases depend on the passwords in it`,
 	device.HideFile:       `chmod 600 %s`,
+	device.WriteKeys:      `write each as KEY=VALUE, with quotes around what is more than a word, and comments on lines of their own`,
 	device.RestartDaemon:  `systemctl restart valise makes it`,
 	device.NameDrop:       `write "updates: {drop: %s}" into %s, and make %s a directory`,
 	device.OwnAbove:       `have root own the folder and those above it`,

@@ -83,7 +83,7 @@ func onMachines(t *testing.T, dir, releases string) {
 
 // onMachine are the commands of these scripts.
 var onMachine = map[string]func(*testscript.TestScript, bool, []string){
-	"code": code, "health": checkHealth, "cutat": powerCut, "boot": boot, "watch": watch, "downtime": downtime, "becomes": becomes, "mkbundle": makeBundle, "picture": picture,
+	"code": code, "health": checkHealth, "cutat": powerCut, "boot": boot, "watch": watch, "downtime": downtime, "becomes": becomes, "mkbundle": makeBundle, "picture": picture, "envfiles": envFiles,
 }
 
 // buildCloud packs and signs releases of examples/cloud for Linux on arch below
@@ -190,7 +190,41 @@ func buildCloud(t *testing.T, dir, arch string, versions ...string) {
 		command(work, valise, "build", version, "--platform", platform, "-o", file)
 		command(dir, valise, "sign", file, "--key", "cosign.key")
 	}
-	buildHello(t, dir, func(args ...string) { command(dir, valise, args...) })
+	release := func(args ...string) { command(dir, valise, args...) }
+	buildHello(t, dir, release)
+	buildKinds(t, dir, release)
+}
+
+// buildKinds packs and signs releases of testdata/kinds, which has units of every kind,
+// below dir, as kinds-VERSION.tar.gz:
+//
+//	1.0.0, 1.1.0
+//	1.2.0  listens elsewhere, with another mount and instance, without the drop-in and the timer
+//	1.3.0  listens elsewhere, and what does so does not start
+func buildKinds(t *testing.T, dir string, valise func(args ...string)) {
+	t.Helper()
+	for _, version := range []string{"1.0.0", "1.1.0", "1.2.0", "1.3.0"} {
+		work := t.TempDir()
+		if err := os.CopyFS(work, os.DirFS("testdata/kinds")); err != nil {
+			t.Fatal(err)
+		}
+		unit := func(name string) string { return filepath.Join(work, "packaging", name) }
+		project := filepath.Join(work, "valise.yaml")
+		if version == "1.2.0" || version == "1.3.0" {
+			edit(t, unit("kinds-front.socket"), "8087", "8088")
+			edit(t, unit("srv-kinds-data.mount"), "Type=tmpfs", "Type=tmpfs\nOptions=size=1m")
+			edit(t, project, "8087", "8088")
+			edit(t, project, "  - .*(level.conf|kinds-job.*)\n", "")
+			edit(t, project, "work@b", "work@c")
+		}
+		if version == "1.3.0" {
+			edit(t, unit("kinds-front.socket"), "8088", "8089")
+			edit(t, unit("kinds-front.service"), "ExecStartPre=.*", "ExecStartPre=/bin/false")
+		}
+		file := filepath.Join(dir, "kinds-"+version+".tar.gz")
+		valise("build", version, "--project", project, "--platform", "linux/"+runtime.GOARCH, "-o", file)
+		valise("sign", file, "--key", "cosign.key")
+	}
 }
 
 // buildHello packs and signs releases of examples/hello below dir, as

@@ -79,7 +79,7 @@ func (a *App) Probe(ctx context.Context, r installer.Release) error {
 	if err != nil {
 		return err
 	}
-	env, err := environ.Load(a.envPath())
+	env, err := environ.Compose.Load(a.envPath())
 	if err != nil {
 		return err
 	}

@@ -67,7 +67,7 @@ func (a *App) Inspect(ctx context.Context, rel *verify.Release, st installer.Sta
 	if f.Free, err = installer.FreeBytes(info.Root); err != nil {
 		return f, err
 	}
-	before, err := environ.Load(a.envPath())
+	before, err := environ.Compose.Load(a.envPath())
 	if err != nil {
 		return f, err
 	}

@@ -328,7 +328,7 @@ func (a *App) Revert(ctx context.Context, raw json.RawMessage, from *installer.R
 // restoreEnv puts the environment file back. A snapshot of an older program does
 // not say which keys were generated: then all that came since stay.
 func (a *App) restoreEnv(s snapshot) error {
-	env, err := environ.Load(a.envPath())
+	env, err := environ.Compose.Load(a.envPath())
 	if err != nil {
 		return err
 	}
@@ -345,7 +345,7 @@ func (a *App) restoreEnv(s snapshot) error {
 // nextEnv is the environment file as the release needs it, and the keys of
 // secrets that were generated for it.
 func (a *App) nextEnv(m *bundle.Manifest) (*environ.File, []string, error) {
-	env, err := environ.Load(a.envPath())
+	env, err := environ.Compose.Load(a.envPath())
 	if err != nil {
 		return nil, nil, err
 	}

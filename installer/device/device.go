@@ -7,8 +7,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/valise-ota/valise/bundle"
@@ -352,9 +352,8 @@ func (m *Machine) prepareTree(ctx context.Context, manifest *bundle.Manifest) (k
 	if err != nil {
 		m.Note("%v", err)
 	}
-	var units []string
-	for _, u := range manifest.Device.Tree.Units {
-		units = append(units, path.Base(u))
-	}
-	return keep, m.installRecovery(ctx, manifest.App, units, nil)
+	// Services alone wait for recovery: sockets and mounts are there before any service
+	// can be, and what one starts is a service.
+	services := slices.DeleteFunc(manifest.Device.Tree.UnitNames(), func(name string) bool { return !strings.HasSuffix(name, ".service") })
+	return keep, m.installRecovery(ctx, manifest.App, services, nil)
 }

@@ -101,7 +101,7 @@ func (m *Machine) Examine(ctx context.Context, apps []string) findings {
 		if trees[app] {
 			m.examineTree(ctx, &f, m.treeApp(app, store, nil), st)
 		} else {
-			m.examineEnvironment(&f, app, filepath.Join(m.AppDir(app), ".env"))
+			m.examineEnvironment(&f, app, filepath.Join(m.AppDir(app), ".env"), environ.Compose)
 			if m.live() {
 				m.examineRecovery(ctx, &f, app, []string{"docker.service"})
 			}
@@ -215,7 +215,7 @@ func (m *Machine) examineTree(ctx context.Context, f *findings, a *tree.App, st 
 		return
 	}
 	if path, err := a.EnvFile(*st.Current); err == nil { // else the release is not whole, which stands there
-		m.examineEnvironment(f, a.Name, path)
+		m.examineEnvironment(f, a.Name, path, environ.Systemd)
 	}
 	const link = "current link"
 	switch name, _, err := a.Releases.Current(); {
@@ -267,18 +267,21 @@ func (m *Machine) examineReleases(ctx context.Context, f *findings, app string, 
 	}
 }
 
-func (m *Machine) examineEnvironment(f *findings, app, path string) {
+func (m *Machine) examineEnvironment(f *findings, app, path string, grammar *environ.Grammar) {
 	info, err := os.Stat(path)
+	var env *environ.File
 	if err == nil {
 		var b []byte
 		b, err = foreign.ReadFile(path, bundle.MaxConfigFile)
-		_, err = environ.Loaded(path, b, err)
+		env, err = grammar.Loaded(path, b, err)
 	}
 	switch {
 	case err != nil:
 		f.add(app, "environment", FindingFailed, do(RestoreEnv, path), "%v", err)
 	case info.Mode().Perm()&0o077 != 0:
 		f.add(app, "environment", FindingWarning, do(HideFile, path), "%s has mode %04o: others can read its passwords", path, info.Mode().Perm())
+	case len(env.Remarks()) > 0:
+		f.add(app, "environment", FindingWarning, do(WriteKeys), "%s has lines that systemd reads otherwise than they look: %s", path, strings.Join(env.Remarks(), "; "))
 	default:
 		f.add(app, "environment", FindingOK, do(""), "%s", path)
 	}

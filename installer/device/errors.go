@@ -68,6 +68,7 @@ const (
 	VerifiedNext   Advice = "the next is verified"     //
 	RestoreEnv     Advice = "restore the environment"  // the file
 	HideFile       Advice = "hide the file"            // the file
+	WriteKeys      Advice = "write keys and values"    //
 	RestartDaemon  Advice = "restart the daemon"       //
 	NameDrop       Advice = "name the folder"          // where to, the configuration, the folder
 	OwnAbove       Advice = "own what is above"        //

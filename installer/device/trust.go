@@ -148,9 +148,12 @@ func lasting(s verify.Signer) (_ verify.Signer, anyTag bool) {
 // quotes or variables change would not be what its author wrote.
 func signerFromEnv(files ...string) (identity, file string, err error) {
 	for _, file := range files {
-		env, err := environ.Load(file)
+		// Scripts read the line as it is, and compose's grammar is nearer to that.
+		env, err := environ.Compose.Load(file)
 		if err != nil {
-			return "", file, err
+			if env, err = environ.Systemd.Load(file); err != nil {
+				return "", file, err
+			}
 		}
 		identity, _ := env.Lookup(signerEnv)
 		if identity == "" {

@@ -20,21 +20,36 @@ const UnitDir = "/etc/systemd/system"
 
 // Unit is the state of one unit.
 type Unit struct {
-	Name     string
-	Loaded   bool   // systemd knows it
-	Active   string // active, activating, inactive, failed, ...
-	Sub      string // running, exited, auto-restart, dead, ...
-	Result   string // why it is not active: success, exit-code, ...
-	Restarts int    // by itself since it was started
-	Enabled  bool   // starts at boot
-	Changed  bool   // its file is newer than what systemd has read
-	Started  string // identifies the run: another one has another value
+	Name        string
+	Loaded      bool     // systemd knows it
+	Active      string   // active, activating, inactive, failed, ...
+	Sub         string   // running, exited, auto-restart, dead, ...
+	Result      string   // why it is not active: success, exit-code, ...
+	Restarts    int      // by itself since it was started
+	Installable bool     // it has an [Install] section
+	Enabled     bool     // starts at boot
+	Changed     bool     // its file is newer than what systemd has read
+	Started     string   // identifies the run: another one has another value
+	Oneshot     bool     // a service that does something and ends
+	Skipped     bool     // its conditions did not hold, so systemd did not start it
+	Queued      bool     // systemd is about to start or stop it
+	Triggers    []string // what it starts when its time, file or connection comes
+	Wants       []string // what is started with it
 }
 
 // Running reports whether the unit does what it is for.
 func (u Unit) Running() bool {
 	return u.Active == "active" && u.Sub != "dead"
 }
+
+// Well reports whether the unit, after it was started, is as systemd means it: it
+// runs, has done what it was to do, or was not to run under these conditions. Of a
+// job that ended well systemd may forget that it ever ran.
+func (u Unit) Well() bool {
+	return u.Running() || u.Active == "inactive" && (u.Skipped || u.Oneshot)
+}
+
+func (u Unit) String() string { return fmt.Sprintf("%s (%s, %s)", u.Active, u.Sub, u.Result) }
 
 // Available says why there is no systemd to talk to.
 func Available(ctx context.Context) error {
@@ -50,12 +65,37 @@ func Available(ctx context.Context) error {
 
 // Show returns the state of a unit; one that systemd does not know is not Loaded.
 func Show(ctx context.Context, name string) (Unit, error) {
-	u := Unit{Name: name}
-	out, err := command(ctx, "show", "--property=LoadState,ActiveState,SubState,Result,NRestarts,NeedDaemonReload,UnitFileState,InvocationID,ActiveEnterTimestampMonotonic", "--", name)
+	list, err := ShowAll(ctx, []string{name})
 	if err != nil {
-		return u, err
+		return Unit{Name: name}, err
 	}
-	for line := range strings.Lines(out) {
+	return list[0], nil
+}
+
+// ShowAll returns the states of units, in their order.
+func ShowAll(ctx context.Context, names []string) ([]Unit, error) {
+	if len(names) == 0 {
+		return nil, nil
+	}
+	out, err := command(ctx, append([]string{"show", "--property=LoadState,ActiveState,SubState,Result,NRestarts,NeedDaemonReload,UnitFileState,InvocationID,ActiveEnterTimestampMonotonic," +
+		"Type,Job,ConditionResult,ConditionTimestampMonotonic,Triggers,Wants,Requires,BindsTo,Upholds", "--"}, names...)...)
+	if err != nil {
+		return nil, err
+	}
+	blocks := strings.Split(strings.TrimSpace(out), "\n\n")
+	if len(blocks) != len(names) {
+		return nil, fmt.Errorf("systemctl show: %d answers about %d units", len(blocks), len(names))
+	}
+	list := make([]Unit, len(names))
+	for i, block := range blocks {
+		list[i] = parseUnit(names[i], block)
+	}
+	return list, nil
+}
+
+func parseUnit(name, text string) Unit {
+	u, checked := Unit{Name: name}, false
+	for line := range strings.Lines(text) {
 		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
 		switch key {
 		case "LoadState":
@@ -69,50 +109,96 @@ func Show(ctx context.Context, name string) (Unit, error) {
 		case "NRestarts":
 			u.Restarts, _ = strconv.Atoi(value) // sockets and timers have none
 		case "UnitFileState":
-			u.Enabled = value == "enabled"
+			u.Installable = value != "" && value != "static"
+			u.Enabled = value == "enabled" || value == "indirect"
 		case "NeedDaemonReload":
 			u.Changed = value == "yes"
 		case "InvocationID":
 			u.Started = value + u.Started
 		case "ActiveEnterTimestampMonotonic":
 			u.Started += "@" + value
+		case "Type":
+			u.Oneshot = value == "oneshot"
+		case "ConditionResult":
+			u.Skipped = value == "no"
+		case "ConditionTimestampMonotonic":
+			checked = value != "" && value != "0"
+		case "Job":
+			u.Queued = value != "" && value != "0"
+		case "Triggers":
+			u.Triggers = strings.Fields(value)
+		case "Wants", "Requires", "BindsTo", "Upholds":
+			u.Wants = append(u.Wants, strings.Fields(value)...)
 		}
 	}
-	return u, nil
+	u.Skipped = u.Skipped && checked
+	return u
+}
+
+// Instances are the instances of a template that systemd knows of.
+func Instances(ctx context.Context, template string) (names []string, err error) {
+	prefix, kind, _ := strings.Cut(template, "@.")
+	out, err := command(ctx, "list-units", "--all", "--plain", "--no-legend", "--full", "--", prefix+"@*."+kind)
+	if err != nil {
+		return nil, err
+	}
+	for line := range strings.Lines(out) {
+		if fields := strings.Fields(line); len(fields) > 0 {
+			names = append(names, fields[0])
+		}
+	}
+	return names, nil
 }
 
 // DaemonReload makes systemd read unit files again.
 func DaemonReload(ctx context.Context) error { return run(ctx, "daemon-reload") }
 
-// Enable makes a unit start at boot, if it says so itself.
-func Enable(ctx context.Context, name string) error { return run(ctx, "enable", "--", name) }
+// Enable makes units start at boot, where they say so themselves.
+func Enable(ctx context.Context, names ...string) error { return each(ctx, names, "enable") }
 
-// Disable takes a unit out of the boot.
-func Disable(ctx context.Context, name string) error { return run(ctx, "disable", "--", name) }
+// Reenable does the same for units whose file changed: what it said before is gone.
+func Reenable(ctx context.Context, names ...string) error { return each(ctx, names, "reenable") }
 
-// Start starts a unit and waits until it has.
-func Start(ctx context.Context, name string) error { return run(ctx, "start", "--", name) }
+// Disable takes units out of the boot. A template stands for all its instances.
+func Disable(ctx context.Context, names ...string) error { return each(ctx, names, "disable") }
 
-// Stop stops a unit and waits until it has.
-func Stop(ctx context.Context, name string) error { return run(ctx, "stop", "--", name) }
+// Start starts units and waits until they have. What failed too often before is
+// forgotten.
+func Start(ctx context.Context, names ...string) error { return afresh(ctx, names, "start") }
 
-// Restart stops and starts a unit. What failed too often before is forgotten.
-func Restart(ctx context.Context, name string) error {
+// StartLater has systemd start units, and does not wait for it.
+func StartLater(ctx context.Context, names ...string) error {
+	return each(ctx, names, "start", "--no-block")
+}
+
+// Stop stops units and waits until they have.
+func Stop(ctx context.Context, names ...string) error { return each(ctx, names, "stop") }
+
+// Restart is Start for units that run, each for itself.
+func Restart(ctx context.Context, names ...string) error { return afresh(ctx, names, "restart") }
+
+// ReloadOrRestart lets units that can reload do so, and restarts others.
+func ReloadOrRestart(ctx context.Context, names ...string) error {
+	return afresh(ctx, names, "reload-or-restart")
+}
+
+func afresh(ctx context.Context, names []string, verb string) error {
 	// Without this a unit that a release before failed to start a few times is
 	// refused by its start limit.
-	_ = run(ctx, "reset-failed", "--", name) // fails when there is nothing to forget
-	return run(ctx, "restart", "--", name)
+	_ = each(ctx, names, "reset-failed") // fails when there is nothing to forget
+	return each(ctx, names, verb)
+}
+
+func each(ctx context.Context, names []string, verb ...string) error {
+	if len(names) == 0 {
+		return nil
+	}
+	return run(ctx, slices.Concat(verb, []string{"--"}, names)...)
 }
 
 // TryRestart restarts a unit that runs, and does not wait for it.
 func TryRestart(ctx context.Context, name string) error {
 	return run(ctx, "try-restart", "--no-block", "--", name)
-}
-
-// ReloadOrRestart lets a unit that can reload do so, and restarts others.
-func ReloadOrRestart(ctx context.Context, name string) error {
-	_ = run(ctx, "reset-failed", "--", name)
-	return run(ctx, "reload-or-restart", "--", name)
 }
 
 // Log returns the last lines a unit wrote, for the reason why it failed.

@@ -281,7 +281,7 @@ func (a *App) keepConfigs(from *installer.Release, files []file) error {
 	found := false
 	for _, f := range files {
 		b, err := readFile(f.path)
-		if errors.Is(err, fs.ErrNotExist) || f.unit || err == nil && owned[f.path] == bundle.DigestOf(b) {
+		if errors.Is(err, fs.ErrNotExist) || f.unit != "" || err == nil && owned[f.path] == bundle.DigestOf(b) {
 			continue
 		}
 		if err != nil {

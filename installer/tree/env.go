@@ -41,7 +41,7 @@ func (a *App) nextEnv(m *bundle.Manifest, example []byte, first bool) (*environ.
 		return nil, nil, err
 	}
 	if !release.Exists(m.Device.Tree.EnvFile) {
-		if env, err = environ.Parse(example); err != nil {
+		if env, err = environ.Systemd.Parse(example); err != nil {
 			return nil, nil, fmt.Errorf("%s: %w", ExampleName, err)
 		}
 		for _, key := range env.Keys() {

@@ -10,7 +10,6 @@ import (
 	"maps"
 	"os"
 	"os/exec"
-	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -36,7 +35,7 @@ type file struct {
 	path string
 	data []byte
 	mode fs.FileMode // of a new one
-	unit bool
+	unit string      // name below the directory of units; empty for any other file
 }
 
 // files are the units and configuration files of a release that is on disk.
@@ -59,7 +58,7 @@ func (a *App) files(m *bundle.Manifest, r installer.Release, env *environ.File) 
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, file{path: unitPath(path.Base(u)), data: b, mode: 0o644, unit: true})
+		list = append(list, file{path: unitPath(bundle.UnitFile(u)), data: b, mode: 0o644, unit: bundle.UnitFile(u)})
 	}
 	if r.Signer != Adopted {
 		return list, nil
@@ -70,8 +69,6 @@ func (a *App) files(m *bundle.Manifest, r installer.Release, env *environ.File) 
 	}
 	return list, err
 }
-
-func unitPath(name string) string { return filepath.Join(systemd.UnitDir, name) }
 
 // validate lets the release's own validators read the configuration files as
 // they would be.
@@ -118,18 +115,17 @@ func (a *App) validateFile(ctx context.Context, r installer.Release, f file, arg
 	return nil
 }
 
-// put writes what differs and reports whether that was a unit, or any. A file
-// that we did not write, or that somebody changed since, is kept under another
-// name first.
-func (a *App) put(files []file) (units, any bool, err error) {
+// put writes what differs and returns which unit files that were. A file that we
+// did not write, or that somebody changed since, is kept under another name first.
+func (a *App) put(files []file) (units []string, err error) {
 	owned, err := a.owned()
 	if err != nil {
-		return false, false, err
+		return nil, err
 	}
 	for _, f := range files {
 		have, err := readFile(f.path)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return units, any, fmt.Errorf("read %s: %w", f.path, err)
+			return units, fmt.Errorf("read %s: %w", f.path, err)
 		}
 		if err == nil && bytes.Equal(have, f.data) {
 			continue
@@ -138,19 +134,21 @@ func (a *App) put(files []file) (units, any bool, err error) {
 			old := f.path + ".valise-old-" + digest.Hex()[:8]
 			a.note("edited", "%s was changed here; its content is kept in %s", f.path, old)
 			if err := writeFile(old, have, 0o600); err != nil {
-				return units, any, err
+				return units, err
 			}
 		}
 		owned[f.path] = bundle.DigestOf(f.data)
 		if err := a.setOwned(owned); err != nil {
-			return units, any, err
+			return units, err
 		}
 		if err := writeFile(f.path, f.data, f.mode); err != nil {
-			return units, any, err
+			return units, err
 		}
-		units, any = units || f.unit, true
+		if f.unit != "" {
+			units = append(units, f.unit)
+		}
 	}
-	return units, any, nil
+	return units, nil
 }
 
 func (a *App) owned() (map[string]bundle.Digest, error) {
@@ -176,7 +174,7 @@ func (a *App) setOwned(owned map[string]bundle.Digest) error {
 // readFile reads a file of the device. Its directory may be the service's own, which
 // may put links and pipes there; that of units is root's alone.
 func readFile(name string) ([]byte, error) {
-	if filepath.Dir(name) == systemd.UnitDir {
+	if strings.HasPrefix(name, systemd.UnitDir+"/") {
 		return os.ReadFile(name)
 	}
 	return foreign.ReadFile(name, maxConfigs)
@@ -185,7 +183,7 @@ func readFile(name string) ([]byte, error) {
 // loadEnv reads an environment file. A missing one is empty.
 func loadEnv(name string) (*environ.File, error) {
 	data, err := readFile(name)
-	return environ.Loaded(name, data, err)
+	return environ.Systemd.Loaded(name, data, err)
 }
 
 // writeFile writes a file of the device, durably; an existing one keeps mode and
@@ -209,5 +207,11 @@ func removeFile(name string) error {
 		return fmt.Errorf("remove %s: %w", name, err)
 	}
 	defer root.Close()
-	return release.RemoveAll(root, filepath.Base(name))
+	if err := release.RemoveAll(root, filepath.Base(name)); err != nil {
+		return err
+	}
+	if dir := filepath.Dir(name); filepath.Dir(dir) == systemd.UnitDir && strings.HasSuffix(dir, ".d") {
+		_ = os.Remove(dir) // of drop-ins, if it is empty
+	}
+	return nil
 }

@@ -51,7 +51,7 @@ func TestForeignConfig(t *testing.T) {
 			must(err)
 			defer store.Close()
 			a := &App{Dir: dir, Releases: store}
-			if _, _, err := a.put([]file{{path: config, data: []byte("new"), mode: 0o644}}); err == nil {
+			if _, err := a.put([]file{{path: config, data: []byte("new"), mode: 0o644}}); err == nil {
 				t.Error("put: nil error")
 			}
 			link := new(foreign.LinkError)

@@ -6,11 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path"
+	"slices"
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/installer"
-	"github.com/valise-ota/valise/installer/systemd"
 )
 
 // Intact returns nil when the tree of release r, which is current, is here and is
@@ -62,25 +61,27 @@ func (a *App) UnitsRun(ctx context.Context, r installer.Release) error {
 	}
 	var wrong []error
 	for _, p := range m.Device.Tree.Units {
-		name := path.Base(p)
 		want, err := a.readTree(m, r, p)
 		if err != nil {
 			return err
 		}
-		u, err := systemd.Show(ctx, name)
-		if err != nil {
-			return err
-		}
-		if have, err := os.ReadFile(unitPath(name)); err != nil {
+		name := unitPath(bundle.UnitFile(p))
+		if have, err := os.ReadFile(name); err != nil {
 			wrong = append(wrong, err)
 		} else if !bytes.Equal(have, want) {
-			wrong = append(wrong, fmt.Errorf("%s is not that of the release", unitPath(name)))
+			wrong = append(wrong, fmt.Errorf("%s is not that of the release", name))
 		}
-		if !u.Running() {
-			wrong = append(wrong, fmt.Errorf("%s is %s (%s, %s)", name, u.Active, u.Sub, u.Result))
+	}
+	list, want, err := ask(ctx, m)
+	if err != nil {
+		return err
+	}
+	for _, u := range list {
+		if why := ill(u, want[u.Name]); why != "" {
+			wrong = append(wrong, fmt.Errorf("%s is %s", u.Name, why))
 		}
-		if !u.Enabled && bytes.Contains(want, []byte("[Install]")) {
-			wrong = append(wrong, fmt.Errorf("%s does not start at boot", name))
+		if want[u.Name] && u.Installable && !u.Enabled && slices.Contains(m.Device.Tree.UnitNames(), u.Name) {
+			wrong = append(wrong, fmt.Errorf("%s does not start at boot", u.Name))
 		}
 	}
 	return errors.Join(wrong...)
@@ -103,7 +104,7 @@ func (a *App) Configured(r installer.Release) error {
 	}
 	var wrong []error
 	for _, f := range files {
-		if f.unit {
+		if f.unit != "" {
 			continue
 		}
 		if have, err := readFile(f.path); err != nil {

@@ -24,7 +24,11 @@ func (a *App) Remove(ctx context.Context, current *installer.Release, purge bool
 		return err
 	}
 	if m != nil {
-		if err := dropUnits(ctx, unitNames(m)); err != nil {
+		names, err := units(ctx, m)
+		if err != nil {
+			return err
+		}
+		if err := dropUnits(ctx, names, unitFiles(m)); err != nil {
 			return err
 		}
 		if purge {
@@ -99,7 +103,7 @@ func (a *App) Removes(current *installer.Release, purge bool) ([]string, error) 
 		return nil, err
 	}
 	if m != nil {
-		for _, name := range unitNames(m) {
+		for _, name := range unitFiles(m) {
 			list = append(list, unitPath(name))
 		}
 		if purge {

@@ -11,6 +11,7 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/environ"
@@ -63,12 +64,12 @@ func (a *App) Snapshot(ctx context.Context, change installer.Switch) (json.RawMe
 		return nil, err
 	}
 	s := snapshot{To: to.Dir, New: a.staged == to.Dir, EnvFile: m.Device.Tree.EnvFile, Secrets: slices.Sorted(maps.Keys(m.Device.Secrets))}
-	for _, name := range unitNames(m) {
-		u, err := systemd.Show(ctx, name)
-		if err != nil {
-			return nil, err
-		}
-		s.Units = append(s.Units, unit{name, u.Running(), u.Enabled})
+	list, _, err := ask(ctx, m)
+	if err != nil {
+		return nil, err
+	}
+	for _, u := range list {
+		s.Units = append(s.Units, unit{u.Name, u.Running(), u.Enabled})
 	}
 	if s.Current, _, err = a.Releases.Current(); err != nil {
 		return nil, err
@@ -79,11 +80,11 @@ func (a *App) Snapshot(ctx context.Context, change installer.Switch) (json.RawMe
 	}
 	// Units of the release that runs may go.
 	if s.Current != "" {
-		old, err := a.unitsOf(s.Current)
+		old, err := a.manifestIn(s.Current)
 		if err != nil {
 			return nil, err
 		}
-		for _, name := range old {
+		for _, name := range unitFiles(old) {
 			paths = append(paths, unitPath(name))
 		}
 	}
@@ -119,9 +120,9 @@ func (a *App) next(to installer.Release) (*bundle.Manifest, *environ.File, []str
 	return m, env, generated, err
 }
 
-// unitsOf returns the units of the release in a directory. Its manifest only
-// names what is to be saved or stopped, so it is not compared with anything.
-func (a *App) unitsOf(dir string) ([]string, error) {
+// manifestIn is that of the release in a directory. It only names what is to be
+// saved or stopped, so it is not compared with anything.
+func (a *App) manifestIn(dir string) (*bundle.Manifest, error) {
 	b, err := a.Releases.ReadFile(dir, bundle.ManifestName, bundle.MaxManifestSize)
 	if err != nil {
 		return nil, err
@@ -130,7 +131,7 @@ func (a *App) unitsOf(dir string) ([]string, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read release %s: %w", dir, err)
 	}
-	return unitNames(m), nil
+	return m, nil
 }
 
 // Activate writes environment file, configuration and units, switches current
@@ -152,7 +153,7 @@ func (a *App) Activate(ctx context.Context, change installer.Switch) error {
 	if err != nil {
 		return err
 	}
-	unitsChanged, _, err := a.put(files)
+	changed, err := a.put(files)
 	if err != nil {
 		return err
 	}
@@ -161,25 +162,57 @@ func (a *App) Activate(ctx context.Context, change installer.Switch) error {
 		return err
 	}
 	if running {
-		names, err := a.unitsOf(old)
+		gone, err := a.dropOld(ctx, old, m)
 		if err != nil {
 			return err
 		}
-		names = slices.DeleteFunc(names, func(n string) bool { return slices.Contains(unitNames(m), n) })
-		if err := dropUnits(ctx, names); err != nil {
-			return err
-		}
-		unitsChanged = unitsChanged || len(names) > 0
+		changed = append(changed, gone...)
 	}
 	if err := a.Releases.SetCurrent(to.Dir); err != nil {
 		return err
 	}
-	if unitsChanged {
+	unread, err := changedUnits(ctx, m)
+	if err != nil {
+		return err
+	}
+	if changed = append(changed, unread...); len(changed) > 0 {
 		if err := systemd.DaemonReload(ctx); err != nil {
 			return err
 		}
 	}
-	return a.start(ctx, unitNames(m), !unitsChanged && !envChanged)
+	return a.start(ctx, m, files, append([]string{}, changed...), len(changed) == 0 && !envChanged)
+}
+
+// dropOld stops and removes the units that the release in a directory has and m
+// has not, and returns which unit files those were.
+func (a *App) dropOld(ctx context.Context, dir string, m *bundle.Manifest) ([]string, error) {
+	old, err := a.manifestIn(dir)
+	if err != nil {
+		return nil, err
+	}
+	had, err := units(ctx, old)
+	if err != nil {
+		return nil, err
+	}
+	has, err := units(ctx, m)
+	if err != nil {
+		return nil, err
+	}
+	// An instance that the old release named goes, one that a person started does not.
+	has = without(has, without(old.Device.Tree.Instances, m.Device.Tree.Instances))
+	gone := without(unitFiles(old), unitFiles(m))
+	return gone, dropUnits(ctx, without(had, has), gone)
+}
+
+// changedUnits are the units whose files systemd has not read yet.
+func changedUnits(ctx context.Context, m *bundle.Manifest) (names []string, err error) {
+	list, _, err := ask(ctx, m)
+	for _, u := range list {
+		if u.Changed {
+			names = append(names, u.Name)
+		}
+	}
+	return names, err
 }
 
 // writeEnv writes the environment file, if it changed, and shows secrets.
@@ -203,54 +236,6 @@ func (a *App) writeEnv(m *bundle.Manifest, env *environ.File, generated []string
 	return true, nil
 }
 
-// start enables and starts units in their order. reload lets those reload that
-// can; a process that has other rules or another environment is a new one.
-func (a *App) start(ctx context.Context, units []string, reload bool) error {
-	for _, name := range units {
-		if err := systemd.Enable(ctx, name); err != nil {
-			return err
-		}
-		u, err := systemd.Show(ctx, name)
-		if err != nil {
-			return err
-		}
-		switch {
-		case a.Boot && !u.Running():
-			continue
-		case reload && !u.Changed:
-			err = systemd.ReloadOrRestart(ctx, name)
-		default:
-			err = systemd.Restart(ctx, name)
-		}
-		if err != nil {
-			return a.withLog(ctx, err, []string{name})
-		}
-	}
-	return nil
-}
-
-// dropUnits stops units, takes them out of the boot and removes their files.
-func dropUnits(ctx context.Context, names []string) error {
-	for _, name := range names {
-		u, err := systemd.Show(ctx, name)
-		if err != nil {
-			return err
-		}
-		if u.Loaded {
-			if err := systemd.Stop(ctx, name); err != nil {
-				return err
-			}
-			if err := systemd.Disable(ctx, name); err != nil {
-				return err
-			}
-		}
-		if err := removeFile(unitPath(name)); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // Revert brings back environment file, configuration, units and current
 // together, and what ran. Keys that Activate generated stay in the environment
 // file: data may need them. What is as it was is not written again, so that a
@@ -260,20 +245,28 @@ func (a *App) Revert(ctx context.Context, raw json.RawMessage, from *installer.R
 	if err := json.Unmarshal(raw, &s); err != nil || s.To == "" {
 		return fmt.Errorf("restore: damaged snapshot: %v", err)
 	}
-	var units, gone []string
+	var m *bundle.Manifest
+	var names []string
+	var err error
 	if from != nil {
-		m, err := a.manifest(*from)
-		if err != nil {
+		if m, err = a.manifest(*from); err != nil {
 			return err
 		}
-		units = unitNames(m)
+		names = m.Device.Tree.UnitNames()
 	}
+	var gone, files []string
 	for _, u := range s.Units {
-		if !slices.Contains(units, u.Name) {
+		// An instance that a person started is not for us to stop.
+		if !slices.Contains(names, u.Name) && (m == nil || !u.Active || !slices.Contains(unitFiles(m), bundle.TemplateOf(u.Name))) {
 			gone = append(gone, u.Name)
 		}
 	}
-	if err := dropUnits(ctx, gone); err != nil {
+	for _, f := range s.Files {
+		if name, ok := strings.CutPrefix(f.Path, systemd.UnitDir+"/"); ok && !f.Exists {
+			files = append(files, name)
+		}
+	}
+	if err := dropUnits(ctx, gone, files); err != nil {
 		return err
 	}
 	for _, f := range s.Files {
@@ -287,11 +280,13 @@ func (a *App) Revert(ctx context.Context, raw json.RawMessage, from *installer.R
 	if err := systemd.DaemonReload(ctx); err != nil {
 		return err
 	}
-	if err := a.start(ctx, units, false); err != nil {
-		return err
+	if m != nil {
+		if err := a.start(ctx, m, nil, nil, false); err != nil {
+			return err
+		}
 	}
 	for _, u := range s.Units {
-		if err := restoreUnit(ctx, u, units); err != nil {
+		if err := restoreUnit(ctx, u, names); err != nil {
 			return err
 		}
 	}
@@ -341,7 +336,7 @@ func (a *App) restoreFile(f saved, s snapshot) error {
 	case f.Path == s.EnvFile && !f.Exists:
 		return nil // a first installation: what it generated stays
 	case f.Path == s.EnvFile:
-		env, err := environ.Parse(have)
+		env, err := environ.Systemd.Parse(have)
 		if err != nil {
 			return err
 		}

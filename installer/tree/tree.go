@@ -17,7 +17,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -62,7 +61,7 @@ func (a *App) Inspect(ctx context.Context, rel *verify.Release, st installer.Sta
 	m := rel.Manifest()
 	f := installer.Facts{Platform: a.Platform}
 	a.Releases.Remember(rel.Digest(), m)
-	for _, name := range unitNames(m) {
+	for _, name := range m.Device.Tree.UnitNames() {
 		f.Services = append(f.Services, installer.ServiceChange{Service: name, Change: installer.Recreated})
 	}
 	var err error
@@ -153,41 +152,49 @@ func (a *App) Probe(ctx context.Context, r installer.Release) error {
 	if err != nil {
 		return err
 	}
-	units := unitNames(m)
-	checks.Services = units
-	err = health.Probe(ctx, checks, health.Deps{Ps: func(ctx context.Context) ([]health.Container, error) { return states(ctx, units) }})
+	checks.Services = m.Device.Tree.UnitNames()
+	err = health.Probe(ctx, checks, health.Deps{Ps: func(ctx context.Context) ([]health.Container, error) { return states(ctx, m) }})
 	if err != nil {
-		return a.withLog(ctx, err, units)
+		return a.withLog(ctx, err, m)
 	}
 	return nil
 }
 
 // states shows units as the health check sees things that run.
-func states(ctx context.Context, units []string) ([]health.Container, error) {
+func states(ctx context.Context, m *bundle.Manifest) ([]health.Container, error) {
+	units, want, err := ask(ctx, m)
 	var list []health.Container
-	for _, name := range units {
-		u, err := systemd.Show(ctx, name)
-		if err != nil {
-			return nil, err
-		}
-		c := health.Container{ID: name + " " + u.Started, Service: name, State: u.Active + " (" + u.Sub + ", " + u.Result + ")", RestartCount: u.Restarts}
-		if u.Running() {
+	for _, u := range units {
+		c := health.Container{ID: u.Name, Service: u.Name, State: ill(u, want[u.Name]), RestartCount: u.Restarts}
+		if c.State == "" {
 			c.State = "running"
+		}
+		if want[u.Name] { // another run of what is started when it is asked for proves nothing
+			c.ID += " " + u.Started
 		}
 		list = append(list, c)
 	}
-	return list, nil
+	return list, err
 }
 
 // logLines is how much of a unit's log says why it failed: what the manager says
 // of one start and one end, and the unit's own last words before it.
 const logLines = 8
 
-// withLog adds to err what the units wrote last.
-func (a *App) withLog(ctx context.Context, err error, units []string) error {
-	for _, name := range units {
-		if text := systemd.Log(ctx, name, logLines); text != "" {
-			err = fmt.Errorf("%w; last words of %s: %.900s", err, name, text)
+// withLog adds to err what the services wrote last: those that do not run, or all
+// when every one does.
+func (a *App) withLog(ctx context.Context, err error, m *bundle.Manifest) error {
+	list, want, askErr := ask(ctx, m)
+	if askErr != nil {
+		return err
+	}
+	sick := func(u systemd.Unit) bool { return ill(u, want[u.Name]) != "" }
+	if slices.ContainsFunc(list, sick) {
+		list = slices.DeleteFunc(list, func(u systemd.Unit) bool { return !sick(u) })
+	}
+	for _, u := range list {
+		if text := systemd.Log(ctx, u.Name, logLines); text != "" {
+			err = fmt.Errorf("%w; last words of %s: %.900s", err, u.Name, text)
 		}
 	}
 	return err
@@ -234,14 +241,6 @@ func (a *App) readTree(m *bundle.Manifest, r installer.Release, name string) ([]
 		return nil, fmt.Errorf("read release %s: %s is not what was verified: the directory was changed", r.Version, name)
 	}
 	return b, nil
-}
-
-func unitNames(m *bundle.Manifest) []string {
-	var names []string
-	for _, u := range m.Device.Tree.Units {
-		names = append(names, path.Base(u))
-	}
-	return names
 }
 
 func (a *App) releaseDir(r installer.Release) string { return filepath.Join(a.Dir, "releases", r.Dir) }
