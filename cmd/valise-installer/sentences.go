@@ -3,6 +3,9 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -123,6 +126,9 @@ func (p *program) explained(err error) error {
 		if advised.Advice == device.UnmetCondition {
 			return cli.WithCode(err, cli.ExitRefused)
 		}
+	}
+	if errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 && cli.Hint(err) == "" {
+		return cli.WithHint(err, "run it as root: sudo %s", filepath.Base(p.Program))
 	}
 	if errors.As(err, new(*device.UsageError)) {
 		return cli.WithCode(err, cli.ExitUsage)

@@ -57,10 +57,19 @@ else
   fail "there is no $bundle" "name the bundle: sudo sh $0 /path/to/BUNDLE"
 fi
 
-# Not /tmp and /run: programs may not be allowed to run there.
-dir=$(mktemp -d /var/tmp/valise.XXXXXX)
-trap 'rm -rf "$dir"' EXIT
+# Programs may not be allowed to run in some of these (noexec).
+dir=
+trap '[ -z "$dir" ] || rm -rf "$dir"' EXIT
 trap 'exit 1' HUP INT TERM
+for place in ${TMPDIR:+"$TMPDIR"} /var/tmp /opt /var/lib /root /tmp; do
+  dir=$(mktemp -d "$place/valise.XXXXXX" 2>/dev/null) || continue
+  echo '#!/bin/sh' >"$dir/try"
+  chmod 0755 "$dir/try"
+  ! "$dir/try" 2>/dev/null || break
+  rm -rf "$dir"
+  dir=
+done
+[ -n "$dir" ] || fail "no program may run in /var/tmp, /opt, /var/lib, /root or /tmp" "name a directory that is not mounted noexec: sudo TMPDIR=DIRECTORY sh $0 $bundle"
 read_bundle | tar -xzOf - "@PREFIX@installer/$platform/valise-installer" >"$dir/valise-installer" ||
   fail "the installer cannot be read from $bundle" "is it complete, with all its parts? copy it again"
 echo "$digest  $dir/valise-installer" | sha256sum -c - >/dev/null 2>&1 ||

@@ -68,6 +68,16 @@ func (m *Machine) Installed() ([]string, error) {
 	for i, f := range found {
 		found[i] = filepath.Base(filepath.Dir(f))
 	}
+	// Only root may look into the directory of an app, and a pattern passes over it.
+	dirs, err := os.ReadDir(m.stateDir(""))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	for _, d := range dirs {
+		if _, err := os.Lstat(m.journalPath(d.Name())); errors.Is(err, fs.ErrPermission) {
+			return nil, err
+		}
+	}
 	return found, nil
 }
 

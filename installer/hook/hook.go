@@ -11,12 +11,14 @@ import (
 	"time"
 )
 
-// waitDelay is how long the pipes of a program that was killed may stay open.
+// waitDelay is how long the pipes of a program may stay open after its end: it may
+// have left a child behind, which runs on.
 const waitDelay = 5 * time.Second
 
 // Run runs a program in dir with argv and nothing but env as its environment. At
 // the end of timeout it is killed, with everything it started in its process
-// group. Its output, both kinds, goes to out.
+// group. Its output, both kinds, goes to out. What it leaves running when it ends by
+// itself is its own affair.
 func Run(ctx context.Context, path string, argv []string, dir string, env []string, timeout time.Duration, out io.Writer) error {
 	limited, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -34,6 +36,8 @@ func Run(ctx context.Context, path string, argv []string, dir string, env []stri
 		return context.Cause(ctx)
 	case err != nil && errors.Is(limited.Err(), context.DeadlineExceeded):
 		return fmt.Errorf("not done after %s: killed", timeout)
+	case errors.Is(err, exec.ErrWaitDelay):
+		return nil // it ended well, and a child of its has our pipe
 	}
 	return err
 }

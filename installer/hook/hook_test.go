@@ -6,6 +6,9 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -46,6 +49,23 @@ func TestTimeout(t *testing.T) {
 	time.AfterFunc(100*time.Millisecond, func() { cancel(cause) })
 	if err := Run(ctx, script(t, "sleep 100"), nil, dir, nil, time.Minute, new(bytes.Buffer)); !errors.Is(err, cause) {
 		t.Errorf("%v, want %v", err, cause)
+	}
+}
+
+// A child that it leaves behind runs on, and is no failure.
+func TestChildStays(t *testing.T) {
+	dir := t.TempDir()
+	var out bytes.Buffer
+	if err := Run(t.Context(), script(t, "sleep 300 & echo $! >"+dir+"/pid; echo started"), nil, dir, nil, time.Minute, &out); err != nil || out.String() != "started\n" {
+		t.Errorf("%v, %q", err, &out)
+	}
+	b, err := os.ReadFile(filepath.Join(dir, "pid"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(b)))
+	if err != nil || syscall.Kill(pid, syscall.SIGKILL) != nil {
+		t.Errorf("the child %q does not run: %v", b, err)
 	}
 }
 

@@ -3,6 +3,7 @@ package host
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -43,7 +44,7 @@ func (m *Machine) output(ctx context.Context, name string, args ...string) (stri
 	if ctx.Err() != nil {
 		return "", fmt.Errorf("run %s: %w", line, context.Cause(ctx))
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, exec.ErrWaitDelay) { // a service that a package started may have our pipe
 		text := strings.TrimSpace(out.String())
 		if len(text) > outputLimit {
 			text = text[len(text)-outputLimit:]

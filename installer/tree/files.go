@@ -109,7 +109,7 @@ func (a *App) validateFile(ctx context.Context, r installer.Release, f file, arg
 	if ctx.Err() != nil {
 		return fmt.Errorf("%s: %w", args[0], ctx.Err())
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, exec.ErrWaitDelay) { // a child of its may have our pipe
 		return fmt.Errorf("%s: %w: %.600s", args[0], err, bytes.TrimSpace(out))
 	}
 	return nil
