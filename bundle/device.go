@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -13,6 +14,9 @@ import (
 
 // The checks of what acts on a device, as far as they need no other part of the
 // manifest: valise.yaml has the same types and the same rules.
+
+// fingerprintPattern is a SHA-256 as openssl x509 -fingerprint prints it, or sha256sum.
+var fingerprintPattern = regexp.MustCompile(`^[0-9A-Fa-f]{2}(:?[0-9A-Fa-f]{2}){31}$`)
 
 // Check returns what is wrong with the health checks of a kind of app. The units
 // of a tree must run, so it needs no other check.
@@ -31,6 +35,14 @@ func (h *Health) Check(kind string) error {
 		return fmt.Errorf("http is %.80q, want a URL", h.HTTP)
 	case !web && (h.Status != 0 || h.Body != "" || len(h.JSON) > 0 || h.Version != ""):
 		return errors.New("status, body, json and version are about the answer to http, and http is missing")
+	case (h.CA != "" || h.Fingerprint != "") && !strings.HasPrefix(h.HTTP, "https://"):
+		return errors.New("ca and fingerprint are about the certificate of an https URL, and http names none")
+	case h.CA != "" && h.Fingerprint != "":
+		return errors.New("want ca or fingerprint, not both: a fingerprint says all of a certificate")
+	case h.CA != "" && !strings.Contains(h.CA, "${") && checkPath(strings.TrimPrefix(h.CA, "/")) != nil:
+		return fmt.Errorf("ca is %.80q, want the path of a file of the device, or of the release", h.CA)
+	case h.Fingerprint != "" && !strings.Contains(h.Fingerprint, "${") && !fingerprintPattern.MatchString(h.Fingerprint):
+		return fmt.Errorf("fingerprint is %.120q, want the SHA-256 of a certificate: 64 hex digits, with or without colons", h.Fingerprint)
 	case h.Status != 0 && (h.Status < 100 || h.Status > 599):
 		return fmt.Errorf("status is %d, want 100 to 599", h.Status)
 	case h.Command != nil && (h.Command.Service == "" || !isCommand(h.Command.Run)):

@@ -178,16 +178,23 @@ type Limits struct {
 // the same attempt. ${KEY:-default} in http and tcp is read from the environment
 // file.
 type Health struct {
-	Compose  []string          `json:"compose,omitempty" yaml:"compose"` // services that must be running and, where they have a health check, healthy
-	HTTP     string            `json:"http,omitempty" yaml:"http"`       // URL to ask
-	Status   int               `json:"status,omitempty" yaml:"status"`   // of its answer; 200 when it is missing
-	Body     string            `json:"body,omitempty" yaml:"body"`       // text that the answer contains
-	JSON     map[string]string `json:"json,omitempty" yaml:"json"`       // members of the JSON answer, a.b for b in a, and their values
-	Version  string            `json:"version,omitempty" yaml:"version"` // member of the JSON answer that must equal the release's version
-	TCP      []string          `json:"tcp,omitempty" yaml:"tcp"`         // host:port that must take a connection
-	Command  *ServiceCommand   `json:"command,omitempty" yaml:"command"` // must end with status 0
-	Retries  int               `json:"retries" yaml:"retries"`           // attempts
-	Interval Duration          `json:"interval" yaml:"interval"`         // between two attempts
+	Compose []string          `json:"compose,omitempty" yaml:"compose"` // services that must be running and, where they have a health check, healthy
+	HTTP    string            `json:"http,omitempty" yaml:"http"`       // URL to ask
+	Status  int               `json:"status,omitempty" yaml:"status"`   // of its answer; 200 when it is missing
+	Body    string            `json:"body,omitempty" yaml:"body"`       // text that the answer contains
+	JSON    map[string]string `json:"json,omitempty" yaml:"json"`       // members of the JSON answer, a.b for b in a, and their values
+	Version string            `json:"version,omitempty" yaml:"version"` // member of the JSON answer that must equal the release's version
+	// CA and Fingerprint say which certificate an https URL may answer with, in place of
+	// those that the device trusts: one that is signed by a certificate in a file, which
+	// is of the device, or of the release when the path is relative; or the one with this
+	// SHA-256, in hex. ${KEY} in them is read from the environment file.
+	CA          string `json:"ca,omitempty" yaml:"ca"`
+	Fingerprint string `json:"fingerprint,omitempty" yaml:"fingerprint"`
+
+	TCP      []string        `json:"tcp,omitempty" yaml:"tcp"`         // host:port that must take a connection
+	Command  *ServiceCommand `json:"command,omitempty" yaml:"command"` // must end with status 0
+	Retries  int             `json:"retries" yaml:"retries"`           // attempts
+	Interval Duration        `json:"interval" yaml:"interval"`         // between two attempts
 	// StableFor is how long all checks must go on passing before the release
 	// counts as running.
 	StableFor Duration `json:"stable_for,omitzero" yaml:"stable_for"`

@@ -408,6 +408,8 @@ var descriptions = map[string]string{
 	"health.status":             "Status of the answer; 200 when it is missing.",
 	"health.body":               "Text that the answer contains.",
 	"health.json":               "Members of the JSON answer and their values; a.b is member b of a.",
+	"health.ca":                 "File with the certificates that may sign that of an https URL: of the device (/etc/APP/ca.pem) or of the release. ${KEY} is read from the environment file.",
+	"health.fingerprint":        "SHA-256 of the certificate of an https URL. ${KEY} is read from the environment file.",
 	"health.tcp":                "host:port that must take a connection.",
 	"health.command":            "A command in the running container of a service that must end with status 0.",
 	"health.stable_for":         "How long all checks must go on passing.",

@@ -84,7 +84,7 @@ func (a *App) Probe(ctx context.Context, r installer.Release) error {
 		return err
 	}
 	h := m.Device.Health
-	checks, err := health.ChecksOf(h, m.Version, env.Expand)
+	checks, err := health.ChecksOf(h, m.Version, a.releaseDir(r), env.Expand)
 	if err != nil {
 		return err
 	}

@@ -15,6 +15,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -37,19 +38,22 @@ type Checks struct {
 	Status   int               // of its answer; 0 means 200
 	Body     string            // text that the answer contains
 	JSON     map[string]string // members of the JSON answer, a.b for b in a, and their values as text
-	TCP      []string          // host:port that must take a connection
-	Command  func(context.Context) error
-	Retries  int           // attempts that may fail before the last one, at least 1
-	Interval time.Duration // between the end of an attempt and the next one
+	// CA is a file with certificates that may have signed that of the answer, in place of
+	// those of the machine; Fingerprint the SHA-256 of that certificate, in hex.
+	CA, Fingerprint string
+	TCP             []string // host:port that must take a connection
+	Command         func(context.Context) error
+	Retries         int           // attempts that may fail before the last one, at least 1
+	Interval        time.Duration // between the end of an attempt and the next one
 	// StableFor is how long attempts must go on passing; zero means that one is
 	// enough.
 	StableFor time.Duration
 }
 
 // ChecksOf returns the checks that a release of a version asks for, except what
-// only a kind of app knows: services and the command. expand fills in what comes
-// from the environment file.
-func ChecksOf(h bundle.Health, version string, expand func(string) (string, error)) (Checks, error) {
+// only a kind of app knows: services and the command. dir has the release's files;
+// expand fills in what comes from the environment file.
+func ChecksOf(h bundle.Health, version, dir string, expand func(string) (string, error)) (Checks, error) {
 	c := Checks{
 		Status: h.Status, Body: h.Body, JSON: maps.Clone(h.JSON),
 		Retries: h.Retries, Interval: time.Duration(h.Interval), StableFor: time.Duration(h.StableFor),
@@ -63,6 +67,15 @@ func ChecksOf(h bundle.Health, version string, expand func(string) (string, erro
 	var err error
 	if c.URL, err = expand(h.HTTP); err != nil {
 		return c, fmt.Errorf("health check URL: %w", err)
+	}
+	if c.CA, err = expand(h.CA); err != nil {
+		return c, fmt.Errorf("health check ca: %w", err)
+	}
+	if c.CA != "" && !filepath.IsAbs(c.CA) {
+		c.CA = filepath.Join(dir, c.CA)
+	}
+	if c.Fingerprint, err = expand(h.Fingerprint); err != nil {
+		return c, fmt.Errorf("health check fingerprint: %w", err)
 	}
 	for _, address := range h.TCP {
 		if address, err = expand(address); err != nil {
@@ -280,7 +293,11 @@ func (p *prober) get(ctx context.Context) error {
 	if rt == nil {
 		// A connection of its own per attempt: one kept from the release that
 		// was replaced would prove nothing.
-		rt = &http.Transport{DisableKeepAlives: true}
+		config, err := p.tlsConfig()
+		if err != nil {
+			return err
+		}
+		rt = &http.Transport{DisableKeepAlives: true, TLSClientConfig: config}
 	}
 	client := &http.Client{Transport: rt, CheckRedirect: checkRedirect}
 	res, err := client.Do(req)

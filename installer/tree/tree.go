@@ -148,7 +148,7 @@ func (a *App) Probe(ctx context.Context, r installer.Release) error {
 	if err != nil {
 		return err
 	}
-	checks, err := health.ChecksOf(m.Device.Health, m.Version, env.Expand)
+	checks, err := health.ChecksOf(m.Device.Health, m.Version, a.releaseDir(r), env.Expand)
 	if err != nil {
 		return err
 	}
