@@ -33,6 +33,9 @@ func (a *App) Inspect(ctx context.Context, rel *verify.Release, st installer.Sta
 	if err != nil {
 		return installer.Facts{}, err
 	}
+	if err := a.envIsFile(); err != nil {
+		return installer.Facts{}, fmt.Errorf("inspect: %w", err)
+	}
 	m := rel.Manifest()
 	f := installer.Facts{Platform: info.Platform, Engine: info.Version}
 	a.Releases.Remember(rel.Digest(), m)

@@ -122,7 +122,7 @@ func (a *App) up(ctx context.Context, m *bundle.Manifest, r installer.Release, s
 	}
 	stale = append(stale, more...)
 	c := a.running(m, r)
-	if err := c.Up(ctx); err != nil || len(stale) == 0 {
+	if err := faultOf(c.Up(ctx)); err != nil || len(stale) == 0 {
 		return err
 	}
 	running, err := c.Ps(ctx)
@@ -138,7 +138,7 @@ func (a *App) up(ctx context.Context, m *bundle.Manifest, r installer.Release, s
 	if len(services) == 0 {
 		return nil
 	}
-	return c.Recreate(ctx, services...)
+	return faultOf(c.Recreate(ctx, services...))
 }
 
 // noteEdits says what services made of mounts of release r that the next one does
