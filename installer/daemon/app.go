@@ -25,6 +25,7 @@ type app struct {
 	records Records
 	inbox   *os.Root
 	hub     *hub
+	end     context.CancelFunc // of its queue
 
 	jobs chan job
 	wake chan struct{} // the drop folder may have changed

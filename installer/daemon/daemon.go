@@ -112,6 +112,9 @@ type Records interface {
 	SetBundle(ctx context.Context, id string, b *installer.Bundle, changelog string) error
 	Note(ctx context.Context, id, by string) error
 	Delete(ctx context.Context, id string) error
+	// Gone reports whether they are those of an app that was removed, or installed
+	// anew, since they were opened.
+	Gone() bool
 	Close() error
 }
 
@@ -176,6 +179,7 @@ type Daemon struct {
 	apps map[string]*app
 
 	working   sync.RWMutex  // held for reading while a job is done
+	gone      chan struct{} // an app that was asked for is not what it was
 	verifying chan struct{} // one bundle at a time: a small device has one core to spare
 }
 
@@ -204,7 +208,7 @@ func (t *Timing) defaults() {
 func (d *Daemon) Run(ctx context.Context, ready func()) error {
 	d.Timing.defaults()
 	d.mu.Lock() // the handler may be asked already
-	d.apps, d.verifying = map[string]*app{}, make(chan struct{}, 1)
+	d.apps, d.verifying, d.gone = map[string]*app{}, make(chan struct{}, 1), make(chan struct{}, 1)
 	d.mu.Unlock()
 	ctx, stop := context.WithCancel(ctx)
 	var wg sync.WaitGroup
@@ -215,6 +219,7 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 		if err != nil {
 			return err
 		}
+		d.dropGone()
 		for _, name := range names {
 			if d.app(name) != nil {
 				continue
@@ -224,10 +229,12 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 				d.Log.Error("cannot serve app", "app", name, "err", err)
 				continue
 			}
+			mine, end := context.WithCancel(ctx)
+			a.end = end
 			d.mu.Lock()
 			d.apps[name] = a
 			d.mu.Unlock()
-			wg.Go(func() { a.run(ctx) })
+			wg.Go(func() { a.run(mine) })
 		}
 		if first {
 			ready()
@@ -236,6 +243,7 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-d.gone:
 		case <-time.After(d.Timing.Scan):
 		}
 		if d.Device.Replaced() && d.idle() {
@@ -263,10 +271,32 @@ func (d *Daemon) idle() bool {
 	return true
 }
 
+// app is the app of a name, unless it was removed or installed anew since: then it is
+// opened again soon.
 func (d *Daemon) app(name string) *app {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.apps[name]
+	a := d.apps[name]
+	if a == nil || !a.records.Gone() {
+		return a
+	}
+	select {
+	case d.gone <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+// dropGone lets go of apps that were removed or installed anew.
+func (d *Daemon) dropGone() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for name, a := range d.apps {
+		if a.records.Gone() {
+			a.end()
+			delete(d.apps, name)
+		}
+	}
 }
 
 // Alive takes every lock: a watchdog that hears nothing restarts the daemon.

@@ -251,3 +251,74 @@ func TestWebhookSecret(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// reinstalled is a device whose app comes and goes.
+type reinstalled struct {
+	device
+	dir string
+}
+
+func (d *reinstalled) Apps() ([]string, error) {
+	if _, err := os.Stat(d.dir + "/state.db"); err != nil {
+		return nil, nil
+	}
+	return []string{"shop"}, nil
+}
+func (d *reinstalled) Config(string) (Config, error) {
+	return Config{Inbox: d.dir + "/inbox", Drop: d.dir + "/drop", DropMode: Off, Settings: Settings{Auto: Off}}, nil
+}
+func (d *reinstalled) Records(ctx context.Context, app string) (Records, error) {
+	return record.Open(ctx, d.dir+"/state.db", app)
+}
+func (d *reinstalled) Replaced() bool { return false }
+
+// TestReinstalled: a daemon that runs on follows an app that is removed and installed
+// again, and shows nothing of the one before.
+func TestReinstalled(t *testing.T) {
+	dev := &reinstalled{dir: t.TempDir()}
+	install := func(id string) {
+		t.Helper()
+		if err := os.RemoveAll(dev.dir); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.MkdirAll(dev.dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if id == "" {
+			return
+		}
+		j, err := record.Open(t.Context(), dev.dir+"/state.db", "shop")
+		if err == nil {
+			err = errors.Join(j.Add(t.Context(), installer.Record{ID: id, Action: installer.ActionUpdate, To: installer.Release{Version: "1.0.0"}, Status: installer.Failed, Created: time.Unix(1, 0)}), j.Close())
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	install("first")
+	ctx, cancel := context.WithCancel(t.Context())
+	d := &Daemon{Device: dev, Log: slog.New(slog.DiscardHandler), Audit: io.Discard, Now: time.Now, NewID: func() string { return "x" }, Timing: Timing{Scan: time.Hour}}
+	ended := make(chan error, 1)
+	ready := make(chan struct{})
+	go func() { ended <- d.Run(ctx, func() { close(ready) }) }()
+	defer func() { cancel(); <-ended }()
+	<-ready
+	becomes := func(status int, with string) {
+		t.Helper()
+		for deadline := time.Now().Add(bundletest.Patience()); ; time.Sleep(time.Millisecond) {
+			w := httptest.NewRecorder()
+			d.Handler().ServeHTTP(w, httptest.NewRequest("GET", "/api/v1/ota", nil))
+			if w.Code == status && strings.Contains(w.Body.String(), with) {
+				return
+			}
+			if w.Code >= 500 || time.Now().After(deadline) {
+				t.Fatalf("%d %s, want %d with %s", w.Code, w.Body, status, with)
+			}
+		}
+	}
+	becomes(200, "first")
+	install("second")
+	becomes(200, "second")
+	install("")
+	becomes(404, "not installed")
+}

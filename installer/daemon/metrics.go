@@ -25,6 +25,9 @@ func (d *Daemon) metrics(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(&b, "# HELP %s %s\n# TYPE %s gauge\n", m.name, m.help, m.name)
 		for _, name := range d.names() {
 			a := d.app(name)
+			if a == nil {
+				continue
+			}
 			st, err := a.records.Load(r.Context())
 			if err != nil {
 				continue

@@ -54,6 +54,7 @@ type Store struct {
 	db   *sql.DB
 	path string
 	app  string
+	file fs.FileInfo // that was opened
 }
 
 var _ installer.Journal = (*Store)(nil)
@@ -167,6 +168,9 @@ func open(ctx context.Context, path, app string, options url.Values, prepare fun
 	if err = s.check(ctx); err == nil {
 		err = prepare(s)
 	}
+	if err == nil {
+		s.file, err = os.Stat(abs)
+	}
 	if err != nil {
 		db.Close()
 		return nil, fmt.Errorf("open record %s: %w", path, damaged(err))
@@ -211,6 +215,13 @@ func damaged(err error) error {
 		}
 	}
 	return err
+}
+
+// Gone reports whether the file was removed, or another one has its place: the app was
+// uninstalled, perhaps installed again, or its records were made anew.
+func (s *Store) Gone() bool {
+	now, err := os.Stat(s.path)
+	return errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(s.file, now)
 }
 
 // Close closes the file.
