@@ -254,6 +254,9 @@ func (in *Installer) Update(ctx context.Context, rel *verify.Release, keep int) 
 			return Result{Outcome: Unchanged, Record: r, Err: err}
 		}
 		in.report(Event{Step: stepRepair, Detail: err.Error()})
+		if config := new(ConfigError); errors.As(err, &config) && config.Edited() {
+			rel = nil // its files and images are here
+		}
 		return in.run(ctx, st, r, rel, keep, Data{})
 	}
 	action := ActionUpdate
@@ -261,6 +264,31 @@ func (in *Installer) Update(ctx context.Context, rel *verify.Release, keep int) 
 		action = ActionInstall
 	}
 	return in.run(ctx, st, Record{Action: action, From: st.Current, To: to, Rotation: rel.Rotation()}, rel, keep, Data{})
+}
+
+// Reapply has the current release run as it is configured now: what was changed is
+// made anew, what does not run is started. Unless always, nothing is done when it
+// runs so.
+func (in *Installer) Reapply(ctx context.Context, keep int, always bool) Result {
+	st, err := in.Journal.Load(ctx)
+	if err != nil {
+		return Result{Outcome: Unchanged, Err: err}
+	}
+	if st.Current == nil {
+		return Result{Outcome: Unchanged, Err: errors.New("nothing is installed that could run")}
+	}
+	r := Record{Action: ActionUpdate, From: st.Current, To: *st.Current}
+	if !always && st.Unfinished == nil {
+		err := Within(ctx, stepProbe, in.Limits.Probe, func(ctx context.Context) error { return in.runs(ctx, *st.Current) })
+		switch {
+		case err == nil:
+			return Result{Outcome: NothingToDo, Record: r}
+		case ctx.Err() != nil:
+			return Result{Outcome: Unchanged, Record: r, Err: err}
+		}
+		in.report(Event{Step: stepRepair, Detail: err.Error()})
+	}
+	return in.run(ctx, st, r, nil, keep, Data{})
 }
 
 // runs returns nil when release r is whole, runs and is healthy.
@@ -278,7 +306,7 @@ func (in *Installer) repair(ctx context.Context, rel *verify.Release, r Release,
 		return err
 	}
 	err := in.Runtime.Probe(ctx, r)
-	if err == nil || ctx.Err() != nil || ofDevice(err) {
+	if err == nil || ctx.Err() != nil || ofDevice(err) || rel == nil {
 		return err
 	}
 	in.report(Event{Step: stepRepair, Detail: err.Error()})

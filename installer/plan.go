@@ -48,6 +48,23 @@ type ServiceChange struct {
 	Change  Change `json:"change"`
 }
 
+// ConfigError says that what runs is not what is configured: somebody changed the
+// environment file or an override, or stopped or removed services.
+type ConfigError struct{ Services []ServiceChange }
+
+func (e *ConfigError) Error() string {
+	var list []string
+	for _, s := range e.Services {
+		list = append(list, s.Service+" would be "+string(s.Change))
+	}
+	return "it does not run as it is configured: " + strings.Join(list, ", ")
+}
+
+// Edited reports whether more than the state of the services differs.
+func (e *ConfigError) Edited() bool {
+	return slices.ContainsFunc(e.Services, func(s ServiceChange) bool { return s.Change != Started })
+}
+
 // Downtime says what of the app stands still for a moment.
 type Downtime string
 
@@ -147,6 +164,17 @@ type MissingFilesError struct{ Paths []string }
 
 func (e *MissingFilesError) Error() string {
 	return "required files are not there: " + strings.Join(e.Paths, ", ")
+}
+
+// TakenError says that a first installation would take the place of containers that
+// are not ours.
+type TakenError struct {
+	Project  string
+	Services []string // with their states
+}
+
+func (e *TakenError) Error() string {
+	return fmt.Sprintf("containers of a compose project %s are here already: %s; an installation would remove them, and could not bring them back", e.Project, strings.Join(e.Services, ", "))
 }
 
 // UnmetError says what this device lacks that the release requires.

@@ -75,7 +75,7 @@ func Notes(m *bundle.Manifest, f Facts) string {
 	}
 	line("valise verify %s%s", name, f.trust(f.Signer.Identity, ""))
 	line("```\n\nIt is signed by %s.", inline(f.SignedBy))
-	needs, env := "Docker Engine 20.10 or newer, Docker Compose 2 or newer", "/opt/"+m.App+"/.env"
+	needs, env := "Docker Engine 20.10 or newer, Docker Compose 2.10.2 or newer", "/opt/"+m.App+"/.env"
 	if m.Kind == bundle.KindTree {
 		needs, env = "Linux with systemd", m.Device.Tree.EnvFile
 	}

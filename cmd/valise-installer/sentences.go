@@ -36,6 +36,8 @@ var hints = map[device.Advice]string{
 	device.BringEngine:   `build the bundle with "engine:" in valise.yaml, which packs it; or carry it here: %s; the app is as it was`,
 	device.SeeEngineLog:  `see why with "journalctl -u docker.service"; nothing was changed`,
 	device.MakeGroup:     `make the group %s by hand and repeat`,
+	device.TakeOver:      `save its data, stop it with "docker compose -p %s down" (its volumes stay, and the app gets them) and repeat; docs/migrating.md has every step`,
+	device.RepairRecords: `"valise-installer doctor --repair" makes the records anew from what is here`,
 	device.EditEnv:       `change it in the environment file and start the app again`,
 }
 
@@ -49,7 +51,8 @@ var remedies = map[device.Advice]string{
 	device.SetClock:       `set it (timedatectl); updates work all the same, but times in the history are wrong`,
 	device.RestoreTrust:   `restore %s from a backup; without it no bundle is accepted`,
 	device.MendFile:       `mend %s`,
-	device.KeepCopy:       `keep a copy of %s and ask for help`,
+	device.RepairIt:       `valise-installer doctor --repair sets them aside and makes them anew`,
+	device.ApplyIt:        `valise-installer apply`,
 	device.MendCause:      `mend the cause, then run valise-installer recover`,
 	device.RecoverIt:      `wait when it runs right now, else run valise-installer recover`,
 	device.InstallAgain:   `install the app again: valise-installer install BUNDLE`,

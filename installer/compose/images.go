@@ -75,16 +75,12 @@ func plain(list []docker.TaggedImage) []bundle.Image {
 // pins is the compose override that pins every service to the ID of its image:
 // whatever becomes of tags, what runs is what was verified. YAML holds JSON.
 func pins(m *bundle.Manifest, images []docker.TaggedImage, ids map[string]string) ([]byte, error) {
-	type service struct {
-		Image      string `json:"image"`
-		PullPolicy string `json:"pull_policy"`
-	}
-	services := map[string]service{}
+	services := map[string]pin{}
 	for _, c := range m.Components {
 		for _, img := range images {
 			if slices.ContainsFunc(c.Images, func(i bundle.Image) bool { return i.Manifest.Digest == img.Image.Manifest.Digest }) {
 				for _, name := range c.Services {
-					services[name] = service{ids[img.Tag], "never"}
+					services[name] = pin{ids[img.Tag], "never"}
 				}
 			}
 		}

@@ -56,6 +56,11 @@ func (a *App) Inspect(ctx context.Context, rel *verify.Release, st installer.Sta
 			return f, fmt.Errorf("inspect: the release runs as compose project %q, %q is installed: it would start on new, empty volumes", m.Device.Project, old.Device.Project)
 		}
 	}
+	if st.Current == nil && st.Unfinished == nil {
+		if err := a.stranger(ctx, m); err != nil {
+			return f, err
+		}
+	}
 	images, err := a.images(m, info.Platform)
 	if err != nil {
 		return f, err
@@ -99,6 +104,22 @@ func (a *App) Inspect(ctx context.Context, rel *verify.Release, st installer.Sta
 		}
 	}
 	return f, nil
+}
+
+// stranger refuses a first installation where containers of that project are here
+// already: docker compose would take them for old ones of ours, and nothing could
+// bring them back.
+func (a *App) stranger(ctx context.Context, m *bundle.Manifest) error {
+	list, err := a.compose(m).Ps(ctx)
+	if err != nil || len(list) == 0 {
+		return err
+	}
+	e := &installer.TakenError{Project: m.Device.Project}
+	for _, c := range list {
+		e.Services = append(e.Services, c.Service+" ("+c.State+")")
+	}
+	slices.Sort(e.Services)
+	return e
 }
 
 // lostSecrets refuses to make a value anew while there may be data that depend on

@@ -3,16 +3,52 @@ package compose
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/docker"
 )
 
-// Intact returns nil when everything that release r runs from is here and is what
+// Intact is Verified of the current release, which also runs as it is configured now.
+func (a *App) Intact(ctx context.Context, r installer.Release) error {
+	if err := a.Verified(ctx, r); err != nil {
+		return err
+	}
+	return a.AsConfigured(ctx, r)
+}
+
+// AsConfigured returns nil when the services of release r, which is current, run as
+// its compose file, the environment file and the operator's override say; else an
+// *installer.ConfigError. Without docker compose nobody can tell.
+func (a *App) AsConfigured(ctx context.Context, r installer.Release) error {
+	m, err := a.manifest(r)
+	if err != nil || a.Command == nil {
+		return err
+	}
+	c := a.running(m, r)
+	hashes, err := c.Hashes(ctx)
+	if err != nil {
+		return err
+	}
+	running, err := c.Ps(ctx)
+	if err != nil {
+		return err
+	}
+	list := slices.DeleteFunc(changes(hashes, running), func(s installer.ServiceChange) bool {
+		return s.Change == installer.KeptAsIs || s.Change == installer.Started && slices.ContainsFunc(running, func(c docker.Container) bool { return c.Service == s.Service && c.Ended })
+	})
+	if len(list) == 0 {
+		return nil
+	}
+	return &installer.ConfigError{Services: list}
+}
+
+// Verified returns nil when everything that release r runs from is here and is what
 // was verified: its files and its images. The error says all that is wrong; it is
 // an EditedError when that is nothing but mounted files.
-func (a *App) Intact(ctx context.Context, r installer.Release) error {
+func (a *App) Verified(ctx context.Context, r installer.Release) error {
 	m, err := a.manifest(r)
 	if err != nil {
 		return err
@@ -34,5 +70,5 @@ func (a *App) Intact(ctx context.Context, r installer.Release) error {
 // Staged reports whether a file of a bundle is kept with the release. What
 // installs the installer and the engine is not.
 func Staged(path string) bool {
-	return path != pinsName && !strings.HasPrefix(path, bundle.InstallerDir) && !strings.HasPrefix(path, bundle.EngineDir)
+	return path != pinsName && path != linkedName && !strings.HasPrefix(path, bundle.InstallerDir) && !strings.HasPrefix(path, bundle.EngineDir)
 }

@@ -176,7 +176,7 @@ func (a *App) link(m *bundle.Manifest, r installer.Release) error {
 	if err := a.Releases.SetCurrent(r.Dir); err != nil {
 		return err
 	}
-	return a.linkCompose(m)
+	return a.linkCompose(m, r)
 }
 
 // keepEdits copies the files of release r that somebody changed beside the app,
@@ -195,6 +195,8 @@ func (a *App) keepEdits(r installer.Release) error {
 			return err
 		}
 		a.reportEdit(m.Device.Compose, r, name, "was never in effect")
+	} else if err := a.keepLinked(m, r); err != nil {
+		return err
 	}
 	for _, f := range m.Files {
 		if !Staged(f.Path) || a.Releases.Check(r.Dir, f.Path, f.Size, f.Digest) == nil {
@@ -240,28 +242,6 @@ func (a *App) rollbackHook(ctx context.Context, left installer.Release, name str
 	if err != nil {
 		a.report(installer.Event{Step: "hook", Ended: true, Err: err})
 	}
-}
-
-// linkCompose leads the compose file's usual place to the current release. A
-// file somebody put there stays.
-func (a *App) linkCompose(m *bundle.Manifest) error {
-	root, target := a.Releases.Root(), path.Join("current", m.Device.Compose)
-	if fi, err := root.Lstat(m.Device.Compose); err == nil && fi.Mode().Type() != fs.ModeSymlink {
-		return nil
-	}
-	if to, err := root.Readlink(m.Device.Compose); err == nil && to == target {
-		return nil
-	}
-	return release.Symlink(root, target, m.Device.Compose)
-}
-
-// unlinkCompose removes the link that linkCompose made.
-func (a *App) unlinkCompose(name string) error {
-	root := a.Releases.Root()
-	if to, err := root.Readlink(name); err != nil || to != path.Join("current", name) {
-		return nil
-	}
-	return release.RemoveAll(root, name)
 }
 
 // Revert brings back the environment file, the current link and what ran. Keys
@@ -311,8 +291,8 @@ func (a *App) Revert(ctx context.Context, raw json.RawMessage, from *installer.R
 			return err
 		}
 	}
-	if err := a.linkCompose(m); err != nil {
-		return err
+	if err := a.linkCompose(m, *from); err != nil { // it is for people: nothing runs from it
+		a.report(installer.Event{Step: "undo", Detail: err.Error()})
 	}
 	if err := a.bringImages(ctx, m, *from); err != nil {
 		return err

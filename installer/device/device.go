@@ -1,8 +1,10 @@
 package device
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -103,8 +105,15 @@ func (m *Machine) TheApp() (string, error) {
 				return a, nil
 			}
 		}
+		if current, ok := m.leftover(m.App); ok {
+			return "", goneRecords(m.App, current)
+		}
 		return "", fmt.Errorf("app %s is not installed here", m.App)
 	case len(apps) == 0:
+		if lost, err := m.broken(context.Background()); err == nil && len(lost) > 0 {
+			current, _ := m.leftover(lost[0])
+			return "", goneRecords(lost[0], current)
+		}
 		return "", advise(errors.New("no app is installed here"), InstallAny)
 	case len(apps) > 1:
 		return "", advise(usagef("several apps are installed (%s)", strings.Join(apps, ", ")), NameApp)
@@ -229,11 +238,37 @@ func (m *Machine) runtime(app string, store *release.Store, engine *docker.Engin
 }
 
 func (m *Machine) connect(ctx context.Context) (*docker.Engine, error) {
-	return docker.Connect(ctx, m.Getenv("DOCKER_HOST"), m.EngineAnswer)
+	host, err := m.engineHost()
+	if err != nil {
+		return nil, err
+	}
+	return docker.Connect(ctx, host, m.EngineAnswer)
+}
+
+// engineHost is the engine that is meant, for us and for docker compose: the one of
+// DOCKER_HOST, else the machine's own. One that docker's configuration names is
+// refused: docker compose would take it, or not, depending on who calls.
+func (m *Machine) engineHost() (string, error) {
+	if host := m.Getenv("DOCKER_HOST"); host != "" {
+		return host, nil
+	}
+	name, from := m.Getenv("DOCKER_CONTEXT"), "DOCKER_CONTEXT"
+	if dir := cmp.Or(m.Getenv("DOCKER_CONFIG"), filepath.Join(m.Getenv("HOME"), ".docker")); name == "" && filepath.IsAbs(dir) {
+		var config struct{ CurrentContext string }
+		from = filepath.Join(dir, "config.json")
+		if b, err := os.ReadFile(from); err == nil && json.Unmarshal(b, &config) == nil {
+			name = config.CurrentContext
+		}
+	}
+	if name != "" && name != "default" {
+		return "", fmt.Errorf("docker context %q is selected by %s, and contexts are not used here: name the engine's socket with DOCKER_HOST=unix:///..., or say \"docker context use default\"", name, from)
+	}
+	return docker.DefaultHost, nil
 }
 
 func (m *Machine) dockerEnv() docker.Env {
-	return docker.Env{Path: m.Getenv("PATH"), Home: m.Getenv("HOME"), Host: m.Getenv("DOCKER_HOST"), DockerConfig: m.Getenv("DOCKER_CONFIG"), Answer: m.EngineAnswer}
+	// Without a host docker compose would follow a context to another engine.
+	return docker.Env{Path: m.Getenv("PATH"), Home: m.Getenv("HOME"), Host: cmp.Or(m.Getenv("DOCKER_HOST"), docker.DefaultHost), DockerConfig: m.Getenv("DOCKER_CONFIG"), Answer: m.EngineAnswer}
 }
 
 // recoverFirst undoes what an earlier call left unfinished and says so.
@@ -279,14 +314,21 @@ func (m *Machine) ReadState(ctx context.Context, app string) (*record.Store, ins
 		return nil, installer.State{}, fmt.Errorf("app %s is not installed here", app)
 	}
 	if err != nil {
-		return nil, installer.State{}, err
+		return nil, installer.State{}, damagedRecords(err)
 	}
 	st, err := j.Load(ctx)
 	if err != nil {
 		j.Close()
-		return nil, st, err
+		return nil, st, damagedRecords(err)
 	}
 	return j, st, nil
+}
+
+func damagedRecords(err error) error {
+	if errors.Is(err, record.ErrDamaged) {
+		return advise(err, RepairRecords)
+	}
+	return err
 }
 
 // SocketGroup may ask the daemon for things: the page's process is in it.

@@ -93,6 +93,13 @@ func (m *Machine) Examine(ctx context.Context, apps []string) findings {
 	}
 	m.examineSpace(&f, "state", filepath.Join(m.Root, "var/lib"))
 	m.examineServices(ctx, &f, apps)
+	if lost, err := m.broken(ctx); err == nil {
+		for _, app := range lost {
+			if !slices.Contains(apps, app) {
+				f.add(app, "records", FindingFailed, do(RepairIt), "they are gone, and a release is here")
+			}
+		}
+	}
 	for _, app := range apps {
 		st, store := m.examineApp(ctx, &f, app)
 		if store == nil {
@@ -106,7 +113,8 @@ func (m *Machine) Examine(ctx context.Context, apps []string) findings {
 				m.examineRecovery(ctx, &f, app, []string{"docker.service"})
 			}
 			if engine != nil {
-				m.examineReleases(ctx, &f, app, m.runtime(app, store, engine, nil).Intact, "files and images", st)
+				m.examineReleases(ctx, &f, app, m.runtime(app, store, engine, nil).Verified, "files and images", st)
+				m.examineRunning(ctx, &f, app, store, engine, st)
 			}
 		}
 		store.Close()
@@ -187,7 +195,7 @@ func (m *Machine) examineApp(ctx context.Context, f *findings, app string) (inst
 	}
 	j, st, err := m.ReadState(ctx, app)
 	if err != nil {
-		f.add(app, "records", FindingFailed, do(KeepCopy, m.journalPath(app)), "%v", err)
+		f.add(app, "records", FindingFailed, do(RepairIt), "%v", err)
 		return st, nil
 	}
 	j.Close()
@@ -265,6 +273,19 @@ func (m *Machine) examineReleases(ctx context.Context, f *findings, app string, 
 		}
 		f.add(app, which, FindingOK, do(""), "%s, %s are what was verified", r.Version, what)
 	}
+}
+
+// examineRunning says whether the services of an app run, as they are configured.
+func (m *Machine) examineRunning(ctx context.Context, f *findings, app string, store *release.Store, engine *docker.Engine, st installer.State) {
+	command, _, err := docker.FindCompose(ctx, m.dockerEnv())
+	if err != nil || st.Current == nil || st.Unfinished != nil {
+		return // it is said elsewhere
+	}
+	if err := m.runtime(app, store, engine, command).AsConfigured(ctx, *st.Current); err != nil {
+		f.add(app, "services", FindingFailed, do(ApplyIt), "%v", err)
+		return
+	}
+	f.add(app, "services", FindingOK, do(""), "they run as they are configured")
 }
 
 func (m *Machine) examineEnvironment(f *findings, app, path string, grammar *environ.Grammar) {
@@ -386,12 +407,18 @@ func (m *Machine) Lost(ctx context.Context, st installer.State) (lost []string) 
 		return nil
 	}
 	defer store.Close()
-	a := m.runtime(st.App, store, engine, nil)
+	command, _, _ := docker.FindCompose(ctx, m.dockerEnv()) // without it less is known
+	a := m.runtime(st.App, store, engine, command)
+	if st.Current != nil {
+		if err := a.AsConfigured(ctx, *st.Current); errors.As(err, new(*installer.ConfigError)) {
+			lost = append(lost, fmt.Sprintf("%s: %v; valise-installer apply", st.Current.Version, err))
+		}
+	}
 	for _, r := range []*installer.Release{st.Current, st.Previous} {
 		if r == nil {
 			continue
 		}
-		err := a.Intact(ctx, *r)
+		err := a.Verified(ctx, *r)
 		if err == nil || ctx.Err() != nil {
 			continue
 		}

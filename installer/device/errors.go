@@ -41,6 +41,8 @@ const (
 	SeeEngineLog   Advice = "see the engine log" //
 	MakeGroup      Advice = "make the group"     // its name
 	EditEnv        Advice = "edit the file"      //
+	TakeOver       Advice = "take over"          // the compose project that is in the way
+	RepairRecords  Advice = "repair records"     //
 	UnmetCondition Advice = "unmet condition"    // the release is refused
 )
 
@@ -54,7 +56,8 @@ const (
 	SetClock       Advice = "set the clock"            //
 	RestoreTrust   Advice = "restore the policy"       // the file
 	MendFile       Advice = "mend the file"            // the file
-	KeepCopy       Advice = "keep a copy"              // the file
+	RepairIt       Advice = "make records anew"        //
+	ApplyIt        Advice = "apply it"                 //
 	MendCause      Advice = "mend the cause"           //
 	RecoverIt      Advice = "recover it"               //
 	InstallAgain   Advice = "install again"            //

@@ -1,6 +1,7 @@
 package device
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -35,11 +36,12 @@ type double struct {
 	facts  installer.Facts
 	policy bundle.RestoreData
 	sets   []backup.Set
+	taken  error // of Inspect
 }
 
 func (d *double) Inspect(context.Context, *verify.Release, installer.State) (installer.Facts, error) {
 	d.facts.Platform = host.Platform()
-	return d.facts, nil
+	return d.facts, d.taken
 }
 
 func (d *double) Backups() ([]backup.Set, error) { return d.sets, nil }
@@ -223,6 +225,19 @@ func TestAdvice(t *testing.T) {
 			s := installed(t)
 			s.Given, s.facts.EnvChanged = map[string]string{"PORT": "1"}, []string{"PORT"}
 			return s.take(s.bundle("1.0.0", nil), Options{})
+		},
+		TakeOver: func(t *testing.T) error {
+			s := newShop(t)
+			s.taken = &installer.TakenError{Project: "shop", Services: []string{"web (running)"}}
+			return s.take(s.bundle("1.0.0", nil), s.first)
+		},
+		RepairRecords: func(t *testing.T) error {
+			s := installed(t)
+			if err := os.WriteFile(s.journalPath("shop"), bytes.Repeat([]byte("x"), 1<<13), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			_, _, err := s.ReadState(t.Context(), "shop")
+			return err
 		},
 		UnmetCondition: func(t *testing.T) error {
 			s := installed(t)

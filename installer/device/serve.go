@@ -257,7 +257,11 @@ func (d *Device) Latest(ctx context.Context, app string) (daemon.Latest, error) 
 	if err != nil {
 		return daemon.Latest{}, err
 	}
-	rel, err := src.Latest(ctx, source.Query{Platform: host.Platform()})
+	st, err := d.State(ctx, app)
+	if err != nil {
+		return daemon.Latest{}, err
+	}
+	rel, err := src.Latest(ctx, source.Query{Platform: host.Platform(), Bad: st.Bad})
 	if errors.Is(err, source.ErrNoRelease) {
 		return daemon.Latest{}, nil
 	}

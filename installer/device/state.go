@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/record"
 	"github.com/valise-ota/valise/installer/release"
 )
@@ -25,6 +26,9 @@ func (m *Machine) openRecords(ctx context.Context, app string) (*record.Store, e
 		newest, err := j.History(context.WithoutCancel(ctx), 1, 0)
 		if err != nil || len(newest) == 0 {
 			return
+		}
+		if newest[0].Status == installer.Completed {
+			_ = j.Copy(context.WithoutCancel(ctx)) // where it cannot be written the one before stays
 		}
 		word := string(newest[0].Status)
 		if newest[0].Attention != "" {

@@ -309,6 +309,12 @@ func (m *Machine) evaluate(ctx context.Context, rt installer.Runtime, engine *do
 		return nil, err
 	}
 	facts, err := rt.Inspect(ctx, rel, st)
+	if taken := new(installer.TakenError); errors.As(err, &taken) {
+		if current, ok := m.leftover(manifest.App); ok {
+			return nil, advise(fmt.Errorf("release %s of %s is here, and its records are not: %w", current, manifest.App, err), RepairRecords)
+		}
+		return nil, advise(err, TakeOver, taken.Project)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -53,7 +53,26 @@ func (e Env) look(name string) (string, bool) {
 	return "", false
 }
 
-// FindCompose finds the device's own Docker Compose, version 2 or newer: as the
+// oldestCompose is the oldest Docker Compose that knows every option used here: up and
+// create have --pull. 2.7.0 has it not.
+var oldestCompose = []int{2, 10, 2}
+
+// numbersOf are the leading numbers of a version: 2, 10, 2 of 2.10.2-desktop.1.
+func numbersOf(version string) (list []int) {
+	for part := range strings.SplitSeq(version, ".") {
+		digits := len(part) - len(strings.TrimLeft(part, "0123456789"))
+		n, err := strconv.Atoi(part[:digits])
+		if err != nil {
+			return list
+		}
+		if list = append(list, n); digits < len(part) {
+			return list
+		}
+	}
+	return list
+}
+
+// FindCompose finds the device's own Docker Compose, 2.10.2 or newer: as the
 // plugin of docker, else as docker-compose. It returns how to call it and its
 // version.
 func FindCompose(ctx context.Context, env Env) (command []string, version string, err error) {
@@ -78,9 +97,8 @@ func FindCompose(ctx context.Context, env Env) (command []string, version string
 			continue
 		}
 		version := strings.TrimPrefix(strings.TrimSpace(out.String()), "v")
-		major, _, _ := strings.Cut(version, ".")
-		if n, err := strconv.Atoi(major); err != nil || n < 2 {
-			tried = append(tried, fmt.Sprintf("%s: version is %.40q, want 2 or newer", name, version))
+		if slices.Compare(numbersOf(version), oldestCompose) < 0 {
+			tried = append(tried, fmt.Sprintf("%s: version is %.40q, want 2.10.2 or newer", name, version))
 			continue
 		}
 		return command, version, nil
@@ -148,7 +166,7 @@ func (c *Compose) Down(ctx context.Context) error {
 
 // Create makes the containers of all services as the files say and starts none.
 func (c *Compose) Create(ctx context.Context) error {
-	return c.run(ctx, []string{"create", "--no-build", "--pull", "never", "--remove-orphans"})
+	return c.run(ctx, []string{"create", "--no-build", "--pull", "never"})
 }
 
 // Run runs argv in a new container of service, as docker compose run does, with
@@ -183,6 +201,20 @@ func (c *Compose) Run(ctx context.Context, name, service string, argv, env []str
 // Stop stops services, or all.
 func (c *Compose) Stop(ctx context.Context, services ...string) error {
 	return c.run(ctx, append([]string{"stop", "--"}, services...))
+}
+
+// Logs writes the last lines of each service to out, and with follow all that comes
+// until ctx ends.
+func (c *Compose) Logs(ctx context.Context, lines int, follow bool, out io.Writer) error {
+	args := append(c.options(), "logs", "--no-color", "--tail", strconv.Itoa(lines))
+	if follow {
+		args = append(args, "--follow")
+	}
+	var stderr tail
+	if err := run(ctx, c.Env, c.Dir, c.Command, args, nil, out, &stderr); err != nil {
+		return fmt.Errorf("compose logs of project %s: %w", c.Project, withOutput(err, &stderr))
+	}
+	return nil
 }
 
 // Config returns what is wrong with the files or with the variables they need.
@@ -383,6 +415,7 @@ type Container struct {
 	ImageID      string
 	StartedAt    time.Time
 	ConfigHash   string // see Hashes
+	Ended        bool   // well, and the engine does not start it again: it had one thing to do
 }
 
 // Ps returns the containers of the project, stopped ones too.
@@ -414,6 +447,8 @@ func (c *Compose) Ps(ctx context.Context) ([]Container, error) {
 		}
 		if st := ctr.State; st != nil {
 			out.State = string(st.Status)
+			restart := ctr.HostConfig != nil && (ctr.HostConfig.RestartPolicy.IsAlways() || ctr.HostConfig.RestartPolicy.IsUnlessStopped())
+			out.Ended = out.State == "exited" && st.ExitCode == 0 && !restart
 			if st.Health != nil && st.Health.Status != "none" {
 				out.Health = string(st.Health.Status)
 			}

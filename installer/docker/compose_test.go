@@ -40,6 +40,9 @@ func TestFindCompose(t *testing.T) {
 		{"plugin", "echo v2.24.5", "echo 1.29.2", "docker compose", "2.24.5", ""},
 		{"standalone", noPlugin, "echo 5.5.1", "docker-compose", "5.5.1", ""},
 		{"too old", noPlugin, "echo 1.29.2", "", "", `docker compose: docker: 'compose' is not a docker command.; docker-compose: version is "1.29.2"`},
+		{"without up --pull", "echo 2.7.0", "echo v2.10.1", "", "", `docker compose: version is "2.7.0", want 2.10.2 or newer; docker-compose: version is "2.10.1"`},
+		{"the oldest", "echo 2.6.1", "echo v2.10.2", "docker-compose", "2.10.2", ""},
+		{"of a distribution", "echo 2.26.1-4", "", "docker compose", "2.26.1-4", ""},
 		{"nothing", "", "", "", "", "docker compose: not in PATH; docker-compose: not in PATH"},
 		{"silent failure", "exit 7", "", "", "", "docker compose: exit status 7"},
 	} {

@@ -65,6 +65,13 @@ func (e *UnreachableError) Error() string {
 
 func (e *UnreachableError) Unwrap() error { return e.Err }
 
+// UnsupportedError says that what answers is no engine that can be used here.
+type UnsupportedError struct{ Engine, Why string }
+
+func (e *UnsupportedError) Error() string {
+	return fmt.Sprintf("the container engine is %s, which is not supported: %s; install Docker Engine, or name its socket with DOCKER_HOST", e.Engine, e.Why)
+}
+
 // SilentError says that a program of the engine runs and does not answer.
 type SilentError struct {
 	Who  string
@@ -175,6 +182,11 @@ func (e *Engine) Info(ctx context.Context) (Info, error) {
 	v, err := e.client.ServerVersion(ctx, client.ServerVersionOptions{})
 	if err != nil {
 		return Info{}, fmt.Errorf("ask container engine for its version: %w", unanswered(ctx, err))
+	}
+	for _, part := range v.Components {
+		if strings.Contains(part.Name, "Podman") {
+			return Info{}, &UnsupportedError{"Podman " + part.Version, "it does not keep images as Docker does, and was never tested"}
+		}
 	}
 	res, err := e.client.Info(ctx, client.InfoOptions{})
 	if err != nil {

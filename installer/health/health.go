@@ -97,6 +97,7 @@ type Container struct {
 	ImageID      string
 	StartedAt    time.Time
 	ConfigHash   string
+	Ended        bool
 }
 
 // Deps is what Probe looks at.

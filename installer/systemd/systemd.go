@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os/exec"
 	"slices"
 	"strconv"
@@ -214,6 +215,30 @@ func Log(ctx context.Context, name string, lines int) string {
 		return strings.HasPrefix(l, name+": Failed to kill control group")
 	})
 	return strings.Join(last[max(0, len(last)-lines):], "\n")
+}
+
+// Follow writes the last lines of units to out, and with follow what comes until ctx
+// ends.
+func Follow(ctx context.Context, units []string, lines int, follow bool, out io.Writer) error {
+	args := []string{"--lines=" + strconv.Itoa(lines), "--no-pager", "--output=short-iso", "--quiet"}
+	for _, name := range units {
+		args = append(args, "--unit="+name)
+	}
+	if follow {
+		args = append(args, "--follow")
+	}
+	c := exec.CommandContext(ctx, "journalctl", args...)
+	c.WaitDelay = waitDelay
+	var errs bytes.Buffer
+	c.Stdout, c.Stderr = out, &errs
+	err := c.Run()
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	}
+	return fmt.Errorf("read the journal: %w: %s", err, strings.TrimSpace(errs.String()))
 }
 
 // waitDelay is how long the pipes of a systemctl that was killed may stay open.

@@ -180,7 +180,9 @@ func (a *App) Activate(ctx context.Context, change installer.Switch) error {
 			return err
 		}
 	}
-	return a.start(ctx, m, files, append([]string{}, changed...), len(changed) == 0 && !envChanged)
+	// Who starts the same release again wants processes that read their files anew.
+	again := change.From != nil && change.From.Dir == to.Dir
+	return a.start(ctx, m, files, append([]string{}, changed...), len(changed) == 0 && !envChanged && !again)
 }
 
 // dropOld stops and removes the units that the release in a directory has and m
