@@ -248,6 +248,7 @@ func TestRefused(t *testing.T) {
 		{"not a layout", "a:1", "oci:nowhere", "collect image a:1: read oci:nowhere: nowhere is not an OCI image layout: no index.json"},
 		{"foreign layer", "a:1", "oci:" + foreignDir, "which must not be distributed or is unknown"},
 		{"changed blob", "a:1", "oci:" + broken, "image manifest: blob has digest sha256:"},
+		{"upper case", "a:1", host + "/Both:1", "could not parse reference: HOST/Both:1: the name of an image is in lower case"},
 		{"no such image", "a:1", host + "/none:1", "NAME_UNKNOWN"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

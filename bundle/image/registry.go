@@ -62,6 +62,9 @@ func (c *collector) registry(text string) (*registrySource, error) {
 		reference, err = name.ParseReference(text, name.Insecure)
 	}
 	if err != nil {
+		if _, lower := name.ParseReference(strings.ToLower(text)); lower == nil {
+			return nil, fmt.Errorf("%w: the name of an image is in lower case", err)
+		}
 		return nil, err
 	}
 	keychain, base := c.Keychain, c.Transport

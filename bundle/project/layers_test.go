@@ -15,7 +15,7 @@ import (
 // number. It stays a variable, and the rest of the file is read as ever.
 func TestDeviceVariables(t *testing.T) {
 	for _, c := range []struct{ name, service, top string }{
-		{"bind source", `volumes: ["${DATA}:/data", "${MORE}:/more:ro", "${DATA}/sub:/sub", "./${HERE}:/here", "${MODE_OF}:/m:${MODE}"]`, ""},
+		{"bind source", `volumes: ["${DATA}:/data", "${MORE}:/more:ro", "${DATA}/sub:/sub", "./${HERE}:/here"]`, ""},
 		{"mount target", `volumes: ["data:${TARGET}", "$WHOLE"]`, "volumes: {data: {}}"},
 		{"long mount", `volumes: [{type: bind, source: "${DATA}", target: /a, read_only: "${RO}", bind: {create_host_path: "${MAKE}"}}, {type: volume, source: "${VOLUME}", target: /b}, {type: "${TYPE}", source: x, target: /c}]`, "volumes: {x: {}}"},
 		{"tmpfs", `volumes: [{type: tmpfs, target: /t, tmpfs: {size: "${SIZE}"}}]`, ""},
@@ -458,5 +458,37 @@ func TestWindows(t *testing.T) {
 	}
 	if text := resolve(t, files); strings.Contains(text, "\r") || strings.Contains(text, `\r`) || !strings.Contains(text, "l: v\n") {
 		t.Errorf("got\n%q", text)
+	}
+}
+
+// TestShortForms has devices and mounts whose variables have colons of their own.
+func TestShortForms(t *testing.T) {
+	files := map[string]string{"valise.yaml": strings.ReplaceAll(goodProject, "compose.yaml", "[compose.yaml, more.yaml]"), "more.yaml": "services: {db: {labels: {l: m}}}\n",
+		"compose.yaml": `services:
+  db:
+    image: a
+    networks: ["${NET:-n}", other]
+    depends_on: ["${ON:-b}"]
+    devices: ["${STICK:-/dev/ttyACM0}:/dev/ttyACM0", "${OTHER:-/dev/a}:/dev/b:${RIGHTS:-rw}", "$WHOLE", "/dev/c:/dev/c"]
+    volumes: ["/etc/hosts:/hosts:${MODE:-ro}", "./here:/here:${HERE_MODE:-ro,z}", "/w:/w:${WRITABLE:-rw}", "${SRC}:/src:z,ro"]
+  b: {image: b}
+networks: {n: {}, other: {}}
+`, "here/x": "x"}
+	text := resolve(t, files)
+	for _, want := range []string{"- ${STICK:-/dev/ttyACM0}:/dev/ttyACM0\n", "- ${OTHER:-/dev/a}:/dev/b:${RIGHTS:-rw}\n", "- $WHOLE\n", "source: /dev/c\n", "selinux: z\n", "- ${SRC}:/src:ro,z\n", "- ${NET:-n}\n", "- other\n", "- ${ON:-b}\n"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+	if strings.Count(text, "read_only: true\n") != 2 {
+		t.Errorf("got\n%s", text)
+	}
+	files["compose.yaml"] = "services: {db: {image: a, volumes: [\"/x:/x:${MODE:?}\"]}}\n"
+	r, dir, err := release(t, files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Resolve(nil); err == nil || err.Error() != dir+"/compose.yaml: service db: the mode of the mount at /x is a variable without a default: write ro or rw" {
+		t.Errorf("got %v", err)
 	}
 }

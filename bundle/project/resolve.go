@@ -176,7 +176,11 @@ func (r *Release) Resolve(files []bundle.File) (*Resolved, error) {
 	services, _ := model["services"].(map[string]any)
 	for _, name := range sortedKeys(services) {
 		service, _ := services[name].(map[string]any)
-		if err := r.resolveService(service, names); err != nil {
+		err := r.compose.restore(name, service)
+		if err == nil {
+			err = r.resolveService(service, names)
+		}
+		if err != nil {
 			return nil, r.compose.p.composeError("service %s: %v", name, err)
 		}
 	}
@@ -248,11 +252,17 @@ func asWritten(v map[string]any) any {
 	if v["type"] != "volume" || !strings.Contains(source, "$") || len(volume) > 0 {
 		return v
 	}
-	short := fmt.Sprintf("%s:%s", source, v["target"])
+	var options []string
 	if v["read_only"] == true {
-		short += ":ro"
+		options = append(options, "ro")
 	}
-	return short
+	bind, _ := v["bind"].(map[string]any)
+	for _, key := range []string{"selinux", "propagation"} {
+		if option, _ := bind[key].(string); option != "" {
+			options = append(options, option)
+		}
+	}
+	return strings.TrimSuffix(fmt.Sprintf("%s:%s:%s", source, v["target"], strings.Join(options, ",")), ":")
 }
 
 func addLabel(service map[string]any, key, value string) {

@@ -1,6 +1,7 @@
 package project
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -110,6 +111,10 @@ func (c *composeFile) readsEnv() bool {
 type unknowns struct {
 	names []string
 	blank string // a name that gets no placeholder, as on a device that does not set it
+
+	last    string            // the text that was substituted last
+	devices map[string]string // devices as they are written, by what they are with values
+	modes   map[string]string // modes of mounts that have a variable, with values, by target
 }
 
 var placeholder = regexp.MustCompile(`1077[0-9]{4}`)
@@ -129,6 +134,7 @@ func (u *unknowns) placeholder(name string) string {
 // substitute replaces the variables of one text as compose does, except that a
 // variable that has no value gets a placeholder.
 func (u *unknowns) substitute(text string, values template.Mapping) (string, error) {
+	u.last = text
 	required := map[string]bool{}
 	for {
 		s, err := template.SubstituteWithOptions(text, func(name string) (string, bool) {
@@ -184,7 +190,8 @@ var fixed = map[tree.Path]string{
 func (u *unknowns) casts(known map[tree.Path]interpolation.Cast) map[tree.Path]interpolation.Cast {
 	casts := map[tree.Path]interpolation.Cast{
 		"services.*.ports.[]":            unknownPort,
-		"services.*.volumes.[]":          unknownVolume,
+		"services.*.volumes.[]":          u.volume,
+		"services.*.devices.[]":          u.device,
 		"services.*.extra_hosts.*":       unknownAddress,
 		"services.*.build.extra_hosts.*": unknownAddress,
 	}
@@ -250,13 +257,20 @@ func unknownAddress(text string) (any, error) {
 	return name + ":127.0.0.1", nil
 }
 
-// unknownVolume takes a source that begins with a variable for a directory of the
-// device: a volume would have to be declared.
-func unknownVolume(text string) (any, error) {
+// volume takes a source that begins with a variable for a directory of the device: a
+// volume would have to be declared.
+func (u *unknowns) volume(text string) (any, error) {
+	parts := strings.Split(text, ":")
+	plain := strings.NewReplacer(":-", "  ", ":?", "  ", ":+", "  ").Replace(u.last)
+	if mode := u.last[strings.LastIndexByte(plain, ':')+1:]; len(parts) > 2 && strings.Contains(mode, "$") {
+		if u.modes == nil {
+			u.modes = map[string]string{}
+		}
+		u.modes[parts[1]] = parts[2]
+	}
 	if !placeholder.MatchString(text) {
 		return text, nil
 	}
-	parts := strings.Split(text, ":")
 	for i, part := range parts {
 		if i < 2 && placeholder.FindStringIndex(part) != nil && placeholder.FindStringIndex(part)[0] == 0 {
 			parts[i] = path.Join("/", part)
@@ -269,6 +283,83 @@ func unknownVolume(text string) (any, error) {
 		parts = parts[:2]
 	}
 	return strings.Join(parts, ":"), nil
+}
+
+// device notes how a device is written: compose takes the colon of a default for one
+// of its own.
+func (u *unknowns) device(text string) (any, error) {
+	if u.devices == nil {
+		u.devices = map[string]string{}
+	}
+	if other, ok := u.devices[text]; ok && other != u.last {
+		u.devices[text] = strings.ReplaceAll(text, "$", "$$") // whichever it was
+	} else {
+		u.devices[text] = u.last
+	}
+	return text, nil
+}
+
+// restore writes devices, lists of networks and services, and modes of mounts of a service
+// as they are written: without values compose misreads them.
+func (c *composeFile) restore(name string, service map[string]any) error {
+	s := c.services[name]
+	if list, ok := service["devices"].([]any); ok {
+		for i := range list {
+			if _, long := list[i].(map[string]any); !long || i >= len(s.Devices) {
+				continue
+			}
+			d := s.Devices[i]
+			for text, written := range c.unknown.devices {
+				source, rest, _ := strings.Cut(text, ":")
+				target, permissions, _ := strings.Cut(rest, ":")
+				if strings.Contains(written, "$") && source == d.Source && cmp.Or(target, source) == d.Target && cmp.Or(permissions, "rwm") == d.Permissions {
+					list[i] = written
+				}
+			}
+		}
+	}
+	for _, key := range []string{"networks", "depends_on"} { // variables in keys are none
+		if all, ok := service[key].(map[string]any); ok && slices.ContainsFunc(sortedKeys(all), func(name string) bool { return strings.Contains(name, "$") }) {
+			var list []any
+			for _, name := range sortedKeys(all) {
+				list = append(list, name)
+			}
+			service[key] = list
+		}
+	}
+	volumes, _ := service["volumes"].([]any)
+	for i := range volumes {
+		v, _ := volumes[i].(map[string]any)
+		target, _ := v["target"].(string)
+		mode, ok := c.unknown.modes[target]
+		if !ok {
+			continue
+		}
+		for _, loaded := range s.Volumes {
+			if loaded.Target != target {
+				continue
+			}
+			if placeholder.MatchString(mode) {
+				return fmt.Errorf("the mode of the mount at %s is a variable without a default: write ro or rw", target)
+			}
+			if loaded.ReadOnly {
+				v["read_only"] = true
+			}
+			if bind := loaded.Bind; bind != nil && bind.SELinux+bind.Propagation != "" {
+				options, _ := v["bind"].(map[string]any)
+				if options == nil {
+					options = map[string]any{}
+					v["bind"] = options
+				}
+				for key, value := range map[string]string{"selinux": bind.SELinux, "propagation": bind.Propagation} {
+					if value != "" {
+						options[key] = value
+					}
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // variable finds any variable.
