@@ -27,7 +27,7 @@ func (p *program) reporter() func(installer.Event) {
 			case e.Err != nil && e.Step == "hook":
 				p.Note("%v", e.Err)
 			}
-		case e.Detail != "" && (e.Step == "edited" || e.Step == "repair" || e.Step == "prune"):
+		case e.Detail != "" && (e.Step == "edited" || e.Step == "override" || e.Step == "repair" || e.Step == "prune"):
 			end(nil)
 			p.Note("%s", cli.OneLine(e.Detail))
 		case e.Done > 0:

@@ -14,7 +14,7 @@ func applyCommand(p *program) *cobra.Command {
 		Aliases: []string{"start"},
 		Short:   "Start the app, as its environment file says now",
 		Long: "apply has the installed release run as it is configured: after an edit of the environment file\n" +
-			"or of docker-compose.override.yml, after a stop, or when containers were removed. Services\n" +
+			"or of compose.override.yaml, after a stop, or when containers were removed. Services\n" +
 			"that run so already are left alone; the units of a file tree are restarted. Then it checks the\n" +
 			"app's health. There is no way back: what was edited before is not kept. It is the same command\n" +
 			"as start, which leaves a file tree that runs alone.",

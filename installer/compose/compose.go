@@ -5,7 +5,7 @@
 //
 //	.env                      the environment file; belongs to the device
 //	<compose file>            link into current, so that docker compose works by hand
-//	docker-compose.override.yml  the operator's, respected when it is there
+//	compose.override.yaml     the operator's, respected when it is there
 //	current                   link to releases/<name>
 //	releases/<name>/          manifest.json, its signature, the small files of the
 //	                          bundle, and compose.valise.yaml, which pins every
@@ -21,6 +21,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -35,13 +36,15 @@ import (
 	"github.com/valise-ota/valise/installer/release"
 )
 
+// operatorNames are those that docker compose puts over a compose file, in its order.
+var operatorNames = []string{"compose.override.yml", "compose.override.yaml", "docker-compose.override.yml", "docker-compose.override.yaml"}
+
 // BackupsDir is where data saved before a switch are, below the app's directory.
 const BackupsDir = "updates/backups"
 
 const (
-	envName      = ".env"
-	pinsName     = "compose.valise.yaml"
-	operatorName = "docker-compose.override.yml"
+	envName  = ".env"
+	pinsName = "compose.valise.yaml"
 	// loadMarker lies in the app's directory while the engine may hold images
 	// that a crash left incomplete, and has their tags.
 	loadMarker = ".valise-load-unfinished"
@@ -196,18 +199,22 @@ func (a *App) running(m *bundle.Manifest, r installer.Release) *docker.Compose {
 // files are the compose file in dir and what the operator put beside it.
 func (a *App) files(m *bundle.Manifest, dir string) []string {
 	files := []string{filepath.Join(dir, m.Device.Compose)}
-	if operator := a.operatorFile(); operator != "" {
-		files = append(files, operator)
+	if operator := a.operatorFiles(m); len(operator) > 0 {
+		files = append(files, operator[0])
 	}
 	return files
 }
 
-// operatorFile is the operator's own override, or empty.
-func (a *App) operatorFile() string {
-	if p := filepath.Join(a.Dir, operatorName); release.IsFile(p) {
-		return p
+// operatorFiles are the operator's own overrides. Docker compose takes the first; one
+// that is a link to nothing is an error there.
+func (a *App) operatorFiles(m *bundle.Manifest) (files []string) {
+	for _, name := range operatorNames {
+		p := filepath.Join(a.Dir, name)
+		if _, err := os.Lstat(p); err == nil && name != m.Device.Compose {
+			files = append(files, p)
+		}
 	}
-	return ""
+	return files
 }
 
 func (a *App) compose(m *bundle.Manifest, files ...string) *docker.Compose {

@@ -266,8 +266,8 @@ func (a *App) inspectServices(ctx context.Context, f *installer.Facts, rel *veri
 		paths = append(paths, file)
 	}
 	files := []string{paths[0]}
-	if operator := a.operatorFile(); operator != "" {
-		files = append(files, operator)
+	if operator := a.operatorFiles(m); len(operator) > 0 {
+		files = append(files, operator[0])
 	}
 	c := a.compose(m, append(files, paths[1])...)
 	c.EnvFile = paths[2]

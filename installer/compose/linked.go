@@ -62,7 +62,7 @@ func linked(text, pinned []byte, project string) ([]byte, error) {
 	setMember(top, "name", project)
 	var out bytes.Buffer
 	out.WriteString("# Written by valise-installer for docker compose by hand: the compose file of the release, with its images pinned.\n" +
-		"# A change here has no effect; what is to be different belongs into " + operatorName + ".\n")
+		"# A change here has no effect; what is to be different belongs into " + operatorNames[1] + ".\n")
 	e := yaml.NewEncoder(&out)
 	e.SetIndent(2)
 	err := errors.Join(e.Encode(&doc), e.Close())

@@ -124,6 +124,9 @@ func (a *App) checkCompose(ctx context.Context, m *bundle.Manifest, files []stri
 	if err != nil {
 		return err
 	}
+	if operator := a.operatorFiles(m); len(operator) > 1 {
+		a.report(installer.Event{Step: "override", Detail: fmt.Sprintf("%s counts; docker compose does not look at %s beside it", operator[0], strings.Join(operator[1:], ", "))})
+	}
 	root := a.Releases.Root()
 	if err := release.WriteFile(root, nextEnvName, env.Bytes(), 0o600); err != nil {
 		return err

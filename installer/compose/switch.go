@@ -181,7 +181,7 @@ func (a *App) link(m *bundle.Manifest, r installer.Release) error {
 
 // keepEdits copies the files of release r that somebody changed beside the app,
 // before another release takes their place, and says so: where an edit lasts is
-// docker-compose.override.yml.
+// compose.override.yaml.
 func (a *App) keepEdits(r installer.Release) error {
 	m, err := a.manifest(r)
 	if err != nil {
@@ -225,7 +225,7 @@ func (a *App) keepEdits(r installer.Release) error {
 
 func (a *App) reportEdit(file string, r installer.Release, name, why string) {
 	a.report(installer.Event{Step: "edited", Detail: fmt.Sprintf("%s of %s was edited here; the edit is kept as %s and %s: what must last belongs in %s",
-		file, r.Version, filepath.Join(a.Dir, name), why, operatorName)})
+		file, r.Version, filepath.Join(a.Dir, name), why, operatorNames[1])})
 }
 
 // maxEdited is how much of an edited file is kept, in bytes: they are written by
