@@ -1,9 +1,11 @@
 package backup
 
 import (
+	"bytes"
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"math/rand/v2"
@@ -320,6 +322,38 @@ func each(w *world, dir string) map[string]bool {
 		all[n] = true
 	}
 	return all
+}
+
+// One file under many names is saved once, and has them again afterwards: otherwise
+// a container could make a backup of any size of it.
+func TestVolumeHardLinks(t *testing.T) {
+	w := newWorld(t)
+	big := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
+	w.must(os.MkdirAll(w.in("data/a/b"), 0o755))
+	w.must(os.WriteFile(w.in("data/a/b/big"), big, 0o640))
+	for i := range 300 {
+		w.must(os.Link(w.in("data/a/b/big"), w.in(fmt.Sprint("data/n", i))))
+	}
+	w.write("data/small", "x")
+	w.must(os.Link(w.in("data/small"), w.in("data/a/small")))
+	w.must(os.Link(w.in("data/small"), w.in("outside"))) // and one name that is not saved
+	if n := Estimate(t.Context(), w.deps, []bundle.Backup{volumeAt("/data")}, Set{}); n > 2*int64(len(big)) {
+		t.Errorf("%d bytes are expected of a file of %d", n, len(big))
+	}
+	before := tree(t, w.in("data"))
+	set, err := w.save("A", volumeAt("/data"))
+	w.must(err)
+	for range 2 {
+		w.must(Restore(t.Context(), w.deps, w.sets, set))
+		if got := tree(t, w.in("data")); !slices.Equal(got, before) {
+			t.Errorf("got  %q\nwant %q", got, before)
+		}
+		var st unix.Stat_t
+		w.must(unix.Stat(w.in("data/n7"), &st))
+		if st.Nlink != 301 {
+			t.Errorf("the file has %d names, want 301", st.Nlink)
+		}
+	}
 }
 
 // Terabytes of nothing take no time and no room; many small pieces no memory.

@@ -18,8 +18,8 @@ import (
 	"github.com/valise-ota/valise/bundle"
 )
 
-// volume is all files of a directory. Owners, modes, times, links and holes come
-// back; extended attributes do not, and sockets, pipes and devices are no data.
+// volume is all files of a directory. Owners, modes, times, links of both kinds and
+// holes come back; extended attributes do not, and sockets, pipes and devices are no data.
 type volume struct {
 	bundle.Volume
 	d Deps
@@ -27,6 +27,32 @@ type volume struct {
 
 // maxFiles is how many files, directories and links of a volume are saved.
 const maxFiles = 10_000_000
+
+// maxLinked is how many files with further names are known by them: what follows is
+// saved under each of its names. smallestLinked bytes is what is worth it: with
+// smaller ones, names alone make many bytes of few.
+const (
+	maxLinked      = 100_000
+	smallestLinked = 4096
+)
+
+// linked finds the further names of a file.
+type linked map[[2]uint64]string
+
+// other returns the name under which a file was met before, "" for a new one.
+func (l linked) other(st unix.Stat_t, name string) string {
+	if st.Nlink < 2 || held(st) < smallestLinked {
+		return ""
+	}
+	id := [2]uint64{st.Dev, st.Ino}
+	if first := l[id]; first != "" {
+		return first
+	}
+	if len(l) < maxLinked {
+		l[id] = name
+	}
+	return ""
+}
 
 var errTooMany = fmt.Errorf("there are more than %d files in it", maxFiles)
 
@@ -42,7 +68,7 @@ func (v volume) save(ctx context.Context, w io.Writer) error {
 		}
 		defer root.Close()
 		return compress(w, func(w io.Writer) error {
-			a := archiver{w: w, tw: tar.NewWriter(w), left: maxFiles}
+			a := archiver{w: w, tw: tar.NewWriter(w), left: maxFiles, linked: linked{}}
 			if err := a.dir(ctx, root, ".", 0); err != nil {
 				return err
 			}
@@ -53,9 +79,10 @@ func (v volume) save(ctx context.Context, w io.Writer) error {
 
 // archiver writes a tree as tar.
 type archiver struct {
-	w    io.Writer
-	tw   *tar.Writer
-	left int // entries
+	w      io.Writer
+	tw     *tar.Writer
+	left   int // entries
+	linked linked
 }
 
 func (a *archiver) dir(ctx context.Context, d dir, name string, depth int) error {
@@ -103,6 +130,9 @@ func (a *archiver) entry(ctx context.Context, d dir, entry, name string, depth i
 			return err
 		}
 		defer f.Close()
+		if first := a.linked.other(st, name); first != "" {
+			return a.header(name, st, tar.Header{Typeflag: tar.TypeLink, Linkname: first})
+		}
 		return a.file(ctx, f, name, st)
 	}
 	return nil
@@ -260,23 +290,48 @@ func (x *extractor) parent(name string) (dir, error) {
 	if parent := path.Dir(name); parent != x.dir {
 		x.close()
 		x.at, x.dir = x.root, "."
-		at := x.root
-		for part := range strings.SplitSeq(parent, "/") {
-			if part == "." {
-				break
-			}
-			next, err := at.enter(part)
-			if at != x.root {
-				at.Close()
-			}
-			if err != nil {
-				return dir{}, err
-			}
-			at = next
+		at, err := x.descend(parent)
+		if err != nil {
+			return dir{}, err
 		}
 		x.at, x.dir = at, parent
 	}
 	return x.at, nil
+}
+
+// descend opens a directory below the root: the root itself for ".".
+func (x *extractor) descend(name string) (dir, error) {
+	at := x.root
+	for part := range strings.SplitSeq(name, "/") {
+		if part == "." {
+			break
+		}
+		next, err := at.enter(part)
+		if at != x.root {
+			at.Close()
+		}
+		if err != nil {
+			return dir{}, err
+		}
+		at = next
+	}
+	return at, nil
+}
+
+// link gives a file that was written before a further name. Whatever lies under the
+// first one by now is the container's own, and nothing of it is changed.
+func (x *extractor) link(first string, at dir, base string) error {
+	if !filepath.IsLocal(first) {
+		return errors.New("it is a link that leads out of the directory")
+	}
+	from, err := x.descend(path.Dir(first))
+	if err != nil {
+		return err
+	}
+	if from != x.root {
+		defer from.Close()
+	}
+	return unix.Linkat(from.fd(), path.Base(first), at.fd(), base, 0)
 }
 
 func (x *extractor) entry(ctx context.Context, h *tar.Header, r io.Reader, data []extent) error {
@@ -293,6 +348,8 @@ func (x *extractor) entry(ctx context.Context, h *tar.Header, r io.Reader, data 
 	var f *os.File
 	mode := uint32(h.Mode & 0o7777)
 	switch h.Typeflag {
+	case tar.TypeLink:
+		return x.link(h.Linkname, at, base)
 	case tar.TypeSymlink:
 		if err := unix.Symlinkat(h.Linkname, at.fd(), base); err != nil {
 			return err
@@ -359,7 +416,7 @@ func (v volume) measure(ctx context.Context) (n int64, err error) {
 		return 0, err
 	}
 	defer root.Close()
-	left := maxFiles
+	left, links := maxFiles, linked{}
 	var walk func(d dir, depth int) error
 	walk = func(d dir, depth int) error {
 		return d.each(ctx, func(name string) error {
@@ -377,7 +434,7 @@ func (v volume) measure(ctx context.Context) (n int64, err error) {
 				}
 				defer sub.Close()
 				return walk(sub, depth+1)
-			case err == nil && kindOf(st) == unix.S_IFREG:
+			case err == nil && kindOf(st) == unix.S_IFREG && links.other(st, "counted") == "":
 				n += min(held(st), math.MaxInt64-n)
 			}
 			return err
