@@ -161,7 +161,7 @@ func (s Secret) Check() error {
 func (b Backup) Check() error {
 	kind, service, _ := b.Subject()
 	if kind == "" {
-		return errors.New("want exactly one of postgres, mysql, sqlite, volume and command")
+		return errors.New("want exactly one of postgres, mysql, mongo, redis, sqlite, volume and command")
 	}
 	if service == "" {
 		return fmt.Errorf("%s: service is missing", kind)
@@ -172,6 +172,10 @@ func (b Backup) Check() error {
 		return checkDatabase(kind, b.Postgres.User, b.Postgres.Database)
 	case b.MySQL != nil:
 		return checkDatabase(kind, b.MySQL.User, b.MySQL.Database)
+	case b.Mongo != nil:
+		return checkDatabase(kind, "", b.Mongo.Database)
+	case b.Redis != nil:
+		return nil
 	case b.Command != nil:
 		if !isCommand(b.Command.Save) || !isCommand(b.Command.Restore) {
 			return errors.New("command: want save and restore, each a list of words")
@@ -189,8 +193,10 @@ func (b Backup) Check() error {
 }
 
 func checkDatabase(kind, user, name string) error {
-	if !nameArgument(user) || !nameArgument(name) {
-		return fmt.Errorf("%s: want user and database, each of A-Z a-z 0-9 _ . -, the first not -", kind)
+	for _, s := range []string{user, name} {
+		if s != "" && !nameArgument(s) {
+			return fmt.Errorf("%s: want user and database, each of A-Z a-z 0-9 _ . -, the first not -, or none: those of the service's own environment", kind)
+		}
 	}
 	return nil
 }
@@ -214,6 +220,27 @@ func (d *Device) CheckRollback() error {
 		}
 	default:
 		return fmt.Errorf("restore_data is %.80q, want never, ask or always", string(d.RestoreData()))
+	}
+	return nil
+}
+
+// check returns what is wrong with what is to be made.
+func (c *Create) check() error {
+	if c == nil {
+		return nil
+	}
+	if len(c.Networks)+len(c.Volumes) == 0 {
+		return errors.New("it names nothing")
+	}
+	for _, list := range [][]string{c.Networks, c.Volumes} {
+		if len(list) > MaxMounts {
+			return fmt.Errorf("%d, limit %d", len(list), MaxMounts)
+		}
+		for i, key := range list {
+			if !servicePattern.MatchString(key) || i > 0 && list[i-1] >= key {
+				return fmt.Errorf("%.80q is malformed, listed twice or out of order", key)
+			}
+		}
 	}
 	return nil
 }

@@ -153,7 +153,10 @@ type Device struct {
 	Mounts []string `json:"mounts,omitempty"`
 	// Local are paths below the app's directory that the compose file reads as files
 	// and that do not travel: each must be there before the app starts.
-	Local     []string          `json:"local,omitempty"`
+	Local []string `json:"local,omitempty"`
+	// Create are external networks and volumes of the compose file, by their keys
+	// there, that a device makes when they do not exist.
+	Create    *Create           `json:"create,omitempty"`
 	Health    Health            `json:"health"`
 	Hooks     map[string]Hook   `json:"hooks,omitempty"` // by moment, one of HookNames
 	Backup    []Backup          `json:"backup,omitempty"`
@@ -172,6 +175,12 @@ type Limits struct {
 	Activate Duration `json:"activate,omitzero" yaml:"activate"` // hooks run, what runs is stopped and started
 	Probe    Duration `json:"probe,omitzero" yaml:"probe"`       // until it is healthy
 	Undo     Duration `json:"undo,omitzero" yaml:"undo"`         // one step of the way back, and tidying up
+}
+
+// Create names networks and volumes that are made and never removed.
+type Create struct {
+	Networks []string `json:"networks,omitempty"`
+	Volumes  []string `json:"volumes,omitempty"`
 }
 
 // Health says when a release counts as running. Every named check must pass in
@@ -271,16 +280,32 @@ type Backup struct {
 	MySQL    *MySQL         `json:"mysql,omitempty" yaml:"mysql"`
 	SQLite   *SQLite        `json:"sqlite,omitempty" yaml:"sqlite"`
 	Volume   *Volume        `json:"volume,omitempty" yaml:"volume"`
+	Mongo    *Mongo         `json:"mongo,omitempty" yaml:"mongo"`
+	Redis    *Redis         `json:"redis,omitempty" yaml:"redis"`
 	Command  *BackupCommand `json:"command,omitempty" yaml:"command"`
+}
+
+// Mongo is a database of MongoDB, or without one all of them, dumped inside its own
+// service as the root user of the service's own environment.
+type Mongo struct {
+	Service  string `json:"service" yaml:"service"`
+	Database string `json:"database,omitempty" yaml:"database"`
+}
+
+// Redis is all keys of a Redis or Valkey server. The password is REDISCLI_AUTH or
+// REDIS_PASSWORD of the service's own environment.
+type Redis struct {
+	Service string `json:"service" yaml:"service"`
 }
 
 // MySQL is a database of MySQL or MariaDB, dumped inside its own service. The
 // password is that of the service's own environment: MARIADB_PASSWORD or
-// MYSQL_PASSWORD, and for root MARIADB_ROOT_PASSWORD or MYSQL_ROOT_PASSWORD.
+// MYSQL_PASSWORD, and for root MARIADB_ROOT_PASSWORD or MYSQL_ROOT_PASSWORD; user
+// and database that are empty are those of that environment too.
 type MySQL struct {
 	Service  string `json:"service" yaml:"service"`
-	User     string `json:"user" yaml:"user"`
-	Database string `json:"database" yaml:"database"`
+	User     string `json:"user,omitempty" yaml:"user"`
+	Database string `json:"database,omitempty" yaml:"database"`
 }
 
 // SQLite is a database file in a volume of a service.
@@ -311,16 +336,22 @@ func (b Backup) Subject() (kind, service, what string) {
 	n := 0
 	set := func(k, s, w string) { n, kind, service, what = n+1, k, s, w }
 	if b.Postgres != nil {
-		set("postgres", b.Postgres.Service, "database "+b.Postgres.Database)
+		set("postgres", b.Postgres.Service, databaseName(b.Postgres.Database, "its database"))
 	}
 	if b.MySQL != nil {
-		set("mysql", b.MySQL.Service, "database "+b.MySQL.Database)
+		set("mysql", b.MySQL.Service, databaseName(b.MySQL.Database, "its database"))
 	}
 	if b.SQLite != nil {
 		set("sqlite", b.SQLite.Service, b.SQLite.Path)
 	}
 	if b.Volume != nil {
 		set("volume", b.Volume.Service, b.Volume.Path)
+	}
+	if b.Mongo != nil {
+		set("mongo", b.Mongo.Service, databaseName(b.Mongo.Database, "all databases"))
+	}
+	if b.Redis != nil {
+		set("redis", b.Redis.Service, "all keys")
 	}
 	if b.Command != nil {
 		set("command", b.Command.Service, "by command")
@@ -337,11 +368,19 @@ func (b Backup) String() string {
 	return kind + " " + what + " of service " + service
 }
 
-// Postgres is a database dumped with pg_dump inside its own service.
+func databaseName(name, other string) string {
+	if name == "" {
+		return other
+	}
+	return "database " + name
+}
+
+// Postgres is a database dumped with pg_dump inside its own service. User and
+// database that are empty are those of the service's own environment.
 type Postgres struct {
 	Service  string `json:"service" yaml:"service"`
-	User     string `json:"user" yaml:"user"`
-	Database string `json:"database" yaml:"database"`
+	User     string `json:"user,omitempty" yaml:"user"`
+	Database string `json:"database,omitempty" yaml:"database"`
 }
 
 // Secret is a value generated on the device at the first installation. One of

@@ -133,6 +133,16 @@ func (m *Manifest) checkArchive() error {
 	return nil
 }
 
+// CheckPaths returns what is wrong with the paths of a release's files, which are
+// sorted: it is what Validate will say, before anything was read.
+func CheckPaths(paths []string) error {
+	m := Manifest{Files: make([]File, len(paths))}
+	for i, p := range paths {
+		m.Files[i] = File{Path: p, Mode: 0o644, Digest: DigestOf(nil)}
+	}
+	return m.checkFiles()
+}
+
 // checkFileList checks one sorted list of files. Two names that some file
 // system takes for the same one, and a file used as a directory, are refused.
 func checkFileList(files []File, reserved ...string) error {
@@ -340,6 +350,9 @@ func (m *Manifest) checkCompose() error {
 	if err := d.checkLocal(); err != nil {
 		return bad("local", "%v", err)
 	}
+	if err := d.Create.check(); err != nil {
+		return bad("create", "%v", err)
+	}
 	files := map[string]bool{}
 	for key, s := range d.Secrets {
 		if s.File != "" && files[s.File] {
@@ -418,6 +431,9 @@ func (m *Manifest) hasService(name string) bool {
 func nameArgument(s string) bool {
 	return s != "" && len(s) <= 128 && s[0] != '-' && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-") == ""
 }
+
+// ValidDatabaseName reports whether s may be the user or the database of a backup.
+func ValidDatabaseName(s string) bool { return nameArgument(s) }
 
 // plainText reports whether s is UTF-8 text without control characters other
 // than line feed and tab: nothing that moves a terminal's cursor.

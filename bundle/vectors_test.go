@@ -120,7 +120,7 @@ func TestEveryRuleHasAVector(t *testing.T) {
 			inCode[m[1]] = true
 		}
 	}
-	for _, field := range []string{"compose", "project", "version_env", "required_env", "health", "backup", "secrets", "keep", "tree", "env", "hooks", "migration", "rollback", "mounts", "local", "limits"} {
+	for _, field := range []string{"compose", "project", "version_env", "required_env", "health", "backup", "secrets", "keep", "tree", "env", "hooks", "migration", "rollback", "mounts", "local", "limits", "create"} {
 		delete(inCode, field) // parts of the rule device
 	}
 	format, err := os.ReadFile("FORMAT.md")
@@ -672,6 +672,13 @@ func vectors(t *testing.T, signer *verifytest.Signer) []vector {
 	valid("device-local-updates", "device", "a file of the app where the installer keeps its own", func(m *bundle.Manifest) { m.Device.Local = []string{"updates/x"} })
 	valid("device-local-outside", "device", "a file of the app outside of its directory", func(m *bundle.Manifest) { m.Device.Local = []string{"../x"} })
 	valid("device-local-twice", "device", "a file of the app that is listed twice", func(m *bundle.Manifest) { m.Device.Local = []string{"x", "x"} })
+	valid("device-create-nothing", "device", "networks and volumes to make, and none is named", func(m *bundle.Manifest) { m.Device.Create = &bundle.Create{} })
+	valid("device-create-twice", "device", "a network to make that is listed twice", func(m *bundle.Manifest) {
+		m.Device.Create = &bundle.Create{Networks: []string{"proxy", "proxy"}}
+	})
+	valid("device-create-name", "device", "a volume to make whose name is an option", func(m *bundle.Manifest) {
+		m.Device.Create = &bundle.Create{Volumes: []string{"a b"}}
+	})
 	valid("device-secret-file", "device", "a secret that is written over releases", func(m *bundle.Manifest) {
 		m.Device.Secrets = map[string]bundle.Secret{"KEY": {Hex: 16, File: "releases/x"}}
 	})

@@ -26,7 +26,8 @@ type Facts struct {
 	FilesFree    int64                  // available where they are kept, and backups
 	Backup       int64                  // bytes that a backup is thought to need
 	Services     []ServiceChange        // nil when it is not known
-	PortsTaken   []string               // that a first installation would need
+	PortsTaken   []string               // that the release needs and others have
+	Unmet        []string               // what else the release needs of the device and does not find
 	RunsSince    time.Time              // when the release that runs was made; zero when none runs
 	Edited       []string               // what services made of files of the release that runs
 	Damage       error                  // of the release that runs, when that is the one to plan
@@ -120,6 +121,7 @@ type Plan struct {
 	Services   []ServiceChange `json:"services,omitempty"`
 	Downtime   Downtime        `json:"downtime,omitempty"`
 	PortsTaken []string        `json:"ports_taken,omitempty"`
+	Unmet      []string        `json:"unmet,omitempty"` // what the device lacks: networks, volumes, devices, features
 	EnvMissing []string        `json:"env_missing,omitempty"`
 	// FilesMissing are files that the operator must put there, with what is in their place.
 	FilesMissing []string `json:"files_missing,omitempty"`
@@ -237,7 +239,7 @@ func (e *LackingError) Error() string {
 // what this device lacks.
 func NewPlan(st State, rel *verify.Release, f Facts) (*Plan, error) {
 	m := rel.Manifest()
-	p := &Plan{App: m.App, Action: ActionUpdate, To: m.Version, Signer: rel.Signer().String(), Platform: f.Platform, FreeBytes: f.Free, EnvMissing: f.EnvMissing, FilesMissing: f.LocalMissing, EnvNew: f.EnvNew, EnvChanged: f.EnvChanged,
+	p := &Plan{App: m.App, Action: ActionUpdate, To: m.Version, Signer: rel.Signer().String(), Platform: f.Platform, FreeBytes: f.Free, PortsTaken: f.PortsTaken, Unmet: f.Unmet, EnvMissing: f.EnvMissing, FilesMissing: f.LocalMissing, EnvNew: f.EnvNew, EnvChanged: f.EnvChanged,
 		Migration: m.Device.Migration, Irreversible: m.Device.Migration == bundle.Irreversible, RestoreData: m.Device.RestoreData()}
 	at := slices.Index(m.Platforms, f.Platform)
 	if at < 0 {
@@ -292,7 +294,7 @@ func NewPlan(st State, rel *verify.Release, f Facts) (*Plan, error) {
 	p.FilesNeed, p.FilesFree = f.Files, f.FilesFree
 	switch {
 	case st.Current == nil:
-		p.Action, p.Downtime, p.PortsTaken = ActionInstall, DowntimeNone, f.PortsTaken
+		p.Action, p.Downtime = ActionInstall, DowntimeNone
 	case st.Current.Manifest == rel.Digest():
 		p.Action, p.From, p.EnvChanged = "", st.Current.Version, nil
 		if f.Damage != nil {
@@ -321,25 +323,38 @@ func NewPlan(st State, rel *verify.Release, f Facts) (*Plan, error) {
 	return p, nil
 }
 
-// Check says what speaks against carrying the plan out.
+// LacksError lists what a release needs of a device and does not find there.
+type LacksError struct{ What []string }
+
+func (e *LacksError) Error() string { return "this device lacks: " + strings.Join(e.What, "; ") }
+
+// PortsError lists ports that something else has.
+type PortsError struct{ Ports []string }
+
+func (e *PortsError) Error() string {
+	return fmt.Sprintf("ports are taken: %s; stop what listens there, or choose others in the environment file", strings.Join(e.Ports, ", "))
+}
+
+// Check says what speaks against carrying the plan out, all of it.
 func (p *Plan) Check() error {
-	if len(p.EnvMissing) > 0 && len(p.FilesMissing) > 0 {
-		return errors.Join(&MissingEnvError{p.EnvMissing}, &MissingFilesError{p.FilesMissing})
-	}
+	var wrong []error
 	if len(p.EnvMissing) > 0 {
-		return &MissingEnvError{p.EnvMissing}
+		wrong = append(wrong, &MissingEnvError{p.EnvMissing})
 	}
 	if len(p.FilesMissing) > 0 {
-		return &MissingFilesError{p.FilesMissing}
+		wrong = append(wrong, &MissingFilesError{p.FilesMissing})
+	}
+	if len(p.Unmet) > 0 {
+		wrong = append(wrong, &LacksError{p.Unmet})
 	}
 	if len(p.PortsTaken) > 0 {
-		return fmt.Errorf("ports are taken: %s; stop what listens there, or choose others in the environment file", strings.Join(p.PortsTaken, ", "))
+		wrong = append(wrong, &PortsError{p.PortsTaken})
 	}
 	if p.FilesFree < p.FilesNeed {
-		return fmt.Errorf("not enough space for the app's files: %d bytes free, at least %d needed; remove what is not needed there and try again", p.FilesFree, p.FilesNeed)
+		wrong = append(wrong, fmt.Errorf("not enough space for the app's files: %d bytes free, at least %d needed; remove what is not needed there and try again", p.FilesFree, p.FilesNeed))
 	}
 	if p.FreeBytes < p.NeedBytes {
-		return fmt.Errorf("not enough space for the engine: %d bytes free, at least %d needed; remove what is not needed there and try again", p.FreeBytes, p.NeedBytes)
+		wrong = append(wrong, fmt.Errorf("not enough space for the engine: %d bytes free, at least %d needed; remove what is not needed there and try again", p.FreeBytes, p.NeedBytes))
 	}
-	return nil
+	return errors.Join(wrong...)
 }

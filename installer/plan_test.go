@@ -1,7 +1,9 @@
 package installer
 
 import (
+	"errors"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/valise-ota/valise/bundle"
@@ -36,5 +38,22 @@ func TestRequires(t *testing.T) {
 		if got := numbers(version); !slices.Equal(got, want) {
 			t.Errorf("%q: %v, want %v", version, got, want)
 		}
+	}
+}
+
+// TestCheckSaysAll: who mends one thing after the other is told all of them at once.
+func TestCheckSaysAll(t *testing.T) {
+	p := &Plan{EnvMissing: []string{"KEY"}, FilesMissing: []string{"/opt/a/f"}, Unmet: []string{"network proxy"}, PortsTaken: []string{":80/tcp"}, NeedBytes: 1, FilesNeed: 1}
+	err := p.Check()
+	if !errors.As(err, new(*MissingEnvError)) || !errors.As(err, new(*MissingFilesError)) || !errors.As(err, new(*LacksError)) || !errors.As(err, new(*PortsError)) {
+		t.Error(err)
+	}
+	for _, want := range []string{"KEY", "/opt/a/f", "network proxy", ":80/tcp", "for the engine", "for the app's files"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v does not say %q", err, want)
+		}
+	}
+	if err := (&Plan{}).Check(); err != nil {
+		t.Error(err)
 	}
 }

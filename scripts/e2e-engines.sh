@@ -12,7 +12,7 @@ failed=0
 # TestScript and TestSystemd ask no engine, or one of their own.
 for engine in "$@"; do
   echo "== $engine" >&2
-  CI=true VALISE_ENGINE=$engine scripts/test.sh -tags long -count=1 -skip 'TestScript|TestSystemd' -json ./installer/docker ./installer/backup ./installer/compose \
+  CI=true VALISE_TEST_COMPOSE=all VALISE_ENGINE=$engine scripts/test.sh -tags long -count=1 -skip 'TestScript|TestSystemd' -json ./installer/docker ./installer/backup ./installer/compose \
     ./cmd/valise-installer >"$log/$engine" 2> >(tee "$log/$engine.about" >&2) || failed=1
 done
 go run ./scripts/enginetable -doc docs/engines.md "${@/#/$log/}"

@@ -201,7 +201,7 @@ func (c *composeFile) versionEnv() string {
 	prefix := strings.TrimSuffix(defaultVersionEnv(c.p.App), "VERSION")
 	for _, service := range sortedKeys(c.images) {
 		m := tagVariable.FindStringSubmatch(c.images[service])
-		if m == nil || database(c.services[service].Image) != "" {
+		if m == nil || databaseImage(c.services[service].Image) != "" {
 			continue
 		}
 		name := m[1] + m[2]

@@ -2,52 +2,118 @@ package project
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
+	"os"
 	"path"
+	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
+	"github.com/compose-spec/compose-go/v2/dotenv"
 	"github.com/compose-spec/compose-go/v2/template"
 	"github.com/compose-spec/compose-go/v2/types"
 
 	"github.com/valise-ota/valise/bundle"
 )
 
-// database recognises the image of a database by its name.
-func database(image string) string {
-	switch base := path.Base(nameOf(image)); {
-	case strings.HasPrefix(base, "postgres"), base == "postgis", strings.HasPrefix(base, "timescaledb"), base == "pgvector":
-		return "postgres"
-	case base == "mariadb", base == "mysql", base == "mysql-server", base == "percona":
-		return base
-	case base == "mongo", base == "redis", base == "valkey", base == "influxdb", base == "clickhouse-server", base == "couchdb", base == "elasticsearch":
-		return base
+// databases are the images of databases, by the last part of their names, and the
+// directories they keep data in, which tell one that was built here.
+var databases = []struct {
+	kind  string
+	names *regexp.Regexp
+	data  []string
+}{
+	{"postgres", regexp.MustCompile(`^(postgres(ql)?(-repmgr|-ha)?|postgis|timescaledb(-ha)?|pgvector|pgvecto-rs|vectorchord-postgres)$`), []string{"/var/lib/postgresql", "/bitnami/postgresql"}},
+	{"mysql", regexp.MustCompile(`^(mariadb|mysql|mysql-server|percona|percona-server)$`), []string{"/var/lib/mysql", "/bitnami/mysql", "/bitnami/mariadb"}},
+	{"mongo", regexp.MustCompile(`^(mongo|mongodb|mongodb-community-server|percona-server-mongodb)$`), []string{"/data/db", "/bitnami/mongodb"}},
+	{"redis", regexp.MustCompile(`^(redis|redis-stack(-server)?|valkey)$`), []string{"/bitnami/redis", "/bitnami/valkey"}},
+	{"other", regexp.MustCompile(`^(influxdb|clickhouse(-server)?|couchdb|elasticsearch|opensearch|neo4j|cassandra|mssql|rethinkdb|etcd)$`), nil},
+}
+
+// database recognises a database by its image, or by where it keeps its data.
+func database(s types.ServiceConfig) string {
+	if kind := databaseImage(s.Image); kind != "" {
+		return kind
+	}
+	for _, d := range databases {
+		if slices.ContainsFunc(s.Volumes, func(v types.ServiceVolumeConfig) bool {
+			return slices.ContainsFunc(d.data, func(at string) bool { return v.Target == at || strings.HasPrefix(v.Target, at+"/") })
+		}) {
+			return d.kind
+		}
 	}
 	return ""
 }
 
+// databaseImage recognises the image of a database by its name.
+func databaseImage(image string) string {
+	for _, d := range databases {
+		if d.names.MatchString(path.Base(nameOf(image))) {
+			return d.kind
+		}
+	}
+	return ""
+}
+
+// backup proposes what is saved, and names all other data with the reason why not.
 func (d *drafter) backup() error {
 	var saved, missing []string
-	for _, name := range sortedKeys(d.c.services) {
+	propose := func(kind, members, why string) {
+		saved = append(saved, fmt.Sprintf("  - %s: {%s} # %s", kind, members, why))
+	}
+	seen := map[string]bool{} // data that are spoken of
+	names := sortedKeys(d.c.services)
+	slices.SortStableFunc(names, func(x, y string) int { // who knows most of a volume speaks of it
+		return strings.Compare(database(d.c.services[y]), database(d.c.services[x]))
+	})
+	for _, name := range names {
 		s := d.c.services[name]
-		kind := database(s.Image)
-		if kind == "postgres" {
-			user, database, ok := d.postgres(name)
+		data := d.data(s)
+		service := "service: " + quote(name)
+		kind := database(s)
+		switch {
+		case kind == "postgres" || kind == "mysql":
+			tool := map[string]string{"postgres": "pg_dump", "mysql": "mysqldump or mariadb-dump"}[kind]
+			user, database, ok := d.declared(kind, name)
 			if ok {
-				saved = append(saved, fmt.Sprintf("  - postgres: {service: %s, user: %s, database: %s} # dumped with pg_dump while it still runs", quote(name), quote(user), quote(database)))
+				propose(kind, fmt.Sprintf("%s, user: %s, database: %s", service, quote(user), quote(database)), "dumped with "+tool+" while it still runs")
+			} else {
+				propose(kind, service, "dumped with "+tool+" while it still runs; user and database are those of its environment")
+			}
+		case kind == "mongo":
+			propose(kind, service, "all databases, dumped with mongodump while it still runs")
+		case kind == "redis" && len(data) > 0 && !d.hidesPassword(name):
+			propose(kind, service, "all keys, as a replica would get them")
+		case kind == "redis" && len(data) > 0:
+			missing = append(missing, fmt.Sprintf("redis of service %s, because its password stands in its command alone: give it environment: {REDISCLI_AUTH: ...} too, and add redis: {%s}", name, service))
+		case kind == "redis":
+			missing = append(missing, fmt.Sprintf("redis of service %s, because it has no volume: what it holds is gone with every new container", name))
+		default:
+			if file := d.sqlite(s, data); file != "" {
+				propose("sqlite", fmt.Sprintf("%s, path: %s", service, quote(file)), "copied by SQLite while the app runs")
+				kind = "sqlite"
+			}
+		}
+		for _, v := range data {
+			key := v.what
+			if seen[key] {
 				continue
 			}
-			d.note("service %s: user and database depend on variables that only a device knows: add it under backup by hand", name)
-		}
-		volumes := d.volumes(s)
-		switch {
-		case kind != "" && len(volumes) > 0:
-			missing = append(missing, fmt.Sprintf("service %s (%s), volume %s", name, kind, strings.Join(volumes, ", ")))
-		case kind != "":
-			missing = append(missing, fmt.Sprintf("service %s (%s)", name, kind))
-		case len(volumes) > 0:
-			missing = append(missing, fmt.Sprintf("service %s, volume %s", name, strings.Join(volumes, ", ")))
+			seen[key] = true
+			switch {
+			case kind == "sqlite" && strings.HasPrefix(d.sqlite(s, data), v.target+"/"):
+				missing = append(missing, fmt.Sprintf("what else is in %s of service %s: add volume: {%s, path: %s} for all its files, which pauses the service", v.what, name, service, quote(v.target)))
+			case kind == "" || kind == "other" || kind == "sqlite":
+				because := "nothing says what it holds"
+				if kind == "other" {
+					because = "Valise has no dump of " + path.Base(nameOf(s.Image))
+				}
+				missing = append(missing, fmt.Sprintf("%s of service %s, because %s: add volume: {%s, path: %s} for a copy of its files, which pauses the service", v.what, name, because, service, quote(v.target)))
+			}
 		}
 	}
 	if len(saved)+len(missing) > 0 {
@@ -63,39 +129,171 @@ func (d *drafter) backup() error {
 	return nil
 }
 
-// postgres finds user and database as the image's entry point does.
-func (d *drafter) postgres(name string) (user, database string, ok bool) {
-	written, _ := d.c.attributes(name)["environment"].(map[string]any)
-	list, _ := d.c.attributes(name)["environment"].([]any)
-	text := func(key string) string {
-		s, _ := written[key].(string)
-		for _, e := range list {
-			if line, _ := e.(string); strings.HasPrefix(line, key+"=") {
-				s = line
+// declared are the user and the database that the entry point of an image makes, as
+// far as the release alone says so: not what a device decides, and not what a file
+// of the device holds.
+func (d *drafter) declared(kind, service string) (user, database string, ok bool) {
+	values, sure := d.environment(service)
+	if !sure {
+		return "", "", false
+	}
+	get := func(keys ...string) (string, bool) {
+		for _, key := range keys {
+			if _, file := values[key+"_FILE"]; file {
+				return "", false
+			}
+			if v, there := values[key]; there {
+				return v.text, v.known && (v.text == "" || bundle.ValidDatabaseName(v.text))
 			}
 		}
-		return s
+		return "", true
 	}
-	value := func(key, other string) string {
-		if v := d.c.services[name].Environment[key]; v != nil && *v != "" {
-			return *v
+	if kind == "mysql" {
+		// The user that may do everything is the one whose password the service knows.
+		for _, key := range []string{"MARIADB_ROOT_PASSWORD", "MYSQL_ROOT_PASSWORD", "MARIADB_ROOT_PASSWORD_FILE", "MYSQL_ROOT_PASSWORD_FILE"} {
+			if _, root := values[key]; root {
+				user = "root"
+			}
 		}
-		return other
+		ok = true
+		if user == "" {
+			user, ok = get("MARIADB_USER", "MYSQL_USER")
+		}
+		database, known := get("MARIADB_DATABASE", "MYSQL_DATABASE")
+		return user, database, ok && known && user != "" && database != ""
 	}
-	user = value("POSTGRES_USER", "postgres")
-	database = value("POSTGRES_DB", user)
-	return user, database, d.c.deviceVariable(text("POSTGRES_USER")) == "" && d.c.deviceVariable(text("POSTGRES_DB")) == ""
+	if _, bitnami := values["POSTGRESQL_PASSWORD"]; bitnami {
+		return "", "", false // which asks for the password, and the environment has it
+	}
+	user, ok = get("POSTGRES_USER", "POSTGRESQL_USERNAME")
+	user = cmp.Or(user, "postgres")
+	database, known := get("POSTGRES_DB", "POSTGRESQL_DATABASE")
+	return user, cmp.Or(database, user), ok && known
 }
 
-// volumes are the named volumes of a service.
-func (d *drafter) volumes(s types.ServiceConfig) []string {
-	var names []string
-	for _, v := range s.Volumes {
-		if v.Type == types.VolumeTypeVolume && v.Source != "" && !v.ReadOnly {
-			names = append(names, v.Source)
+// setting is a value of an environment; known says that no device has another one.
+type setting struct {
+	text  string
+	known bool
+}
+
+// environment is that of a service: env_file, and environment over it. It is not
+// sure when a file of it is not in the release.
+func (d *drafter) environment(service string) (values map[string]setting, sure bool) {
+	values, sure = map[string]setting{}, true
+	attributes := d.c.attributes(service)
+	files, _ := attributes["env_file"].([]any)
+	for _, f := range files {
+		f, _ := f.(map[string]any)
+		name, _ := f["path"].(string)
+		text, _, literal := literal(name)
+		at := d.p.beside(filepath.FromSlash(text))
+		if !literal || !filepath.IsLocal(at) || holdsValues(filepath.ToSlash(at)) {
+			sure = false
+			continue
+		}
+		b, err := readLimited(d.p.Path(at), MaxComposeSize)
+		if errors.Is(err, fs.ErrNotExist) && f["required"] == false {
+			continue
+		}
+		file, perr := dotenv.UnmarshalBytesWithLookup(b, func(string) (string, bool) { return "x", true })
+		if err != nil || perr != nil {
+			sure = false
+			continue
+		}
+		plain, _ := dotenv.UnmarshalBytesWithLookup(b, func(string) (string, bool) { return "", true })
+		for key, value := range file {
+			values[key] = setting{value, plain[key] == value} // else a variable of the device is in it
 		}
 	}
-	return names
+	set := func(key, value string, given bool) {
+		text, _, ok := literal(value)
+		values[key] = setting{text, given && ok && !strings.Contains(strings.ReplaceAll(value, "$$", ""), "$")}
+	}
+	switch env := attributes["environment"].(type) {
+	case map[string]any:
+		for key, value := range env {
+			set(key, fmt.Sprint(value), value != nil)
+		}
+	case []any:
+		for _, e := range env {
+			key, value, given := strings.Cut(fmt.Sprint(e), "=")
+			set(key, value, given)
+		}
+	}
+	return values, sure
+}
+
+// datum is a directory or volume that a service keeps data in.
+type datum struct{ what, target string }
+
+// systemDirs are mounted for what they do, not for data in them.
+var systemDirs = regexp.MustCompile(`^/(dev|proc|sys|run|var/run|etc|lib|usr|boot|tmp)(/|$)`)
+
+// data are the volumes and directories of the device that a service may write to.
+func (d *drafter) data(s types.ServiceConfig) (list []datum) {
+	for _, v := range s.Volumes {
+		switch {
+		case v.ReadOnly || v.Source == "" || looksLikeFile(v.Target) && looksLikeFile(v.Source):
+		case v.Type == types.VolumeTypeVolume:
+			list = append(list, datum{"volume " + v.Source, v.Target})
+		case v.Type == types.VolumeTypeBind && !systemDirs.MatchString(v.Source) && !strings.HasSuffix(v.Source, ".sock") && v.Source != "/" && !d.carried(v.Source):
+			list = append(list, datum{"directory " + v.Source, v.Target})
+		}
+	}
+	return list
+}
+
+// carried reports whether the release has what is mounted: it is no data then.
+func (d *drafter) carried(source string) bool {
+	at := d.p.beside(filepath.FromSlash(source))
+	if !filepath.IsLocal(at) {
+		return false
+	}
+	info, err := os.Stat(d.p.Path(at))
+	if err != nil || !info.IsDir() {
+		return err == nil
+	}
+	entries, err := os.ReadDir(d.p.Path(at))
+	return err == nil && slices.ContainsFunc(entries, func(e fs.DirEntry) bool {
+		return !slices.Contains([]string{".gitkeep", ".keep", ".gitignore"}, e.Name())
+	})
+}
+
+// sqliteFile finds the path of a database file in what an app is told: sqlite:///data/app.db
+// and /data/app.sqlite3.
+var sqliteFile = regexp.MustCompile(`^(?:(?:sqlite3?|file):/{0,3})?(/[^?*"' :]+\.(?:db|sqlite3?|db3))(?:\?.*)?$`)
+
+// sqlite is a database file among the data of a service, by its environment.
+func (d *drafter) sqlite(s types.ServiceConfig, data []datum) string {
+	for _, key := range sortedKeys(s.Environment) {
+		value := s.Environment[key]
+		if value == nil {
+			continue
+		}
+		m := sqliteFile.FindStringSubmatch(*value)
+		if m == nil || path.Clean(m[1]) != m[1] {
+			continue
+		}
+		for _, v := range data {
+			if strings.HasPrefix(m[1], strings.TrimSuffix(v.target, "/")+"/") {
+				return m[1]
+			}
+		}
+	}
+	return ""
+}
+
+// hidesPassword reports whether a Redis has a password that its environment does
+// not have.
+func (d *drafter) hidesPassword(service string) bool {
+	values, _ := d.environment(service)
+	for _, key := range []string{"REDISCLI_AUTH", "REDIS_PASSWORD", "REDIS_PASSWORD_FILE", "VALKEY_PASSWORD", "VALKEY_PASSWORD_FILE"} {
+		if _, there := values[key]; there {
+			return false
+		}
+	}
+	return strings.Contains(fmt.Sprint(d.c.attributes(service)["command"], d.c.attributes(service)["entrypoint"]), "requirepass")
 }
 
 var (
@@ -201,12 +399,17 @@ func (d *drafter) known(values map[string]string, missing map[string]bool) map[s
 func (d *drafter) dataVariables() map[string]bool {
 	found := map[string]bool{}
 	for name, s := range d.c.services {
-		if database(s.Image) == "" {
+		if database(s) == "" {
 			continue
 		}
 		section := map[string]any{"environment": d.c.attributes(name)["environment"]}
 		for variable := range template.ExtractVariables(section, template.DefaultPattern) {
 			found[variable] = true
+		}
+		for variable, value := range s.Environment {
+			if value == nil { // passed on
+				found[variable] = true
+			}
 		}
 	}
 	return found
@@ -216,7 +419,7 @@ func (d *drafter) dataVariables() map[string]bool {
 func (d *drafter) databaseSecret(name string) bool {
 	for _, s := range d.c.services {
 		for _, secret := range s.Secrets {
-			if secret.Source == name && database(s.Image) != "" {
+			if secret.Source == name && database(s) != "" {
 				return true
 			}
 		}

@@ -29,15 +29,25 @@ func (p *Project) notes(c *composeFile) []string {
 	return notes
 }
 
+// none reports whether there are to be no containers of a service.
+func none(s types.ServiceConfig) bool {
+	return s.Deploy != nil && s.Deploy.Replicas != nil && *s.Deploy.Replicas == 0 || s.Scale != nil && *s.Scale == 0
+}
+
+// endsBy reports whether a service with a restart policy may end. A file that says
+// nothing of it says nothing of that either.
+func endsBy(restart string) bool {
+	return restart == types.RestartPolicyNo || strings.HasPrefix(restart, types.RestartPolicyOnFailure)
+}
+
 // onceOnly are the services that are meant to end, or not to run at all: others wait
-// for the end, they are started again only when they failed, or never and answer nobody, or
-// there are to be none of them.
+// for the end, they are started again only when they failed, or never, and nobody asks
+// them anything, or there are to be none of them. A device decides the same
+// (docker.Model).
 func (c *composeFile) onceOnly() map[string]bool {
 	once := map[string]bool{}
 	for name, s := range c.services {
-		never := c.text(name, "restart") == types.RestartPolicyNo && len(s.Ports) == 0 && (s.HealthCheck == nil || s.HealthCheck.Disable)
-		none := s.Deploy != nil && s.Deploy.Replicas != nil && *s.Deploy.Replicas == 0 || s.Scale != nil && *s.Scale == 0
-		if never || none || strings.HasPrefix(s.Restart, types.RestartPolicyOnFailure) {
+		if asked := len(s.Ports) > 0 || s.HealthCheck != nil && !s.HealthCheck.Disable; none(s) || !asked && endsBy(c.text(name, "restart")) {
 			once[name] = true
 		}
 		for name, d := range s.DependsOn {

@@ -65,6 +65,8 @@ type Project struct {
 	Secrets    map[string]bundle.Secret `yaml:"secrets"`
 	Limits     bundle.Limits            `yaml:"limits"`
 	Keep       bundle.Keep              `yaml:"keep"`
+	Networks   map[string]External      `yaml:"networks"`    // external networks of the compose file, by their keys
+	Volumes    map[string]External      `yaml:"volumes"`     // external volumes
 	Project    string                   `yaml:"project"`     // compose project name
 	VersionEnv string                   `yaml:"version_env"` // key of the environment file that carries the version
 	Files      []FileItem               `yaml:"files"`       // more files of the bundle, under the same path
@@ -95,6 +97,31 @@ type Registry struct {
 	Mirrors []string `yaml:"mirrors"` // HOST or HOST/PATH, asked before it
 	HTTP    bool     `yaml:"http"`    // it speaks HTTP only
 	CA      string   `yaml:"ca"`      // file of certificates, PEM, of who certifies it
+}
+
+// External says of a network or volume that the compose file calls external whether
+// a device makes it.
+type External struct {
+	Create bool `yaml:"create"`
+}
+
+// creates are the networks and volumes that a device makes, nil for none.
+func (p *Project) creates() *bundle.Create {
+	var c bundle.Create
+	for _, list := range []struct {
+		of map[string]External
+		to *[]string
+	}{{p.Networks, &c.Networks}, {p.Volumes, &c.Volumes}} {
+		for _, key := range sortedKeys(list.of) {
+			if list.of[key].Create {
+				*list.to = append(*list.to, key)
+			}
+		}
+	}
+	if len(c.Networks)+len(c.Volumes) == 0 {
+		return nil
+	}
+	return &c
 }
 
 // Image says where an image comes from. Exactly one of From, Base, Go and

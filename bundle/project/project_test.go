@@ -141,8 +141,8 @@ var badProjects = []struct{ name, text, want string }{
 	{"expose", goodProject + "images: {a: {base: b, expose: [http]}}\n", `valise.yaml:5:32: expose is "http", want PORT or PORT/PROTOCOL`},
 	{"no health", "app: a\ncompose: c\nplatforms: [linux/amd64]\n", "valise.yaml: health: there is no check, want compose (services), http, tcp or command: what cannot be seen to fail cannot be rolled back"},
 	{"retries", "app: a\nplatforms: [linux/amd64]\nhealth: {compose: [a], retries: 0}\n", "valise.yaml:3:1: health: retries is 0, want 1 to 1000"},
-	{"backup", goodProject + "backup: [{postgres: {service: db}}]\n", "valise.yaml:5:10: backup: postgres: want user and database, each of A-Z a-z 0-9 _ . -, the first not -"},
-	{"two backups in one", goodProject + "backup: [{sqlite: {service: db, path: /a}, volume: {service: db, path: /b}}]\n", "valise.yaml:5:10: backup: want exactly one of postgres, mysql, sqlite, volume and command"},
+	{"backup", goodProject + "backup: [{postgres: {service: db, user: \"-c\"}}]\n", "valise.yaml:5:10: backup: postgres: want user and database, each of A-Z a-z 0-9 _ . -, the first not -, or none: those of the service's own environment"},
+	{"two backups in one", goodProject + "backup: [{sqlite: {service: db, path: /a}, volume: {service: db, path: /b}}]\n", "valise.yaml:5:10: backup: want exactly one of postgres, mysql, mongo, redis, sqlite, volume and command"},
 	{"hook file", goodProject + "hooks: {migrate: {run: [bin/migrate]}}\n", "valise.yaml:5:19: hook migrate: bin/migrate is not in the bundle: list it under files, or name a service to run it in"},
 	{"hook moment", goodProject + "hooks: {boot: {service: db, run: [x]}}\n", `valise.yaml:5:9: hook "boot" is no moment, want one of pre-stage, post-stage, pre-backup, post-backup, pre-activate, migrate, post-activate, post-probe, pre-rollback, post-rollback`},
 	{"rollback without backup", goodProject + "rollback: {restore_data: ask}\n", "valise.yaml:5:1: rollback: data are to come back and no backup is made of them: want backup"},
@@ -292,7 +292,7 @@ func TestEngine(t *testing.T) {
 	}
 }
 
-func write(t *testing.T, path, text string) {
+func write(t testing.TB, path, text string) {
 	t.Helper()
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		t.Fatal(err)

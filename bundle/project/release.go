@@ -43,6 +43,9 @@ type Release struct {
 	// bundle.Device has them.
 	Local []string
 
+	// Create are networks and volumes that a device makes.
+	Create *bundle.Create
+
 	compose *composeFile // of a compose app
 	carried []carried    // what of its references travels
 
@@ -82,6 +85,10 @@ func (p *Project) Release(ctx context.Context, version string, platforms []bundl
 	if err := p.checkServices(c.services); err != nil {
 		return nil, err
 	}
+	if err := p.checkExternal(c); err != nil {
+		return nil, err
+	}
+	r.Create = p.creates()
 	r.compose = c
 	if r.Files, err = p.files(ctx, r, platforms); err != nil {
 		return nil, err
@@ -227,6 +234,9 @@ func (p *Project) checkServices(services types.Services) error {
 		if err := check(name, "health", "compose", i); err != nil {
 			return err
 		}
+		if none(services[name]) {
+			return p.at([]any{"health", "compose", i}, "service %s is to have no containers (replicas: 0): it cannot be seen to run", name)
+		}
 	}
 	if c := p.Health.Command; c != nil {
 		if err := check(c.Service, "health", "command", "service"); err != nil {
@@ -244,6 +254,32 @@ func (p *Project) checkServices(services types.Services) error {
 		kind, service, _ := b.Subject()
 		if err := check(service, "backup", i, kind, "service"); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// checkExternal compares what valise.yaml says of networks and volumes with the
+// compose file, and refuses what only a swarm has.
+func (p *Project) checkExternal(c *composeFile) error {
+	external := func(kind, name string) bool {
+		section, _ := c.model[kind].(map[string]any)
+		entry, _ := section[name].(map[string]any)
+		return entry["external"] != nil && entry["external"] != false
+	}
+	for _, kind := range []string{"networks", "volumes"} {
+		for _, key := range sortedKeys(map[string]map[string]External{"networks": p.Networks, "volumes": p.Volumes}[kind]) {
+			if !external(kind, key) {
+				return p.at([]any{kind, key}, "%s has no %s %s with external: true", p.Compose, strings.TrimSuffix(kind, "s"), key)
+			}
+		}
+	}
+	for _, kind := range []string{"configs", "secrets"} {
+		section, _ := c.model[kind].(map[string]any)
+		for _, key := range sortedKeys(section) {
+			if external(kind, key) {
+				return p.composeError("%s %s is external: docker compose has none, only a swarm does; write file: or environment:", strings.TrimSuffix(kind, "s"), key)
+			}
 		}
 	}
 	return nil
@@ -308,6 +344,10 @@ func (p *Project) files(ctx context.Context, r *Release, platforms []bundle.Plat
 	var list []ReleaseFile
 	for _, path := range sortedKeys(files) {
 		list = append(list, files[path])
+	}
+	var bad *bundle.FormatError
+	if errors.As(bundle.CheckPaths(sortedKeys(files)), &bad) {
+		return nil, p.at([]any{"files"}, "%s: %s: rename it, or leave it out with files: [\"!PATH\"]", bad.Path, bad.Detail)
 	}
 	return list, nil
 }

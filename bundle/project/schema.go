@@ -105,6 +105,7 @@ const (
 	appPattern      = `^[a-z][a-z0-9-]{0,62}$`
 	envPattern      = `^[A-Za-z_][A-Za-z0-9_]{0,127}$`
 	platformPattern = `^[a-z0-9]{1,32}/[a-z0-9_]{1,32}(/[a-z0-9.]{1,16})?$`
+	databasePattern = `^([A-Za-z0-9_.][A-Za-z0-9_.-]{0,127})?$`
 	absolutePattern = `^/([^/.][^/]*|\.[^/.][^/]*|\.\.[^/]+)(/([^/.][^/]*|\.[^/.][^/]*|\.\.[^/]+))*$`
 	localPattern    = `^([^/.][^/]*|\.[^/.][^/]*|\.\.[^/]+)(/([^/.][^/]*|\.[^/.][^/]*|\.\.[^/]+))*$`
 )
@@ -192,8 +193,10 @@ var rules = map[string]func(*jsonschema.Schema){
 	"hooks.*.run":                words,
 	"health.command.run":         words,
 	"backup.*":                   oneBackup,
-	"backup.*.postgres":          need("service", "user", "database"),
-	"backup.*.mysql":             need("service", "user", "database"),
+	"backup.*.postgres":          need("service"),
+	"backup.*.mysql":             need("service"),
+	"backup.*.mongo":             need("service"),
+	"backup.*.redis":             need("service"),
 	"backup.*.sqlite":            need("service", "path"),
 	"backup.*.sqlite.path":       text(absolutePattern),
 	"backup.*.volume":            need("service", "path"),
@@ -202,11 +205,16 @@ var rules = map[string]func(*jsonschema.Schema){
 	"backup.*.command.save":      words,
 	"backup.*.command.restore":   words,
 	"backup.*.postgres.service":  text(`.`),
-	"backup.*.postgres.user":     text(`.`),
-	"backup.*.postgres.database": text(`.`),
+	"backup.*.postgres.user":     text(databasePattern),
+	"backup.*.postgres.database": text(databasePattern),
+	"backup.*.mysql.user":        text(databasePattern),
+	"backup.*.mysql.database":    text(databasePattern),
+	"backup.*.mongo.database":    text(databasePattern),
 	"migration":                  func(s *jsonschema.Schema) { s.Types, s.Enum = nil, anyOf("", "reversible", "irreversible") },
 	"rollback":                   need("restore_data"),
 	"rollback.restore_data":      func(s *jsonschema.Schema) { s.Types, s.Enum = nil, anyOf("never", "ask", "always") },
+	"networks":                   keys(`^[a-zA-Z0-9._-]{1,128}$`),
+	"volumes":                    keys(`^[a-zA-Z0-9._-]{1,128}$`),
 	"secrets":                    keys(envPattern),
 	"secrets.*":                  oneOf("hex", "base64", "password"),
 	"secrets.*.hex":              between(8, 128),
@@ -231,7 +239,7 @@ func oneKind(s *jsonschema.Schema) {
 	tree := &jsonschema.Schema{Required: []string{"tree"}, Properties: map[string]*jsonschema.Schema{
 		"health": {Properties: map[string]*jsonschema.Schema{"compose": {MaxItems: new(0)}}},
 	}}
-	for _, key := range []string{"compose", "profiles", "images", "registries", "backup", "project", "engine"} {
+	for _, key := range []string{"compose", "profiles", "images", "registries", "backup", "networks", "volumes", "project", "engine"} {
 		tree.Properties[key] = nothing()
 	}
 	compose := &jsonschema.Schema{Required: []string{"compose"}, Properties: map[string]*jsonschema.Schema{"tree": nothing()}}
@@ -380,7 +388,7 @@ var descriptions = map[string]string{
 	"health.retries":            "Attempts; 10 when it is missing.",
 	"health.interval":           "Time between two attempts; 5s when it is missing.",
 	"backup":                    "Data that is saved before a release is switched.",
-	"backup.*.postgres":         "A database that is dumped with pg_dump in its own service.",
+	"backup.*.postgres":         "A database that is dumped with pg_dump in its own service; user and database are those of its environment when they are missing.",
 	"secrets":                   "Values that are generated on the device at the first installation, by variable.",
 	"secrets.*.hex":             "Number of random bytes, written as hex.",
 	"secrets.*.base64":          "Number of random bytes, written in standard base64.",
@@ -399,6 +407,10 @@ var descriptions = map[string]string{
 	"keep":                      "How many of each a device retains.",
 	"project":                   "Compose project name; app when it is missing. Another one means new, empty volumes.",
 	"version_env":               "Variable of the compose file that has the version; APP_VERSION when it is missing.",
+	"networks":                  "Networks that the compose file calls external, by their keys there.",
+	"networks.*.create":         "The device makes it when it does not exist, and never removes it.",
+	"volumes":                   "Volumes that the compose file calls external, by their keys there.",
+	"volumes.*.create":          "The device makes it when it does not exist, and never removes it.",
 	"files":                     "More files of the bundle, under the same path: files, directories, and patterns as .dockerignore has them. What the compose file mounts or reads is in it anyway. With a leading !, what is left out.",
 	"files.*.path":              "File, directory or pattern.",
 	"files.*.public":            "It may be read by everybody who gets a bundle, although git ignores it or it is a secret.",
@@ -421,7 +433,9 @@ var descriptions = map[string]string{
 	"requires":                  "What a device must have before it may take the release.",
 	"requires.from":             "Lowest version that an update may start from.",
 	"requires.engine":           "Lowest version of the container engine, like 23.0.",
-	"backup.*.mysql":            "A database of MySQL or MariaDB that is dumped in its own service.",
+	"backup.*.mysql":            "A database of MySQL or MariaDB that is dumped in its own service; user and database are those of its environment when they are missing.",
+	"backup.*.mongo":            "A database of MongoDB, or all of them, dumped with mongodump in its own service.",
+	"backup.*.redis":            "All keys of a Redis or Valkey server, by its own client.",
 	"backup.*.sqlite":           "A database file in a volume of a service.",
 	"backup.*.volume":           "All files of a volume of a service, which is paused meanwhile.",
 	"backup.*.command":          "save writes the data to standard output, restore reads them.",

@@ -71,7 +71,7 @@ func TestSchemaAgrees(t *testing.T) {
 		"limits: {stage: 1h, probe: 10m}\n", "limits: {start: 1h}\n",
 		"keep: {releases: 2, backups: 1000}\n", "keep: {releases: 101}\n", "keep: {backups: 0}\n", "keep: {}\n",
 		"project: Shop\n", "project: shop_1\n", "version_env: \"1\"\n", "version_env: TAG\n", "installer: ../dist\n", "output: x\n",
-		"backup: []\n", "backup: [{}]\n", "backup: [{postgres: {service: a, user: b, database: c}}]\n", "backup: [{postgres: {service: a, user: b, database: \"\"}}]\n",
+		"backup: []\n", "backup: [{}]\n", "backup: [{postgres: {service: a, user: b, database: c}}]\n", "backup: [{postgres: {service: a, user: b, database: \"\"}}]\n", "backup: [{postgres: {service: a}}, {mysql: {service: b}}, {mongo: {service: c}}, {redis: {service: d}}]\n", "backup: [{redis: {}}]\n", "backup: [{mongo: {service: a, database: b}}]\n",
 		"backup: [{mysql: {service: a, user: b, database: c}}, {sqlite: {service: a, path: /d/e.db}}, {volume: {service: a, path: /d}}, {command: {service: a, save: [x], restore: [y]}}]\n",
 		"backup: [{sqlite: {service: a, path: d}}]\n", "backup: [{command: {service: a, save: [x]}}]\n", "backup: [{command: {service: a, save: [x], restore: []}}]\n", "backup: [{mysql: {service: a, user: b, database: c}, sqlite: {service: a, path: /d}}]\n",
 		"hooks: {migrate: {service: a, run: [x], timeout: 1m}}\n", "hooks: {boot: {service: a, run: [x]}}\n", "hooks: {migrate: {service: a}}\n", "hooks: {migrate: {service: a, run: []}}\n",

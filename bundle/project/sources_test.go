@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -93,6 +94,9 @@ func TestSharedBuild(t *testing.T) {
 	}
 }
 
+// longName is a path that a file system takes and a bundle does not.
+var longName = "deep/" + strings.Repeat("d", 150) + "/" + strings.Repeat("f", 151)
+
 func TestBadSources(t *testing.T) {
 	const compose = "services: {db: {image: \"a:${SHOP_VERSION}\"}}\n"
 	image := func(text string) string { return goodProject + "images: {a: " + text + "}\n" }
@@ -137,6 +141,9 @@ func TestBadSources(t *testing.T) {
 		{"link out in a directory", goodProject, "services: {db: {image: a, volumes: [\"./links:/a\"]}}\n", "valise.yaml: DIR/links/out is a link to /etc/hostname, which is outside the directory of valise.yaml"},
 		{"listed link out", goodProject + "files: [links]\n", "services: {db: {image: a}}\n", "valise.yaml:5:9: DIR/links/out is a link to /etc/hostname, which is outside the directory of valise.yaml"},
 		{"pipe in a directory", goodProject, "services: {db: {image: a, volumes: [\"./pipes:/a\"]}}\n", `valise.yaml: DIR/pipes/p is a pipe, not a file: leave it out with files: ["!pipes/p"]`},
+		{"device in a directory", goodProject, "services: {db: {image: a, volumes: [\"./nodes:/a\"]}}\n", `valise.yaml: DIR/nodes/null is a device, not a file: leave it out with files: ["!nodes/null"]`},
+		{"names that differ in case", goodProject, "services: {db: {image: a, volumes: [\"./cases:/a:ro\"]}}\n", `valise.yaml: cases/a.conf: the same name as cases/A.conf on some file systems: rename it, or leave it out with files: ["!PATH"]`},
+		{"path of 300 bytes", goodProject, "services: {db: {image: a, volumes: [\"./deep:/a:ro\"]}}\n", `valise.yaml: "deep/` + longName[5:80] + `": path has 307 bytes, want 1 to 255: rename it, or leave it out with files: ["!PATH"]`},
 		{"environment file by hand", goodProject + "files: [.env.production]\n", "services: {db: {image: a}}\n",
 			"valise.yaml:5:9: .env.production is an environment file: a bundle is read by everybody who gets it; write {path: .env.production, public: true} when they may read this"},
 		{"ignored by hand", goodProject + "files: [ignored.txt]\n", "services: {db: {image: a}}\n",
@@ -146,7 +153,8 @@ func TestBadSources(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, dir, err := release(t, map[string]string{"valise.yaml": c.project, "compose.yaml": c.compose, "here.txt": "x", "conf/a.conf": "x", ".env.production": "A=1", "ignored.txt": "x",
-				"out": "-> /etc/hostname", "links/out": "-> /etc/hostname", "links/in": "-> ../here.txt", "pipes/p": "|"})
+				"out": "-> /etc/hostname", "links/out": "-> /etc/hostname", "links/in": "-> ../here.txt", "pipes/p": "|",
+				"nodes/null": "-> /dev/null", "cases/a.conf": "a", "cases/A.conf": "A", longName: "x"})
 			if want := dir + "/" + strings.ReplaceAll(c.want, "DIR", dir); err == nil || err.Error() != want {
 				t.Errorf("got  %v\nwant %s", err, want)
 			}
@@ -290,5 +298,41 @@ configs: {c: {file: conf/a}}
 	}
 	if _, err := p.loadCompose(t.Context(), "1.2.3"); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestTooManyFiles: a directory of a hundred thousand files is refused when they are
+// counted, not when they were packed.
+func TestTooManyFiles(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, DefaultFile), goodProject)
+	write(t, filepath.Join(dir, "compose.yaml"), "services: {db: {image: a, volumes: [\"./many:/a:ro\", \"./more:/b:ro\"]}}\n")
+	write(t, filepath.Join(dir, "more/a"), "a")
+	for _, c := range []struct {
+		name string
+		n    int
+		want string
+	}{
+		{"many", bundle.MaxFiles / 2, ""},
+		{"more", bundle.MaxFiles / 2, fmt.Sprintf("valise.yaml: manifest.json: %d files, limit %d", bundle.MaxFiles+3, bundle.MaxFiles)},
+		{"many", bundle.MaxFiles + 1, fmt.Sprintf("compose.yaml: service db uses ./many: many holds more than %d files: leave out what is not part of a release with files: [\"!PATTERN\"]", bundle.MaxFiles)},
+	} {
+		at := filepath.Join(dir, c.name)
+		if err := os.MkdirAll(at, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for i := range c.n {
+			if err := os.Link(filepath.Join(dir, DefaultFile), filepath.Join(at, fmt.Sprint(i))); err != nil && !errors.Is(err, fs.ErrExist) {
+				t.Fatal(err)
+			}
+		}
+		p, err := Load(t.Context(), filepath.Join(dir, DefaultFile))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = p.Release(t.Context(), "1.2.3", p.Platforms)
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%d files in %s: %v, want %q", c.n, c.name, err, c.want)
+		}
 	}
 }

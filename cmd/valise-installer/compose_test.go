@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -31,18 +32,50 @@ type composeLab struct {
 // TestCompose takes small compose projects as people write them from init to a
 // rollback on a real engine, and compares what their containers see with what
 // docker compose gives them in the directory of the project. testdata/compose has
-// a table of them.
+// a table of them. Without VALISE_TEST_COMPOSE=all it takes those that are marked
+// fast, or that -run names.
 func TestCompose(t *testing.T) {
 	lab := newComposeLab(t)
 	archives, err := filepath.Glob(filepath.Join(composeProjects, "*.txtar"))
-	if err != nil || len(archives) < 8 {
+	if err != nil || len(archives) < 60 {
 		t.Fatal(archives, err)
 	}
+	all := os.Getenv("VALISE_TEST_COMPOSE") == "all" || strings.Contains(flag.Lookup("test.run").Value.String(), "TestCompose/")
 	for _, file := range archives {
+		p := parseComposeProject(t, lab, file)
+		if _, fast := p.head["fast"]; !all && !fast {
+			continue
+		}
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
 			t.Parallel()
-			newComposeProject(t, lab, file).run()
+			p.begin(t)
+			p.run()
 		})
+	}
+}
+
+// TestComposeTable: the table of testdata/compose has every project, and no other.
+func TestComposeTable(t *testing.T) {
+	b, err := os.ReadFile(filepath.Join(composeProjects, "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	archives, err := filepath.Glob(filepath.Join(composeProjects, "*.txtar"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rows, names []string
+	for _, m := range regexp.MustCompile(`(?m)^\| ([a-z0-9-]+(?:, [a-z0-9-]+)*) \| [^|]+ \| [^|]+ \| [^|]+ \|$`).FindAllStringSubmatch(string(b), -1) {
+		rows = append(rows, strings.Split(m[1], ", ")...)
+	}
+	for _, a := range archives {
+		names = append(names, strings.TrimSuffix(filepath.Base(a), ".txtar"))
+	}
+	slices.Sort(rows)
+	slices.Sort(names)
+	rows = slices.DeleteFunc(rows, func(s string) bool { return s == "project" })
+	if !slices.Equal(rows, names) {
+		t.Errorf("the table has\n%q, there are\n%q", rows, names)
 	}
 }
 
@@ -106,20 +139,50 @@ type composeProject struct {
 	files     []txtar.File
 }
 
-func newComposeProject(t *testing.T, lab *composeLab, file string) *composeProject {
-	a, err := txtar.ParseFile(file)
+func parseComposeProject(t *testing.T, lab *composeLab, file string) *composeProject {
+	b, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &composeProject{composeLab: lab, t: t, app: "t" + strings.ToLower(rand.Text()[:10]), head: map[string]string{}, files: a.Files}
+	app := "t" + strings.ToLower(rand.Text()[:10])
+	a := txtar.Parse(bytes.ReplaceAll(b, []byte("APPNAME"), []byte(app)))
+	p := &composeProject{composeLab: lab, app: app, head: map[string]string{}, files: a.Files}
 	for line := range strings.Lines(string(a.Comment)) {
 		if key, value, ok := strings.Cut(line, ":"); ok {
 			p.head[key] = strings.TrimSpace(value)
 		}
 	}
-	p.src, p.device = filepath.Join(t.TempDir(), p.app), filepath.Join(t.TempDir(), "device")
-	t.Cleanup(func() { cleanEngine(t, lab.host, p.app) })
 	return p
+}
+
+func (p *composeProject) begin(t *testing.T) {
+	p.t = t
+	p.src, p.device = filepath.Join(t.TempDir(), p.app), filepath.Join(t.TempDir(), "device")
+	t.Cleanup(func() {
+		cleanEngine(t, p.host, p.app)
+		for _, what := range p.external() {
+			p.try(p.dir, "docker", append(what[:1:1], "rm", what[1])...)
+		}
+	})
+}
+
+// external are the networks and volumes of others: "external: network NAME, volume
+// NAME".
+func (p *composeProject) external() (list [][]string) {
+	for what := range strings.SplitSeq(p.head["external"], ",") {
+		if words := strings.Fields(what); len(words) == 2 {
+			list = append(list, words)
+		}
+	}
+	return list
+}
+
+// others makes the external networks and volumes, or removes them.
+func (p *composeProject) others(verb string) {
+	p.t.Helper()
+	for _, what := range p.external() {
+		p.do(p.t, p.dir, "docker", what[0], verb, what[1])
+	}
 }
 
 // write writes the files of the archive whose names begin with prefix.
@@ -151,22 +214,36 @@ func (p *composeProject) file(name string) string {
 
 func (p *composeProject) run() {
 	p.write(p.src, "")
+	if p.head["only"] == "refused" { // no docker compose could start it
+		p.init()
+		if err := os.MkdirAll(p.device, 0o755); err != nil {
+			p.t.Fatal(err)
+		}
+		p.refused(p.build("1.0.0"), 1, "this device lacks", strings.Fields(p.head["lacks"]))
+		return
+	}
+	p.others("create")
 	before := p.plain("1.0.0")
 	p.init()
 	one := p.build("1.0.0")
 	p.write(p.src, "update/")
 	after := p.plain("2.0.0")
 	two := p.build("2.0.0")
+	p.others("rm")
 
 	app := filepath.Join(p.device, "opt", p.app)
 	if err := os.MkdirAll(app, 0o755); err != nil {
 		p.t.Fatal(err)
 	}
-	p.refused(one, "required environment keys have no value", strings.Fields(p.head["required"]))
+	p.refused(one, 1, "this device lacks", strings.Fields(p.head["lacks"]))
+	if _, made := p.head["made"]; !made {
+		p.others("create")
+	}
+	p.refused(one, 2, "required environment keys have no value", strings.Fields(p.head["required"]))
 	if err := os.WriteFile(filepath.Join(app, ".env"), []byte(p.file(".env")), 0o600); err != nil {
 		p.t.Fatal(err)
 	}
-	p.refused(one, "required files are not there", strings.Fields(p.head["needs"]))
+	p.refused(one, 2, "required files are not there", strings.Fields(p.head["needs"]))
 	p.write(app, "device/")
 	p.install("install", one, "--key", filepath.Join(p.dir, "cosign.pub"))
 	p.same("install", before, p.look())
@@ -219,13 +296,16 @@ func (p *composeProject) init() {
 	edit(p.t, file, `platforms: \[.*\]`, "platforms: [linux/"+runtime.GOARCH+"]")
 	edit(p.t, file, `retries: \d+`, "retries: 30")
 	edit(p.t, file, `interval: \S+`, "interval: 250ms")
+	if health := p.head["health"]; health != "" {
+		edit(p.t, file, `  compose: \[.*\]`, "  compose: "+health)
+	}
 	b, err := os.ReadFile(file)
 	if err != nil {
 		p.t.Fatal(err)
 	}
 	var compose string
 	for _, f := range p.files {
-		if strings.HasSuffix(f.Name, ".yaml") {
+		if strings.HasSuffix(f.Name, ".yaml") || strings.HasSuffix(f.Name, ".yml") {
 			compose += string(f.Data)
 		}
 	}
@@ -262,16 +342,16 @@ func (p *composeProject) install(args ...string) {
 	p.installer(append(args, "--app", p.app)...)
 }
 
-// refused says that an installation ends with exit code 2, before anything is touched,
+// refused says that an installation ends with an exit code, before anything is touched,
 // and names what is missing.
-func (p *composeProject) refused(file, why string, names []string) {
+func (p *composeProject) refused(file string, code int, why string, names []string) {
 	p.t.Helper()
 	if len(names) == 0 {
 		return
 	}
 	out, err := p.try(p.device, "valise-installer", "--root", p.device, "--progress", "none", "install", file, "--key", filepath.Join(p.dir, "cosign.pub"))
 	var exit *exec.ExitError
-	if !errors.As(err, &exit) || exit.ExitCode() != 2 || !strings.Contains(out, why) {
+	if !errors.As(err, &exit) || exit.ExitCode() != code || !strings.Contains(out, why) {
 		p.t.Errorf("install without %v: %v\n%s", names, err, out)
 	}
 	for _, name := range names {
@@ -332,23 +412,39 @@ func (p *composeProject) plain(version string) map[string]string {
 func (p *composeProject) ids() map[string]string {
 	p.t.Helper()
 	ids := map[string]string{}
-	out := p.do(p.t, p.src, "docker", "ps", "-a", "--no-trunc", "--filter", "label=com.docker.compose.project="+p.app, "--format", `{{.Label "com.docker.compose.service"}} {{.ID}}`)
+	out := p.do(p.t, p.src, "docker", "ps", "-a", "--no-trunc", "--filter", "label=com.docker.compose.project="+p.app, "--format", `{{.Label "com.docker.compose.service"}} {{.ID}} {{.Label "com.docker.compose.container-number"}}`)
 	for line := range strings.Lines(out) {
-		service, id, _ := strings.Cut(strings.TrimSpace(line), " ")
-		ids[service] = id
+		if f := strings.Fields(line); f[2] == "1" { // of several the first
+			ids[f[0]] = f[1]
+		}
 	}
 	return ids
+}
+
+// inspectedMount is what docker inspect says of a mount, without its source and the
+// mode, which is empty in the long form.
+type inspectedMount struct {
+	Type, Name, Destination, Propagation string
+	RW                                   bool
 }
 
 // look returns what every container of the app sees, and how it is configured.
 func (p *composeProject) look() map[string]string {
 	p.t.Helper()
 	seen := map[string]string{}
-	for service, id := range p.ids() {
+	ids := p.ids()
+	all := p.do(p.t, p.src, "docker", "ps", "-a", "--filter", "label=com.docker.compose.project="+p.app, "--format", `{{.Label "com.docker.compose.service"}}`)
+	for service, id := range ids {
+		n := slices.Sorted(strings.Lines(all))
+		seen[service] = fmt.Sprintf("%d containers\n", len(slices.DeleteFunc(n, func(s string) bool { return strings.TrimSpace(s) != service })))
 		var all []struct {
-			State      struct{ Running bool }
-			Config     map[string]any
-			HostConfig map[string]any
+			State           struct{ Running bool }
+			Config          map[string]any
+			HostConfig      map[string]any
+			Mounts          []inspectedMount
+			NetworkSettings struct {
+				Networks map[string]struct{ Aliases []string }
+			}
 		}
 		if err := json.Unmarshal([]byte(p.do(p.t, p.src, "docker", "inspect", id)), &all); err != nil {
 			p.t.Fatal(err)
@@ -362,19 +458,38 @@ func (p *composeProject) look() map[string]string {
 		for _, key := range []string{"Binds", "Mounts"} {
 			delete(c.HostConfig, key)
 		}
+		for _, key := range []string{"ExtraHosts", "Ulimits"} { // in no order
+			list, _ := c.HostConfig[key].([]any)
+			slices.SortFunc(list, func(x, y any) int { return strings.Compare(fmt.Sprint(x), fmt.Sprint(y)) })
+		}
 		labels, _ := c.Config["Labels"].(map[string]any)
 		for key := range labels {
 			if strings.HasPrefix(key, "com.docker.compose.") || key == "valise.files" {
 				delete(labels, key)
 			}
 		}
-		config, err := json.MarshalIndent([]any{c.State, c.Config, c.HostConfig}, "", " ")
+		networks := map[string][]string{}
+		for name, n := range c.NetworkSettings.Networks {
+			networks[name] = slices.DeleteFunc(n.Aliases, func(s string) bool { return len(s) >= 12 && strings.HasPrefix(id, s) })
+		}
+		for i, m := range c.Mounts {
+			if !strings.HasPrefix(m.Name, p.app) { // of nobody: it has no name
+				c.Mounts[i].Name = ""
+			}
+		}
+		slices.SortFunc(c.Mounts, func(x, y inspectedMount) int { return strings.Compare(x.Destination, y.Destination) })
+		config, err := json.MarshalIndent([]any{c.State, c.Config, c.HostConfig, c.Mounts, networks}, "", " ")
 		if err != nil {
 			p.t.Fatal(err)
 		}
-		seen[service] = string(config)
+		seen[service] += string(config)
 		if c.State.Running {
 			seen[service] += p.do(p.t, p.src, "docker", "exec", id, "/look", "view")
+		}
+	}
+	for service := range seen { // those that one joins
+		for other, id := range ids {
+			seen[service] = strings.ReplaceAll(seen[service], id, "container of "+other)
 		}
 	}
 	return seen

@@ -44,6 +44,7 @@ var hints = map[device.Advice]string{
 // remedies say what can be done about a finding of doctor.
 var remedies = map[device.Advice]string{
 	device.StartEngine:    `systemctl enable --now docker.service; see journalctl -u docker.service`,
+	device.MakeMissing:    `make what is missing: a service that is made anew or started again does not come up without it`,
 	device.RaiseEngine:    `install Docker Engine 20.10 or newer`,
 	device.BringCompose:   `install the docker-compose-plugin package, or a bundle that carries docker-compose`,
 	device.SeeDisk:        `look at the disk: df, dmesg`,
@@ -100,6 +101,10 @@ var flags = map[device.Advice]string{
 func (p *program) explained(err error) error {
 	if cli.Hint(err) != "" {
 		return err
+	}
+	// What a value or a file cannot mend is no matter of exit code 2.
+	if errors.As(err, new(*installer.LacksError)) || errors.As(err, new(*installer.PortsError)) {
+		return cli.WithHint(err, "make what is missing and repeat; nothing was changed")
 	}
 	if missing := new(device.EnvError); errors.As(err, &missing) {
 		for _, key := range missing.Keys {

@@ -39,6 +39,7 @@ func installCommand(p *program) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error { return p.apply(cmd.Context(), first(args), o) },
 	}
 	c.Flags().StringVar(&o.Source, "source", "", "where releases come from: github:OWNER/REPOSITORY, https://HOST/DIRECTORY/ or /DIRECTORY")
+	c.Flags().BoolVar(&o.DryRun, "dry-run", false, "print the plan and stop")
 	o.trust.Register(c.Flags())
 	registerSet(c, &o)
 	return c
@@ -299,6 +300,9 @@ func printPlan(w io.Writer, p *installer.Plan) {
 	}
 	for _, port := range p.PortsTaken {
 		fmt.Fprintf(w, "  port          %s is taken\n", port)
+	}
+	for _, what := range p.Unmet {
+		fmt.Fprintf(w, "  lacking       %s\n", what)
 	}
 	for _, k := range p.EnvChanged {
 		fmt.Fprintf(w, "  environment   %s will be changed\n", k)

@@ -257,6 +257,9 @@ func (a *app) writeBundle(ctx context.Context, f *pendingBundle, compression bun
 	err = bundle.WriteThin(ctx, f, compression, m, c, omit, progress)
 	finish(err)
 	if err != nil {
+		if source := c.changed(ctx, m); source != "" {
+			return fmt.Errorf("write bundle: %s changed while it was packed: nothing was written; build again when nothing writes to it", source)
+		}
 		return fmt.Errorf("write bundle: %w", notRefused(err))
 	}
 	if err := f.commit(); err != nil {

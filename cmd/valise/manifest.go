@@ -82,7 +82,7 @@ func (a *app) manifest(ctx context.Context, p *project.Project, r *project.Relea
 		m.Kind, m.Prefix, m.Device.Tree = bundle.KindTree, project.Prefix(name), p.Tree.Bundle()
 		err = c.addTree(ctx, m, r)
 	} else {
-		m.Device.Compose, m.Device.Project, m.Device.Local = r.Compose, p.Project, r.Local
+		m.Device.Compose, m.Device.Project, m.Device.Local, m.Device.Create = r.Compose, p.Project, r.Local, r.Create
 		if err := c.resolve(m, r); err != nil {
 			return nil, err
 		}
@@ -153,6 +153,21 @@ func (c *content) OpenFile(path string) (io.ReadCloser, error) {
 		return io.NopCloser(bytes.NewReader(b)), nil
 	}
 	return os.Open(c.files[path])
+}
+
+// changed is a file that is not any more what the manifest says of it, or "".
+func (c *content) changed(ctx context.Context, m *bundle.Manifest) string {
+	for _, f := range m.Files {
+		source, ok := c.files[f.Path]
+		if _, made := c.made[f.Path]; !ok || made {
+			continue
+		}
+		now, err := hashFile(ctx, project.ReleaseFile{Source: source})
+		if ctx.Err() == nil && (err != nil || now.Digest != f.Digest) {
+			return source
+		}
+	}
+	return ""
 }
 
 // resolve puts the compose file of a device in the place of the one that is here,

@@ -117,11 +117,11 @@ const (
 
 // suffixes are the file types by kind of backup.
 var suffixes = map[string]string{
-	"postgres": ".dump", "mysql": ".sql.gz", "sqlite": ".sqlite.gz", "volume": ".tar.gz", "command": ".data.gz",
+	"postgres": ".dump", "mysql": ".sql.gz", "sqlite": ".sqlite.gz", "volume": ".tar.gz", "command": ".data.gz", "mongo": ".archive.gz", "redis": ".rdb.gz",
 }
 
 // namePattern is NUMBER-RECORD-VERSION-SERVICE and a suffix, or NUMBER-RECORD-VERSION.json.
-var namePattern = regexp.MustCompile(`^([0-9]{6,18})-([0-9A-Za-z]+)-([0-9A-Za-z._+-]+)\.(dump|sql\.gz|sqlite\.gz|tar\.gz|data\.gz|json)$`)
+var namePattern = regexp.MustCompile(`^([0-9]{6,18})-([0-9A-Za-z]+)-([0-9A-Za-z._+-]+)\.(dump|sql\.gz|sqlite\.gz|tar\.gz|data\.gz|archive\.gz|rdb\.gz|json)$`)
 
 // kind is how the data of one bundle.Backup are saved, checked and restored.
 type kind interface {
@@ -143,6 +143,10 @@ func (d Deps) kind(dir *os.Root, b bundle.Backup) (kind, error) {
 		return postgres{*b.Postgres, d}, nil
 	case b.MySQL != nil:
 		return mysql{*b.MySQL, d}, nil
+	case b.Mongo != nil:
+		return mongo{*b.Mongo, d}, nil
+	case b.Redis != nil:
+		return redis{*b.Redis, d}, nil
 	case b.SQLite != nil:
 		return sqlite{*b.SQLite, d, dir}, nil
 	case b.Volume != nil:

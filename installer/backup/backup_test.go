@@ -36,11 +36,11 @@ func (f fakeDB) Exec(ctx context.Context, service string, argv []string, stdin i
 }
 
 const (
-	cmdDump  = "db: pg_dump -w --lock-wait-timeout=300000 -U shop -F c -d orders"
+	cmdDump  = "db: pg_dump -w --lock-wait-timeout=300000 -F c -U shop -d orders"
 	cmdCheck = "db: pg_restore -f /dev/null"
 	cmdSQL   = "db: pg_restore --clean --if-exists --single-transaction -f -"
-	cmdReady = "db: psql -X -q -w -U shop -d orders -c SELECT 1"
-	cmdPsql  = "db: psql -X -q -w -v ON_ERROR_STOP=1 -U shop -d orders"
+	cmdReady = "db: psql -w -X -q -c SELECT 1 -U shop -d orders"
+	cmdPsql  = "db: psql -w -X -q -v ON_ERROR_STOP=1 -U shop -d orders"
 )
 
 func openRoot(t *testing.T) *os.Root {

@@ -36,6 +36,29 @@ func inflate(ctx context.Context, f *os.File, read func(io.Reader) error) error 
 	return err
 }
 
+// edges reads all of a gzip file and returns the first and the last bytes of its
+// content.
+func edges(ctx context.Context, f *os.File, first, last int) (begin, end []byte, err error) {
+	e := &edge{first: first, last: last}
+	err = inflate(ctx, f, func(r io.Reader) error { _, err := copyAll(ctx, e, r); return err })
+	return e.begin, e.end, err
+}
+
+// edge keeps the first and the last bytes written to it.
+type edge struct {
+	begin, end  []byte
+	first, last int
+}
+
+func (e *edge) Write(p []byte) (int, error) {
+	e.begin = append(e.begin, p[:min(len(p), e.first-len(e.begin))]...)
+	e.end = append(e.end, p...)
+	if over := len(e.end) - e.last; over > 0 {
+		e.end = append(e.end[:0], e.end[over:]...)
+	}
+	return len(p), nil
+}
+
 // copyAll is io.Copy that ends with ctx.
 func copyAll(ctx context.Context, w io.Writer, r io.Reader) (n int64, err error) {
 	for {

@@ -46,7 +46,7 @@ func TestMariaDB(t *testing.T) {
 	}
 	c := testProject(t, e, image, "/var/lib/mysql", map[string]any{
 		"command":     []string{"sh", "-c", mariaDB},
-		"environment": map[string]string{"MARIADB_PASSWORD": `a "secret"`},
+		"environment": map[string]string{"MARIADB_PASSWORD": `a "secret"`, "MARIADB_USER": "shop", "MARIADB_DATABASE": "orders"},
 	})
 	sql := func(q string) string {
 		t.Helper()
@@ -90,6 +90,11 @@ func TestMariaDB(t *testing.T) {
 	}
 	info := set.Items[0]
 	t.Logf("%+v", info)
+	// The service itself says who and what it is.
+	declared, err := backup.Save(t.Context(), backup.Deps{Execer: c}, dir, backup.Set{Record: "d", Version: "1.0.0"}, []bundle.Backup{{MySQL: &bundle.MySQL{Service: "db"}}}, nil)
+	if err != nil || declared.Items[0].Size < info.Size*9/10 {
+		t.Errorf("without a name: %+v, %v", declared, err)
+	}
 
 	// A dump that ends early is no dump, whatever the exit status says.
 	for _, limit := range []int64{3, 1000, 1 << 20} {

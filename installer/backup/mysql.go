@@ -19,16 +19,29 @@ type mysql struct {
 // mysqlScript runs in the service's own shell: the password is in its
 // environment and stays out of every command line. Words of the release come
 // as arguments, never as text of the script.
-const mysqlScript = `
+// Without a user it is root where the service knows root's password, else its own
+// user; without a database the service's own.
+const mysqlScript = valueFunction + `
 user=$1 database=$2 old=$3 new=$4
 shift 4
+root=$(value MARIADB_ROOT_PASSWORD MYSQL_ROOT_PASSWORD)
+database=${database:-$(value MARIADB_DATABASE MYSQL_DATABASE)}
+if [ -z "$user" ]; then
+	user=root
+	[ -n "$root" ] || user=$(value MARIADB_USER MYSQL_USER)
+	user=${user:-root}
+fi
 if [ "$user" = root ]; then
-	MYSQL_PWD=${MARIADB_ROOT_PASSWORD:-${MYSQL_ROOT_PASSWORD:-}}
+	MYSQL_PWD=$root
 else
-	MYSQL_PWD=${MARIADB_PASSWORD:-${MYSQL_PASSWORD:-}}
+	MYSQL_PWD=$(value MARIADB_PASSWORD MYSQL_PASSWORD)
 fi
 export MYSQL_PWD
 command -v "$new" >/dev/null 2>&1 || new=$old
+if [ "$old" = mysqldump ]; then
+	[ -n "$database" ] || { echo "no database is named, and the service has no MYSQL_DATABASE" >&2; exit 1; }
+	set -- "$@" --databases "$database"
+fi
 exec "$new" --user="$user" "$@"
 `
 
@@ -40,7 +53,7 @@ func (m mysql) exec(ctx context.Context, old, new string, args []string, stdin i
 func (m mysql) save(ctx context.Context, w io.Writer) error {
 	// --databases with --add-drop-database: what was added since goes when the
 	// dump comes back.
-	args := []string{"--single-transaction", "--routines", "--triggers", "--events", "--add-drop-database", "--databases", m.Database}
+	args := []string{"--single-transaction", "--routines", "--triggers", "--events", "--add-drop-database", "--no-tablespaces"}
 	return compress(w, func(w io.Writer) error { return m.exec(ctx, "mysqldump", "mariadb-dump", args, nil, w) })
 }
 
@@ -48,11 +61,11 @@ func (m mysql) save(ctx context.Context, w io.Writer) error {
 const mysqlEnd = "-- Dump completed"
 
 func (m mysql) check(ctx context.Context, f *os.File) error {
-	end := &tail{limit: 1 << 10}
-	if err := inflate(ctx, f, func(r io.Reader) error { _, err := copyAll(ctx, end, r); return err }); err != nil {
+	_, end, err := edges(ctx, f, 0, 1<<10)
+	if err != nil {
 		return err
 	}
-	if !bytes.Contains(end.b, []byte(mysqlEnd)) {
+	if !bytes.Contains(end, []byte(mysqlEnd)) {
 		return errors.New("the dump ended well and without the line " + mysqlEnd)
 	}
 	return nil
@@ -66,18 +79,4 @@ func (m mysql) restore(ctx context.Context, f *os.File) error {
 
 func (m mysql) ready(ctx context.Context) error {
 	return m.exec(ctx, "mysql", "mariadb", []string{"--batch", "--execute=SELECT 1"}, nil, io.Discard)
-}
-
-// tail keeps the last bytes written to it.
-type tail struct {
-	b     []byte
-	limit int
-}
-
-func (t *tail) Write(p []byte) (int, error) {
-	t.b = append(t.b, p...)
-	if over := len(t.b) - t.limit; over > 0 {
-		t.b = append(t.b[:0], t.b[over:]...)
-	}
-	return len(p), nil
 }

@@ -17,10 +17,33 @@ type postgres struct {
 	x Execer
 }
 
-func (pg postgres) save(ctx context.Context, w io.Writer) error {
+// postgresScript runs a program of PostgreSQL as the user, on the database, that
+// the service itself was given: nobody but it knows them.
+const postgresScript = valueFunction + `
+PGUSER=${1:-$(value POSTGRES_USER POSTGRESQL_USERNAME)} PGDATABASE=${2:-$(value POSTGRES_DB POSTGRESQL_DATABASE)}
+PGUSER=${PGUSER:-postgres}
+PGDATABASE=${PGDATABASE:-$PGUSER}
+PGPASSWORD=$(value POSTGRES_PASSWORD POSTGRESQL_PASSWORD)
+export PGUSER PGDATABASE PGPASSWORD
+shift 2
+exec "$@"
+`
+
+// exec runs a program with arguments on the database.
+func (pg postgres) exec(ctx context.Context, argv []string, stdin io.Reader, stdout io.Writer) error {
 	// -w: without a terminal a password prompt would only hang.
+	argv = append(argv[:1:1], append([]string{"-w"}, argv[1:]...)...)
+	if pg.User != "" && pg.Database != "" {
+		argv = append(argv, "-U", pg.User, "-d", pg.Database)
+	} else {
+		argv = append([]string{"sh", "-c", postgresScript, "sh", pg.User, pg.Database}, argv...)
+	}
+	return pg.x.Exec(ctx, pg.Service, argv, stdin, stdout)
+}
+
+func (pg postgres) save(ctx context.Context, w io.Writer) error {
 	// A table that somebody holds for longer is named, and the dump ends.
-	return pg.x.Exec(ctx, pg.Service, []string{"pg_dump", "-w", "--lock-wait-timeout=" + lockWait, "-U", pg.User, "-F", "c", "-d", pg.Database}, nil, w)
+	return pg.exec(ctx, []string{"pg_dump", "--lock-wait-timeout=" + lockWait, "-F", "c"}, nil, w)
 }
 
 // lockWait is how long a dump waits for a table that something else has locked.
@@ -60,8 +83,8 @@ func (pg postgres) restore(ctx context.Context, f *os.File) error {
 		pw.CloseWithError(err) // psql reads to the end only when all was written
 		converted <- err
 	}()
-	argv := []string{"psql", "-X", "-q", "-w", "-v", "ON_ERROR_STOP=1", "-U", pg.User, "-d", pg.Database}
-	err := pg.x.Exec(ctx, pg.Service, argv, io.MultiReader(strings.NewReader(clearSQL), pr), io.Discard)
+	argv := []string{"psql", "-X", "-q", "-v", "ON_ERROR_STOP=1"}
+	err := pg.exec(ctx, argv, io.MultiReader(strings.NewReader(clearSQL), pr), io.Discard)
 	pr.CloseWithError(errEnded)
 	if cerr := <-converted; cerr != nil && !errors.Is(cerr, errEnded) {
 		return cerr
@@ -70,7 +93,7 @@ func (pg postgres) restore(ctx context.Context, f *os.File) error {
 }
 
 func (pg postgres) ready(ctx context.Context) error {
-	return pg.x.Exec(ctx, pg.Service, []string{"psql", "-X", "-q", "-w", "-U", pg.User, "-d", pg.Database, "-c", "SELECT 1"}, nil, io.Discard)
+	return pg.exec(ctx, []string{"psql", "-X", "-q", "-c", "SELECT 1"}, nil, io.Discard)
 }
 
 // errEnded is what pg_restore's output meets when psql has ended before it;

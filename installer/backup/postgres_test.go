@@ -174,6 +174,12 @@ func TestPostgres(t *testing.T) {
 		t.Errorf("file differs from %+v: %v", info, err)
 	}
 
+	// The service itself says who and what it is.
+	declared, err := backup.Save(t.Context(), backup.Deps{Execer: c}, dir, backup.Set{Record: "declared", Version: "1.0.0"}, []bundle.Backup{{Postgres: &bundle.Postgres{Service: "db"}}}, nil)
+	if err != nil || declared.Items[0].Size < info.Size*9/10 {
+		t.Errorf("without a name: %+v, %v", declared, err)
+	}
+
 	// A dump cut off anywhere is no dump.
 	for _, limit := range []int64{3, 100, info.Size / 2, info.Size - 1} {
 		if _, err := dump(truncated{c, "pg_dump", limit}, "b", "orders"); err == nil {

@@ -91,8 +91,10 @@ func (a *App) Probe(ctx context.Context, r installer.Release) error {
 	if err != nil {
 		return err
 	}
-	checks.Services = h.Compose
 	c := a.running(m, r)
+	if checks.Services, checks.Ends, err = expected(ctx, c, h.Compose); err != nil {
+		return a.classify(ctx, err)
+	}
 	if h.Command != nil {
 		checks.Command = func(ctx context.Context) error {
 			return c.Exec(ctx, h.Command.Service, h.Command.Run, nil, io.Discard)
@@ -110,6 +112,22 @@ func (a *App) Probe(ctx context.Context, r installer.Release) error {
 		return a.classify(ctx, err)
 	}
 	return a.hook(ctx, m, r, "post-probe")
+}
+
+// expected are those of services that this device runs, in the profiles that are on
+// here, and the services of the project that may end, with whether they must.
+func expected(ctx context.Context, c *docker.Compose, services []string) (run []string, ends map[string]bool, err error) {
+	model, err := c.Model(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	ends = map[string]bool{}
+	for name := range model.Services {
+		if may, must := model.Ends(name); may && model.Runs(name) {
+			ends[name] = must
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(services), func(name string) bool { return !model.Runs(name) }), ends, nil
 }
 
 // Prune removes release directories, images and backups that no kept release

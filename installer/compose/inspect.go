@@ -7,13 +7,10 @@ import (
 	"io"
 	"io/fs"
 	"maps"
-	"net"
 	"os"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -96,7 +93,7 @@ func (a *App) Inspect(ctx context.Context, rel *verify.Release, st installer.Sta
 	if err := a.inspectDisk(ctx, &f, m, st); err != nil {
 		return f, err
 	}
-	if a.Command != nil && !a.SkipServices && len(f.EnvMissing) == 0 && len(f.LocalMissing) == 0 {
+	if a.Command != nil {
 		// Without docker compose, or when it cannot read the files, no change
 		// of services is known: staging says what is wrong with them.
 		if err := a.inspectServices(ctx, &f, rel, m, text, env, images, info.Store, st.Current == nil); err != nil {
@@ -218,9 +215,9 @@ func (a *App) inspectDisk(ctx context.Context, f *installer.Facts, m *bundle.Man
 	return nil
 }
 
-// inspectServices asks docker compose what it would do with the services, and on
-// a first installation whether their ports are free. The files it reads are in
-// memory: planning writes nothing.
+// inspectServices asks docker compose what the services need of this device, and
+// what it would do with those that run. The files it reads are in memory: planning
+// writes nothing.
 func (a *App) inspectServices(ctx context.Context, f *installer.Facts, rel *verify.Release, m *bundle.Manifest, text []byte, env *environ.File, images []docker.TaggedImage, store docker.Store, first bool) error {
 	ids := map[string]string{}
 	for _, img := range images {
@@ -258,7 +255,7 @@ func (a *App) inspectServices(ctx context.Context, f *installer.Facts, rel *veri
 		return err
 	}
 	var paths []string
-	for _, b := range [][]byte{text, pinned, env.Bytes()} {
+	for _, b := range [][]byte{text, pinned, withUnset(env, f.EnvMissing)} {
 		file, err := memory(b)
 		if err != nil {
 			return err
@@ -274,13 +271,18 @@ func (a *App) inspectServices(ctx context.Context, f *installer.Facts, rel *veri
 	if !release.IsDir(a.Dir) {
 		c.Dir = "/" // there is nothing yet that a relative path could mean
 	}
-	if first {
-		ports, err := c.Ports(ctx)
-		if err != nil {
-			return err
-		}
-		f.PortsTaken, err = taken(ports)
+	model, err := c.Model(ctx)
+	if err != nil {
 		return err
+	}
+	if f.Unmet, err = a.lacks(ctx, m, model, c.Dir, f.Platform); err != nil {
+		return err
+	}
+	if f.PortsTaken, err = a.portsTaken(ctx, m.Device.Project, model.Ports()); err != nil {
+		return err
+	}
+	if first || a.SkipServices || len(f.EnvMissing)+len(f.LocalMissing)+len(f.Unmet) > 0 {
+		return nil
 	}
 	hashes, err := c.Hashes(ctx)
 	if err != nil {
@@ -349,24 +351,4 @@ func changes(hashes map[string]string, running []docker.Container) (list []insta
 	}
 	slices.SortFunc(list, func(x, y installer.ServiceChange) int { return strings.Compare(x.Service, y.Service) })
 	return list
-}
-
-// taken are the ports that something on this device listens on.
-func taken(ports []docker.Port) (list []string, err error) {
-	for _, p := range ports {
-		address := net.JoinHostPort(p.IP, strconv.Itoa(p.Number))
-		var l io.Closer
-		if p.Protocol == "udp" {
-			l, err = net.ListenPacket("udp", address)
-		} else {
-			l, err = net.Listen("tcp", address)
-		}
-		switch {
-		case err == nil:
-			l.Close()
-		case errors.Is(err, syscall.EADDRINUSE):
-			list = append(list, fmt.Sprintf("%s/%s (service %s)", address, p.Protocol, p.Service))
-		}
-	}
-	return list, nil
 }

@@ -122,6 +122,9 @@ func (a *App) up(ctx context.Context, m *bundle.Manifest, r installer.Release, s
 	}
 	stale = append(stale, more...)
 	c := a.running(m, r)
+	if err := a.makeExternals(ctx, m, c); err != nil {
+		return err
+	}
 	if err := faultOf(c.Up(ctx)); err != nil || len(stale) == 0 {
 		return err
 	}

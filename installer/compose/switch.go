@@ -130,6 +130,9 @@ func (a *App) activate(ctx context.Context, sw installer.Switch) error {
 	if err := a.link(m, to); err != nil {
 		return err
 	}
+	if err := a.makeExternals(ctx, m, a.running(m, to)); err != nil { // a hook may start services
+		return err
+	}
 	if sw.Data != "" {
 		if err := a.restoreData(ctx, m, to, sw.Data); err != nil {
 			return err

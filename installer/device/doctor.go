@@ -115,6 +115,7 @@ func (m *Machine) Examine(ctx context.Context, apps []string) findings {
 			if engine != nil {
 				m.examineReleases(ctx, &f, app, m.runtime(app, store, engine, nil).Verified, "files and images", st)
 				m.examineRunning(ctx, &f, app, store, engine, st)
+				m.examineNeeds(ctx, &f, app, store, engine, st)
 			}
 		}
 		store.Close()
@@ -286,6 +287,25 @@ func (m *Machine) examineRunning(ctx context.Context, f *findings, app string, s
 		return
 	}
 	f.add(app, "services", FindingOK, do(""), "they run as they are configured")
+}
+
+// examineNeeds looks for what the release that runs needs of this device: without
+// it, a service that is made anew or started again does not come up.
+func (m *Machine) examineNeeds(ctx context.Context, f *findings, app string, store *release.Store, engine *docker.Engine, st installer.State) {
+	command, _, err := docker.FindCompose(ctx, m.dockerEnv())
+	if err != nil || st.Current == nil {
+		return // it is said already
+	}
+	lacking, err := m.runtime(app, store, engine, command).Lacks(ctx, *st.Current)
+	if err != nil {
+		lacking = []string{err.Error()}
+	}
+	for _, what := range lacking {
+		f.add(app, "needs", FindingFailed, do(MakeMissing), "%s", what)
+	}
+	if len(lacking) == 0 {
+		f.add(app, "needs", FindingOK, Remedy{}, "what %s needs of this device is here", st.Current.Version)
+	}
 }
 
 func (m *Machine) examineEnvironment(f *findings, app, path string, grammar *environ.Grammar) {

@@ -49,6 +49,7 @@ const (
 // What can be done about a Finding.
 const (
 	StartEngine    Advice = "start the engine"         //
+	MakeMissing    Advice = "make what is missing"     //
 	RaiseEngine    Advice = "raise the engine"         //
 	BringCompose   Advice = "bring compose"            //
 	SeeDisk        Advice = "see the disk"             //

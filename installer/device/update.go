@@ -114,7 +114,7 @@ func (m *Machine) Verify(ctx context.Context, path string, o Options) (_ *Candid
 // Plan plans a candidate. Only a first installation, where there is no
 // engine, changes something: it brings one.
 func (m *Machine) Plan(ctx context.Context, c *Candidate, o Options) (err error) {
-	if o.First && m.dockers(c.rel.Manifest().Kind) {
+	if o.First && !o.DryRun && m.dockers(c.rel.Manifest().Kind) {
 		if err := m.ensureEngine(ctx, c.rel); err != nil {
 			return err
 		}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -248,37 +247,6 @@ type Port struct {
 	Protocol string
 }
 
-// Ports returns the ports that services publish, without those that the engine
-// chooses.
-func (c *Compose) Ports(ctx context.Context) ([]Port, error) {
-	out, err := c.output(ctx, "config", "--format", "json")
-	if err != nil {
-		return nil, err
-	}
-	var model struct {
-		Services map[string]struct {
-			Ports []struct {
-				HostIP    string `json:"host_ip"`
-				Published string `json:"published"`
-				Protocol  string `json:"protocol"`
-			} `json:"ports"`
-		} `json:"services"`
-	}
-	if err := json.Unmarshal([]byte(out), &model); err != nil {
-		return nil, fmt.Errorf("read compose config of project %s: %w", c.Project, err)
-	}
-	var ports []Port
-	for service, s := range model.Services {
-		for _, p := range s.Ports {
-			if n, err := strconv.Atoi(p.Published); err == nil && n > 0 {
-				ports = append(ports, Port{service, p.HostIP, n, p.Protocol})
-			}
-		}
-	}
-	slices.SortFunc(ports, func(x, y Port) int { return x.Number - y.Number })
-	return ports, nil
-}
-
 // output runs one compose command and returns what it prints.
 func (c *Compose) output(ctx context.Context, args ...string) (string, error) {
 	ctx, cancel := asking(ctx, "docker compose", cmp.Or(c.Env.Answer, AnswerTimeout))
@@ -416,6 +384,7 @@ type Container struct {
 	StartedAt    time.Time
 	ConfigHash   string // see Hashes
 	Ended        bool   // well, and the engine does not start it again: it had one thing to do
+	ExitCode     int    // of one that has ended
 }
 
 // Ps returns the containers of the project, stopped ones too.
@@ -446,7 +415,7 @@ func (c *Compose) Ps(ctx context.Context) ([]Container, error) {
 			ImageID:      ctr.Image,
 		}
 		if st := ctr.State; st != nil {
-			out.State = string(st.Status)
+			out.State, out.ExitCode = string(st.Status), st.ExitCode
 			restart := ctr.HostConfig != nil && (ctr.HostConfig.RestartPolicy.IsAlways() || ctr.HostConfig.RestartPolicy.IsUnlessStopped())
 			out.Ended = out.State == "exited" && st.ExitCode == 0 && !restart
 			if st.Health != nil && st.Health.Status != "none" {

@@ -34,6 +34,7 @@ const (
 // Checks is what must hold, all of it in the same attempt.
 type Checks struct {
 	Services []string          // compose services that must run and, where they have a health check, be healthy
+	Ends     map[string]bool   // services that may end, and with true must: none may end with another status than 0
 	URL      string            // to ask; empty for no HTTP check
 	Status   int               // of its answer; 0 means 200
 	Body     string            // text that the answer contains
@@ -98,6 +99,7 @@ type Container struct {
 	StartedAt    time.Time
 	ConfigHash   string
 	Ended        bool
+	ExitCode     int
 }
 
 // Deps is what Probe looks at.
@@ -215,9 +217,19 @@ func (p *prober) services(ctx context.Context) error {
 			return err
 		}
 	}
+	for _, s := range slices.Sorted(maps.Keys(p.Ends)) {
+		for _, c := range byService[s] {
+			if err := checkEnd(c, p.Ends[s]); err != nil {
+				return fmt.Errorf("service %s %w", s, err)
+			}
+		}
+	}
 	for _, s := range p.Services {
 		if len(byService[s]) == 0 {
 			return fmt.Errorf("service %s has no container", s)
+		}
+		if _, ends := p.Ends[s]; ends && !slices.ContainsFunc(byService[s], func(c Container) bool { return c.State != "exited" }) {
+			continue // with status 0, as was seen above
 		}
 		for _, c := range byService[s] {
 			if err := checkContainer(c, before); err != nil {
@@ -254,6 +266,17 @@ func (p *prober) checkLoop(c Container, before map[string]Container) error {
 	want := min(settled, time.Duration(p.Retries)*p.Interval/2)
 	if ran := max(time.Since(p.since[run]), time.Since(c.StartedAt)); ran < want {
 		return fmt.Errorf("service %s was started again %d times and has run for %s since, want %s", c.Service, c.RestartCount, ran.Round(time.Millisecond), want)
+	}
+	return nil
+}
+
+// checkEnd checks a container of a service that may end, or must.
+func checkEnd(c Container, must bool) error {
+	switch {
+	case c.State == "exited" && c.ExitCode != 0:
+		return fmt.Errorf("ended with status %d, want 0", c.ExitCode)
+	case c.State != "exited" && must:
+		return fmt.Errorf("is %s, want that it ends with status 0", c.State)
 	}
 	return nil
 }

@@ -75,6 +75,49 @@ func TestServices(t *testing.T) {
 	}
 }
 
+// TestEnds: what may end must end well, and what must end is not healthy before.
+func TestEnds(t *testing.T) {
+	api, job := running("api"), running("job")
+	ended := func(code int) Container {
+		return with(job, func(c *Container) { c.State, c.ExitCode = "exited", code })
+	}
+	for _, tt := range []struct {
+		name  string
+		must  bool
+		named bool // in the health check, by hand
+		job   Container
+		want  string
+	}{
+		{"ended", true, false, ended(0), ""},
+		{"ended, and named", true, true, ended(0), ""},
+		{"failed", false, false, ended(3), "service job ended with status 3, want 0"},
+		{"failed, and named", false, true, ended(137), "service job ended with status 137, want 0"},
+		{"runs and may", false, true, job, ""},
+		{"runs and must end", true, true, job, "service job is running, want that it ends with status 0"},
+		{"waits for others", true, false, with(job, func(c *Container) { c.State = "created" }), "service job is created, want that it ends"},
+		{"needed a second attempt", true, true, with(ended(0), func(c *Container) { c.RestartCount = 1 }), ""},
+		{"two of it, one failed", false, true, with(ended(1), func(c *Container) { c.ID = "2" }), "ended with status 1"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				calls := 0
+				checks := Checks{Services: []string{"api"}, Ends: map[string]bool{"job": tt.must}, Retries: 3, Interval: time.Second}
+				if tt.named {
+					checks.Services = append(checks.Services, "job")
+				}
+				list := []Container{api, tt.job}
+				if tt.job.ID == "2" {
+					list = append(list, ended(0))
+				}
+				err := Probe(t.Context(), checks, Deps{Ps: script(&calls, list)})
+				if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+					t.Errorf("Probe: %v, want %q", err, tt.want)
+				}
+			})
+		})
+	}
+}
+
 // roundTripper is an HTTP server without a network.
 type roundTripper func(*http.Request) (*http.Response, error)
 

@@ -64,7 +64,7 @@ func view() {
 	b, err := os.ReadFile("/proc/self/mountinfo")
 	check(err)
 	for line := range strings.Lines(string(b)) {
-		at := strings.Fields(line)[4]
+		at := strings.ReplaceAll(strings.Fields(line)[4], `\040`, " ")
 		if at == "/" || slices.ContainsFunc([]string{"/proc", "/sys", "/dev", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf"}, func(p string) bool {
 			return at == p || strings.HasPrefix(at, p+"/")
 		}) {
