@@ -278,7 +278,11 @@ func (a *App) inspectServices(ctx context.Context, f *installer.Facts, rel *veri
 	if f.Unmet, err = a.lacks(ctx, m, model, c.Dir, f.Platform); err != nil {
 		return err
 	}
-	if f.PortsTaken, err = a.portsTaken(ctx, m.Device.Project, model.Ports()); err != nil {
+	ours := m.Device.Project
+	if first {
+		ours = "" // what runs under its name is not the release's
+	}
+	if f.PortsTaken, err = a.portsTaken(ctx, ours, model.Ports()); err != nil {
 		return err
 	}
 	if first || a.SkipServices || len(f.EnvMissing)+len(f.LocalMissing)+len(f.Unmet) > 0 {

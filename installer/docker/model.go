@@ -280,8 +280,8 @@ func (e *Engine) MakeVolume(ctx context.Context, name string) error {
 	return nil
 }
 
-// Published says which running containers have a port of this device, and whether
-// they are of a compose project.
+// Published says which running containers have a port of this device; those of
+// project are "".
 func (e *Engine) Published(ctx context.Context, project string) (map[Port]string, error) {
 	list, err := e.client.ContainerList(ctx, client.ContainerListOptions{Filters: client.Filters{}.Add("status", string(container.StateRunning))})
 	if err != nil {
@@ -290,7 +290,7 @@ func (e *Engine) Published(ctx context.Context, project string) (map[Port]string
 	ports := map[Port]string{}
 	for _, s := range list.Items {
 		by := "container " + containerName(s)
-		if other := s.Labels["com.docker.compose.project"]; other == project {
+		if other := s.Labels["com.docker.compose.project"]; other != "" && other == project {
 			by = ""
 		} else if other != "" {
 			by += " of compose project " + other
