@@ -81,11 +81,12 @@ func (p *program) serve(ctx context.Context, scan time.Duration) error {
 		Handler: d.Handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
-	go server.Serve(engine.Limit(l))
+	defer l.Close()
 	defer server.Close()
 	stop := p.watchdog(ctx, d.Alive)
 	defer stop()
-	err = d.Run(ctx, func() {
+	err = d.Run(ctx, func() { // it knows its apps; who asked before waits until now
+		go server.Serve(engine.Limit(l))
 		log.Info("serving", "socket", p.SocketPath(), "version", cli.Version())
 		_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
 	})

@@ -65,6 +65,7 @@ var texts = map[reflect.Type]*jsonschema.Schema{
 	reflect.TypeFor[daemon.Mode]():      words("", "off", "stage", "apply"),
 	reflect.TypeFor[daemon.Interval]():  {Type: "string"},
 	reflect.TypeFor[bundle.Digest]():    {Type: "string"},
+	reflect.TypeFor[bundle.Duration]():  {Type: "string"},
 }
 
 func words(all ...any) *jsonschema.Schema { return &jsonschema.Schema{Type: "string", Enum: all} }

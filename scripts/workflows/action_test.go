@@ -117,7 +117,7 @@ func runAction(t *testing.T, dir, pin string, env ...string) (string, int) {
 		}
 	}
 	temp := t.TempDir()
-	cmd := exec.Command(filepath.Join(dir, "scripts/action.sh"))
+	cmd := exec.Command("bash", filepath.Join(dir, "scripts/action.sh")) // executing what was just written may fail while another test forks
 	cmd.Env = append(append(os.Environ(), "RUNNER_TEMP="+temp), env...)
 	out, err := cmd.CombinedOutput()
 	if exit := new(exec.ExitError); err != nil && !errors.As(err, &exit) {
