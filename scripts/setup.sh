@@ -13,6 +13,7 @@ case ${1:-} in
 demo) ;;
 '')
   packages+=(
+    procps systemd-container   # machines with systemd: scripts/systemd.sh
     busybox-static         # the shell and tools of small devices, for install.sh
     git make python3 shellcheck sqlite3 strace xz-utils zstd
   )
