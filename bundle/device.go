@@ -79,6 +79,10 @@ func (h Hook) Check(name string) error {
 	return nil
 }
 
+// ComposeOverrides are the files that docker compose puts over a compose file by
+// itself, in its order: the first that there is.
+var ComposeOverrides = [...]string{"compose.override.yml", "compose.override.yaml", "docker-compose.override.yml", "docker-compose.override.yaml"}
+
 // longestPart is the most time that a part of a change may be given.
 const longestPart = 7 * 24 * time.Hour
 

@@ -5,6 +5,7 @@ import (
 	"path"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -33,6 +34,22 @@ func ParseVersion(s string) (*semver.Version, error) {
 		return nil, fmt.Errorf("version %q is not SemVer 2 (want MAJOR.MINOR.PATCH, for example 2.10.0 or 2.10.0-rc.1): %w", s, err)
 	}
 	return v, nil
+}
+
+// VersionNumbers are the leading numbers of a version of any kind: 20, 10, 24 of
+// 20.10.24+dfsg1.
+func VersionNumbers(version string) (list []int) {
+	for part := range strings.SplitSeq(version, ".") {
+		digits := len(part) - len(strings.TrimLeft(part, "0123456789"))
+		n, err := strconv.Atoi(part[:digits])
+		if err != nil {
+			return list
+		}
+		if list = append(list, n); digits < len(part) {
+			return list
+		}
+	}
+	return list
 }
 
 // Newer reports whether version a is after b. What is no version is after nothing,

@@ -49,6 +49,9 @@ type Result struct {
 	Err     error
 }
 
+// ErrNothingRuns means that nothing was committed yet.
+var ErrNothingRuns = errors.New("nothing is installed that could run")
+
 // ErrNoPrevious means that there is nothing to roll back to.
 var ErrNoPrevious = errors.New("no previous release: nothing but the current one was ever committed here, or it was removed")
 
@@ -246,7 +249,7 @@ func (in *Installer) Update(ctx context.Context, rel *verify.Release, keep int) 
 	}
 	if st.Current != nil && st.Current.Manifest == to.Manifest && st.Unfinished == nil {
 		r := Record{Action: ActionUpdate, From: st.Current, To: *st.Current}
-		err := Within(ctx, stepProbe, in.Limits.Probe, func(ctx context.Context) error { return in.runs(ctx, *st.Current) })
+		err := in.runs(ctx, *st.Current)
 		if err == nil {
 			return Result{Outcome: NothingToDo, Record: r}
 		}
@@ -275,11 +278,11 @@ func (in *Installer) Reapply(ctx context.Context, keep int, always bool) Result 
 		return Result{Outcome: Unchanged, Err: err}
 	}
 	if st.Current == nil {
-		return Result{Outcome: Unchanged, Err: errors.New("nothing is installed that could run")}
+		return Result{Outcome: Unchanged, Err: ErrNothingRuns}
 	}
 	r := Record{Action: ActionUpdate, From: st.Current, To: *st.Current}
 	if !always && st.Unfinished == nil {
-		err := Within(ctx, stepProbe, in.Limits.Probe, func(ctx context.Context) error { return in.runs(ctx, *st.Current) })
+		err := in.runs(ctx, *st.Current)
 		switch {
 		case err == nil:
 			return Result{Outcome: NothingToDo, Record: r}
@@ -291,12 +294,15 @@ func (in *Installer) Reapply(ctx context.Context, keep int, always bool) Result 
 	return in.run(ctx, st, r, nil, keep, Data{})
 }
 
-// runs returns nil when release r is whole, runs and is healthy.
+// runs returns nil when release r is whole, runs and is healthy, within the limit of
+// a probe.
 func (in *Installer) runs(ctx context.Context, r Release) error {
-	if err := in.Runtime.Intact(ctx, r); err != nil {
-		return err
-	}
-	return in.Runtime.Probe(ctx, r)
+	return Within(ctx, stepProbe, in.Limits.Probe, func(ctx context.Context) error {
+		if err := in.Runtime.Intact(ctx, r); err != nil {
+			return err
+		}
+		return in.Runtime.Probe(ctx, r)
+	})
 }
 
 // repair puts back what is missing. When that does not make the app healthy,

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -203,25 +202,10 @@ func checkRequires(st State, m *bundle.Manifest, engine string) error {
 			return &UnmetError{fmt.Sprintf("an update to %s starts from %s or a newer version, and %s is installed: update to %s first", m.Version, r.From, current, r.From)}
 		}
 	}
-	if r.Engine != "" && engine != "" && slices.Compare(numbers(engine), numbers(r.Engine)) < 0 {
+	if r.Engine != "" && engine != "" && slices.Compare(bundle.VersionNumbers(engine), bundle.VersionNumbers(r.Engine)) < 0 {
 		return &UnmetError{fmt.Sprintf("%s needs container engine %s or newer, and this one is %s: upgrade it first", m.Version, r.Engine, engine)}
 	}
 	return nil
-}
-
-// numbers are the leading numbers of a version: 20, 10, 24 of 20.10.24+dfsg1.
-func numbers(version string) (list []int) {
-	for part := range strings.SplitSeq(version, ".") {
-		digits := len(part) - len(strings.TrimLeft(part, "0123456789"))
-		n, err := strconv.Atoi(part[:digits])
-		if err != nil {
-			return list
-		}
-		if list = append(list, n); digits < len(part) {
-			return list
-		}
-	}
-	return list
 }
 
 // LackingError means that a thin bundle leaves out what this device lacks too.

@@ -35,7 +35,7 @@ func TestRequires(t *testing.T) {
 		}
 	}
 	for version, want := range map[string][]int{"20.10.24+dfsg1": {20, 10, 24}, "29.0-beta.24": {29, 0}, "dev": nil, "": nil, "1.x": {1}} {
-		if got := numbers(version); !slices.Equal(got, want) {
+		if got := bundle.VersionNumbers(version); !slices.Equal(got, want) {
 			t.Errorf("%q: %v, want %v", version, got, want)
 		}
 	}

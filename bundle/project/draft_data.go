@@ -206,20 +206,13 @@ func (d *drafter) environment(service string) (values map[string]setting, sure b
 			values[key] = setting{value, plain[key] == value} // else a variable of the device is in it
 		}
 	}
-	set := func(key, value string, given bool) {
-		text, _, ok := literal(value)
-		values[key] = setting{text, given && ok && !strings.Contains(strings.ReplaceAll(value, "$$", ""), "$")}
-	}
-	switch env := attributes["environment"].(type) {
-	case map[string]any:
-		for key, value := range env {
-			set(key, fmt.Sprint(value), value != nil)
+	for key, value := range environmentOf(attributes) {
+		if value == nil {
+			values[key] = setting{}
+			continue
 		}
-	case []any:
-		for _, e := range env {
-			key, value, given := strings.Cut(fmt.Sprint(e), "=")
-			set(key, value, given)
-		}
+		text, _, ok := literal(*value)
+		values[key] = setting{text, ok && !strings.Contains(strings.ReplaceAll(*value, "$$", ""), "$")}
 	}
 	return values, sure
 }

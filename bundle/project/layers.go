@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v4"
+
+	"github.com/valise-ota/valise/bundle"
 )
 
 // ComposeFiles are one compose file, or several, each over those before it, as
@@ -141,8 +143,6 @@ func (c *composeFile) decided(text string) bool {
 var (
 	// composeNames are those that docker compose looks for, in its order.
 	composeNames = []string{"compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"}
-	// overrideNames are those that it puts over one of them.
-	overrideNames = []string{"compose.override.yml", "compose.override.yaml", "docker-compose.override.yml", "docker-compose.override.yaml"}
 	// releaseNames mean a release; some stand alone, others go over a file of composeNames.
 	releaseNames = namesOf("prod", "production", "deploy")
 )
@@ -174,7 +174,7 @@ func FindCompose(ctx context.Context, dir string, ignored func(context.Context, 
 	if list := splitList(values[filesEnv], cmp.Or(values[separatorEnv], ":")); list != nil {
 		return list, nil, nil
 	}
-	base, release, override := p.first(composeNames), p.first(releaseNames), p.first(overrideNames)
+	base, release, override := p.first(composeNames), p.first(releaseNames), p.first(bundle.ComposeOverrides[:])
 	if release != "" {
 		p.Compose = ComposeFiles{release}
 		if _, err := p.loadCompose(ctx, "0.0.0"); err == nil || base == "" {
@@ -211,7 +211,7 @@ func (p *Project) overrideNote(ctx context.Context) (string, error) {
 	if len(p.Compose) != 1 || !slices.Contains(composeNames, filepath.Base(p.Compose.First())) {
 		return "", nil
 	}
-	for _, name := range overrideNames {
+	for _, name := range bundle.ComposeOverrides[:] {
 		name = filepath.ToSlash(p.beside(name))
 		if !p.exists(name) {
 			continue

@@ -36,15 +36,13 @@ import (
 	"github.com/valise-ota/valise/installer/release"
 )
 
-// operatorNames are those that docker compose puts over a compose file, in its order.
-var operatorNames = []string{"compose.override.yml", "compose.override.yaml", "docker-compose.override.yml", "docker-compose.override.yaml"}
-
 // BackupsDir is where data saved before a switch are, below the app's directory.
 const BackupsDir = "updates/backups"
 
 const (
-	envName  = ".env"
-	pinsName = "compose.valise.yaml"
+	envName      = ".env"
+	pinsName     = "compose.valise.yaml"
+	overrideName = "compose.override.yaml" // of bundle.ComposeOverrides, the one that people are told to write
 	// loadMarker lies in the app's directory while the engine may hold images
 	// that a crash left incomplete, and has their tags.
 	loadMarker = ".valise-load-unfinished"
@@ -226,7 +224,7 @@ func (a *App) files(m *bundle.Manifest, dir string) []string {
 // operatorFiles are the operator's own overrides. Docker compose takes the first; one
 // that is a link to nothing is an error there.
 func (a *App) operatorFiles(m *bundle.Manifest) (files []string) {
-	for _, name := range operatorNames {
+	for _, name := range bundle.ComposeOverrides {
 		p := filepath.Join(a.Dir, name)
 		if _, err := os.Lstat(p); err == nil && name != m.Device.Compose {
 			files = append(files, p)

@@ -15,6 +15,7 @@ import (
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/release"
+	"github.com/valise-ota/valise/installer/yamledit"
 )
 
 // linkedName is the compose file for people, in the directory of a release: that of
@@ -42,7 +43,7 @@ func linked(text, pinned []byte, project string) ([]byte, error) {
 	if doc.Kind == yaml.DocumentNode {
 		top = doc.Content[0]
 	}
-	services := member(top, "services")
+	services := yamledit.Member(top, "services")
 	if services == nil || services.Kind != yaml.MappingNode {
 		return nil, errors.New("it has no services")
 	}
@@ -56,37 +57,17 @@ func linked(text, pinned []byte, project string) ([]byte, error) {
 			service = &yaml.Node{Kind: yaml.MappingNode, Content: []*yaml.Node{{Kind: yaml.ScalarNode, Tag: "!!merge", Value: "<<"}, service}}
 			services.Content[i+1] = service
 		}
-		setMember(service, "image", p.Image)
-		setMember(service, "pull_policy", p.PullPolicy)
+		yamledit.Set(service, "image", yamledit.Text(p.Image))
+		yamledit.Set(service, "pull_policy", yamledit.Text(p.PullPolicy))
 	}
-	setMember(top, "name", project)
+	yamledit.Set(top, "name", yamledit.Text(project))
 	var out bytes.Buffer
 	out.WriteString("# Written by valise-installer for docker compose by hand: the compose file of the release, with its images pinned.\n" +
-		"# A change here has no effect; what is to be different belongs into " + operatorNames[1] + ".\n")
+		"# A change here has no effect; what is to be different belongs into " + overrideName + ".\n")
 	e := yaml.NewEncoder(&out)
 	e.SetIndent(2)
 	err := errors.Join(e.Encode(&doc), e.Close())
 	return out.Bytes(), err
-}
-
-func member(m *yaml.Node, key string) *yaml.Node {
-	for i := 0; m.Kind == yaml.MappingNode && i+1 < len(m.Content); i += 2 {
-		if m.Content[i].Value == key {
-			return m.Content[i+1]
-		}
-	}
-	return nil
-}
-
-func setMember(m *yaml.Node, key, value string) {
-	text := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: value}
-	for i := 0; i+1 < len(m.Content); i += 2 {
-		if m.Content[i].Value == key {
-			m.Content[i+1] = text
-			return
-		}
-	}
-	m.Content = append(m.Content, &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: key}, text)
 }
 
 // linkedOf is what the compose file for people of release r has to be.

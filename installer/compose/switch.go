@@ -228,7 +228,7 @@ func (a *App) keepEdits(r installer.Release) error {
 
 func (a *App) reportEdit(file string, r installer.Release, name, why string) {
 	a.report(installer.Event{Step: "edited", Detail: fmt.Sprintf("%s of %s was edited here; the edit is kept as %s and %s: what must last belongs in %s",
-		file, r.Version, filepath.Join(a.Dir, name), why, operatorNames[1])})
+		file, r.Version, filepath.Join(a.Dir, name), why, overrideName)})
 }
 
 // maxEdited is how much of an edited file is kept, in bytes: they are written by

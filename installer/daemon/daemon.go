@@ -221,7 +221,10 @@ func (d *Daemon) Run(ctx context.Context, ready func()) error {
 		}
 		d.dropGone()
 		for _, name := range names {
-			if d.app(name) != nil {
+			d.mu.Lock()
+			served := d.apps[name] != nil // one that goes from now on is let go of the next time
+			d.mu.Unlock()
+			if served {
 				continue
 			}
 			a, err := d.open(ctx, name)

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
-	"strings"
 
 	"go.yaml.in/yaml/v4"
 
@@ -18,6 +17,7 @@ import (
 	"github.com/valise-ota/valise/installer/daemon"
 	"github.com/valise-ota/valise/installer/release"
 	"github.com/valise-ota/valise/installer/source"
+	"github.com/valise-ota/valise/installer/yamledit"
 	"github.com/valise-ota/valise/verify"
 )
 
@@ -169,7 +169,7 @@ func (m *Machine) removePolicy(app string) error {
 // trusted root, and everything else as it was.
 func editConfig(text []byte, signers []verify.Signer, root string, from source.Config) ([]byte, error) {
 	out, again, err := editYAML(text, func(top *yaml.Node) error {
-		trust := member(top, "trust")
+		trust := yamledit.Member(top, "trust")
 		if trust == nil || trust.Kind != yaml.MappingNode {
 			return errors.New("trust is no map")
 		}
@@ -182,7 +182,7 @@ func editConfig(text []byte, signers []verify.Signer, root string, from source.C
 			}
 			list.Content = append(list.Content, one)
 		}
-		setMember(trust, "signers", list)
+		yamledit.Set(trust, "signers", list)
 		setText(trust, "trusted_root", root)
 		if reflect.ValueOf(from).IsZero() {
 			return nil
@@ -198,7 +198,7 @@ func editConfig(text []byte, signers []verify.Signer, root string, from source.C
 		if n.Kind == yaml.DocumentNode {
 			n = *n.Content[0]
 		}
-		setMember(top, "source", &n)
+		yamledit.Set(top, "source", &n)
 		return nil
 	})
 	if err != nil {
@@ -236,46 +236,11 @@ func editYAML(text []byte, edit func(top *yaml.Node) error) (_ []byte, now Confi
 	return out.Bytes(), now, err
 }
 
-func textNode(s string) *yaml.Node {
-	n := &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: s}
-	if strings.Contains(s, "\n") {
-		n.Style = yaml.LiteralStyle
-	}
-	return n
-}
-
-func member(m *yaml.Node, key string) *yaml.Node {
-	for i := 0; m.Kind == yaml.MappingNode && i+1 < len(m.Content); i += 2 {
-		if m.Content[i].Value == key {
-			return m.Content[i+1]
-		}
-	}
-	return nil
-}
-
-// setMember sets a member of a map; nil removes it.
-func setMember(m *yaml.Node, key string, value *yaml.Node) {
-	for i := 0; i+1 < len(m.Content); i += 2 {
-		if m.Content[i].Value != key {
-			continue
-		}
-		if value == nil {
-			m.Content = append(m.Content[:i], m.Content[i+2:]...)
-			return
-		}
-		m.Content[i+1] = value
-		return
-	}
-	if value != nil {
-		m.Content = append(m.Content, textNode(key), value)
-	}
-}
-
 // setText sets a member of a map to a text; an empty one removes it.
 func setText(m *yaml.Node, key, value string) {
 	if value == "" {
-		setMember(m, key, nil)
+		yamledit.Set(m, key, nil)
 	} else {
-		setMember(m, key, textNode(value))
+		yamledit.Set(m, key, yamledit.Text(value))
 	}
 }

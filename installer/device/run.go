@@ -30,8 +30,6 @@ type stopper interface {
 	Stop(ctx context.Context, r installer.Release) error
 }
 
-var errNothingRuns = errors.New("nothing is installed that could run")
-
 // Stop stops the app, until Start or an update. Where the app's units start at boot,
 // so does a boot.
 func (m *Machine) Stop(ctx context.Context) error {
@@ -44,7 +42,7 @@ func (m *Machine) Stop(ctx context.Context) error {
 			return err
 		}
 		if st.Current == nil {
-			return errNothingRuns
+			return installer.ErrNothingRuns
 		}
 		app, ok := a.Runtime.(stopper)
 		if !ok {
@@ -69,7 +67,7 @@ func (m *Machine) Logs(ctx context.Context, lines int, follow bool, out io.Write
 		return err
 	}
 	if st.Current == nil {
-		return errNothingRuns
+		return installer.ErrNothingRuns
 	}
 	store, err := release.Open(m.AppDir(app))
 	if err != nil {

@@ -24,6 +24,7 @@ import (
 	"github.com/valise-ota/valise/installer/host"
 	"github.com/valise-ota/valise/installer/release"
 	"github.com/valise-ota/valise/installer/source"
+	"github.com/valise-ota/valise/installer/yamledit"
 	"github.com/valise-ota/valise/verify"
 )
 
@@ -92,18 +93,18 @@ func (d *Device) Configure(app string, to daemon.Settings) error {
 		return err
 	}
 	text, got, err := editYAML(raw, func(top *yaml.Node) error {
-		updates := member(top, "updates")
+		updates := yamledit.Member(top, "updates")
 		if updates == nil || updates.Kind != yaml.MappingNode {
 			updates = &yaml.Node{Kind: yaml.MappingNode}
-			setMember(top, "updates", updates)
+			yamledit.Set(top, "updates", updates)
 		}
 		setText(updates, "check", to.Check.String())
 		setText(updates, "auto", string(to.Auto))
 		setText(updates, "window", to.Window)
 		if len(updates.Content) == 0 {
-			setMember(top, "updates", nil)
+			yamledit.Set(top, "updates", nil)
 		}
-		if from := member(top, "source"); from != nil {
+		if from := yamledit.Member(top, "source"); from != nil {
 			setText(from, "channel", to.Channel)
 		}
 		return nil

@@ -18,6 +18,8 @@ import (
 
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/client"
+
+	"github.com/valise-ota/valise/bundle"
 )
 
 // Env is the whole environment of the commands run here. Nothing is inherited:
@@ -56,21 +58,6 @@ func (e Env) look(name string) (string, bool) {
 // create have --pull. 2.7.0 has it not.
 var oldestCompose = []int{2, 10, 2}
 
-// numbersOf are the leading numbers of a version: 2, 10, 2 of 2.10.2-desktop.1.
-func numbersOf(version string) (list []int) {
-	for part := range strings.SplitSeq(version, ".") {
-		digits := len(part) - len(strings.TrimLeft(part, "0123456789"))
-		n, err := strconv.Atoi(part[:digits])
-		if err != nil {
-			return list
-		}
-		if list = append(list, n); digits < len(part) {
-			return list
-		}
-	}
-	return list
-}
-
 // FindCompose finds the device's own Docker Compose, 2.10.2 or newer: as the
 // plugin of docker, else as docker-compose. It returns how to call it and its
 // version.
@@ -96,7 +83,7 @@ func FindCompose(ctx context.Context, env Env) (command []string, version string
 			continue
 		}
 		version := strings.TrimPrefix(strings.TrimSpace(out.String()), "v")
-		if slices.Compare(numbersOf(version), oldestCompose) < 0 {
+		if slices.Compare(bundle.VersionNumbers(version), oldestCompose) < 0 {
 			tried = append(tried, fmt.Sprintf("%s: version is %.40q, want 2.10.2 or newer", name, version))
 			continue
 		}

@@ -7,10 +7,10 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"net"
-	"os"
 	"strings"
+
+	"github.com/valise-ota/valise/installer/foreign"
 )
 
 // maxCA is more than a file of certificates that sign others has, in bytes.
@@ -22,12 +22,7 @@ const maxCA = 1 << 20
 func (p *prober) tlsConfig() (*tls.Config, error) {
 	var roots *x509.CertPool // nil: those of the machine
 	if p.CA != "" {
-		f, err := os.Open(p.CA)
-		if err != nil {
-			return nil, fmt.Errorf("read ca: %w", err)
-		}
-		defer f.Close()
-		text, err := io.ReadAll(io.LimitReader(f, maxCA))
+		text, err := foreign.ReadFile(p.CA, maxCA)
 		if err != nil {
 			return nil, fmt.Errorf("read ca: %w", err)
 		}

@@ -24,19 +24,25 @@ func (s *Store) Copy(ctx context.Context) error {
 		err = os.Chmod(next, 0o600)
 	}
 	if err == nil {
-		err = syncFile(next)
-	}
-	if err == nil {
-		err = os.Rename(next, s.path+copySuffix)
-	}
-	if err == nil {
-		err = syncFile(filepath.Dir(s.path))
+		err = replace(next, s.path+copySuffix)
 	}
 	if err != nil {
 		os.Remove(next)
 		return fmt.Errorf("copy record: %w", err)
 	}
 	return nil
+}
+
+// replace gives the file next the name path, durably: whatever is lost, path is the
+// old file or the whole new one.
+func replace(next, path string) error {
+	if err := syncFile(next); err != nil {
+		return err
+	}
+	if err := os.Rename(next, path); err != nil {
+		return err
+	}
+	return syncFile(filepath.Dir(path))
 }
 
 // SetAside gives the file at path and its log another name, which ends with label,
@@ -70,13 +76,7 @@ func FromCopy(path string) (bool, error) {
 		err = os.WriteFile(next, b, 0o600)
 	}
 	if err == nil {
-		err = syncFile(next)
-	}
-	if err == nil {
-		err = os.Rename(next, path)
-	}
-	if err == nil {
-		err = syncFile(filepath.Dir(path))
+		err = replace(next, path)
 	}
 	if err != nil {
 		return false, fmt.Errorf("bring record back from its copy: %w", err)

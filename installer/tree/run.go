@@ -10,11 +10,7 @@ import (
 
 // Stop stops the units of release r. What starts at boot starts again then.
 func (a *App) Stop(ctx context.Context, r installer.Release) error {
-	m, err := a.manifest(r)
-	if err != nil {
-		return err
-	}
-	names, err := units(ctx, m)
+	names, err := a.unitsOf(ctx, r)
 	if err != nil {
 		return err
 	}
@@ -24,13 +20,17 @@ func (a *App) Stop(ctx context.Context, r installer.Release) error {
 // Logs writes the last lines of the units of release r to out, and with follow what
 // comes until ctx ends.
 func (a *App) Logs(ctx context.Context, r installer.Release, lines int, follow bool, out io.Writer) error {
-	m, err := a.manifest(r)
-	if err != nil {
-		return err
-	}
-	names, err := units(ctx, m)
+	names, err := a.unitsOf(ctx, r)
 	if err != nil {
 		return err
 	}
 	return systemd.Follow(ctx, names, lines, follow, out)
+}
+
+func (a *App) unitsOf(ctx context.Context, r installer.Release) ([]string, error) {
+	m, err := a.manifest(r)
+	if err != nil {
+		return nil, err
+	}
+	return units(ctx, m)
 }
