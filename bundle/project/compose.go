@@ -11,6 +11,7 @@ import (
 
 	"github.com/compose-spec/compose-go/v2/loader"
 	"github.com/compose-spec/compose-go/v2/types"
+	"go.yaml.in/yaml/v4"
 )
 
 // composeFile is a compose file at one version of the app.
@@ -40,7 +41,11 @@ func (c *composeFile) attributes(service string) map[string]any {
 
 // loadCompose reads the compose files.
 func (p *Project) loadCompose(ctx context.Context, version string) (*composeFile, error) {
-	details := types.ConfigDetails{WorkingDir: filepath.Dir(p.Path(p.Compose.First()))}
+	dir, err := filepath.Abs(filepath.Dir(p.Path(p.Compose.First()))) // of a relative one, parts of parts are looked for in the wrong place
+	if err != nil {
+		return nil, err
+	}
+	details := types.ConfigDetails{WorkingDir: dir}
 	for _, name := range p.Compose {
 		data, err := readLimited(p.Path(name), MaxComposeSize)
 		if err != nil {
@@ -71,10 +76,15 @@ func (p *Project) loadCompose(ctx context.Context, version string) (*composeFile
 	if err != nil {
 		return nil, p.composeError("%s", p.oneLine(err))
 	}
-	for _, name := range c.others {
+	for i := 0; i < len(c.others); i++ { // grows
+		name := c.others[i]
 		if !filepath.IsLocal(name) {
 			return nil, p.composeError("it takes parts from %s, which is outside the directory of %s", name, DefaultFile)
 		}
+		if i >= maxParts {
+			return nil, p.composeError("it takes parts from more than %d other files", maxParts)
+		}
+		c.partsOf(name)
 	}
 	c.without = func(name string) error {
 		c.unknown.blank = name
@@ -128,15 +138,67 @@ func (c *composeFile) takes(event string, data map[string]any) {
 		names, _ = data["path"].(types.StringList)
 	}
 	for _, name := range names {
-		if rel, err := filepath.Rel(c.p.Path("."), name); filepath.IsAbs(name) && err == nil {
-			name = rel
+		if filepath.IsAbs(name) {
+			if dir, err := filepath.Abs(c.p.Dir); err == nil {
+				name, _ = filepath.Rel(dir, name)
+			}
 		} else if name != "" {
 			name = c.p.beside(filepath.FromSlash(name))
 		}
-		if name != "" && !slices.Contains(c.others, name) {
-			c.others = append(c.others, name)
+		c.part(name)
+	}
+}
+
+func (c *composeFile) part(name string) {
+	if name != "" && !slices.Contains(c.others, name) {
+		c.others = append(c.others, name)
+	}
+}
+
+// maxParts is how many other files a compose file may take parts from.
+const maxParts = 1000
+
+// partsOf notes the files that one of the others takes parts from: the listener does
+// not hear of them. One that compose could not read was an error already.
+func (c *composeFile) partsOf(name string) {
+	data, err := readLimited(c.p.Path(name), MaxComposeSize)
+	if err != nil {
+		return
+	}
+	var file struct {
+		Include  []yaml.Node
+		Services map[string]struct{ Extends yaml.Node }
+	}
+	_ = yaml.Load(data, &file)
+	add := func(n *yaml.Node) {
+		if n.Kind == yaml.ScalarNode && !strings.Contains(n.Value, "$") && n.Value != "" {
+			c.part(filepath.Join(filepath.Dir(name), filepath.FromSlash(n.Value)))
 		}
 	}
+	for _, n := range file.Include {
+		add(&n) // a path
+		switch path := memberOf(&n, "path"); path.Kind {
+		case yaml.SequenceNode:
+			for _, n := range path.Content {
+				add(n)
+			}
+		default:
+			add(path)
+		}
+	}
+	for _, service := range file.Services {
+		add(memberOf(&service.Extends, "file"))
+	}
+}
+
+// memberOf is a member of a map, or an empty node.
+func memberOf(m *yaml.Node, key string) *yaml.Node {
+	for i := 0; m.Kind == yaml.MappingNode && i+1 < len(m.Content); i += 2 {
+		if m.Content[i].Value == key {
+			return m.Content[i+1]
+		}
+	}
+	return &yaml.Node{}
 }
 
 func (p *Project) composeError(format string, args ...any) error {

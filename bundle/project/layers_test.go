@@ -317,6 +317,38 @@ func TestIncludedEnv(t *testing.T) {
 	}
 }
 
+// TestNestedInclude reads a project from where people stand: in its directory. Every
+// file is named from the compose file that names it.
+func TestNestedInclude(t *testing.T) {
+	t.Chdir(t.TempDir())
+	for name, text := range map[string]string{
+		"valise.yaml":           goodProject,
+		"compose.yaml":          "include: [two/compose.yaml]\nservices: {db: {image: a, volumes: [\"./f:/f:ro\"]}}\n",
+		"two/compose.yaml":      "include: [deep/compose.yaml]\nservices: {b: {image: a, volumes: [\"./f:/f:ro\"]}}\n",
+		"two/deep/compose.yaml": "services: {c: {extends: {file: ../base.yaml, service: c}, image: a, configs: [c]}}\nconfigs: {c: {file: ./g}}\n",
+		"two/base.yaml":         "services: {c: {image: x, volumes: [\"./h:/h:ro\"]}}\n",
+		"f":                     "", "two/f": "", "two/h": "", "two/deep/g": "",
+	} {
+		write(t, name, text)
+	}
+	p, err := Load(t.Context(), DefaultFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := p.Release(t.Context(), "1.2.3", p.Platforms)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, f := range r.Files {
+		got = append(got, f.Path)
+	}
+	if want := []string{"compose-source/compose.yaml", "compose-source/two/base.yaml", "compose-source/two/compose.yaml", "compose-source/two/deep/compose.yaml",
+		"compose.yaml", "f", "two/deep/g", "two/f", "two/h"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 // TestFindCompose looks for the files of a release as people name them.
 func TestFindCompose(t *testing.T) {
 	const alone, over = "services: {a: {image: b}}\n", "services: {a: {restart: always}}\n"

@@ -128,7 +128,7 @@ func (c *Compose) Recreate(ctx context.Context, services ...string) error {
 func (c *Compose) Mounting(ctx context.Context, paths []string) ([]string, error) {
 	list, err := c.Engine.client.ContainerList(ctx, client.ContainerListOptions{
 		All:     true,
-		Filters: client.Filters{}.Add("label", "com.docker.compose.project="+c.Project),
+		Filters: client.Filters{}.Add("label", projectLabel+"="+c.Project),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list containers of project %s: %w", c.Project, err)
@@ -246,25 +246,6 @@ func (c *Compose) output(ctx context.Context, args ...string) (string, error) {
 	return out.String(), nil
 }
 
-// Exec runs argv in the running container of service. stdin may be nil. An
-// error of stdout is the error returned, whatever argv made of its closed pipe.
-// When ctx ends the command inside the container may run on.
-func (c *Compose) Exec(ctx context.Context, service string, argv []string, stdin io.Reader, stdout io.Writer) error {
-	if len(argv) == 0 {
-		return fmt.Errorf("run in service %s: no command", service)
-	}
-	var stderr tail
-	out := &firstError{w: stdout}
-	err := run(ctx, c.Env, c.Dir, c.Command, append(c.options(), append([]string{"exec", "-T", "--", service}, argv...)...), stdin, out, &stderr)
-	switch {
-	case out.err != nil:
-		return fmt.Errorf("run %s in service %s: write its output: %w", argv[0], service, out.err)
-	case err != nil:
-		return fmt.Errorf("run %s in service %s: %w", argv[0], service, withOutput(err, &stderr))
-	}
-	return nil
-}
-
 // run runs one compose command and puts its output in the error.
 func (c *Compose) run(ctx context.Context, args []string) error {
 	var out tail
@@ -346,19 +327,14 @@ func withOutput(err error, out *tail) error {
 	return err
 }
 
-// firstError remembers why writing failed.
-type firstError struct {
-	w   io.Writer
-	err error
-}
-
-func (f *firstError) Write(p []byte) (int, error) {
-	n, err := f.w.Write(p)
-	if err != nil && f.err == nil {
-		f.err = err
-	}
-	return n, err
-}
+// Labels that compose gives to containers.
+const (
+	projectLabel = "com.docker.compose.project"
+	serviceLabel = "com.docker.compose.service"
+	numberLabel  = "com.docker.compose.container-number"
+	oneOffLabel  = "com.docker.compose.oneoff" // "True" for one of docker compose run
+	hashLabel    = "com.docker.compose.config-hash"
+)
 
 // Container is one container of a compose project.
 type Container struct {
@@ -378,7 +354,7 @@ type Container struct {
 func (c *Compose) Ps(ctx context.Context) ([]Container, error) {
 	list, err := c.Engine.client.ContainerList(ctx, client.ContainerListOptions{
 		All:     true,
-		Filters: client.Filters{}.Add("label", "com.docker.compose.project="+c.Project, "com.docker.compose.oneoff=False"),
+		Filters: client.Filters{}.Add("label", projectLabel+"="+c.Project, oneOffLabel+"=False"),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list containers of project %s: %w", c.Project, err)
@@ -396,8 +372,8 @@ func (c *Compose) Ps(ctx context.Context) ([]Container, error) {
 		ctr := res.Container
 		out := Container{
 			ID:           ctr.ID,
-			Service:      s.Labels["com.docker.compose.service"],
-			ConfigHash:   s.Labels["com.docker.compose.config-hash"],
+			Service:      s.Labels[serviceLabel],
+			ConfigHash:   s.Labels[hashLabel],
 			RestartCount: ctr.RestartCount,
 			ImageID:      ctr.Image,
 		}

@@ -86,9 +86,6 @@ func TestComposeCommands(t *testing.T) {
 		{"down --remove-orphans", func(c *Compose) error { return c.Down(t.Context()) }},
 		{"stop -- api web", func(c *Compose) error { return c.Stop(t.Context(), "api", "web") }},
 		{"config --quiet", func(c *Compose) error { return c.Config(t.Context()) }},
-		{"exec -T -- db pg_dump -U x", func(c *Compose) error {
-			return c.Exec(t.Context(), "db", []string{"pg_dump", "-U", "x"}, nil, &bytes.Buffer{})
-		}},
 	} {
 		c := fakeCompose(t, `echo "$@" >log; env >env; pwd >>log`)
 		if err := tt.run(c); err != nil {
@@ -116,24 +113,10 @@ func TestComposeErrors(t *testing.T) {
 		t.Errorf("error has %d bytes, want about %d", n, outputLimit)
 	}
 
-	var out bytes.Buffer
-	err = fakeCompose(t, `echo data; echo "no such database" >&2; exit 1`).Exec(t.Context(), "db", []string{"pg_dump"}, nil, &out)
-	if err == nil || err.Error() != "run pg_dump in service db: exit status 1: no such database" || out.String() != "data\n" {
-		t.Errorf("Exec: %v, output %q", err, &out)
-	}
-	full := errors.New("no space left on device")
-	err = fakeCompose(t, `while :; do echo data || exit 1; done`).Exec(t.Context(), "db", []string{"pg_dump"}, nil, failingWriter{full})
-	if !errors.Is(err, full) {
-		t.Errorf("Exec into a full disk: %v", err)
-	}
 	if err := (&Compose{}).Up(t.Context()); err == nil {
 		t.Error("Up without a command: nil error")
 	}
 }
-
-type failingWriter struct{ err error }
-
-func (f failingWriter) Write([]byte) (int, error) { return 0, f.err }
 
 // A cancelled command is gone with its children.
 func TestComposeCancel(t *testing.T) {
@@ -284,8 +267,8 @@ volumes: {data: {}}
 	}
 	out.Reset()
 	err = c.Exec(t.Context(), "api", []string{"/app", "fail"}, nil, &out)
-	var exit *exec.ExitError
-	if !errors.As(err, &exit) || exit.ExitCode() != 3 || !strings.Contains(err.Error(), "no such database") || out.String() != "half a result\n" {
+	var exit *ExitError
+	if !errors.As(err, &exit) || exit.Code != 3 || !strings.Contains(err.Error(), "no such database") || out.String() != "half a result\n" {
 		t.Errorf("Exec: %v, output %q", err, &out)
 	}
 	ctx, cancel := context.WithCancel(t.Context())

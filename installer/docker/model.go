@@ -290,7 +290,7 @@ func (e *Engine) Published(ctx context.Context, project string) (map[Port]string
 	ports := map[Port]string{}
 	for _, s := range list.Items {
 		by := "container " + containerName(s)
-		if other := s.Labels["com.docker.compose.project"]; other != "" && other == project {
+		if other := s.Labels[projectLabel]; other != "" && other == project {
 			by = ""
 		} else if other != "" {
 			by += " of compose project " + other

@@ -36,8 +36,8 @@ func (c *Compose) hostPath(ctx context.Context, service, file string) (source, b
 		return "", "", err
 	}
 	i := slices.IndexFunc(all, func(s container.Summary) bool {
-		return s.Labels["com.docker.compose.project"] == c.Project && s.Labels["com.docker.compose.service"] == service &&
-			s.Labels["com.docker.compose.oneoff"] == "False"
+		return s.Labels[projectLabel] == c.Project && s.Labels[serviceLabel] == service &&
+			s.Labels[oneOffLabel] == "False"
 	})
 	if i < 0 {
 		return "", "", ErrNoContainer
@@ -129,7 +129,7 @@ func (e *Engine) subpath(ctx context.Context, id string, at container.MountPoint
 // Volumes are the names of the volumes of a compose project, whether anything
 // uses them or not.
 func (e *Engine) Volumes(ctx context.Context, project string) (names []string, err error) {
-	list, err := e.client.VolumeList(ctx, client.VolumeListOptions{Filters: client.Filters{}.Add("label", "com.docker.compose.project="+project)})
+	list, err := e.client.VolumeList(ctx, client.VolumeListOptions{Filters: client.Filters{}.Add("label", projectLabel+"="+project)})
 	if err != nil {
 		return nil, fmt.Errorf("list volumes of compose project %s: %w", project, err)
 	}

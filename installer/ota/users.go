@@ -203,7 +203,8 @@ func checkPassword(hash, password string) bool {
 }
 
 // nobody is checked when a name is unknown, so that the time says nothing.
-var nobody = hashPassword("nobody", make([]byte, 16))
+// It is made when it is first needed: no other command waits for it.
+var nobody = sync.OnceValue(func() string { return hashPassword("nobody", make([]byte, 16)) })
 
 // lists reads the users file anew when it changed.
 type lists struct {
@@ -247,7 +248,7 @@ func (l *lists) login(ctx context.Context, q queue, name, password string) (*Use
 		return nil, err
 	}
 	defer done()
-	hash := nobody
+	hash := nobody()
 	i := slices.IndexFunc(list.Users, func(u User) bool { return u.Name == name })
 	if i >= 0 {
 		hash = list.Users[i].Hash

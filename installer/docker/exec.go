@@ -1,0 +1,129 @@
+package docker
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strconv"
+	"time"
+
+	"github.com/moby/moby/api/pkg/stdcopy"
+	"github.com/moby/moby/client"
+)
+
+// ExitError says how a command in a container ended.
+type ExitError struct{ Code int }
+
+func (e *ExitError) Error() string { return fmt.Sprintf("exit status %d", e.Code) }
+
+// Exec runs argv in the running container of service. stdin may be nil. An
+// error of stdout is the error returned, whatever argv made of its closed pipe; that of
+// a command that failed is an *ExitError. When ctx ends the command inside the
+// container may run on.
+//
+// It asks the engine and not compose, whose programs take longer to start than most
+// commands take to run.
+func (c *Compose) Exec(ctx context.Context, service string, argv []string, stdin io.Reader, stdout io.Writer) error {
+	if len(argv) == 0 {
+		return fmt.Errorf("run in service %s: no command", service)
+	}
+	var stderr tail
+	out := &firstError{w: stdout}
+	code, err := c.exec(ctx, service, argv, stdin, out, &stderr)
+	switch {
+	case out.err != nil:
+		return fmt.Errorf("run %s in service %s: write its output: %w", argv[0], service, out.err)
+	case ctx.Err() != nil:
+		return fmt.Errorf("run %s in service %s: %w", argv[0], service, context.Cause(ctx))
+	case err == nil && code != 0:
+		err = &ExitError{code}
+	}
+	if err != nil {
+		return fmt.Errorf("run %s in service %s: %w", argv[0], service, withOutput(err, &stderr))
+	}
+	return nil
+}
+
+func (c *Compose) exec(ctx context.Context, service string, argv []string, stdin io.Reader, stdout, stderr io.Writer) (code int, err error) {
+	engine := c.Engine.client
+	// The first one, as docker compose exec takes it.
+	list, err := engine.ContainerList(ctx, client.ContainerListOptions{Filters: client.Filters{}.Add("status", "running").
+		Add("label", projectLabel+"="+c.Project, oneOffLabel+"=False", serviceLabel+"="+service)})
+	if err != nil {
+		return 0, fmt.Errorf("list its containers: %w", err)
+	}
+	if len(list.Items) == 0 {
+		return 0, fmt.Errorf("service %q is not running", service)
+	}
+	first := list.Items[0]
+	for _, s := range list.Items[1:] {
+		if number(s.Labels) < number(first.Labels) {
+			first = s
+		}
+	}
+	made, err := engine.ExecCreate(ctx, first.ID, client.ExecCreateOptions{Cmd: argv, AttachStdin: stdin != nil, AttachStdout: true, AttachStderr: true})
+	if err != nil {
+		return 0, err
+	}
+	attached, cancel := context.WithCancel(context.WithValue(ctx, patient{}, true))
+	defer cancel()
+	conn, err := engine.ExecAttach(attached, made.ID, client.ExecAttachOptions{})
+	if err != nil {
+		return 0, err
+	}
+	if stdin != nil {
+		sent := make(chan struct{})
+		go func() {
+			defer close(sent)
+			_, _ = io.Copy(conn.Conn, stdin) // a command need not read all of it
+			_ = conn.CloseWrite()
+		}()
+		// stdin is its caller's again afterwards, unless it has nothing to say for long.
+		defer func() {
+			cancel()
+			select {
+			case <-sent:
+			case <-time.After(waitDelay):
+			}
+		}()
+	}
+	if _, err := stdcopy.StdCopy(stdout, stderr, conn.Reader); err != nil {
+		return 0, err
+	}
+	// The engine closes the streams a moment before it notes the end.
+	for pause := time.Millisecond; ; pause = min(2*pause, time.Second) {
+		state, err := engine.ExecInspect(ctx, made.ID, client.ExecInspectOptions{})
+		if err != nil || !state.Running {
+			return state.ExitCode, err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		}
+	}
+}
+
+// patient in a context marks a connection that may be silent, for as long as a command
+// of the app has nothing to say, and that ends with the context.
+type patient struct{}
+
+// number is a container's among those of its service.
+func number(labels map[string]string) int {
+	n, _ := strconv.Atoi(labels[numberLabel])
+	return n
+}
+
+// firstError remembers why writing failed.
+type firstError struct {
+	w   io.Writer
+	err error
+}
+
+func (f *firstError) Write(p []byte) (int, error) {
+	n, err := f.w.Write(p)
+	if err != nil && f.err == nil {
+		f.err = err
+	}
+	return n, err
+}

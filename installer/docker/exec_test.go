@@ -1,0 +1,117 @@
+package docker
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+)
+
+// frame is what a command wrote, as the engine sends it: 1 for stdout, 2 for stderr.
+func frame(stream byte, text string) string {
+	head := [8]byte{stream}
+	binary.BigEndian.PutUint32(head[4:], uint32(len(text)))
+	return string(head[:]) + text
+}
+
+// execEngine runs one command in a container: talk has the connection to it.
+func execEngine(t *testing.T, talk func(net io.ReadWriter), states ...string) *Compose {
+	var asked int
+	e := fakeEngine{
+		"GET /containers/json": func(w http.ResponseWriter, r *http.Request) {
+			if f := r.FormValue("filters"); strings.Contains(f, "com.docker.compose.service=db") {
+				answer(`[{"Id":"second","Labels":{"com.docker.compose.container-number":"2"}},{"Id":"first","Labels":{"com.docker.compose.container-number":"1"}}]`)(w, r)
+				return
+			}
+			answer(`[]`)(w, r)
+		},
+		"POST /containers/first/exec": answer(`{"Id":"x"}`),
+		"POST /exec/x/start": func(w http.ResponseWriter, r *http.Request) {
+			io.Copy(io.Discard, r.Body)
+			conn, rw, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer conn.Close()
+			fmt.Fprint(conn, "HTTP/1.1 101 UPGRADED\r\nContent-Type: application/vnd.docker.multiplexed-stream\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\n")
+			talk(struct {
+				io.Reader
+				io.Writer
+			}{rw, conn})
+		},
+		"GET /exec/x/json": func(w http.ResponseWriter, r *http.Request) {
+			answer(states[min(asked, len(states)-1)])(w, r)
+			asked++
+		},
+	}.start(t)
+	return &Compose{Engine: e, Project: "shop"}
+}
+
+func TestExec(t *testing.T) {
+	const running, good, bad = `{"Running":true}`, `{"ExitCode":0}`, `{"ExitCode":1}`
+	argv := []string{"pg_dump"}
+	dump := func(c io.ReadWriter) { io.WriteString(c, frame(1, "data\n")+frame(2, "no such database\n")) }
+	var out bytes.Buffer
+	if err := execEngine(t, dump, running, running, good).Exec(t.Context(), "db", argv, nil, &out); err != nil || out.String() != "data\n" {
+		t.Errorf("%v, output %q", err, &out)
+	}
+	out.Reset()
+	err := execEngine(t, dump, running, bad).Exec(t.Context(), "db", argv, nil, &out)
+	if exit := new(ExitError); !errors.As(err, &exit) || err.Error() != "run pg_dump in service db: exit status 1: no such database" || out.String() != "data\n" {
+		t.Errorf("fails: %v, output %q", err, &out)
+	}
+	if err := execEngine(t, dump, good).Exec(t.Context(), "web", argv, nil, &out); err == nil || !strings.Contains(err.Error(), `service "web" is not running`) {
+		t.Errorf("service that does not run: %v", err)
+	}
+
+	// What is sent arrives to its end, and comes back.
+	out.Reset()
+	big := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
+	echo := func(c io.ReadWriter) {
+		b, _ := io.ReadAll(c)
+		io.WriteString(c, frame(1, string(b)))
+	}
+	if err := execEngine(t, echo, good).Exec(t.Context(), "db", argv, bytes.NewReader(big), &out); err != nil || !bytes.Equal(out.Bytes(), big) {
+		t.Errorf("%v, %d of %d bytes came back", err, out.Len(), len(big))
+	}
+	// A command that reads nothing and fails is not waited for.
+	r, w := io.Pipe()
+	defer w.Close()
+	go w.Write(big)
+	if err := execEngine(t, func(io.ReadWriter) {}, bad).Exec(t.Context(), "db", argv, r, io.Discard); !errors.As(err, new(*ExitError)) {
+		t.Errorf("reads nothing: %v", err)
+	}
+
+	full := errors.New("no space left on device")
+	if err := execEngine(t, dump, good).Exec(t.Context(), "db", argv, nil, failingWriter{full}); !errors.Is(err, full) {
+		t.Errorf("full disk: %v", err)
+	}
+	// An engine that ends meanwhile ends with half a frame.
+	half := func(c io.ReadWriter) { io.WriteString(c, frame(1, "data\n")[:10]) }
+	if err := execEngine(t, half, `{`).Exec(t.Context(), "db", argv, nil, &out); err == nil {
+		t.Error("engine that ends: nil error")
+	}
+
+	// Interrupted, nothing is waited for, neither the answer nor the end.
+	for name, talk := range map[string]func(io.ReadWriter, func()){
+		"silent":  func(c io.ReadWriter, stop func()) { stop(); io.Copy(io.Discard, c) },
+		"running": func(_ io.ReadWriter, stop func()) { stop() },
+	} {
+		cause := errors.New("the device goes down")
+		ctx, cancel := context.WithCancelCause(t.Context())
+		c := execEngine(t, func(c io.ReadWriter) { talk(c, func() { cancel(cause) }) }, running)
+		if err := c.Exec(ctx, "db", argv, nil, io.Discard); !errors.Is(err, cause) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+type failingWriter struct{ err error }
+
+func (f failingWriter) Write([]byte) (int, error) { return 0, f.err }
