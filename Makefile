@@ -4,24 +4,14 @@ GO    ?= go
 DIST  := dist
 LDFLAGS := -s -w -buildid=
 
-# Device platforms of the installer.
-PLATFORMS := linux-amd64 linux-arm64 linux-arm-v7
-
-.PHONY: help build installers demo test remote e2e e2e-page e2e-engines e2e-device e2e-action release-check bench fuzz lint setup sigstore-up sigstore-down verify-tarball clean
+.PHONY: help build demo test remote e2e e2e-page e2e-engines e2e-device e2e-action release-check bench fuzz lint setup sigstore-up sigstore-down verify-tarball clean
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 18
 
-build: installers ## both programs into dist/
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS)" -o $(DIST)/valise ./cmd/valise
-
-installers: $(PLATFORMS:%=installer-%)
-
-installer-%:
-	@p=$*; arch=$$(cut -d- -f2 <<<"$$p"); \
-	CGO_ENABLED=0 GOOS=linux GOARCH=$$arch GOARM=7 $(GO) build -trimpath -ldflags "$(LDFLAGS)" \
-	  -o $(DIST)/installer/$$p/valise-installer ./cmd/valise-installer && \
-	printf '%-14s %s bytes\n' "$$p" "$$(stat -c %s $(DIST)/installer/$$p/valise-installer)"
+build: ## both programs into dist/: the installers of all device platforms, and valise, which puts them into bundles
+	@installers=$$(scripts/installers.sh $(DIST)/installer) && set -x && \
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags "$(LDFLAGS) -X main.installers=$$installers" -o $(DIST)/valise ./cmd/valise
 
 setup: ## install what tests and demo need (Debian, Ubuntu; as root)
 	scripts/setup.sh

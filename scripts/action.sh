@@ -39,10 +39,14 @@ if [ -e "$here/action.pin" ] && [[ $here/ != "$workspace"/* ]]; then
   chmod +x "$valise"
   download "valise-$platform.sigstore.json" "$valise.sigstore.json"
   root=$(pinned root)
+  VALISE_RELEASES=$(pinned releases) # the installers for bundles come from there too
+  export VALISE_RELEASES
   "$valise" verify "$valise" --bundle "$valise.sigstore.json" --identity "$(pinned signer)" ${root:+--trusted-root "$here/$root"} --progress none >/dev/null ||
     fail "the downloaded valise-$platform is not signed by the release workflow"
 else
   command -v go >/dev/null || fail "valise is built from source here, and there is no Go: add a step with actions/setup-go"
-  (cd "$here" && CGO_ENABLED=0 GOFLAGS='' GOWORK=off go build -trimpath -o "$valise" ./cmd/valise)
+  installers=
+  [ -n "${INPUT_BUNDLE:-}" ] || installers=$("$here/scripts/installers.sh" "$dir/installer") # for what is built
+  (cd "$here" && CGO_ENABLED=0 GOFLAGS='' GOWORK=off go build -trimpath -ldflags "-X main.installers=$installers" -o "$valise" ./cmd/valise)
 fi
 "$valise" action

@@ -69,6 +69,7 @@ git ls-files -z --cached --others --exclude-standard | while IFS= read -r -d '' 
 rm -rf "$dir/app/.github/workflows"
 mkdir -p "$dir/app/.github/workflows" "$dir/store"
 cp testdata/action/*.yml "$dir/app/.github/workflows/"
+sed -i '/^installer:/d' "$dir/app/examples/shop/valise.yaml" # those of the Action's release
 printf '# Changelog\n\n## 1.0.0\n\n- The first.\n' >"$dir/app/examples/shop/CHANGELOG.md"
 commit() {
   git -C "$dir/app" add -A
@@ -85,11 +86,11 @@ third=$(commit "third")
 # The Action's own release: the program for this machine, signed as its release workflow would, and action.pin.
 git clone -q --no-hardlinks "$dir/app" "$dir/action"
 machine=linux-$(go env GOARCH)
-scripts/pin.sh v9.9.9 >"$dir/pin" &
-pin=$!
-CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -buildid= -X github.com/valise-ota/valise/cmd/internal/cli.version=9.9.9" \
+scripts/pin.sh v9.9.9 >"$dir/pin"
+installers=$(scripts/installers.sh "$dir/installer" 9.9.9)
+CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w -buildid= -X github.com/valise-ota/valise/cmd/internal/cli.version=9.9.9 -X main.installers=$installers" \
   -o "$dir/valise-$machine" ./cmd/valise
-wait "$pin"
+for platform in linux-amd64 linux-arm64; do ln "$dir/installer/$platform/valise-installer" "$dir/valise-installer-$platform"; done
 valise=$dir/valise-$machine
 ACTIONS_ID_TOKEN_REQUEST_URL="$ACTIONS_ID_TOKEN_REQUEST_URL&repository=valise-ota/valise&ref=refs/tags/v9.9.9" \
   "$valise" sign "$valise" --signing-config "$VALISE_SIGNING_CONFIG" --progress none
@@ -97,7 +98,7 @@ github valise -repository valise-ota/valise
 api=$(field url "$dir/valise.json")
 release=$(curl -fsS -H "Authorization: Bearer $(field write "$dir/valise.json")" -d '{"tag_name":"v9.9.9","draft":false}' "$api/repos/valise-ota/valise/releases")
 upload=$(sed -nE 's/.*"upload_url":"([^"{]*).*/\1/p' <<<"$release")
-for f in "$valise" "$valise.sigstore.json"; do
+for f in "$valise" "$valise.sigstore.json" "$dir"/valise-installer-*; do
   curl -fsS -o "$dir/uploaded" -H "Authorization: Bearer $(field write "$dir/valise.json")" --data-binary "@$f" "$upload?name=${f##*/}"
 done
 cp "$VALISE_TRUSTED_ROOT" "$dir/action/trusted_root.json"

@@ -85,6 +85,7 @@ cat >"$tree/valise.yaml" <<'END'
 app: cloud
 platforms: [linux/amd64]
 output: cloud-{{.Tag}}-x86_64-linux.tar.gz
+installer: none
 tree: {files: [{from: bin, to: bin}, {from: packaging, to: packaging}], units: [packaging/cloud.service]}
 health: {http: "http://127.0.0.1:8080/health"}
 END

@@ -18,6 +18,7 @@ trap 'scripts/systemd.sh down "$dir/debian"; rm -rf "$dir"' EXIT
 files() {
   printf '/usr/%s\n' "bin/$1" "share/bash-completion/completions/$1" "share/doc/$1/copyright" \
     "share/fish/vendor_completions.d/$1.fish" "share/zsh/vendor-completions/_$1"
+  [ "$1" != valise ] || printf '/usr/lib/valise/installer/%s/valise-installer\n' linux-amd64 linux-arm64 linux-arm-v7
   tar -tf "$from/valise-$version-linux-amd64.tar.gz" | sed -n "s|.*/man/|/usr/share/man/man1/|p" | grep "/$1[-.]" || true
 }
 # same NAME WANT GOT: two lists of lines.
@@ -56,6 +57,12 @@ for program in valise valise-installer; do
   debian "$program" __complete ver 2>/dev/null | grep -q . || fail "$program completes nothing"
   mapfile -t installed < <(debian dpkg -L "$program" | grep -vxF /.)
   [ -s "$dir/debian/root/usr/share/man/man1/$program.1" ] || fail "no manual page of $program"
+  if [ "$program" = valise ]; then # bundles install themselves, without a network
+    cp -r examples/hello "$dir/debian/root/root/hello"
+    sed -i '/^installer:/d' "$dir/debian/root/root/hello/valise.yaml"
+    debian valise build 1.0.0 --project /root/hello/valise.yaml -o /root/hello.tar.gz >"$dir/out" 2>&1 || fail "valise build: $(cat "$dir/out")"
+    debian valise inspect /root/hello.tar.gz | grep -q "^installer  *$version linux/amd64, $version linux/arm64, $version linux/arm/v7$" || fail "valise build takes no installer of its package"
+  fi
   debian dpkg --purge "$program" >"$dir/out" 2>&1 || fail "dpkg --purge: $(cat "$dir/out")"
   for path in "${installed[@]}"; do
     if [ -f "$dir/debian/root$path" ]; then fail "dpkg --purge left $path"; fi

@@ -9,12 +9,13 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 dir=$(mktemp -d /tmp/valise-pin.XXXXXX)
 trap 'rm -rf "$dir"' EXIT
 
+installers=$(scripts/installers.sh "$dir/installer" "${1#v}")
 repository=https://github.com/valise-ota/valise
 echo "version $1"
 echo "signer $repository/.github/workflows/release.yml@refs/tags/$1"
 echo "releases $repository/releases/download"
 for arch in amd64 arm64; do
   CGO_ENABLED=0 GOOS=linux GOARCH=$arch GOFLAGS='' go build -trimpath -buildvcs=false \
-    -ldflags "-s -w -buildid= -X github.com/valise-ota/valise/cmd/internal/cli.version=${1#v}" -o "$dir/valise" ./cmd/valise
+    -ldflags "-s -w -buildid= -X github.com/valise-ota/valise/cmd/internal/cli.version=${1#v} -X main.installers=$installers" -o "$dir/valise" ./cmd/valise
   echo "linux-$arch $(sha256sum "$dir/valise" | cut -d' ' -f1)"
 done

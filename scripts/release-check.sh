@@ -117,6 +117,20 @@ mkdir "$dir/get"
 "$dir/valise" --version | grep -qF "${version#v}" || fail "the program is $("$dir/valise" --version), want ${version#v}"
 trust=(--identity "$identity" --trusted-root "$VALISE_TRUSTED_ROOT" --progress none)
 (cd "$dir/get" && unshare -n "$dir/valise" verify --checksums CHECKSUMS.txt "valise-$machine" "${trust[@]}")
+
+step "bundles carry the installers of the same release: from the archive, or downloaded once"
+for platform in linux-amd64 linux-arm64 linux-arm-v7; do
+  tar -xzOf "$files/valise-${version#v}-$machine.tar.gz" --wildcards "*/installer/$platform/valise-installer" | cmp - "$files/valise-installer-$platform"
+done
+cp -r examples/hello "$dir/hello"
+sed -i '/^installer:/d' "$dir/hello/valise.yaml"
+hello() { XDG_CACHE_HOME=$dir/cache "$@" "$dir/valise" build 1.0.0 --project "$dir/hello/valise.yaml" -o "$dir/hello.tar.gz" --progress none >"$dir/out" 2>&1; }
+if hello unshare -n; then fail "a bundle was built with installers from nowhere"; fi
+grep -q 'or "installer: none"' "$dir/out" || fail "without a network: $(cat "$dir/out")"
+hello env "VALISE_RELEASES=$url/$repository/releases/download" || fail "installers cannot be downloaded: $(cat "$dir/out")"
+hello unshare -n || fail "installers are downloaded twice: $(cat "$dir/out")"
+"$dir/valise" inspect "$dir/hello.tar.gz" | grep -q "^installer  *${version#v} linux/amd64, ${version#v} linux/arm64, ${version#v} linux/arm/v7$" || fail "another installer"
+
 printf x >>"$dir/get/valise-$machine"
 rm "$dir/valise"
 if (cd "$dir/get" && sed '/^curl/d' "$dir/get.sh" | PATH=$dir/bin:$PATH bash -euo pipefail) >/dev/null 2>&1 || [ -e "$dir/valise" ]; then

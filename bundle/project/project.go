@@ -70,7 +70,7 @@ type Project struct {
 	Project    string                   `yaml:"project"`     // compose project name
 	VersionEnv string                   `yaml:"version_env"` // key of the environment file that carries the version
 	Files      []FileItem               `yaml:"files"`       // more files of the bundle, under the same path
-	Installer  string                   `yaml:"installer"`   // directory with <os>-<arch>[-<variant>]/valise-installer
+	Installer  string                   `yaml:"installer"`   // directory with <os>-<arch>[-<variant>]/valise-installer, or NoInstaller; empty: as Installers says
 	Engine     string                   `yaml:"engine"`      // directory with <os>-<arch>[-<variant>]/{*.deb,docker-*.tgz,docker-compose}
 	Registries map[string]Registry      `yaml:"registries"`  // by host
 	Output     string                   `yaml:"output"`      // template of the bundle's file name
@@ -85,12 +85,19 @@ type Project struct {
 	// Set has values of variables for this build, over those that buildValues finds.
 	Set map[string]string `yaml:"-" json:"-"`
 
+	// Installers returns the file that is the installer for a platform, or "" where there
+	// is none. It may be nil: then there are none.
+	Installers func(ctx context.Context, platform bundle.Platform) (string, error) `yaml:"-" json:"-"`
+
 	// Ignored returns those of paths, which are relative to Dir, that git ignores. It
 	// may be nil.
 	Ignored func(ctx context.Context, paths []string) ([]string, error) `yaml:"-" json:"-"`
 
 	doc *document // for errors with a position
 }
+
+// NoInstaller is said in place of a directory for a bundle without installers.
+const NoInstaller = "none"
 
 // Registry says how a registry is reached.
 type Registry struct {

@@ -322,17 +322,22 @@ func (p *Project) files(ctx context.Context, r *Release, platforms []bundle.Plat
 			return nil, err
 		}
 	}
-	if p.Installer != "" {
-		for _, platform := range platforms {
-			name := bundle.InstallerPath(platform)
-			if err := add(name, filepath.Join(p.Path(p.Installer), platform.Dashed(), bundle.InstallerName), "installer"); err != nil {
-				return nil, err
-			}
-			// It is a program whatever the mode it was unpacked with.
-			f := files[name]
-			f.Executable = true
-			files[name] = f
+	for _, platform := range platforms {
+		source, err := p.installer(ctx, platform)
+		if err != nil {
+			return nil, err
 		}
+		if source == "" {
+			continue
+		}
+		name := bundle.InstallerPath(platform)
+		if err := add(name, source, "installer"); err != nil {
+			return nil, err
+		}
+		// It is a program whatever the mode it was unpacked with.
+		f := files[name]
+		f.Executable = true
+		files[name] = f
 	}
 	if p.Engine != "" {
 		for _, platform := range platforms {
@@ -350,6 +355,17 @@ func (p *Project) files(ctx context.Context, r *Release, platforms []bundle.Plat
 		return nil, p.at([]any{"files"}, "%s: %s: rename it, or leave it out with files: [\"!PATH\"]", bad.Path, bad.Detail)
 	}
 	return list, nil
+}
+
+// installer is where the installer for a platform is, or "".
+func (p *Project) installer(ctx context.Context, platform bundle.Platform) (string, error) {
+	switch {
+	case p.Installer == NoInstaller, p.Installer == "" && p.Installers == nil:
+		return "", nil
+	case p.Installer == "":
+		return p.Installers(ctx, platform)
+	}
+	return filepath.Join(p.Path(p.Installer), platform.Dashed(), bundle.InstallerName), nil
 }
 
 // carry adds the files that valise.yaml and the compose file name.

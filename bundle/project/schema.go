@@ -414,7 +414,7 @@ var descriptions = map[string]string{
 	"files":                     "More files of the bundle, under the same path: files, directories, and patterns as .dockerignore has them. What the compose file mounts or reads is in it anyway. With a leading !, what is left out.",
 	"files.*.path":              "File, directory or pattern.",
 	"files.*.public":            "It may be read by everybody who gets a bundle, although git ignores it or it is a secret.",
-	"installer":                 "Directory with <os>-<arch>/valise-installer, to take into the bundle.",
+	"installer":                 "Directory with <os>-<arch>/valise-installer, to take into the bundle, or none. Without it, those of the release of valise.",
 	"engine":                    "Directory with <os>-<arch>/ holding *.deb or docker-*.tgz, and docker-compose: what a machine without Docker gets one from.",
 	"output":                    "File name of the bundle, a template: {{.App}}-{{.Version}}.tar.gz. With {{.OS}}, {{.Arch}} or {{.Variant}} there is one bundle for each platform.",
 	"health.status":             "Status of the answer; 200 when it is missing.",

@@ -81,8 +81,9 @@ func Notes(m *bundle.Manifest, f Facts) string {
 	}
 	line("\n## Install it\n\nOn the device, as root, with the file on it (%s, no network):\n\n```sh", needs)
 	trust := f.trust("", lasting(f.Signer.Identity, m.Version))
-	if slices.ContainsFunc(m.Files, func(file bundle.File) bool { return file.Path == "install.sh" }) {
-		line("%s %s > install.sh\nsh install.sh %s%s\n```", tar, path.Join(m.Prefix, "install.sh"), name, trust)
+	if i := slices.IndexFunc(m.Files, func(file bundle.File) bool { return file.Path == "install.sh" }); i >= 0 {
+		// The script runs only when it is the one of the release, and starts only an installer that it knows.
+		line("%s %s > install.sh\necho \"%s  install.sh\" | sha256sum -c && sh install.sh %s%s\n```", tar, path.Join(m.Prefix, "install.sh"), m.Files[i].Digest.Hex(), name, trust)
 	} else {
 		line("valise-installer install %s%s\n```", name, trust)
 	}

@@ -24,7 +24,7 @@ func manifest(t *testing.T) *bundle.Manifest {
 func TestNotesGolden(t *testing.T) {
 	m := manifest(t)
 	m.Changelog = "### Added\n\n- orders"
-	m.Files = append(m.Files, bundle.File{Path: "install.sh"})
+	m.Files = append(m.Files, bundle.File{Path: "install.sh", Digest: bundle.DigestOf([]byte("#!/bin/sh\n"))})
 	got := Notes(m, Facts{
 		Signer: bundle.Signer{Issuer: "https://token.actions.githubusercontent.com", Identity: workflow}, SignedBy: workflow + " (issuer https://token.actions.githubusercontent.com)",
 		Download: "https://github.com/acme/shop/releases/download/v1.2.3/", Bundles: []string{"shop-1.2.3.tar.gz"}, Previous: "1.2.2",

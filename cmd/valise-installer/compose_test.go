@@ -318,7 +318,7 @@ func (p *composeProject) init() {
 	if !strings.Contains(string(b), "version_env:") {
 		b = bytes.Replace(b, []byte("\nplatforms:"), []byte("\nversion_env: VERSION # as the compose file has it\nplatforms:"), 1)
 	}
-	if err := os.WriteFile(file, append(b, images+p.file("valise.more")...), 0o644); err != nil {
+	if err := os.WriteFile(file, append(b, "installer: none\n"+images+p.file("valise.more")...), 0o644); err != nil {
 		p.t.Fatal(err)
 	}
 	p.do(p.t, p.src, "cp", filepath.Join(p.dir, "look"), ".look")

@@ -47,6 +47,9 @@ func buildCommand(a *app) *cobra.Command {
 			"The bundle is a tar that gzip or zstd reads, or a bare one: --compression, else what the name\n" +
 			"of the file ends in. Layers are compressed already and stay as they are, so the difference\n" +
 			"is in other files, such as the installer.\n\n" +
+			"The bundle carries valise-installer for its platforms, and install.sh: the one beside this program,\n" +
+			"else that of its release, downloaded once (VALISE_RELEASES names another place) and compared with\n" +
+			"the SHA-256 that this program was built with. installer in valise.yaml names others, or none.\n\n" +
 			"--split-size is for places that take no large files, such as GitHub (2 GiB) and FAT32 (4 GiB).\n" +
 			"Every command reads the parts as the one file: name BUNDLE, or BUNDLE.001.\n\n" +
 			"VERSION is SemVer 2, or the git tag that ends in it: 1.2.3, v1.2.3, shop-v1.2.3, shop@1.2.3. The\n" +
@@ -95,7 +98,7 @@ func (a *app) build(ctx context.Context, version string, f buildFlags) error {
 	if err != nil {
 		return err
 	}
-	p.Ignored = ignoredBelow(p.Dir)
+	p.Ignored, p.Installers = ignoredBelow(p.Dir), a.findInstaller
 	if p.Set, err = a.setFlags(f.set); err != nil {
 		return err
 	}

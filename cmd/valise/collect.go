@@ -186,10 +186,13 @@ func spec(p *project.Project, r project.ReleaseImage, platforms []bundle.Platfor
 }
 
 // layerCache is where compressed layers are kept from build to build.
-func (a *app) layerCache() string {
+func (a *app) layerCache() string { return filepath.Join(a.cacheDir(), "layers") }
+
+// cacheDir is what may be removed at any time.
+func (a *app) cacheDir() string {
 	dir := a.Getenv("XDG_CACHE_HOME")
 	if !filepath.IsAbs(dir) { // the specification says to ignore others
 		dir = filepath.Join(a.Getenv("HOME"), ".cache")
 	}
-	return filepath.Join(dir, "valise", "layers")
+	return filepath.Join(dir, "valise")
 }

@@ -60,6 +60,7 @@ func (a *app) inspect(ctx context.Context, path string) error {
 	if s.Signed {
 		s.Signer = claimedSigner(r.Signature())
 	}
+	s.readInstallers(r)
 	if s.Provenance, err = originOf(r); err != nil {
 		a.Note("%v", err)
 	}
@@ -89,6 +90,19 @@ func (a *app) inspect(ctx context.Context, path string) error {
 			fmt.Fprintf(w, "\nchangelog\n  %s\n", strings.ReplaceAll(s.Changelog, "\n", "\n  "))
 		}
 	})
+}
+
+// readInstallers reads what the installers say they are; one that a thin bundle leaves
+// out says nothing.
+func (s *inspection) readInstallers(r *bundle.Reader) {
+	for i := range s.Installers {
+		if f, err := r.OpenFile(bundle.InstallerPath(s.Installers[i].Platform)); err == nil {
+			head := make([]byte, 64<<10)
+			n, _ := io.ReadFull(f, head)
+			f.Close()
+			s.Installers[i].Version = installerVersion(head[:n])
+		}
+	}
 }
 
 // layerUses lists every layer once.

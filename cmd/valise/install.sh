@@ -70,8 +70,11 @@ for place in ${TMPDIR:+"$TMPDIR"} /var/tmp /opt /var/lib /root /tmp; do
   dir=
 done
 [ -n "$dir" ] || fail "no program may run in /var/tmp, /opt, /var/lib, /root or /tmp" "name a directory that is not mounted noexec: sudo TMPDIR=DIRECTORY sh $0 $bundle"
-read_bundle | tar -xzOf - "@PREFIX@installer/$platform/valise-installer" >"$dir/valise-installer" ||
-  fail "the installer cannot be read from $bundle" "is it complete, with all its parts? copy it again"
+# Whatever comes out must have the digest.
+for unpack in 'tar -xzOf -' 'tar -xOf -' 'tar --zstd -xOf -'; do
+  read_bundle | $unpack "@PREFIX@installer/$platform/valise-installer" >"$dir/valise-installer" 2>/dev/null && break
+done
+[ -s "$dir/valise-installer" ] || fail "the installer cannot be read from $bundle" "is it complete, with all its parts? copy it again; a .tar.zst needs zstd"
 echo "$digest  $dir/valise-installer" | sha256sum -c - >/dev/null 2>&1 ||
   fail "the installer in $bundle is not the one this script belongs to" "take bundle and script from the same release"
 chmod 0755 "$dir/valise-installer"

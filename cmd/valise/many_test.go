@@ -23,7 +23,7 @@ func mountingApp(t *testing.T) string {
 		t.Fatal(err)
 	}
 	for name, text := range map[string]string{
-		"valise.yaml":  "app: many\ncompose: compose.yaml\nplatforms: [linux/amd64]\nimages: {a: {from: \"oci:image\"}}\nhealth: {compose: [web]}\n",
+		"valise.yaml":  "app: many\ninstaller: none\ncompose: compose.yaml\nplatforms: [linux/amd64]\nimages: {a: {from: \"oci:image\"}}\nhealth: {compose: [web]}\n",
 		"compose.yaml": "services: {web: {image: \"a:1\", restart: always, volumes: [\"./conf:/conf:ro\"]}}\n",
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {

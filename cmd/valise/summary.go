@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -29,6 +30,7 @@ type summary struct {
 	Images         []imageSummary    `json:"images,omitempty"`
 	Layers         *layerSummary     `json:"layers,omitempty"`
 	Trees          []treeSummary     `json:"trees,omitempty"` // in the order of platforms
+	Installers     []installerOf     `json:"installers,omitempty"`
 	Environment    []string          `json:"environment,omitempty"`
 	Files          []bundle.File     `json:"files"`
 	Changelog      string            `json:"changelog,omitempty"`
@@ -40,6 +42,13 @@ type imageSummary struct {
 	Services  []string      `json:"services"`
 	Digest    bundle.Digest `json:"digest"` // of the image index, or of the only image manifest
 	Sizes     []int64       `json:"sizes"`  // of the layers, in the order of platforms
+}
+
+// installerOf is the installer that a bundle carries for a platform. Only inspect tells
+// its version, and a build without one has none.
+type installerOf struct {
+	Platform bundle.Platform `json:"platform"`
+	Version  string          `json:"version,omitempty"`
 }
 
 // treeSummary is the file tree of one platform.
@@ -61,6 +70,11 @@ type layerSummary struct {
 func summarize(f *parts.File, m *bundle.Manifest, raw []byte, signed bool) *summary {
 	s := &summary{Path: f.Name, Size: f.Size(), App: m.App, Kind: m.Kind, Version: m.Version, CreatedAt: m.CreatedAt, ManifestDigest: bundle.DigestOf(raw),
 		Signed: signed, Source: m.Source, Platforms: m.Platforms, Files: m.Files, Changelog: m.Changelog, Environment: m.Device.RequiredEnv}
+	for _, p := range m.Platforms {
+		if slices.ContainsFunc(m.Files, func(f bundle.File) bool { return f.Path == bundle.InstallerPath(p) }) {
+			s.Installers = append(s.Installers, installerOf{Platform: p})
+		}
+	}
 	if f.PartSize() > 0 {
 		s.Parts = f.Paths
 	}
@@ -124,6 +138,7 @@ func (s *summary) writeHead(w io.Writer) {
 	row("signed", "%s", signed)
 	row("manifest", "%s", s.ManifestDigest)
 	row("platforms", "%s", joinPlatforms(s.Platforms))
+	row("installer", "%s", s.installer())
 	if s.Kind == bundle.KindTree {
 		for _, tree := range s.Trees {
 			row("tree", "%d files, %s for %s", tree.Files, ui.Bytes(tree.Size), tree.Platform)
@@ -134,6 +149,18 @@ func (s *summary) writeHead(w io.Writer) {
 	row("images", "%d", len(s.Images))
 	row("layers", "%d, %s; %d of them shared, which saves %s", s.Layers.Count, ui.Bytes(s.Layers.Size), s.Layers.Shared, ui.Bytes(s.Layers.Saved))
 	t.Flush()
+}
+
+// installer says for which platforms the bundle installs itself.
+func (s *summary) installer() string {
+	if len(s.Installers) == 0 {
+		return "none"
+	}
+	var all []string
+	for _, i := range s.Installers {
+		all = append(all, strings.TrimSpace(i.Version+" "+string(i.Platform)))
+	}
+	return strings.Join(all, ", ")
 }
 
 func joinPlatforms(platforms []bundle.Platform) string {

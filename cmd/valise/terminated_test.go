@@ -52,7 +52,7 @@ func TestTerminated(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, content := range map[string][]byte{
-		"valise.yaml": []byte("app: cloud\nplatforms: [linux/amd64]\ntree:\n  files:\n  - {unpack: a.tar.gz, to: .}\n  units: [x.service]\nhealth: {http: \"http://127.0.0.1:8080/health\", version: version}\n"),
+		"valise.yaml": []byte("app: cloud\ninstaller: none\nplatforms: [linux/amd64]\ntree:\n  files:\n  - {unpack: a.tar.gz, to: .}\n  units: [x.service]\nhealth: {http: \"http://127.0.0.1:8080/health\", version: version}\n"),
 		"a.tar.gz":    zeros(t, 128),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), content, 0o644); err != nil {

@@ -235,7 +235,7 @@ func (b *bench) do(ctx context.Context, args ...string) error {
 func (b *bench) project(dir, version string, images, platforms []string, ballast bool) error {
 	var compose, project strings.Builder
 	fmt.Fprintf(&compose, "services:\n")
-	fmt.Fprintf(&project, "app: bench\ncompose: compose.yaml\nplatforms: [%s]\nhealth: {compose: [%s]}\nimages:\n", strings.Join(platforms, ", "), images[0])
+	fmt.Fprintf(&project, "app: bench\ninstaller: none\ncompose: compose.yaml\nplatforms: [%s]\nhealth: {compose: [%s]}\nimages:\n", strings.Join(platforms, ", "), images[0])
 	for _, name := range images {
 		fmt.Fprintf(&compose, "  %s: {image: '%s%s:%s'}\n", name, repository, name, version)
 		fmt.Fprintf(&project, "  %s%s: {from: '%s/%s%s:%s'}\n", repository, name, b.registry.host, repository, name, version)

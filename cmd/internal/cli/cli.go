@@ -215,6 +215,9 @@ func WithHint(err error, format string, args ...any) error {
 // version is set by the release build.
 var version = ""
 
+// Released is the version of a release build, and "" of any other.
+func Released() string { return version }
+
 // Version is the version of the program.
 func Version() string {
 	if version != "" {

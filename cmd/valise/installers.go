@@ -1,0 +1,198 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+
+	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/web"
+	"github.com/valise-ota/valise/cmd/internal/cli"
+)
+
+// installers names the installers that belong to this program, as PLATFORM=SHA256,...
+// Whoever builds it builds them first and links this: scripts/installers.sh.
+var installers = ""
+
+const (
+	releasesEnv = "VALISE_RELEASES" // where releases of valise are, in place of releasesURL
+	releasesURL = "https://github.com/valise-ota/valise/releases/download"
+
+	maxInstaller   = 256 << 20        // bytes of one that is downloaded
+	installerStall = 30 * time.Second // its download may be silent for so long
+	installerTries = 3
+)
+
+// installerPlatforms are the machines that there are installers for.
+var installerPlatforms = map[string]bool{"linux-amd64": true, "linux-arm64": true, "linux-arm-v7": true}
+
+// installerPlaces is where installers are looked for.
+type installerPlaces struct {
+	named  string   // as installers: which ones belong to this program, "" when nobody said
+	beside []string // directories with PLATFORM/valise-installer
+	cache  string   // directory for those that are downloaded
+	url    string   // of the release of this program, "" for a build that is none
+}
+
+// findInstaller finds the installer for a platform.
+func (a *app) findInstaller(ctx context.Context, platform bundle.Platform) (string, error) {
+	if !installerPlatforms[platform.Dashed()] {
+		a.Note("there is no valise-installer for %s: the bundle has none for it", platform)
+		return "", nil
+	}
+	p := installerPlaces{named: installers, beside: besideProgram(), cache: filepath.Join(a.cacheDir(), "installers")}
+	if version := cli.Released(); version != "" {
+		p.url = cmp.Or(strings.TrimSuffix(a.Getenv(releasesEnv), "/"), releasesURL) + "/v" + version + "/"
+	}
+	path, err := p.find(ctx, platform.Dashed(), a.UI.Step)
+	if err != nil && ctx.Err() == nil {
+		err = cli.WithHint(err, "write \"installer: DIR\" into valise.yaml, where DIR/%s/valise-installer is (make build makes dist/installer), or \"installer: none\" for a bundle that does not install itself", platform.Dashed())
+	}
+	return path, err
+}
+
+// find returns the installer for a platform: one beside this program, else the one of
+// its release, which is downloaded once. It is the one that named names.
+func (p installerPlaces) find(ctx context.Context, platform string, step func(what, detail string)) (string, error) {
+	want := ""
+	for item := range strings.SplitSeq(p.named, ",") {
+		if of, digest, ok := strings.Cut(item, "="); ok && of == platform {
+			want = digest
+		}
+	}
+	var candidates []string
+	for _, dir := range p.beside {
+		candidates = append(candidates, filepath.Join(dir, platform, bundle.InstallerName))
+	}
+	cached := filepath.Join(p.cache, want, bundle.InstallerName)
+	if want != "" {
+		candidates = append(candidates, cached)
+	}
+	other := ""
+	for _, path := range candidates {
+		got, err := sha256File(path)
+		switch {
+		case errors.Is(err, os.ErrNotExist):
+		case err != nil:
+			return "", err
+		case want == "" || got == want:
+			return path, nil
+		default:
+			other = "; " + path + " is of another build of valise"
+		}
+	}
+	if want == "" || p.url == "" {
+		return "", fmt.Errorf("no valise-installer for %s beside this program%s", platform, other)
+	}
+	url := p.url + bundle.InstallerName + "-" + platform
+	step("download", url)
+	if err := downloadInstaller(ctx, url, want, cached); err != nil {
+		return "", fmt.Errorf("no valise-installer for %s beside this program: download %s: %w%s", platform, url, err, other)
+	}
+	return cached, nil
+}
+
+// besideProgram are the places of installers that come with this program: in an
+// archive or dist, and of a package.
+func besideProgram() []string {
+	self, err := os.Executable()
+	if err == nil {
+		self, err = filepath.EvalSymlinks(self)
+	}
+	if err != nil {
+		return nil
+	}
+	dir := filepath.Dir(self)
+	return []string{filepath.Join(dir, "installer"), filepath.Join(dir, "../lib/valise/installer")}
+}
+
+func sha256File(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	sum := sha256.New()
+	if _, err := io.Copy(sum, f); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(sum.Sum(nil)), nil
+}
+
+// downloadInstaller downloads a file that must have a digest. What has another one is
+// never there under its name.
+func downloadInstaller(ctx context.Context, url, want, path string) error {
+	client := &http.Client{Transport: &web.Guard{Next: web.Transport(), Limit: maxInstaller, Stall: installerStall}}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	_, err := backoff.Retry(ctx, func() (struct{}, error) {
+		err := downloadOnce(ctx, client, url, want, path)
+		return struct{}{}, err
+	}, backoff.WithMaxTries(installerTries))
+	return err
+}
+
+func downloadOnce(ctx context.Context, client *http.Client, url, want, path string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return backoff.Permanent(err)
+	}
+	res, err := client.Do(req)
+	if err != nil {
+		return errors.Unwrap(err) // the URL is said
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		err := fmt.Errorf("the server answers %s", res.Status)
+		if res.StatusCode < 500 && res.StatusCode != http.StatusTooManyRequests {
+			return backoff.Permanent(err)
+		}
+		return err
+	}
+	f, err := newFile(path)
+	if err != nil {
+		return backoff.Permanent(err)
+	}
+	defer f.Cleanup()
+	sum := sha256.New()
+	if _, err := io.Copy(io.MultiWriter(f, sum), res.Body); err != nil {
+		return err
+	}
+	if got := hex.EncodeToString(sum.Sum(nil)); got != want {
+		return backoff.Permanent(fmt.Errorf("it has sha256:%s, want sha256:%s, which this valise was built with", got, want))
+	}
+	return f.CloseAtomicallyReplace()
+}
+
+// installerVersion is what the build ID of an installer says, which the release build
+// sets to its version: a note near the beginning of the file.
+func installerVersion(head []byte) string {
+	const goBuildID = "\x04\x00\x00\x00Go\x00\x00" // type and name of the note; the length of what follows stands before
+	at := bytes.Index(head, []byte(goBuildID))
+	if at < 4 {
+		return ""
+	}
+	size := binary.LittleEndian.Uint32(head[at-4:])
+	value := head[at+len(goBuildID):]
+	if size > 64 || int(size) > len(value) {
+		return ""
+	}
+	if v, err := bundle.ParseVersion(string(value[:size])); err == nil {
+		return v.Original()
+	}
+	return ""
+}
