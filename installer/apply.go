@@ -25,6 +25,8 @@ type Installer struct {
 	Rotate func(context.Context, *verify.Rotation) error
 	// Limits are how long the steps may take; zero is for ever.
 	Limits bundle.Limits
+	// Path is which of several updates this one is; nil for one by itself.
+	Path *Path
 	// StopWithin is how long a way back may still take once the caller's context
 	// has ended. Then it is left for the next recovery. Zero leaves it its limits.
 	StopWithin time.Duration
@@ -266,7 +268,7 @@ func (in *Installer) Update(ctx context.Context, rel *verify.Release, keep int) 
 	if st.Current == nil {
 		action = ActionInstall
 	}
-	return in.run(ctx, st, Record{Action: action, From: st.Current, To: to, Rotation: rel.Rotation()}, rel, keep, Data{})
+	return in.run(ctx, st, Record{Action: action, From: st.Current, To: to, Rotation: rel.Rotation(), Path: in.Path}, rel, keep, Data{})
 }
 
 // Reapply has the current release run as it is configured now: what was changed is

@@ -55,7 +55,7 @@ const (
 var transitions = map[Status][]Status{
 	Pending:     {Downloading, Verifying, Failed},
 	Downloading: {Verifying, Failed},
-	Verifying:   {Applying, Failed},
+	Verifying:   {Applying, Failed, Pending}, // Pending: something stood in the way
 	Applying:    {Completed, Failed, RolledBack},
 	Completed:   {RolledBack},
 	Failed:      {Pending},
@@ -91,6 +91,8 @@ type Record struct {
 	// Rotation is who signs from this record on, once it is committed; nil when
 	// that does not change.
 	Rotation *verify.Rotation `json:"rotation,omitempty"`
+	// Path is which of several updates it is; nil for one by itself.
+	Path *Path `json:"path,omitempty"`
 }
 
 // Repairs reports whether r put the current release back: it has no data of its
@@ -141,6 +143,9 @@ type State struct {
 	// Rotation is committed, and the trust policy on disk may not have it yet: it
 	// counts as if it had.
 	Rotation *verify.Rotation `json:"rotation,omitempty"`
+	// Path is the way to a release that this device is on: its last update was
+	// committed, or ended through no fault of its release.
+	Path *Path `json:"path,omitempty"`
 	// Unfinished is a record that neither committed nor ended: power was lost
 	// or the program was killed.
 	Unfinished *Record `json:"unfinished,omitempty"`
@@ -152,14 +157,16 @@ type Journal interface {
 	Load(ctx context.Context) (State, error)
 	// Begin adds an unfinished record in status Applying, or makes the one of
 	// that ID, which was Verifying, the unfinished one. It fails when there is
-	// an unfinished one already.
+	// an unfinished one already. The Path of r becomes that of the state: none,
+	// when it has none.
 	Begin(ctx context.Context, r Record) error
 	// StepBegun, StepDone and StepUndone record one step of the record id.
 	StepBegun(ctx context.Context, id, step string, undo json.RawMessage, at time.Time) error
 	StepDone(ctx context.Context, id, step string, at time.Time) error
 	StepUndone(ctx context.Context, id, step string, at time.Time) error
 	// Fail notes why the unfinished record is being undone, before the undo
-	// begins; the first cause stays. bad marks its version as one that fails here.
+	// begins; the first cause stays. bad marks its version as one that fails here,
+	// and ends the path it is on.
 	Fail(ctx context.Context, id, cause string, bad bool) error
 	// Attention notes that the undo failed too. The record stays unfinished, so
 	// that recovery tries again.
@@ -168,7 +175,8 @@ type Journal interface {
 	End(ctx context.Context, id string, status Status, at time.Time) error
 	// Commit ends the record as Completed and, in the same transaction, makes
 	// its To the current release, its From the previous one, raises the floor,
-	// forgets that the version failed, and makes its Rotation that of the state. It is the point of no return.
+	// forgets that the version failed, and makes its Rotation that of the state. The
+	// path ends with its last hop. It is the point of no return.
 	Commit(ctx context.Context, id string, at time.Time) error
 	// Rotated notes that the trust policy on disk has State.Rotation.
 	Rotated(ctx context.Context) error

@@ -139,7 +139,22 @@ type Plan struct {
 	RestoreData  bundle.RestoreData `json:"restore_data"`
 	// Signers are who is trusted after it, when that changes.
 	Signers []string `json:"signers_after,omitempty"`
-	Notes   []string `json:"notes,omitempty"` // what an operator should look at; none stops the plan
+	// Way are the updates that lead to the release which was asked for, this one
+	// first, where it takes several; set by who found it.
+	Way   []Hop    `json:"way,omitempty"`
+	Notes []string `json:"notes,omitempty"` // what an operator should look at; none stops the plan
+}
+
+// Hop is one update of several, as the head of its bundle says. Nobody verified the
+// later ones yet.
+type Hop struct {
+	Version string `json:"version"`
+	// Bytes are those of layers, or of the files of a tree, that this device would
+	// lack then.
+	Bytes int64 `json:"bytes"`
+	// Downtime is what stands still. Of a later one it is known when all or none of
+	// the images are new.
+	Downtime Downtime `json:"downtime"`
 }
 
 // PlanImage is one image of a plan.
@@ -179,7 +194,10 @@ func (e *TakenError) Error() string {
 }
 
 // UnmetError says what this device lacks that the release requires.
-type UnmetError struct{ Reason string }
+type UnmetError struct {
+	Reason string
+	From   string // the version that must run first, when it is that
+}
 
 func (e *UnmetError) Error() string { return e.Reason }
 
@@ -199,11 +217,17 @@ func checkRequires(st State, m *bundle.Manifest, engine string) error {
 			return err
 		}
 		if current.LessThan(from) {
-			return &UnmetError{fmt.Sprintf("an update to %s starts from %s or a newer version, and %s is installed: update to %s first", m.Version, r.From, current, r.From)}
+			return &UnmetError{fmt.Sprintf("an update to %s starts from %s or a newer version, and %s is installed: update to %s first", m.Version, r.From, current, r.From), r.From}
 		}
 	}
-	if r.Engine != "" && engine != "" && slices.Compare(bundle.VersionNumbers(engine), bundle.VersionNumbers(r.Engine)) < 0 {
-		return &UnmetError{fmt.Sprintf("%s needs container engine %s or newer, and this one is %s: upgrade it first", m.Version, r.Engine, engine)}
+	return CheckEngine(m, engine)
+}
+
+// CheckEngine returns an UnmetError when a release requires a newer container engine
+// than the one of that version; of one that is not known, nothing is said.
+func CheckEngine(m *bundle.Manifest, engine string) error {
+	if r := m.Requires; r != nil && r.Engine != "" && engine != "" && slices.Compare(bundle.VersionNumbers(engine), bundle.VersionNumbers(r.Engine)) < 0 {
+		return &UnmetError{Reason: fmt.Sprintf("%s needs container engine %s or newer, and this one is %s: upgrade it first", m.Version, r.Engine, engine)}
 	}
 	return nil
 }
@@ -319,6 +343,24 @@ func (e *PortsError) Error() string {
 	return fmt.Sprintf("ports are taken: %s; stop what listens there, or choose others in the environment file", strings.Join(e.Ports, ", "))
 }
 
+// SpaceError says that there is too little room.
+type SpaceError struct {
+	Where      string // for what
+	Free, Need int64  // bytes
+}
+
+func (e *SpaceError) Error() string {
+	return fmt.Sprintf("not enough space %s: %d bytes free, at least %d needed; remove what is not needed there and try again", e.Where, e.Free, e.Need)
+}
+
+// Obstacle reports whether err is why a release cannot be installed now, although
+// nothing is wrong with it: something else has to come first, to be upgraded, or to
+// make room. It is worth trying again.
+func Obstacle(err error) bool {
+	return errors.As(err, new(*UnmetError)) || errors.As(err, new(*NoWayError)) || errors.As(err, new(*LacksError)) ||
+		errors.As(err, new(*PortsError)) || errors.As(err, new(*SpaceError))
+}
+
 // Check says what speaks against carrying the plan out, all of it.
 func (p *Plan) Check() error {
 	var wrong []error
@@ -335,10 +377,10 @@ func (p *Plan) Check() error {
 		wrong = append(wrong, &PortsError{p.PortsTaken})
 	}
 	if p.FilesFree < p.FilesNeed {
-		wrong = append(wrong, fmt.Errorf("not enough space for the app's files: %d bytes free, at least %d needed; remove what is not needed there and try again", p.FilesFree, p.FilesNeed))
+		wrong = append(wrong, &SpaceError{"for the app's files", p.FilesFree, p.FilesNeed})
 	}
 	if p.FreeBytes < p.NeedBytes {
-		wrong = append(wrong, fmt.Errorf("not enough space for the engine: %d bytes free, at least %d needed; remove what is not needed there and try again", p.FreeBytes, p.NeedBytes))
+		wrong = append(wrong, &SpaceError{"for the engine", p.FreeBytes, p.NeedBytes})
 	}
 	return errors.Join(wrong...)
 }

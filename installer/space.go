@@ -39,7 +39,7 @@ func Room(f *os.File, size int64) error {
 	dir := filepath.Dir(f.Name())
 	free, err := FreeBytes(dir)
 	if err == nil && (size > free || free-size < Spare) {
-		err = fmt.Errorf("not enough space in %s: %d bytes free, %d needed, of which %d stay free; remove what is not needed there and try again", dir, free, size+Spare, Spare)
+		err = &SpaceError{"in " + dir, free, size + Spare}
 	}
 	return err
 }

@@ -66,6 +66,9 @@ func printState(w io.Writer, st installer.State) {
 	for _, v := range st.Bad {
 		fmt.Fprintf(w, "%-11s %s\n", "failed", v)
 	}
+	if st.Path != nil {
+		fmt.Fprintf(w, "%-11s %s; \"valise-installer update v%s\" goes on\n", "path", st.Path, st.Path.Target)
+	}
 	if u := st.Unfinished; u != nil {
 		fmt.Fprintf(w, "%-11s %s to %s, begun %s\n", "unfinished", u.Action, u.To.Version, device.Stamp(u.Created))
 	}
@@ -112,7 +115,11 @@ func (p *program) history(ctx context.Context, limit int) error {
 			if !r.Started.IsZero() && r.Ended.After(r.Started) { // the clock may have gone back meanwhile
 				took = r.Ended.Sub(r.Started).Round(100 * time.Millisecond).String()
 			}
-			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", device.Stamp(r.Created), r.Action, from, r.To.Version, r.Status, took, cli.OneLine(r.Error))
+			to := r.To.Version
+			if r.Path != nil && r.Path.Hops > 1 {
+				to += fmt.Sprintf(" (%s)", r.Path)
+			}
+			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", device.Stamp(r.Created), r.Action, from, to, r.Status, took, cli.OneLine(r.Error))
 		}
 		t.Flush()
 	})

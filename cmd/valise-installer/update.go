@@ -58,7 +58,8 @@ func updateCommand(p *program) *cobra.Command {
 			"checks health. When anything fails the release that ran before runs again (exit code 3).\n" +
 			"With the bundle of the release that runs it puts back what is missing or damaged.\n\n" +
 			"Without BUNDLE it takes the newest stable release of the app's source, with VERSION that\n" +
-			"one. Of a bundle on a server only what this device lacks is fetched.",
+			"one, with a directory the newest in it. Of a bundle on a server only what this device lacks\n" +
+			"is fetched. Releases that it requires are installed first, one after the other.",
 		Example: "  valise-installer update /media/usb/shop-1.1.0.tar.gz\n  valise-installer update shop-1.1.0.tar.gz --dry-run\n  valise-installer update\n  valise-installer update v1.1.0",
 		Args:    cobra.MaximumNArgs(1),
 		RunE:    func(cmd *cobra.Command, args []string) error { return p.apply(cmd.Context(), first(args), o) },
@@ -138,32 +139,57 @@ func (p *program) apply(ctx context.Context, path string, o applyOptions) error 
 		return err
 	}
 	o.Trust = trusted(o.trust, o.checkedPolicy)
+	// Where others have to come first, one after the other: each is an update as if it
+	// were alone, and one that fails ends it.
+	for over := []string(nil); path != "" || over == nil; {
+		next, version, err := p.applyOne(ctx, path, over, o)
+		if err != nil {
+			return err
+		}
+		path, over = next, append(over, version)
+	}
+	return nil
+}
+
+// applyOne carries out one update of those that path leads to, after those to over. It
+// returns what to take then, and the version that runs.
+func (p *program) applyOne(ctx context.Context, path string, over []string, o applyOptions) (next, version string, err error) {
 	c, err := p.Verify(ctx, path, o.Options)
 	if newest := new(device.NewestError); errors.As(err, &newest) {
-		return p.nothingNew(newest)
+		return "", newest.Runs, p.nothingNew(newest)
 	}
 	if err != nil {
-		return err
+		return "", "", err
 	}
 	defer func() { c.Close() }() // c may become another bundle
 	if err := p.Plan(ctx, c, o.Options); err != nil {
-		return err
+		return "", "", err
+	}
+	if err := c.Beyond(); err != nil && over == nil {
+		p.Note("%v", err)
 	}
 	if o.DryRun {
 		if err := p.Result(c.Plan, func(w io.Writer) { printPlan(w, c.Plan) }); err != nil {
-			return err
+			return "", "", err
 		}
-		return p.Check(c.Plan)
+		return "", c.Plan.To, p.Check(c.Plan)
 	}
 	res, err := p.Apply(ctx, c, o.Options)
 	if err != nil {
-		return err
+		return "", "", err
 	}
-	err = p.end(res, c)
+	if res.Outcome == installer.Done {
+		next = c.Next()
+	}
+	if next == "" {
+		err = p.end(res, c, over...)
+	} else {
+		p.UI.Step("path", res.Record.Path.String()+": "+c.Plan.To+" runs and is healthy")
+	}
 	if res.Outcome == installer.Done {
 		p.FollowRelease(ctx, c)
 	}
-	return err
+	return next, c.Plan.To, err
 }
 
 // summary is the result of a command that changes what runs.
@@ -173,6 +199,7 @@ type summary struct {
 	Record      string            `json:"record,omitempty"`
 	From        string            `json:"from,omitempty"`
 	To          string            `json:"to"`
+	Over        []string          `json:"over,omitempty"` // installed before, on the way
 	Repaired    bool              `json:"repaired,omitempty"`
 	Error       string            `json:"error,omitempty"`
 	LoadedBytes int64             `json:"loaded_bytes,omitempty"`
@@ -181,9 +208,9 @@ type summary struct {
 }
 
 // end prints how a transaction ended and returns the error that carries the exit
-// code. c may be nil.
-func (p *program) end(res installer.Result, c *device.Candidate) error {
-	s := summary{Outcome: res.Outcome, Record: res.Record.ID, To: res.Record.To.Version}
+// code. c may be nil; over are versions that were installed before.
+func (p *program) end(res installer.Result, c *device.Candidate, over ...string) error {
+	s := summary{Outcome: res.Outcome, Record: res.Record.ID, To: res.Record.To.Version, Over: over}
 	if res.Record.From != nil {
 		s.From, s.Repaired = res.Record.From.Version, res.Outcome == installer.Done && res.Record.Repairs()
 	}
@@ -228,6 +255,9 @@ func printSummary(w io.Writer, s summary) {
 			fmt.Fprint(w, " again")
 		} else if s.From != "" {
 			fmt.Fprintf(w, " (before: %s)", s.From)
+		}
+		if len(s.Over) > 0 {
+			fmt.Fprintf(w, ", over %s", strings.Join(s.Over, ", "))
 		}
 		fmt.Fprintln(w)
 		if s.TotalBytes > 0 {
@@ -330,6 +360,9 @@ func printPlan(w io.Writer, p *installer.Plan) {
 	}
 	for _, s := range p.Signers {
 		fmt.Fprintf(w, "  trusted after %s\n", s)
+	}
+	for i, h := range p.Way {
+		fmt.Fprintf(w, "  update %d of %d %s: load %s; stands still: %s\n", i+1, len(p.Way), h.Version, ui.Bytes(h.Bytes), standsStill[h.Downtime])
 	}
 	for _, n := range p.Notes {
 		fmt.Fprintf(w, "  note          %s\n", n)

@@ -27,6 +27,8 @@ type opened struct {
 	remote  *source.File // nil for a file on this device
 	version string       // which one it must be; empty: any
 	thin    bool
+	route   route            // of which this is the first hop; empty when it is all
+	last    *bundle.Manifest // of the file that route leads to, when it is one
 	// whole fetches a remote bundle as a whole.
 	whole func(context.Context) (*opened, error)
 }
@@ -39,7 +41,8 @@ func (e *NewestError) Error() string {
 }
 
 // open opens what a command was given: a file, an address, a version that the
-// source has, or, when it is empty, the newest one.
+// source has, or, when it is empty, the newest one that can be reached. Where others
+// come first, it is the first of them.
 func (m *Machine) open(ctx context.Context, what string, o Options) (*opened, error) {
 	version, isVersion := AsVersion(what)
 	switch {
@@ -49,12 +52,30 @@ func (m *Machine) open(ctx context.Context, what string, o Options) (*opened, er
 			return nil, usagef("%v", err)
 		}
 		return m.openRemote(ctx, src, b, nil, "")
-	case what != "" && !isVersion:
+	case what != "" && !isVersion && (o.First || !isDir(what)):
 		r, f, err := parts.OpenBundle(what)
 		if err != nil {
 			return nil, err
 		}
+		if way, err := m.around(ctx, what, r.Manifest(), o); err != nil || len(way.hops) > 0 {
+			f.Close()
+			if err != nil {
+				return nil, err
+			}
+			b, err := m.openHop(ctx, way, installer.State{}, o)
+			if err == nil {
+				b.last = r.Manifest()
+			}
+			return b, err
+		}
 		return &opened{Reader: r, file: f}, nil
+	}
+	if what != "" && !isVersion {
+		dir, err := filepath.Abs(what)
+		if err != nil {
+			return nil, err
+		}
+		o.dir, version = dir, ""
 	}
 	src, app, err := m.sourceOf(o)
 	if err != nil {
@@ -64,43 +85,16 @@ func (m *Machine) open(ctx context.Context, what string, o Options) (*opened, er
 	if err != nil {
 		return nil, err
 	}
-	rel, err := m.choose(ctx, src, app, version, st, o)
+	way, err := m.choose(ctx, src, app, version, st, o)
 	if err != nil {
 		return nil, err
 	}
-	full, thin := rel.For(host.Platform())[0], []source.Bundle(nil)
-	if st.Current != nil && !o.whole {
-		thin = rel.Thin(host.Platform(), st.Current.Version)
-	}
-	if full.Remote() {
-		return m.openRemote(ctx, src, full, thin, rel.Version)
-	}
-	f, err := full.OpenLocal()
-	if err != nil {
-		return nil, err
-	}
-	r, err := bundle.Open(f, f.Size())
-	if err != nil {
-		f.Close()
-		return nil, fmt.Errorf("open %s: %w", full.Name, err)
-	}
-	return &opened{Reader: r, file: f, version: rel.Version}, nil
+	return m.openHop(ctx, way, st, o)
 }
 
-// choose asks the source for a version, or for the newest one.
-func (m *Machine) choose(ctx context.Context, src *source.Source, app, version string, st installer.State, o Options) (source.Release, error) {
-	q := source.Query{Platform: host.Platform()}
-	if version != "" {
-		return src.Exactly(ctx, version, q)
-	}
-	if !o.Forced {
-		q.Bad = st.Bad
-	}
-	rel, err := src.Latest(ctx, q)
-	if err == nil && st.Current != nil && !o.First && !bundle.Newer(rel.Version, st.Current.Version) {
-		err = &NewestError{app, st.Current.Version, rel.Version, src.String()}
-	}
-	return rel, err
+func isDir(path string) bool {
+	info, err := os.Stat(path)
+	return err == nil && info.IsDir()
 }
 
 // openRemote begins to read a bundle on a server. thin are bundles that cost less
@@ -180,6 +174,7 @@ func (m *Machine) verifyOpened(ctx context.Context, v *verify.Verifier, b *opene
 			return nil, err
 		}
 		b.file.Close()
+		w.route, w.last = b.route, b.last
 		*b = *w
 	}
 	update, finish := m.track("verify", app+" "+b.Manifest().Version)
@@ -281,6 +276,9 @@ func (m *Machine) sourceOf(o Options) (*source.Source, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
+	if o.dir != "" {
+		c.Source = source.Config{Path: o.dir, Channel: c.Source.Channel}
+	}
 	if c.Source == (source.Config{}) {
 		return nil, "", advise(fmt.Errorf("%s does not say where releases of %s come from", m.ConfigPath(app), app), NameSource)
 	}
@@ -347,13 +345,14 @@ func (m *Machine) Look(ctx context.Context) (Offer, error) {
 	if st.Current != nil {
 		o.Current = st.Current.Version
 	}
-	rel, err := src.Latest(ctx, source.Query{Platform: host.Platform(), Bad: st.Bad})
+	all, err := src.Releases(ctx, source.Query{Platform: host.Platform(), Bad: st.Bad})
 	if errors.Is(err, source.ErrNoRelease) {
 		return o, nil
 	}
 	if err != nil {
 		return o, err
 	}
+	rel := all[0]
 	o.Latest, o.Page, o.Notes, o.Date, o.Size = rel.Version, rel.Page, rel.Notes, rel.Date, rel.For(host.Platform())[0].Size
 	o.Available = o.Current == "" || bundle.Newer(o.Latest, o.Current)
 	return o, nil

@@ -140,7 +140,7 @@ func (d *Device) Ready(ctx context.Context, app string) error {
 }
 
 func (d *Device) Plan(ctx context.Context, app, path string, forced bool, report func(installer.Event)) (offer daemon.Offer, err error) {
-	m, o := d.with(app, "", report), Options{Forced: forced, DryRun: true}
+	m, o := d.with(app, "", report), Options{Forced: forced, DryRun: true, exact: true}
 	c, err := m.Verify(ctx, path, o)
 	if err != nil {
 		return offer, err
@@ -154,7 +154,7 @@ func (d *Device) Plan(ctx context.Context, app, path string, forced bool, report
 }
 
 func (d *Device) Update(ctx context.Context, app, path, record string, forced bool, report func(installer.Event)) (installer.Result, error) {
-	m, o := d.with(app, record, report), Options{Forced: forced}
+	m, o := d.with(app, record, report), Options{Forced: forced, exact: true}
 	c, err := m.Verify(ctx, path, o)
 	if err != nil {
 		return installer.Result{}, err

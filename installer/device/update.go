@@ -24,12 +24,15 @@ import (
 
 // Options say how a bundle is to be taken.
 type Options struct {
-	Trust  Trust  // at a first installation
-	First  bool   // it is one
-	Source string // where later releases come from, and this one unless a bundle is named
-	Forced bool   // an older version, one that failed here, another release of a version
-	DryRun bool   // nothing is carried out
-	whole  bool   // no thin bundle
+	Trust  Trust           // at a first installation
+	First  bool            // it is one
+	Source string          // where later releases come from, and this one unless a bundle is named
+	Forced bool            // an older version, one that failed here, another release of a version
+	DryRun bool            // nothing is carried out
+	Path   *installer.Path // where on the way to a release it is; found out when it is nil
+	whole  bool            // no thin bundle
+	dir    string          // in place of the source of the app
+	exact  bool            // this bundle, whatever has to come first
 	// instead is the candidate that the bundle is taken in place of; whom the
 	// operator trusts is decided.
 	instead *Candidate
@@ -45,6 +48,7 @@ type Candidate struct {
 	pin    bool // write the policy when the release is installed
 	source source.Config
 	from   *opened
+	asked  string // for which bundle
 }
 
 // Manifest is that of the release.
@@ -65,6 +69,21 @@ func (c *Candidate) Traffic() *source.Traffic {
 	return &t
 }
 
+// Next is what to take when this release runs: one that could not be reached at once.
+// It is empty when there is none.
+func (c *Candidate) Next() string {
+	if len(c.from.route.hops) < 2 {
+		return ""
+	}
+	if _, version := AsVersion(c.asked); version || c.asked == "" {
+		return "v" + c.from.route.target()
+	}
+	return c.asked // the file, or its directory
+}
+
+// Beyond is why this release does not lead to the newest one; nil when it does.
+func (c *Candidate) Beyond() error { return c.from.route.beyond }
+
 // Close closes the bundle.
 func (c *Candidate) Close() error { return c.from.file.Close() }
 
@@ -80,6 +99,7 @@ func (m *Machine) Verify(ctx context.Context, path string, o Options) (_ *Candid
 			b.file.Close()
 		}
 	}()
+	asked := path
 	if b.version != "" {
 		path = "v" + b.version
 	}
@@ -108,7 +128,7 @@ func (m *Machine) Verify(ctx context.Context, path string, o Options) (_ *Candid
 	if err != nil {
 		return nil, err
 	}
-	return &Candidate{app, path, rel, nil, policy, pin, from, b}, nil
+	return &Candidate{app, path, rel, nil, policy, pin, from, b, asked}, nil
 }
 
 // Plan plans a candidate. Only a first installation, where there is no
@@ -123,7 +143,11 @@ func (m *Machine) Plan(ctx context.Context, c *Candidate, o Options) (err error)
 	if errors.As(err, new(*installer.LackingError)) && c.from.thin {
 		m.Note("%v", err)
 		o.whole, o.instead = true, c
-		full, err := m.Verify(ctx, c.Path, o)
+		what := c.Path
+		if c.Next() != "" {
+			what = c.asked
+		}
+		full, err := m.Verify(ctx, what, o)
 		if err != nil {
 			return err
 		}
@@ -135,7 +159,10 @@ func (m *Machine) Plan(ctx context.Context, c *Candidate, o Options) (err error)
 		return err
 	}
 	_, c.Plan.FetchBytes = source.Join(fetches(c.from, c.Plan))
-	return nil
+	if o.DryRun && c.Next() != "" {
+		c.Plan.Way, err = m.hops(ctx, c)
+	}
+	return err
 }
 
 // sourceToPin is where later releases will come from: what the operator says at
@@ -216,7 +243,12 @@ func (m *Machine) Apply(ctx context.Context, c *Candidate, o Options) (installer
 			return none, err
 		}
 	}
-	a.Limits = c.Plan.Limits
+	a.Limits, a.Path = c.Plan.Limits, o.Path
+	if left := len(c.from.route.hops); left > 0 && a.Path == nil {
+		if p := st.PathTo(c.from.route.target(), left); p.Hops > 1 {
+			a.Path = p
+		}
+	}
 	res := a.Update(ctx, c.rel, keep)
 	m.spoolEnd(c, res)
 	if o.First && res.Outcome == installer.Done {

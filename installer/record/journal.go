@@ -14,8 +14,8 @@ import (
 )
 
 // Begin implements installer.Journal. From must be the current release: a plan
-// made before another update is refused. Only ID, Action, From, To and Created
-// are taken from r, of one that was Add-ed before only Action, From, To, Rotation and, as
+// made before another update is refused. Only ID, Action, From, To, Path and Created
+// are taken from r, of one that was Add-ed before only Action, From, To, Rotation, Path and, as
 // the time it started, Created. Without room for the records of the way back only a
 // rollback begins: that may be what makes room.
 func (s *Store) Begin(ctx context.Context, r installer.Record) error {
@@ -61,10 +61,14 @@ func (s *Store) Begin(ctx context.Context, r installer.Record) error {
 		if err != nil {
 			return err
 		}
+		path, err := beginPath(ctx, tx, r)
+		if err != nil {
+			return err
+		}
 		turn, added, err := find(ctx, tx, r.ID)
 		if errors.Is(err, installer.ErrNoRecord) {
-			_, err = tx.ExecContext(ctx, `INSERT INTO record (id, action, from_release, to_release, status, rotation, created, started) VALUES (?, ?, ?, ?, ?, ?, ?, ?)`,
-				r.ID, r.Action, fromJSON, toJSON, installer.Applying, rotation, encodeTime(r.Created), encodeTime(r.Created))
+			_, err = tx.ExecContext(ctx, `INSERT INTO record (id, action, from_release, to_release, status, rotation, path, created, started) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+				r.ID, r.Action, fromJSON, toJSON, installer.Applying, rotation, path, encodeTime(r.Created), encodeTime(r.Created))
 			return err
 		}
 		if err != nil {
@@ -73,11 +77,40 @@ func (s *Store) Begin(ctx context.Context, r installer.Record) error {
 		if err := checkStatus(added.Status, installer.Applying); err != nil {
 			return err
 		}
-		_, err = tx.ExecContext(ctx, `UPDATE record SET action = ?, from_release = ?, to_release = ?, status = ?, rotation = ?, started = ? WHERE turn = ?`,
-			r.Action, fromJSON, toJSON, installer.Applying, rotation, encodeTime(r.Created), turn)
+		_, err = tx.ExecContext(ctx, `UPDATE record SET action = ?, from_release = ?, to_release = ?, status = ?, rotation = ?, path = ?, started = ? WHERE turn = ?`,
+			r.Action, fromJSON, toJSON, installer.Applying, rotation, path, encodeTime(r.Created), turn)
 		return err
 	})
 	return wrap("begin", r.ID, err)
+}
+
+// beginPath makes the path of r that of the app, and counts how many times its hop
+// was tried.
+func beginPath(ctx context.Context, tx *sql.Tx, r installer.Record) (sql.NullString, error) {
+	var next *installer.Path
+	if r.Path != nil {
+		p := *r.Path
+		p.Version, p.Try = r.To.Version, 1
+		was, err := collect(ctx, tx, scanText, "SELECT path FROM app WHERE path IS NOT NULL")
+		if err != nil {
+			return sql.NullString{}, err
+		}
+		for _, text := range was {
+			var before installer.Path
+			if err := json.Unmarshal([]byte(text), &before); err != nil {
+				return sql.NullString{}, err
+			}
+			if before.Version == p.Version {
+				p.Try += before.Try
+			}
+		}
+		next = &p
+	}
+	path, err := encodeJSON(next)
+	if err == nil {
+		_, err = tx.ExecContext(ctx, "UPDATE app SET path = ?", path)
+	}
+	return path, err
 }
 
 // StepBegun implements installer.Journal. A step that begins again is begun
@@ -175,6 +208,7 @@ func (s *Store) Commit(ctx context.Context, id string, at time.Time) error {
 				ON CONFLICT (dir) DO UPDATE SET release = excluded.release, turn = excluded.turn`, []any{r.To.Dir, to}},
 			{`UPDATE app SET current = ?, previous = ?, floor = ?`, []any{r.To.Dir, previous, floor}},
 			{`UPDATE app SET rotation = ? WHERE (SELECT rotation FROM record WHERE turn = ?) IS NOT NULL`, []any{turn, turn}},
+			{`UPDATE app SET path = NULL WHERE json_extract(path, '$.hop') >= json_extract(path, '$.hops')`, nil},
 			{`DELETE FROM bad WHERE version = ?`, []any{r.To.Version}},
 			{`UPDATE step SET state = ?, ended = ? WHERE record = ? AND state = ?`, []any{installer.StepDone, encodeTime(at), turn, installer.StepBegun}},
 			{forgetUndo, []any{turn}},
@@ -206,7 +240,8 @@ func (s *Store) Fail(ctx context.Context, id, cause string, bad bool) error {
 		}
 		statements := []statement{{`UPDATE record SET error = ? WHERE turn = ? AND error = ''`, []any{cause, turn}}}
 		if bad {
-			statements = append(statements, statement{`INSERT INTO bad (version) VALUES (?) ON CONFLICT DO NOTHING`, []any{r.To.Version}})
+			statements = append(statements, statement{`INSERT INTO bad (version) VALUES (?) ON CONFLICT DO NOTHING`, []any{r.To.Version}},
+				statement{`UPDATE app SET path = NULL`, nil})
 		}
 		return execAll(ctx, tx, statements)
 	})

@@ -42,6 +42,15 @@ func (s *Store) Load(ctx context.Context) (installer.State, error) {
 				return err
 			}
 		}
+		path, err := collect(ctx, tx, scanText, "SELECT path FROM app WHERE path IS NOT NULL")
+		if err != nil {
+			return err
+		}
+		for _, text := range path {
+			if err := json.Unmarshal([]byte(text), &state.Path); err != nil {
+				return err
+			}
+		}
 		unfinished, err := loadRecords(ctx, tx, " WHERE status = ?", installer.Applying)
 		if err != nil || len(unfinished) == 0 {
 			return err
@@ -72,7 +81,7 @@ func loadApp(ctx context.Context, tx *sql.Tx) (current, previous sql.NullString,
 	return current, previous, floor, err
 }
 
-const selectRecord = `SELECT turn, id, action, from_release, to_release, status, error, attention, changelog, bundle, actor, rotation, created, started, ended FROM record`
+const selectRecord = `SELECT turn, id, action, from_release, to_release, status, error, attention, changelog, bundle, actor, rotation, path, created, started, ended FROM record`
 
 // loadRecords returns records with their steps.
 func loadRecords(ctx context.Context, tx *sql.Tx, where string, args ...any) ([]installer.Record, error) {
@@ -133,13 +142,18 @@ func scanRelease(row scanner) (r installer.Release, err error) {
 }
 
 func scanRecord(row scanner) (turn int64, r installer.Record, err error) {
-	var from, file, rotation, started, ended sql.NullString
+	var from, file, rotation, path, started, ended sql.NullString
 	var to, created string
-	if err := row.Scan(&turn, &r.ID, &r.Action, &from, &to, &r.Status, &r.Error, &r.Attention, &r.Changelog, &file, &r.By, &rotation, &created, &started, &ended); err != nil {
+	if err := row.Scan(&turn, &r.ID, &r.Action, &from, &to, &r.Status, &r.Error, &r.Attention, &r.Changelog, &file, &r.By, &rotation, &path, &created, &started, &ended); err != nil {
 		return 0, r, err
 	}
 	if rotation.Valid {
 		if err := json.Unmarshal([]byte(rotation.String), &r.Rotation); err != nil {
+			return 0, r, err
+		}
+	}
+	if path.Valid {
+		if err := json.Unmarshal([]byte(path.String), &r.Path); err != nil {
 			return 0, r, err
 		}
 	}

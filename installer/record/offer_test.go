@@ -11,11 +11,11 @@ import (
 	"github.com/valise-ota/valise/installer"
 )
 
-// The files were written by the programs that knew schema 1 to 3: two updates,
+// The files were written by the programs that knew schema 1 to 4: two updates,
 // one taken back by hand, one that failed, one that a power cut left half-way, and
 // what waited.
 func TestMigrateOld(t *testing.T) {
-	for schema, waiting := range map[int]string{1: "", 2: "r7=downloading r6=pending ", 3: "r7=downloading r6=pending "} {
+	for schema, waiting := range map[int]string{1: "", 2: "r7=downloading r6=pending ", 3: "r7=downloading r6=pending ", 4: "r7=downloading r6=pending "} {
 		old, err := os.ReadFile(fmt.Sprintf("testdata/schema%d.db", schema))
 		ok(t, err)
 		path := filepath.Join(t.TempDir(), "record.db")

@@ -418,7 +418,7 @@ func TestOpen(t *testing.T) {
 			valid(t, path)
 			ok(t, os.Truncate(path, 3*4096))
 		}},
-		{"newer", "has schema 99, this program knows up to 4", ErrNewer, func(t *testing.T, path string) {
+		{"newer", "has schema 99, this program knows up to 5", ErrNewer, func(t *testing.T, path string) {
 			valid(t, path)
 			exec(t, path, "PRAGMA user_version = 99")
 		}},
@@ -770,4 +770,56 @@ func TestNoReserve(t *testing.T) {
 	}
 	r.Action, r.To = installer.ActionRollback, *load(t, s).Previous
 	ok(t, s.Begin(t.Context(), r))
+}
+
+// TestPath: the path is that of the last update, until its last hop is committed, its
+// release fails, or something else is done. A hop that was cut off is counted.
+func TestPath(t *testing.T) {
+	ctx := t.Context()
+	path := filepath.Join(t.TempDir(), "record.db")
+	s := openAt(t, path)
+	commit(t, s, "r1", installer.ActionInstall, "1.0.0", 0)
+	hop := func(id, to string, n int) {
+		t.Helper()
+		from := load(t, s).Current
+		ok(t, s.Begin(ctx, installer.Record{ID: id, Action: installer.ActionUpdate, From: from, To: release(to), Created: at(1), Path: &installer.Path{Target: "1.3.0", Hop: n, Hops: 3}}))
+	}
+	want := func(hop, try int, version string) {
+		t.Helper()
+		ok(t, s.Close())
+		s = openAt(t, path)
+		got := load(t, s).Path
+		if try == 0 && got != nil || try > 0 && (got == nil || *got != installer.Path{Target: "1.3.0", Hop: hop, Hops: 3, Version: version, Try: try}) {
+			t.Errorf("got %+v, want hop %d of %s, try %d", got, hop, version, try)
+		}
+	}
+	want(0, 0, "")
+	hop("r2", "1.1.0", 1)
+	ok(t, s.Commit(ctx, "r2", at(2)))
+	want(1, 1, "1.1.0")
+	for try := 1; try <= 2; try++ {
+		id := fmt.Sprint("r3.", try)
+		hop(id, "1.2.0", 2)
+		want(2, try, "1.2.0")
+		ok(t, s.Fail(ctx, id, "power was lost", false))
+		ok(t, s.End(ctx, id, installer.RolledBack, at(3)))
+		want(2, try, "1.2.0")
+	}
+	hop("r4", "1.2.0", 2)
+	ok(t, s.Commit(ctx, "r4", at(4)))
+	if r, err := s.Get(ctx, "r4"); err != nil || r.Path == nil || r.Path.String() != "2 of 3 to 1.3.0" || r.Path.Try != 3 {
+		t.Errorf("%+v, %v", r.Path, err)
+	}
+	hop("r5", "1.3.0", 3)
+	want(3, 1, "1.3.0")
+	ok(t, s.Fail(ctx, "r5", "probe: sick", true))
+	ok(t, s.End(ctx, "r5", installer.RolledBack, at(5)))
+	want(0, 0, "")
+	hop("r6", "1.3.0", 3)
+	ok(t, s.Commit(ctx, "r6", at(6)))
+	want(0, 0, "")
+	hop("r7", "1.4.0", 1)
+	ok(t, s.Commit(ctx, "r7", at(7)))
+	commit(t, s, "r8", installer.ActionUpdate, "1.5.0", 8) // by somebody else
+	want(0, 0, "")
 }

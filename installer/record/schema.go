@@ -119,6 +119,9 @@ UPDATE sqlite_schema SET sql = replace(replace(replace(replace(sql,
 	'CHECK (json_valid(undo))', 'CHECK (undo IS NULL OR json_valid(undo))')
 	WHERE type = 'table' AND name IN ('record', 'step');
 PRAGMA writable_schema = RESET;
+`, `
+ALTER TABLE record ADD COLUMN path TEXT CHECK (path IS NULL OR json_valid(path)); -- which of several updates it is
+ALTER TABLE app ADD COLUMN path TEXT CHECK (path IS NULL OR json_valid(path)); -- that of the last one, until the target is reached
 `}
 
 // schemaVersion returns 0 for a file that has no schema yet, and an error for

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"maps"
 	"net/http"
@@ -560,5 +561,65 @@ func TestSpool(t *testing.T) {
 	}
 	if dirs, err := os.ReadDir(dir); err != nil || len(dirs) != 1 {
 		t.Errorf("old spools are still there: %v", dirs)
+	}
+}
+
+// TestHead: what a bundle says of itself is read without waiting for more of it, from
+// a server that gives parts of files and from one that gives only whole ones, which
+// stops when it has sent the beginning.
+func TestHead(t *testing.T) {
+	m, c := bundletest.Release(t, bundletest.Spec{Layer: 3 << 20})
+	content := bundletest.Write(t, m, c)
+	for name, serve := range map[string]http.HandlerFunc{
+		"parts": func(w http.ResponseWriter, r *http.Request) {
+			http.ServeContent(w, r, "shop.tar.gz", time.Time{}, bytes.NewReader(content))
+		},
+		"whole": func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", fmt.Sprint(len(content)))
+			_, _ = w.Write(content[:headWindow])
+			_ = http.NewResponseController(w).Flush()
+			<-r.Context().Done()
+		},
+		"endless": func(w http.ResponseWriter, r *http.Request) {
+			for zeros := make([]byte, 1<<20); ; {
+				if _, err := w.Write(zeros); err != nil {
+					return
+				}
+			}
+		},
+		"no bundle": func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", fmt.Sprint(len(content)))
+			_, _ = w.Write(bytes.Repeat([]byte("x"), len(content)))
+		},
+		"gone": http.NotFound,
+	} {
+		t.Run(name, func(t *testing.T) {
+			srv := httptest.NewServer(serve)
+			t.Cleanup(srv.Close)
+			s, b, err := Direct(srv.URL+"/shop.tar.gz", Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := s.Head(t.Context(), b)
+			want := map[string]string{"endless": "says that the file has -1 bytes", "no bundle": "neither gzip nor zstd nor tar", "gone": "404"}[name]
+			if want == "" && (err != nil || got.Version != m.Version) || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+				t.Errorf("%v, %v, want %q", got, err, want)
+			}
+		})
+	}
+	file := filepath.Join(t.TempDir(), "shop-1.2.3.tar.gz")
+	if err := os.WriteFile(file, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := New("shop", Config{Path: filepath.Dir(file)}, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := s.Releases(t.Context(), Query{Platform: "linux/amd64"})
+	if err != nil || len(all) != 1 {
+		t.Fatalf("%+v, %v", all, err)
+	}
+	if got, err := s.Head(t.Context(), all[0].Bundles[0]); err != nil || got.Version != m.Version {
+		t.Errorf("%v, %v", got, err)
 	}
 }

@@ -226,26 +226,38 @@ type Query struct {
 	Bad      []string // versions that are passed over: they failed here
 }
 
-// Latest returns the newest release that the channel admits and that has a bundle
-// for the platform. Newest is by SemVer, not by date.
-func (s *Source) Latest(ctx context.Context, q Query) (Release, error) {
+// Releases returns those that the channel admits and that have a bundle for the
+// platform, the newest first: by SemVer, not by date.
+func (s *Source) Releases(ctx context.Context, q Query) ([]Release, error) {
 	all, err := s.list(ctx)
+	if err != nil {
+		return nil, err
+	}
+	all = slices.DeleteFunc(all, func(r Release) bool {
+		return r.hidden || !s.admits(r.Version) || slices.Contains(q.Bad, r.Version) || len(r.For(q.Platform)) == 0
+	})
+	if len(all) == 0 {
+		return nil, fmt.Errorf("%w of %s for %s in %s", ErrNoRelease, s.app, q.Platform, s)
+	}
+	slices.SortStableFunc(all, func(a, b Release) int {
+		switch {
+		case bundle.Newer(a.Version, b.Version):
+			return -1
+		case bundle.Newer(b.Version, a.Version):
+			return 1
+		}
+		return 0
+	})
+	return all, nil
+}
+
+// Latest returns the newest of Releases.
+func (s *Source) Latest(ctx context.Context, q Query) (Release, error) {
+	all, err := s.Releases(ctx, q)
 	if err != nil {
 		return Release{}, err
 	}
-	var best Release
-	for _, r := range all {
-		if r.hidden || !s.admits(r.Version) || slices.Contains(q.Bad, r.Version) || len(r.For(q.Platform)) == 0 {
-			continue
-		}
-		if best.Version == "" || bundle.Newer(r.Version, best.Version) {
-			best = r
-		}
-	}
-	if best.Version == "" {
-		return best, fmt.Errorf("%w of %s for %s in %s", ErrNoRelease, s.app, q.Platform, s)
-	}
-	return best, nil
+	return all[0], nil
 }
 
 // Exactly returns the release of a version, whatever its channel.
