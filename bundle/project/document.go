@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"regexp"
 	"strings"
 
 	"go.yaml.in/yaml/v4"
@@ -153,6 +154,11 @@ func (d *document) errorAt(n *yaml.Node, format string, args ...any) error {
 	return &Error{d.file, n.Line, n.Column, fmt.Sprintf(format, args...)}
 }
 
+// otherKind is how the YAML library says that a value is not of the kind that belongs there.
+var otherKind = regexp.MustCompile("^cannot construct !!.* into (\\[\\]|map|bool|int|string)")
+
+var kinds = map[string]string{"[]": "a list, such as [one, two]", "map": "keys and values", "bool": "true or false", "int": "a whole number", "string": "a text"}
+
 // wrap gives an error of the YAML library our form. The first mistake is enough.
 func (d *document) wrap(err error) error {
 	var first *yaml.LoadError
@@ -162,6 +168,9 @@ func (d *document) wrap(err error) error {
 	detail := strings.TrimPrefix(first.Message, "yaml: ")
 	if detail == "expected single document, found multiple" {
 		detail = "more than one document"
+	}
+	if m := otherKind.FindStringSubmatch(detail); m != nil {
+		detail = "want " + kinds[m[1]]
 	}
 	return &Error{d.file, first.Mark.Line, first.Mark.Column, detail}
 }

@@ -349,6 +349,18 @@ func TestNestedInclude(t *testing.T) {
 	}
 }
 
+// TestUnknownProfile says that a profile that no service has is none.
+func TestUnknownProfile(t *testing.T) {
+	r, _, err := release(t, map[string]string{"valise.yaml": goodProject + "profiles: [web, wbe]\n",
+		"compose.yaml": "services: {db: {image: a, restart: always}, b: {image: a, restart: always, profiles: [web]}}\n"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{`profiles: no service has the profile "wbe"`}; !slices.Equal(r.Notes, want) {
+		t.Errorf("got %q, want %q", r.Notes, want)
+	}
+}
+
 // TestFindCompose looks for the files of a release as people name them.
 func TestFindCompose(t *testing.T) {
 	const alone, over = "services: {a: {image: b}}\n", "services: {a: {restart: always}}\n"

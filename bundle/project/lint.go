@@ -2,6 +2,7 @@ package project
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/compose-spec/compose-go/v2/types"
@@ -24,6 +25,12 @@ func (p *Project) notes(c *composeFile) []string {
 		}
 		if (s.Restart == "" || s.Restart == types.RestartPolicyNo) && (s.Deploy == nil || s.Deploy.RestartPolicy == nil) && !once[name] && len(s.Profiles) == 0 {
 			note("service %s has no restart policy: it stays down when the device was switched off; write restart: unless-stopped", name)
+		}
+	}
+	for _, profile := range p.Profiles {
+		has := func(name string) bool { return slices.Contains(c.services[name].Profiles, profile) }
+		if profile != "*" && !slices.ContainsFunc(sortedKeys(c.services), has) {
+			note("profiles: no service has the profile %q", profile)
 		}
 	}
 	return notes

@@ -109,7 +109,7 @@ func TestBadSources(t *testing.T) {
 		{"no platform", image("{from: {linux/arm64: b}}"), compose, `valise.yaml:5:14: image "a" has no source for linux/amd64`},
 		{"bad platform", image("{from: {amd64: b}}"), compose, `valise.yaml:5:28: want platform linux/arm64, got "amd64"`},
 		{"other name of a platform", image("{from: {linux/arm64/v8: b}}"), compose, `valise.yaml:5:37: want platform linux/arm64, got "linux/arm64/v8"`},
-		{"list", image("{from: [b]}"), compose, "valise.yaml:5:20: cannot construct !!seq into string"},
+		{"list", image("{from: [b]}"), compose, "valise.yaml:5:20: want a text"},
 		{"template", image("{from: \"b:{{.Version\"}"), compose, "valise.yaml:5:20: template: from:1: unclosed action"},
 		{"template of a platform", image("{from: \"oci:{{.Arch}}\"}"), compose, "valise.yaml:5:20: template: from:1:6: executing \"from\" at <.Arch>: can't evaluate field Arch in type project.VersionVars"},
 		{"context alone", image("{from: b, context: .}"), compose, `valise.yaml:5:10: image "a" has context, target or args, which belong to dockerfile`},
