@@ -58,10 +58,15 @@ func (a *app) findInstaller(ctx context.Context, platform bundle.Platform) (stri
 		p.url = cmp.Or(strings.TrimSuffix(a.Getenv(releasesEnv), "/"), releasesURL) + "/v" + version + "/"
 	}
 	path, err := p.find(ctx, platform.Dashed(), a.UI.Step)
-	if err != nil && ctx.Err() == nil {
-		err = cli.WithHint(err, "write \"installer: DIR\" into valise.yaml, where DIR/%s/valise-installer is (make build makes dist/installer), or \"installer: none\" for a bundle that does not install itself", platform.Dashed())
+	if err == nil || ctx.Err() != nil {
+		return path, err
 	}
-	return path, err
+	ways := fmt.Sprintf("write \"installer: DIR\" into valise.yaml, where DIR/%s/valise-installer is (make build makes dist/installer), or \"installer: none\" for a bundle that does not install itself", platform.Dashed())
+	if installers == "" { // of go build, which makes none
+		a.Note("%v: the bundle does not install itself there; %s", err, ways)
+		return "", nil
+	}
+	return "", cli.WithHint(err, "%s", ways)
 }
 
 // find returns the installer for a platform: one beside this program, else the one of
