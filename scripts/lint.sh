@@ -18,6 +18,6 @@ if [ "${1:-}" = all ]; then
   GOOS=windows CGO_ENABLED=0 go vet ./cmd/valise
   go vet -tags long,remote,device,e2e,e2e_page,fault ./...
   go run "$staticcheck" -tags long ./...
-  go run "$actionlint" .github/workflows/*.yml examples/workflows/*.yml
+  go run "$actionlint" .github/workflows/*.yml examples/workflows/*.yml cmd/valise/testdata/workflows/*.yml
 fi
 echo "lint: ok" >&2

@@ -459,3 +459,21 @@ func nameOf(reference string) string {
 }
 
 func sortedKeys[K cmp.Ordered, V any](m map[K]V) []K { return slices.Sorted(maps.Keys(m)) }
+
+// Builds reports whether images of the release are made of Dockerfiles, and of Go
+// packages.
+func (p *Project) Builds(ctx context.Context) (dockerfiles, packages bool, err error) {
+	if p.Tree != nil {
+		return false, false, nil
+	}
+	c, err := p.loadCompose(ctx, "0.0.0")
+	if err != nil {
+		return false, false, err
+	}
+	for _, s := range c.services {
+		img, given := p.Images[nameOf(s.Image)]
+		dockerfiles = dockerfiles || img.Dockerfile != "" || !given && s.Build != nil
+		packages = packages || img.Go != nil
+	}
+	return dockerfiles, packages, nil
+}

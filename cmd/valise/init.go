@@ -16,7 +16,7 @@ import (
 )
 
 func initCommand(a *app) *cobra.Command {
-	var path string
+	var f initFlags
 	c := &cobra.Command{
 		Use:   "init [COMPOSE...]",
 		Short: "Write a first valise.yaml for a compose file",
@@ -25,19 +25,72 @@ func initCommand(a *app) *cobra.Command {
 			"only you can decide is printed as notes. It never overwrites a file.\n\n" +
 			"Several files are each over those before it, as with docker compose -f. Without COMPOSE it takes\n" +
 			"what COMPOSE_FILE in a committed .env says; or docker-compose.prod.yml and the like, over the main\n" +
-			"file when it does not stand alone; or else what docker compose would take.",
-		Example: "  valise init\n  valise init docker-compose.prod.yml\n  valise init compose.yaml compose.prod.yaml",
+			"file when it does not stand alone; or else what docker compose would take.\n\n" +
+			"--github also writes .github/workflows/release.yml, or for a valise.yaml that is there only that:\n" +
+			"for tags as the repository has them, with QEMU and buildx for Dockerfiles, and commits in place\n" +
+			"of versions.",
+		Example: "  valise init\n  valise init docker-compose.prod.yml\n  valise init compose.yaml compose.prod.yaml\n  valise init --github",
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return []string{"yaml", "yml"}, cobra.ShellCompDirectiveFilterFileExt
 		},
-		RunE: func(cmd *cobra.Command, args []string) error { return a.init(cmd.Context(), path, args) },
+		RunE: func(cmd *cobra.Command, args []string) error { return a.init(cmd.Context(), f, args) },
 	}
-	c.Flags().StringVar(&path, "project", project.DefaultFile, "project file to write")
+	c.Flags().StringVar(&f.project, "project", project.DefaultFile, "project file to write")
+	c.Flags().BoolVar(&f.github, "github", false, "write a workflow that releases it on GitHub, too")
+	c.Flags().StringVar(&f.action, "action", "", "what the workflow uses: OWNER/NAME@COMMIT (default: valise-ota/valise, by the commit of this program's release)")
 	return c
 }
 
-func (a *app) init(ctx context.Context, path string, args []string) error {
-	dir := filepath.Dir(path)
+type initFlags struct {
+	project string
+	github  bool
+	action  string
+}
+
+// initResult is the result of init.
+type initResult struct {
+	Path     string   `json:"path"`
+	Compose  []string `json:"compose,omitempty"`
+	Workflow string   `json:"workflow,omitempty"`
+	Notes    []string `json:"notes"`
+	Next     string   `json:"next"`
+}
+
+func (a *app) init(ctx context.Context, f initFlags, args []string) error {
+	r := initResult{Path: f.project, Notes: []string{}, Next: "valise build VERSION"}
+	if filepath.Clean(f.project) != project.DefaultFile {
+		r.Next += " --project " + f.project
+	}
+	_, err := os.Stat(f.project)
+	if there := err == nil; !there || !f.github || len(args) > 0 {
+		if err := a.draft(ctx, &r, args); err != nil {
+			return err
+		}
+	}
+	if f.github {
+		var notes []string
+		if r.Workflow, notes, err = a.writeWorkflow(ctx, f.project, f.action); err != nil {
+			return err
+		}
+		r.Notes = append(r.Notes, notes...)
+	}
+	for _, note := range r.Notes {
+		a.Note("%s", note)
+	}
+	return a.Result(r, func(w io.Writer) {
+		if r.Compose != nil {
+			fmt.Fprintf(w, "wrote %s for %s\n", r.Path, project.ComposeFiles(r.Compose))
+		}
+		if r.Workflow != "" {
+			fmt.Fprintf(w, "wrote %s\n", r.Workflow)
+		}
+		fmt.Fprintf(w, "\nnext: read it, then %s\n", r.Next)
+	})
+}
+
+// draft writes the project file of r.
+func (a *app) draft(ctx context.Context, r *initResult, args []string) error {
+	dir := filepath.Dir(r.Path)
 	compose, notes, err := findCompose(ctx, dir, args)
 	if err != nil {
 		return err
@@ -46,28 +99,15 @@ func (a *app) init(ctx context.Context, path string, args []string) error {
 	if err != nil {
 		return err
 	}
-	draft.Notes = append(notes, draft.Notes...)
-	if err := writeProject(path, draft.YAML); err != nil {
+	if err := writeProject(r.Path, draft.YAML); err != nil {
 		if errors.Is(err, fs.ErrExist) {
-			return cli.WithHint(fmt.Errorf("write project: %s exists", path), "delete it first, or write another file with --project and compare")
+			return cli.WithHint(fmt.Errorf("write project: %s exists", r.Path), "delete it first, or write another file with --project and compare")
 		}
 		return err
 	}
-	for _, note := range draft.Notes {
-		a.Note("%s", note)
-	}
-	next := "valise build VERSION"
-	if filepath.Clean(path) != project.DefaultFile {
-		next += " --project " + path
-	}
-	return a.Result(struct {
-		Path    string   `json:"path"`
-		Compose []string `json:"compose"`
-		Notes   []string `json:"notes"`
-		Next    string   `json:"next"`
-	}{path, compose, append([]string{}, draft.Notes...), next}, func(w io.Writer) {
-		fmt.Fprintf(w, "wrote %s for %s\n\nnext: read it, then %s\n", path, compose, next)
-	})
+	r.Compose = compose
+	r.Notes = append(append(r.Notes, notes...), draft.Notes...)
+	return nil
 }
 
 // findCompose returns the paths of the compose files from dir.

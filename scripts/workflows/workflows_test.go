@@ -144,7 +144,7 @@ func triggers(n yaml.Node) []string {
 
 func TestWorkflows(t *testing.T) {
 	var files []string
-	for _, pattern := range []string{"../../.github/workflows/*.yml", "../../examples/workflows/*.yml", "../../action.yml"} {
+	for _, pattern := range []string{"../../.github/workflows/*.yml", "../../examples/workflows/*.yml", "../../cmd/valise/testdata/workflows/*.yml", "../../action.yml"} {
 		some, err := filepath.Glob(pattern)
 		if err != nil || len(some) == 0 {
 			t.Errorf("nothing is called %s", pattern)
