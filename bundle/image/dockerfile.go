@@ -2,6 +2,7 @@ package image
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -33,6 +34,80 @@ type BuildKitError struct{ Err error }
 
 func (e *BuildKitError) Error() string { return "find BuildKit: " + e.Err.Error() }
 func (e *BuildKitError) Unwrap() error { return e.Err }
+
+// BuilderError says that the builder of docker buildx cannot make an image for a bundle.
+type BuilderError struct {
+	Builder   string
+	Platforms []bundle.Platform // to build for
+}
+
+func (e *BuilderError) Error() string {
+	var all []string
+	for _, p := range e.Platforms {
+		all = append(all, string(p))
+	}
+	if len(all) > 1 {
+		return fmt.Sprintf("builder %s: the docker driver cannot build %s together", e.Builder, strings.Join(all, " and "))
+	}
+	return fmt.Sprintf("builder %s: the docker driver cannot write an image for a bundle", e.Builder)
+}
+
+// checkBuilder asks docker buildx, before anything is loaded or built, whether its
+// builder can build for all platforms. The driver docker can with containerd's image
+// store only. Platforms that it does not run are said and no more: a Dockerfile that
+// runs nothing for them needs no emulation.
+func (c *collector) checkBuilder(ctx context.Context) error {
+	i := slices.IndexFunc(c.Images, func(s Spec) bool { return s.Dockerfile != nil })
+	if i < 0 || c.BuildKitHost != "" {
+		return nil
+	}
+	ask := func(args ...string) string {
+		cmd := exec.CommandContext(ctx, "docker", args...)
+		c.setHost(cmd)
+		out, err := cmd.Output()
+		if err != nil {
+			return "" // the build says why
+		}
+		return string(out)
+	}
+	b := parseBuilder(ask("buildx", "inspect"))
+	if b.driver == "docker" && !strings.Contains(ask("info", "--format", "{{json .DriverStatus}}"), "io.containerd.snapshotter") {
+		return &BuilderError{b.name, c.Platforms}
+	}
+	for _, p := range c.Platforms {
+		if len(b.platforms) > 0 && !b.platforms[p] {
+			c.event(c.Images[i], p, Log, fmt.Sprintf("builder %s does not run programs of %s: a RUN for it needs emulation (QEMU)", b.name, p))
+		}
+	}
+	return nil
+}
+
+// builder is what docker buildx inspect says of one.
+type builder struct {
+	name, driver string
+	platforms    map[bundle.Platform]bool // that it builds and runs
+}
+
+func parseBuilder(inspect string) builder {
+	b := builder{platforms: map[bundle.Platform]bool{}}
+	for line := range strings.Lines(inspect) {
+		key, value, _ := strings.Cut(line, ":")
+		value = strings.TrimSpace(value)
+		switch key {
+		case "Name":
+			b.name = cmp.Or(b.name, value) // its nodes follow
+		case "Driver":
+			b.driver = value
+		case "Platforms":
+			for p := range strings.SplitSeq(value, ",") {
+				if p, err := bundle.ParsePlatform(strings.Trim(p, " *")); err == nil {
+					b.platforms[p] = true
+				}
+			}
+		}
+	}
+	return b
+}
 
 // buildLogTail is how many bytes of the output of a failed build an error has.
 const buildLogTail = 4 << 10

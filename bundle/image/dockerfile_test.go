@@ -142,3 +142,62 @@ func TestBaseOf(t *testing.T) {
 		}
 	}
 }
+
+// TestCheckBuilder: before anything is loaded, the builder is one that can build what
+// is asked for. What docker buildx inspect prints is that of buildx 0.29.
+func TestCheckBuilder(t *testing.T) {
+	const docker = `Name:   default
+Driver: docker
+
+Nodes:
+Name:             default
+Endpoint:         default
+Status:           running
+Buildkit version: v0.26.2
+Platforms:        linux/amd64, linux/amd64/v2, linux/amd64/v3, linux/386
+`
+	const container = `Name:          builder-1
+Driver:        docker-container
+Last Activity: 2026-11-29 10:00:00 +0000 UTC
+
+Nodes:
+Name:      builder-10
+Endpoint:  unix:///var/run/docker.sock
+Platforms: linux/amd64*, linux/arm64, linux/arm/v7
+`
+	const overlay, containerd = `[["Backing Filesystem","extfs"]]`, `[["driver-type","io.containerd.snapshotter.v1"]]`
+	for name, tc := range map[string]struct {
+		inspect, status string
+		platforms       []bundle.Platform
+		fails, says     string
+	}{
+		"docker driver":             {docker, overlay, both, "builder default: the docker driver cannot build linux/amd64 and linux/arm64 together", ""},
+		"docker driver, one":        {docker, overlay, both[:1], "builder default: the docker driver cannot write an image for a bundle", ""},
+		"containerd, no QEMU":       {docker, containerd, both, "", "builder default does not run programs of linux/arm64: a RUN for it needs emulation (QEMU)"},
+		"container, QEMU":           {container, overlay, both, "", ""},
+		"container that is not up":  {strings.Split(container, "Platforms")[0], overlay, both, "", ""},
+		"something new, or nothing": {"", "", both, "", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bin := t.TempDir()
+			must(t, os.WriteFile(filepath.Join(bin, "inspect"), []byte(tc.inspect), 0o644))
+			must(t, os.WriteFile(filepath.Join(bin, "status"), []byte(tc.status), 0o644))
+			script := "#!/bin/sh\ncase $* in\n'buildx inspect') while IFS= read -r l; do echo \"$l\"; done <" + bin + "/inspect ;;\ninfo*) read -r l <" + bin + "/status; echo \"$l\" ;;\n*) exit 1 ;;\nesac\n"
+			must(t, os.WriteFile(filepath.Join(bin, "docker"), []byte(script), 0o755))
+			t.Setenv("PATH", bin)
+			said := ""
+			_, err := Collect(t.Context(), Options{Dir: t.TempDir(), Platforms: tc.platforms, Progress: func(e Event) { said += e.Detail },
+				Images: []Spec{{Reference: "a", From: "oci:nowhere"}, {Reference: "b", Dockerfile: &Dockerfile{Context: ".", File: "Dockerfile"}}}})
+			switch builder := new(BuilderError); {
+			case tc.fails != "":
+				if !errors.As(err, &builder) || builder.Error() != tc.fails || said != "" {
+					t.Errorf("got %v after %q, want %s", err, said, tc.fails)
+				}
+			case err == nil || errors.As(err, &builder):
+				t.Errorf("got %v, want that of an image or Dockerfile", err)
+			case !strings.HasPrefix(said, tc.says) || strings.Contains(said, "emulation") != (tc.says != ""):
+				t.Errorf("it says %q, want %q", said, tc.says)
+			}
+		})
+	}
+}

@@ -200,6 +200,9 @@ func Collect(ctx context.Context, o Options) (*Collection, error) {
 		roots:   map[string]*root{},
 		out:     &Collection{blobs: map[bundle.Digest]opener{}, origins: map[bundle.Digest]*root{}},
 	}
+	if err := c.checkBuilder(ctx); err != nil {
+		return nil, err
+	}
 	components := make([]*bundle.Component, len(o.Images))
 	err := each(ctx, len(o.Images), maxImages, func(ctx context.Context, i int) (err error) {
 		if components[i], err = c.component(ctx, o.Images[i]); err != nil {

@@ -81,6 +81,13 @@ func (a *app) collect(ctx context.Context, p *project.Project, r *project.Releas
 	case errors.As(err, &noBuildKit):
 		return nil, cli.WithHint(err, "install docker buildx, or set BUILDKIT_HOST and put buildctl into PATH")
 	}
+	if errors.As(err, new(*image.BuilderError)) {
+		return nil, cli.WithHint(err, "%s", a.onGitHub("add docker/setup-buildx-action", "docker buildx create --use, or turn on the containerd image store of docker"))
+	}
+	if err != nil && strings.Contains(err.Error(), "exec format error") {
+		return nil, cli.WithHint(err, "programs of another platform need emulation: %s; or write FROM --platform=$BUILDPLATFORM in the Dockerfile and cross-compile",
+			a.onGitHub("add docker/setup-qemu-action before docker/setup-buildx-action", "docker run --privileged --rm tonistiigi/binfmt --install all"))
+	}
 	var status *transport.Error
 	var busy *image.BusyError
 	switch {
@@ -97,6 +104,14 @@ func (a *app) collect(ctx context.Context, p *project.Project, r *project.Releas
 		return nil, cli.WithHint(err, "provide the image for %s, or leave that platform out with --platform", missing.Want)
 	}
 	return c, err
+}
+
+// onGitHub is what to do in a job of GitHub Actions, or else.
+func (a *app) onGitHub(there, here string) string {
+	if a.Getenv("GITHUB_ACTIONS") != "" {
+		return there
+	}
+	return here
 }
 
 // certsDir is where docker has certificates for registries, by their host.
