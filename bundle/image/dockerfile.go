@@ -29,6 +29,34 @@ type Dockerfile struct {
 	Labels  map[string]string
 }
 
+// BuildKit is what a build says to BuildKit besides what the release says of an image.
+type BuildKit struct {
+	Args      map[string]string // build arguments, over those of a Dockerfile
+	Secrets   []string          // id=ID,env=NAME or id=ID,src=FILE; in no layer and no history
+	CacheFrom []string          // where earlier builds left their steps, such as type=registry,ref=NAME
+	CacheTo   []string
+	Builder   string // of docker buildx; empty means the one in use
+}
+
+// Empty reports whether nothing is said.
+func (b BuildKit) Empty() bool {
+	return len(b.Args)+len(b.Secrets)+len(b.CacheFrom)+len(b.CacheTo) == 0 && b.Builder == ""
+}
+
+// flags are those that name secrets and caches, for docker buildx or buildctl.
+func (b BuildKit) flags(secret, cacheFrom, cacheTo string) []string {
+	var flags []string
+	for _, list := range []struct {
+		flag   string
+		values []string
+	}{{secret, b.Secrets}, {cacheFrom, b.CacheFrom}, {cacheTo, b.CacheTo}} {
+		for _, value := range list.values {
+			flags = append(flags, list.flag, value)
+		}
+	}
+	return flags
+}
+
 // BuildKitError says that there is nothing that builds a Dockerfile.
 type BuildKitError struct{ Err error }
 
@@ -70,7 +98,11 @@ func (c *collector) checkBuilder(ctx context.Context) error {
 		}
 		return string(out)
 	}
-	b := parseBuilder(ask("buildx", "inspect"))
+	inspect := []string{"buildx", "inspect"}
+	if c.BuildKit.Builder != "" {
+		inspect = append(inspect, c.BuildKit.Builder)
+	}
+	b := parseBuilder(ask(inspect...))
 	if b.driver == "docker" && !strings.Contains(ask("info", "--format", "{{json .DriverStatus}}"), "io.containerd.snapshotter") {
 		return &BuilderError{b.name, c.Platforms}
 	}
@@ -189,6 +221,7 @@ func (c *collector) buildCommand(ctx context.Context, d *Dockerfile, dir string)
 	if args == nil {
 		args = map[string]string{}
 	}
+	maps.Copy(args, c.BuildKit.Args)
 	if _, ok := args["SOURCE_DATE_EPOCH"]; !ok {
 		args["SOURCE_DATE_EPOCH"] = strconv.FormatInt(fileTime.Unix(), 10)
 	}
@@ -203,6 +236,7 @@ func (c *collector) buildCommand(ctx context.Context, d *Dockerfile, dir string)
 		cmd := exec.CommandContext(ctx, program, "--addr", c.BuildKitHost, "build", "--progress", "plain",
 			"--frontend", "dockerfile.v0", "--local", "context="+context, "--local", "dockerfile="+filepath.Dir(file),
 			"--opt", "filename="+filepath.Base(file), "--opt", "platform="+platform, "--output", output)
+		cmd.Args = append(cmd.Args, c.BuildKit.flags("--secret", "--import-cache", "--export-cache")...)
 		if d.Target != "" {
 			cmd.Args = append(cmd.Args, "--opt", "target="+d.Target)
 		}
@@ -227,6 +261,10 @@ func (c *collector) buildCommand(ctx context.Context, d *Dockerfile, dir string)
 	cmd = exec.CommandContext(ctx, program, "buildx", "build", "--progress", "plain", "--provenance=false", "--sbom=false",
 		"--platform", platform, "--file", file, "--output", output)
 	c.setHost(cmd)
+	if c.BuildKit.Builder != "" {
+		cmd.Args = append(cmd.Args, "--builder", c.BuildKit.Builder)
+	}
+	cmd.Args = append(cmd.Args, c.BuildKit.flags("--secret", "--cache-from", "--cache-to")...)
 	if d.Target != "" {
 		cmd.Args = append(cmd.Args, "--target", d.Target)
 	}

@@ -57,7 +57,21 @@ func TestBuildCommand(t *testing.T) {
 	if !slices.Equal(cmd.Args, want) || !slices.Contains(cmd.Env, "DOCKER_HOST=unix:///d") {
 		t.Errorf("got  %q\nwant %q", cmd.Args, want)
 	}
+	c.BuildKit = BuildKit{Args: map[string]string{"B": "3", "C": "4"}, Secrets: []string{"id=npm,env=NPM_TOKEN"}, CacheFrom: []string{"type=gha"}, CacheTo: []string{"type=gha,mode=max"}, Builder: "ci"}
+	cmd, err = c.buildCommand(t.Context(), d, "/out")
+	must(t, err)
+	if got := strings.Join(cmd.Args, " "); !strings.Contains(got, " --builder ci --secret id=npm,env=NPM_TOKEN --cache-from type=gha --cache-to type=gha,mode=max --target ") ||
+		!strings.Contains(got, " --build-arg B=3 --build-arg C=4 ") {
+		t.Errorf("got %s", got)
+	}
 	c.BuildKitHost = "tcp://b:1"
+	cmd, err = c.buildCommand(t.Context(), d, "/out")
+	must(t, err)
+	if got := strings.Join(cmd.Args, " "); !strings.Contains(got, " --secret id=npm,env=NPM_TOKEN --import-cache type=gha --export-cache type=gha,mode=max ") ||
+		!strings.Contains(got, " --opt build-arg:B=3 --opt build-arg:C=4 ") {
+		t.Errorf("got %s", got)
+	}
+	c.BuildKit = BuildKit{}
 	cmd, err = c.buildCommand(t.Context(), d, "/out,a\"b")
 	must(t, err)
 	want = []string{bin + "/buildctl", "--addr", "tcp://b:1", "build", "--progress", "plain", "--frontend", "dockerfile.v0",

@@ -74,6 +74,8 @@ type Options struct {
 	// BuildKitHost is the address of a buildkitd that builds Dockerfiles with
 	// buildctl; empty means docker buildx.
 	BuildKitHost string
+	// BuildKit is said to it for every Dockerfile.
+	BuildKit BuildKit
 	// Parallel is how many layers or programs are made at the same time; 0 means
 	// as many as there are cores.
 	Parallel int

@@ -192,6 +192,23 @@ func (s *step) build(ctx context.Context) error {
 	if s.in.splitSize != "" {
 		args = append(args, "--split-size", s.in.splitSize)
 	}
+	if s.in.compression != "" {
+		args = append(args, "--compression", s.in.compression)
+	}
+	if s.in.sbom {
+		args = append(args, "--sbom")
+	}
+	for _, list := range []struct {
+		flag   string
+		values []string
+	}{{"--set", s.in.set}, {"--build-arg", s.in.buildArgs}, {"--secret", s.in.secrets}, {"--cache-from", s.in.cacheFrom}, {"--cache-to", s.in.cacheTo}} {
+		for _, value := range list.values {
+			args = append(args, list.flag, value)
+		}
+	}
+	if s.in.builder != "" {
+		args = append(args, "--builder", s.in.builder)
+	}
 	if err := s.command(ctx, &s.built, args...); err != nil {
 		return err
 	}
@@ -273,6 +290,9 @@ func (s *step) publish(ctx context.Context, trust []string) error {
 	}
 	if s.in.draft {
 		args = append(args, "--draft")
+	}
+	if s.in.notes != "" {
+		args = append(args, "--notes", s.in.notes)
 	}
 	for _, f := range append([]string{s.checksums()}, s.in.extraFiles...) {
 		args = append(args, "--attach", f)

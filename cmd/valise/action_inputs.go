@@ -2,8 +2,10 @@ package main
 
 import (
 	"cmp"
+	"encoding/csv"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -21,14 +23,20 @@ type inputs struct {
 	publish, draft, dryRun, split            bool
 	prerelease, thinFrom, splitSize          string
 	extraFiles                               []string
+	notes, compression, builder              string
+	sbom                                     bool
+	set, buildArgs, cacheFrom, cacheTo       []string
+	secrets                                  []string // as --secret takes them
 }
 
 func (s *step) readInputs() error {
 	get := s.gha.GetInput
 	in := inputs{bundle: get("bundle"), project: cmp.Or(get("project"), project.DefaultFile), platforms: strings.Join(list(get("platforms")), ","),
 		sign: cmp.Or(get("sign"), signKeyless), trustedRoot: get("trusted-root"), signingConfig: get("signing-config"),
-		prerelease: cmp.Or(get("prerelease"), "auto"), thinFrom: cmp.Or(get("thin-from"), "0"), splitSize: get("split-size")}
-	for name, value := range map[string]*bool{"publish": &in.publish, "draft": &in.draft, "dry-run": &in.dryRun, "split-platforms": &in.split} {
+		prerelease: cmp.Or(get("prerelease"), "auto"), thinFrom: cmp.Or(get("thin-from"), "0"), splitSize: get("split-size"),
+		notes: get("notes"), compression: get("compression"), builder: get("builder"),
+		set: lines(get("set")), buildArgs: lines(get("build-args")), cacheFrom: lines(get("cache-from")), cacheTo: lines(get("cache-to"))}
+	for name, value := range map[string]*bool{"publish": &in.publish, "draft": &in.draft, "dry-run": &in.dryRun, "split-platforms": &in.split, "sbom": &in.sbom} {
 		b, err := strconv.ParseBool(cmp.Or(get(name), "false"))
 		if err != nil {
 			return cli.Usagef("input %s is %q, want true or false", name, get(name))
@@ -59,12 +67,67 @@ func (s *step) readInputs() error {
 		}
 		in.extraFiles = append(in.extraFiles, files...)
 	}
+	var err error
+	if in.secrets, err = s.readSecrets(get("secrets")); err != nil {
+		return err
+	}
+	if of := in.ofBuild(); of != "" && in.bundle != "" {
+		return cli.Usagef("input %s with the input bundle: nothing is built; set it in the job that builds", of)
+	}
 	s.in = in
 	if token := get("token"); token != "" {
 		s.gha.AddMask(token)
 		s.setenv("GITHUB_TOKEN", token)
 	}
 	return nil
+}
+
+// ofBuild names an input that only a build can do something with, or "".
+func (in *inputs) ofBuild() string {
+	for _, of := range []struct {
+		name string
+		set  bool
+	}{{"compression", in.compression != ""}, {"set", in.set != nil}, {"build-args", in.buildArgs != nil}, {"secrets", in.secrets != nil},
+		{"cache-from", in.cacheFrom != nil}, {"cache-to", in.cacheTo != nil}, {"builder", in.builder != ""}} {
+		if of.set {
+			return of.name
+		}
+	}
+	return ""
+}
+
+// readSecrets reads lines ID=VALUE, as docker/build-push-action has them: one in double
+// quotes may go on for several. The values go to BuildKit through the environment, and
+// the log never shows them.
+func (s *step) readSecrets(text string) ([]string, error) {
+	r := csv.NewReader(strings.NewReader(text))
+	r.FieldsPerRecord, r.LazyQuotes = -1, true
+	records, err := r.ReadAll()
+	if err != nil {
+		return nil, cli.Usagef("input secrets: want a line ID=VALUE for each, in double quotes if a value has several lines")
+	}
+	var secrets []string
+	for i, record := range records {
+		id, value, ok := strings.Cut(strings.Join(record, ","), "=")
+		name := fmt.Sprintf("VALISE_BUILD_SECRET_%d", i)
+		secret := "id=" + strings.TrimSpace(id) + ",env=" + name
+		if !ok || checkSecrets([]string{secret}) != nil {
+			return nil, cli.Usagef("input secrets, item %d: want ID=VALUE", i+1)
+		}
+		if value == "" { // of a fork, or misspelt
+			return nil, cli.WithHint(cli.Usagef("input secrets: %s is empty", strings.TrimSpace(id)), "does the secret exist for this repository and environment? a pull request from a fork gets none")
+		}
+		for _, line := range lines(value) {
+			if len(line) > 3 { // else it hides half of the log
+				s.gha.AddMask(line)
+			}
+		}
+		if err := os.Setenv(name, value); err != nil {
+			return nil, err
+		}
+		secrets = append(secrets, secret)
+	}
+	return secrets, nil
 }
 
 // readTag reads what the run is for: the tag that was pushed, unless an input names

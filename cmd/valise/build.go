@@ -8,11 +8,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/image"
 	"github.com/valise-ota/valise/bundle/parts"
 	"github.com/valise-ota/valise/bundle/project"
 	"github.com/valise-ota/valise/cmd/internal/cli"
@@ -28,6 +30,8 @@ type buildFlags struct {
 	from        string
 	sbom        bool
 	set         []string
+	args        []string
+	buildkit    image.BuildKit
 	tag         string // of git, when the version was named by it
 }
 
@@ -70,6 +74,11 @@ func buildCommand(a *app) *cobra.Command {
 	c.Flags().StringVar(&f.from, "from", "", "leave out what this bundle, manifest.json or directory of an older release has (see valise thin)")
 	c.Flags().BoolVar(&f.sbom, "sbom", false, "list the packages of every image, as SPDX 2.3 and CycloneDX")
 	c.Flags().StringArrayVar(&f.set, "set", nil, "KEY=VALUE, or KEY for its value in the environment: a variable that decides an image of the compose file (repeatable)")
+	c.Flags().StringArrayVar(&f.args, "build-arg", nil, "KEY=VALUE, or KEY for its value in the environment: an argument of Dockerfiles (repeatable)")
+	c.Flags().StringArrayVar(&f.buildkit.Secrets, "secret", nil, "id=ID,env=NAME or id=ID,src=FILE: what RUN --mount=type=secret,id=ID of a Dockerfile reads (repeatable)")
+	c.Flags().StringArrayVar(&f.buildkit.CacheFrom, "cache-from", nil, "where BuildKit looks for steps that were built before, such as type=registry,ref=NAME (repeatable)")
+	c.Flags().StringArrayVar(&f.buildkit.CacheTo, "cache-to", nil, "where BuildKit keeps them (repeatable)")
+	c.Flags().StringVar(&f.buildkit.Builder, "builder", "", "builder of docker buildx (default: the one in use)")
 	c.Flags().StringVarP(&f.file, "file", "o", "", "bundle to write, or an existing directory for it (default dist/NAME)")
 	c.Flags().StringVar(&f.compression, "compression", "", "gzip, zstd or none (default: by the name of the bundle, else gzip)")
 	return c
@@ -99,8 +108,24 @@ func (a *app) build(ctx context.Context, version string, f buildFlags) error {
 		return err
 	}
 	p.Ignored, p.Installers = ignoredBelow(p.Dir), a.findInstaller
-	if p.Set, err = a.setFlags(f.set); err != nil {
+	if p.Set, err = a.setFlags("--set", f.set); err != nil {
 		return err
+	}
+	if f.buildkit.Args, err = a.setFlags("--build-arg", f.args); err != nil {
+		return err
+	}
+	if err := checkSecrets(f.buildkit.Secrets); err != nil {
+		return err
+	}
+	if !f.buildkit.Empty() {
+		if dockerfiles, _, err := p.Builds(ctx); err != nil {
+			return err
+		} else if !dockerfiles {
+			return cli.Usagef("--build-arg, --secret, --cache-from, --cache-to and --builder are for Dockerfiles, and %s has none", p.App)
+		}
+	}
+	if f.buildkit.Builder != "" && a.Getenv("BUILDKIT_HOST") != "" {
+		return cli.Usagef("--builder is for docker buildx, and BUILDKIT_HOST names a buildkitd")
 	}
 	if len(p.Set) > 0 && p.Tree != nil {
 		return cli.Usagef("--set decides images of a compose file, and %s is a tree", p.App)
@@ -136,21 +161,34 @@ func (a *app) build(ctx context.Context, version string, f buildFlags) error {
 }
 
 // setFlags reads KEY=VALUE, and KEY, whose value is in the environment.
-func (a *app) setFlags(items []string) (map[string]string, error) {
+func (a *app) setFlags(flag string, items []string) (map[string]string, error) {
 	values := map[string]string{}
 	for _, item := range items {
 		key, value, ok := strings.Cut(item, "=")
 		if !bundle.ValidEnvKey(key) {
-			return nil, cli.Usagef("--set %s: want KEY=VALUE", item)
+			return nil, cli.Usagef("%s %s: want KEY=VALUE", flag, item)
 		}
 		if !ok {
 			if value = a.Getenv(key); value == "" {
-				return nil, cli.Usagef("--set %s: the environment has no %s", key, key)
+				return nil, cli.Usagef("%s %s: the environment has no %s", flag, key, key)
 			}
 		}
 		values[key] = value
 	}
 	return values, nil
+}
+
+// secretPattern is a secret of a build, by where it is and never by its value, which
+// the command line and the log would show.
+var secretPattern = regexp.MustCompile(`^id=[A-Za-z0-9_.-]+,(env=[A-Za-z_][A-Za-z0-9_]*|src=[^,"]+)$`)
+
+func checkSecrets(secrets []string) error {
+	for _, s := range secrets {
+		if !secretPattern.MatchString(s) {
+			return cli.Usagef("--secret: want id=ID,env=NAME or id=ID,src=FILE")
+		}
+	}
+	return nil
 }
 
 // platformGroups says for which platforms bundles are made: one for all, or one

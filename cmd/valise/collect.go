@@ -27,7 +27,7 @@ import (
 )
 
 // collect finds or makes every image of a release.
-func (a *app) collect(ctx context.Context, p *project.Project, r *project.Release, platforms []bundle.Platform, created time.Time) (*image.Collection, error) {
+func (a *app) collect(ctx context.Context, p *project.Project, r *project.Release, platforms []bundle.Platform, created time.Time, buildkit image.BuildKit) (*image.Collection, error) {
 	mirrors, err := parseMirrors(a.Getenv("VALISE_MIRRORS"))
 	if err != nil {
 		return nil, err
@@ -56,6 +56,7 @@ func (a *app) collect(ctx context.Context, p *project.Project, r *project.Releas
 
 		DockerHost:   a.Getenv("DOCKER_HOST"),
 		BuildKitHost: a.Getenv("BUILDKIT_HOST"),
+		BuildKit:     buildkit,
 		Progress: func(e image.Event) {
 			detail := e.Reference
 			if e.Platform != "" {

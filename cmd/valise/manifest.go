@@ -86,7 +86,7 @@ func (a *app) manifest(ctx context.Context, p *project.Project, r *project.Relea
 		if err := c.resolve(m, r); err != nil {
 			return nil, err
 		}
-		collected, err := a.collect(ctx, p, r, platforms, created)
+		collected, err := a.collect(ctx, p, r, platforms, created, f.buildkit)
 		if err != nil {
 			return nil, err
 		}
