@@ -216,7 +216,7 @@ func (d *Device) CheckRollback() error {
 	switch d.RestoreData() {
 	case RestoreNever:
 		if d.Migration == Irreversible {
-			return errors.New("restore_data is never after an irreversible migration: nobody could go back")
+			return errors.New("restore_data is never after an irreversible migration: no rollback would be possible")
 		}
 	case RestoreAsk, RestoreAlways:
 		if len(d.Backup) == 0 {

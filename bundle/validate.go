@@ -417,7 +417,7 @@ func (m *Manifest) checkTrust() error {
 		identity := s.Issuer != "" && (s.Identity == "") != (s.IdentityRegexp == "")
 		none := s.Issuer == "" && s.Identity == "" && s.IdentityRegexp == ""
 		if identity == (s.Key != "") || s.Key != "" && !none || slices.Contains(t.Signers[:i], s) {
-			return bad("signer %d: want a key, or an issuer with an identity or identity_regexp, and nobody twice", i)
+			return bad("signer %d: want a key, or an issuer with an identity or identity_regexp, each once", i)
 		}
 		for _, text := range []string{s.Key, s.Issuer, s.Identity, s.IdentityRegexp} {
 			if len(text) > MaxStringLength || !plainText(text) {

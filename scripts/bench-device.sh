@@ -53,7 +53,7 @@ for version in 1.0.0 1.1.0; do
   "$dir/valise" build $version --project "$project/valise.yaml" --platform "linux/$(go env GOARCH)" -o "$dir/shop-$version.tar.gz" --progress none >&2
   "$dir/valise" sign "$dir/shop-$version.tar.gz" --key "$dir/cosign.key" --progress none >&2
 done
-echo "| engine | what | wall time | bytes written | peak RSS | nobody answered |"
+echo "| engine | what | wall time | bytes written | peak RSS | downtime |"
 echo "|---|---|---:|---:|---:|---:|"
 for engine in "$@"; do
   (

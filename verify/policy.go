@@ -47,7 +47,7 @@ func (s Signer) String() string {
 	case s.Identity != "":
 		return fmt.Sprintf("%s (issuer %s)", s.Identity, s.Issuer)
 	case s.IdentityRegexp != "":
-		return fmt.Sprintf("somebody like %s (issuer %s)", s.IdentityRegexp, s.Issuer)
+		return fmt.Sprintf("an identity that matches %s (issuer %s)", s.IdentityRegexp, s.Issuer)
 	}
 	der, err := s.keyDER()
 	if err != nil {

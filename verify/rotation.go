@@ -114,7 +114,7 @@ func (v *Verifier) carriedRoot(rel *Release, path string) (json.RawMessage, erro
 		_, err = keyless.Verify(sig, sgverify.NewPolicy(sgverify.WithArtifactDigest("sha256", sum[:]), v.identities...))
 	}
 	if err != nil {
-		return nil, refuse(CheckTrust, err, "it is signed by %s, but the trusted root it carries does not vouch for that signature: the chain from the root of this device to that one is broken, and this device might accept nobody any more; ask its maker for a root that holds both (%v)", rel.Signer(), err)
+		return nil, refuse(CheckTrust, err, "it is signed by %s, but the trusted root it carries does not vouch for that signature: the chain from the root of this device to that one is broken, and this device might accept no signer any more; ask its maker for a root that holds both (%v)", rel.Signer(), err)
 	}
 	return carried, nil
 }

@@ -176,7 +176,7 @@ func (v *Verifier) byIdentity(sig *sgbundle.Bundle, cert *x509.Certificate, arti
 		return signed{claimed, result.Signature.Certificate}, nil
 	}
 	if errors.As(err, new(*sgverify.ErrNoMatchingCertificateIdentity)) {
-		return signed{}, refuse(CheckSigner, err, "it was signed by %s, and this policy trusts %s: somebody else made it, or its maker signs differently now; ask the maker", claimed, v.expected())
+		return signed{}, refuse(CheckSigner, err, "it was signed by %s, and this policy trusts %s: it comes from another signer, or its maker changed signers; ask the maker", claimed, v.expected())
 	}
 	return signed{}, unproved(claimed, v.expected(), err)
 }
@@ -186,7 +186,7 @@ func claim(cert *x509.Certificate) Signer {
 	if s, err := certificate.SummarizeCertificate(cert); err == nil {
 		return Signer{Identity: s.SubjectAlternativeName, Issuer: s.Issuer}
 	}
-	return Signer{Identity: "somebody without a name", Issuer: "unknown"}
+	return Signer{Identity: "a signer without a name", Issuer: "unknown"}
 }
 
 // unproved says what a failure of the Sigstore library means.
@@ -226,7 +226,7 @@ func Identify(sum [sha256.Size]byte, sigstore, trustedRoot []byte) (Signer, erro
 		return Signer{}, refuse(CheckPolicy, err, "the trusted root cannot be used: %v", err)
 	}
 	if _, err := keyless.Verify(sig, sgverify.NewPolicy(sgverify.WithArtifactDigest("sha256", sum[:]), sgverify.WithoutIdentitiesUnsafe())); err != nil {
-		return Signer{}, unproved(claim(cert), "nobody yet", err)
+		return Signer{}, unproved(claim(cert), "no signer yet", err)
 	}
 	return claim(cert), nil
 }

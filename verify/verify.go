@@ -155,7 +155,7 @@ func (v *Verifier) checkFiles(rel *Release) (_ *Release, err error) {
 // trusted makes the decision about the manifest of r, which pins everything else.
 func (v *Verifier) trusted(r *bundle.Reader, want Want) (*Release, error) {
 	if r.Signature() == nil {
-		return nil, refuse(CheckUnsigned, nil, "it carries no signature; sign it with \"valise sign\" before it goes to a device")
+		return nil, refuse(CheckUnsigned, nil, "the bundle is not signed; sign it with \"valise sign\" before it goes to a device")
 	}
 	sig, err := parseSignature(r.Signature())
 	if err != nil {

@@ -332,7 +332,7 @@ func (p *Project) checkTrust() error {
 		return nil
 	}
 	if len(t.Signers) == 0 && t.TrustedRoot == "" {
-		return p.at([]any{"trust"}, "trust names nobody, want signers, trusted_root or both")
+		return p.at([]any{"trust"}, "trust is empty, want signers, trusted_root or both")
 	}
 	for i, s := range t.Signers {
 		identity := s.Issuer != "" && (s.Identity == "") != (s.IdentityRegexp == "")

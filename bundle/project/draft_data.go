@@ -341,7 +341,7 @@ func (d *drafter) variables() error {
 		case data:
 			secrets = append(secrets, fmt.Sprintf("  %s: {hex: 16, immutable: true%s} # the database keeps it: a lost one is an error, never a new one", name, at))
 		case adminName.MatchString(upper):
-			secrets = append(secrets, fmt.Sprintf("  %s: {hex: 8, show: once%s} # shown to whoever installs", name, at))
+			secrets = append(secrets, fmt.Sprintf("  %s: {hex: 8, show: once%s} # shown once, at the installation", name, at))
 		case strings.Contains(upper, "PASSWORD"):
 			secrets = append(secrets, fmt.Sprintf("  %s: {hex: 16%s}", name, at)+" # random bytes, written as hex")
 		default:
@@ -366,7 +366,7 @@ func (d *drafter) variables() error {
 		d.text.WriteString("env:\n" + strings.Join(initial, "\n") + "\n")
 	}
 	if len(others) > 0 {
-		d.section("To be set on the device by whoever installs: %s", strings.Join(others, ", "))
+		d.section("To be set on the device at the installation: %s", strings.Join(others, ", "))
 	}
 	return nil
 }

@@ -424,7 +424,7 @@ func TestDraftValues(t *testing.T) {
 	}
 	text := string(d.YAML)
 	for _, want := range []string{"\nprofiles: [x] #", "\napp: other #", "\n  C_IMAGE: {default: \"7\"} #", "\n  REGISTRY: {default: r.example.org} #", "\n  LEVEL: {initial: info} #", "\n  PORT: {initial: \"8080\"} #",
-		"\n  THEIRS: {initial: \"a # b\"} #", "\n  UNUSED: {initial: \"1\"} #", "\n  SECRET_KEY: {hex: 32} #", "by whoever installs: EMPTY\n"} {
+		"\n  THEIRS: {initial: \"a # b\"} #", "\n  UNUSED: {initial: \"1\"} #", "\n  SECRET_KEY: {hex: 32} #", "at the installation: EMPTY\n"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in\n%s", want, text)
 		}

@@ -147,7 +147,7 @@ var badProjects = []struct{ name, text, want string }{
 	{"hook file", goodProject + "hooks: {migrate: {run: [bin/migrate]}}\n", "valise.yaml:5:19: hook migrate: bin/migrate is not in the bundle: list it under files, or name a service to run it in"},
 	{"hook moment", goodProject + "hooks: {boot: {service: db, run: [x]}}\n", `valise.yaml:5:9: hook "boot" is no moment, want one of pre-stage, post-stage, pre-backup, post-backup, pre-activate, migrate, post-activate, post-probe, pre-rollback, post-rollback`},
 	{"rollback without backup", goodProject + "rollback: {restore_data: ask}\n", "valise.yaml:5:1: rollback: data are to come back and no backup is made of them: want backup"},
-	{"irreversible", goodProject + "migration: irreversible\nrollback: {restore_data: never}\n", "valise.yaml:6:1: rollback: restore_data is never after an irreversible migration: nobody could go back"},
+	{"irreversible", goodProject + "migration: irreversible\nrollback: {restore_data: never}\n", "valise.yaml:6:1: rollback: restore_data is never after an irreversible migration: no rollback would be possible"},
 	{"secret", goodProject + "secrets: {A: {hex: 4}}\n", "valise.yaml:5:11: A: 4 random bytes, want 8 to 128"},
 	{"password", goodProject + "secrets: {A: {password: 8}}\n", "valise.yaml:5:11: A: 8 characters, want 12 to 128"},
 	{"secret of two kinds", goodProject + "secrets: {A: {hex: 8, base64: 8}}\n", "valise.yaml:5:11: A: want one of hex, base64 and password"},

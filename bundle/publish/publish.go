@@ -277,7 +277,7 @@ func (r *Repository) create(ctx context.Context, q Request) (rel *Release, err e
 		err = &PermissionError{Action: action, Token: r.token, Message: "Not Found"}
 	}
 	if err == nil && !rel.Draft {
-		err = fmt.Errorf("%s: somebody else published it meanwhile", action)
+		err = fmt.Errorf("%s: another run published it meanwhile", action)
 	}
 	return rel, burnt(err, q.Tag)
 }

@@ -121,7 +121,7 @@ func (p *program) servePage(ctx context.Context) error {
 		return fmt.Errorf("systemd hands over %s: give it a role under sockets in %s", path, filepath.Join(p.pageDir(), "page.yaml"))
 	}
 	if config.Listen == "" && len(config.Sockets) == 0 {
-		return fmt.Errorf("%s says neither listen nor sockets: nobody would be served", filepath.Join(p.pageDir(), "page.yaml"))
+		return fmt.Errorf("%s says neither listen nor sockets: nothing would listen", filepath.Join(p.pageDir(), "page.yaml"))
 	}
 	defer p.watchdog(ctx, func() {})()
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)

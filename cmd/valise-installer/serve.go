@@ -36,7 +36,7 @@ func serveCommand(p *program) *cobra.Command {
 			"/etc/valise/APP.yaml says more:\n\n" +
 			"  updates:\n" +
 			"    drop: /srv/updates        # another drop folder\n" +
-			"    drop_mode: stage          # off, stage: wait for somebody to apply it, apply (the default)\n" +
+			"    drop_mode: stage          # off, stage: wait for a person to apply it, apply (the default)\n" +
 			"    usb: stage                # a release on a stick: off, stage (the default), apply\n" +
 			"    check: 6h                 # ask the source for releases; 0 is never\n" +
 			"    auto: stage               # what to do with a newer one: off, stage, apply\n" +
@@ -56,7 +56,7 @@ const stopWithin = 8 * time.Minute
 
 func (p *program) serve(ctx context.Context, scan time.Duration) error {
 	if scan <= 0 {
-		return cli.Usagef("--scan is %s, want more than nothing", scan)
+		return cli.Usagef("--scan must be greater than zero, got %s", scan)
 	}
 	p.StopWithin = stopWithin
 	log := slog.New(slog.NewTextHandler(p.Stderr, nil))

@@ -26,7 +26,7 @@ func TestKeylessTrust(t *testing.T) {
 		code   int
 		says   string
 	}{
-		{"nobody", "", nil, cli.ExitFailed, "nobody is trusted to sign it yet"},
+		{"nobody", "", nil, cli.ExitFailed, "no signer is trusted yet"},
 		{"identity", "", []string{"--identity", identity, root}, cli.ExitFailed, "reach container engine"},
 		{"expression", "", []string{"--identity-regexp", `https://github\.com/valise-test/.*@refs/tags/.*`, root}, cli.ExitFailed, "reach container engine"},
 		{"expression of a part", "", []string{"--identity-regexp", "valise-test", root}, cli.ExitRefused, `check "signer"`},

@@ -326,7 +326,7 @@ func printPlan(w io.Writer, p *installer.Plan) {
 		fmt.Fprintf(w, "  service       %s: %s\n", s.Service, s.Change)
 	}
 	if p.Downtime != "" {
-		fmt.Fprintf(w, "  stands still  %s\n", standsStill[p.Downtime])
+		fmt.Fprintf(w, "  downtime      %s\n", downtimes[p.Downtime])
 	}
 	for _, port := range p.PortsTaken {
 		fmt.Fprintf(w, "  port          %s is taken\n", port)
@@ -347,7 +347,7 @@ func printPlan(w io.Writer, p *installer.Plan) {
 		fmt.Fprintf(w, "  file          %s: needed\n", file)
 	}
 	for _, b := range p.Backup {
-		fmt.Fprintf(w, "  saved first   %s\n", b)
+		fmt.Fprintf(w, "  backup        %s\n", b)
 	}
 	if p.BackupSize > 0 {
 		fmt.Fprintf(w, "                about %s\n", ui.Bytes(p.BackupSize))
@@ -362,18 +362,18 @@ func printPlan(w io.Writer, p *installer.Plan) {
 		fmt.Fprintf(w, "  trusted after %s\n", s)
 	}
 	for i, h := range p.Way {
-		fmt.Fprintf(w, "  update %d of %d %s: load %s; stands still: %s\n", i+1, len(p.Way), h.Version, ui.Bytes(h.Bytes), standsStill[h.Downtime])
+		fmt.Fprintf(w, "  update %d of %d %s: load %s; downtime: %s\n", i+1, len(p.Way), h.Version, ui.Bytes(h.Bytes), downtimes[h.Downtime])
 	}
 	for _, n := range p.Notes {
 		fmt.Fprintf(w, "  note          %s\n", n)
 	}
 	if p.RollbackTo != "" {
-		fmt.Fprintf(w, "  goes back to  %s when it fails%s\n", p.RollbackTo, map[bundle.RestoreData]string{
+		fmt.Fprintf(w, "  on failure    roll back to %s%s\n", p.RollbackTo, map[bundle.RestoreData]string{
 			bundle.RestoreAlways: ", with the data saved before", bundle.RestoreAsk: "; its data stay",
 		}[p.RestoreData])
 	}
 }
 
-var standsStill = map[installer.Downtime]string{
-	installer.DowntimeUnknown: "not known", installer.DowntimeNone: "nothing", installer.DowntimePart: "the services that change", installer.DowntimeAll: "all of it, for the time its services take to start",
+var downtimes = map[installer.Downtime]string{
+	installer.DowntimeUnknown: "not known", installer.DowntimeNone: "nothing", installer.DowntimePart: "services that change", installer.DowntimeAll: "all of it, for the time its services take to start",
 }

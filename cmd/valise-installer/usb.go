@@ -32,7 +32,7 @@ func usbCommand(p *program) *cobra.Command {
 			"the newest of each to the update service, which copies it to this device before it verifies it.\n" +
 			"What happens then is said in /etc/valise/APP.yaml:\n\n" +
 			"  updates:\n" +
-			"    usb: stage                # off, stage: wait for somebody to apply it (the default), apply\n" +
+			"    usb: stage                # off, stage: wait for a person to apply it (the default), apply\n" +
 			"    usb_receipts: true        # afterwards write receipts and inventory to the stick; not by default\n\n" +
 			"udev starts this command when a stick is plugged in.",
 		Example: "  valise-installer usb /dev/sda1",
@@ -224,7 +224,7 @@ func (p *program) handOver(ctx context.Context, app, path string) (string, error
 // end.
 func (p *program) finishUSB(ctx context.Context, t taken) error {
 	if !t.apply {
-		p.UI.Step("stick", fmt.Sprintf("%s %s is verified and waits for somebody to apply it", t.app, t.version))
+		p.UI.Step("stick", fmt.Sprintf("%s %s is verified and waits for a person to apply it", t.app, t.version))
 		return nil
 	}
 	client := p.ask()

@@ -125,7 +125,7 @@ func claimedSigner(signature []byte) string {
 			Certificate struct{ RawBytes []byte }
 		} `json:"verificationMaterial"`
 	}
-	const unknown = "somebody unknown"
+	const unknown = "an unknown signer"
 	if json.Unmarshal(signature, &s) != nil {
 		return unknown
 	}

@@ -18,7 +18,7 @@ import (
 )
 
 func trustCommand(a *app) *cobra.Command {
-	c := &cobra.Command{Use: "trust", Short: "Keep the Sigstore trusted root fresh", Args: cobra.NoArgs,
+	c := &cobra.Command{Use: "trust", Short: "Update the Sigstore trusted root", Args: cobra.NoArgs,
 		Long: "trust is about the trusted root, by which certificates of keyless signatures are checked."}
 	var f trustFlags
 	update := &cobra.Command{
@@ -26,7 +26,7 @@ func trustCommand(a *app) *cobra.Command {
 		Short: "Get the newest trusted root",
 		Long: "update writes the trusted root that the public Sigstore instance publishes now to FILE, or\n" +
 			"trusted_root.json. It is proved by TUF, beginning with a root that is built in. --from takes\n" +
-			"one that somebody brought, for a place without a network. A root that is older than what\n" +
+			"one that was carried in, for a place without a network. A root that is older than what\n" +
 			"is in FILE, or built in, is refused.\n\n" +
 			"Name FILE in valise.yaml (trust: {trusted_root: FILE}) and every bundle carries it: a device\n" +
 			"takes it when it commits the release.",
@@ -74,7 +74,7 @@ func (a *app) updateTrust(path string, f trustFlags) error {
 			return fmt.Errorf("read trusted root %s: %w", path, err)
 		}
 		if date.Before(old) {
-			return &verify.Error{Check: verify.CheckTrust, Reason: fmt.Sprintf("the trusted root was last changed %s, the one that is here %s: somebody hands out an old one", date.Format(time.DateOnly), old.Format(time.DateOnly))}
+			return &verify.Error{Check: verify.CheckTrust, Reason: fmt.Sprintf("the trusted root was last changed %s, the one that is here %s: an old one is handed out", date.Format(time.DateOnly), old.Format(time.DateOnly))}
 		}
 	}
 	result := struct {

@@ -143,7 +143,7 @@ func body(r *http.Request, v any) error {
 	dec := json.NewDecoder(http.MaxBytesReader(nil, r.Body, maxJSON))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(v); err != nil && !errors.Is(err, io.EOF) {
-		return refuse(http.StatusUnprocessableEntity, "the request is not understood: %v", err)
+		return refuse(http.StatusUnprocessableEntity, "malformed request: %v", err)
 	}
 	return nil
 }
@@ -338,7 +338,7 @@ func (a *app) postRestore(r *http.Request) (out Done, err error) {
 	}}); err != nil {
 		return out, refuse(http.StatusTooManyRequests, "%v", err)
 	}
-	return Done{"success", "The data of " + b.Created.UTC().Format(time.RFC3339) + " come back.", id}, nil
+	return Done{"success", "Restoring the backup of " + b.Created.UTC().Format(time.RFC3339) + ".", id}, nil
 }
 
 func (a *app) backup(r *http.Request) (Backup, error) {

@@ -216,7 +216,7 @@ func (a *app) complete(ctx context.Context) (ready []dropped, again time.Duratio
 			again = cmp.Or(again, min(a.Timing.Settle-rest, a.Timing.Scan))
 			continue
 		}
-		failure := fmt.Sprintf("%s, and nobody wrote to it for %s: it was not copied completely, or it is no bundle", a.explain(err), rest.Round(time.Second))
+		failure := fmt.Sprintf("%s, and it has not changed for %s: the copy is incomplete, or it is not a bundle", a.explain(err), rest.Round(time.Second))
 		_, err = a.takeDropped(ctx, dropped{name: name, size: is.size, failure: failure})
 		if err != nil {
 			a.log().Error("drop folder", "file", name, "err", err)
@@ -327,7 +327,7 @@ func (a *app) takeDropped(ctx context.Context, f dropped) (id string, err error)
 	}
 	if waits && f.failure == "" { // what waits is shown as verified
 		if a.config.DropMode != Stage {
-			a.log().Warn("somebody went back from this version: it waits for a person to apply it", "file", f.name, "version", r.To.Version)
+			a.log().Warn("this version was rolled back by hand: it waits for a person to apply it", "file", f.name, "version", r.To.Version)
 		}
 		a.await(ctx, func() error { return a.Device.Ready(ctx, a.name) })
 		offer, err := a.plan(ctx, filepath.Join(a.dropDir(), f.name), true)

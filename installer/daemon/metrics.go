@@ -17,7 +17,7 @@ func (d *Daemon) metrics(w http.ResponseWriter, r *http.Request) {
 	for _, m := range []struct{ name, help string }{
 		{"valise_info", "Version that runs."},
 		{"valise_updates", "Records by status."},
-		{"valise_needs_attention", "1 when a rollback failed and somebody has to look."},
+		{"valise_needs_attention", "1 when a rollback failed and a person must look."},
 		{"valise_update_running", "1 while something is downloaded, verified or applied."},
 		{"valise_free_bytes", "Free space where bundles are kept."},
 		{"valise_last_success_timestamp_seconds", "When a release was committed last."},

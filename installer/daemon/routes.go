@@ -147,7 +147,7 @@ func Routes() []Route {
 		{Method: "GET", Path: "", Scope: Read, Summary: "Updates, newest first", Query: pageQuery{}, endpoint: gives((*app).getPage),
 			Refuses: []Refusal{{422, "A parameter is out of its range."}}},
 		{Method: "POST", Path: "", Scope: Send, Summary: "Announce a version", Created: true, endpoint: takes((*app).postUpdate),
-			Refuses: []Refusal{{409, "That version is here already."}, {422, "The version is not a semantic version, or the request is not understood."}}},
+			Refuses: []Refusal{{409, "That version is here already."}, {422, "The version is not a semantic version, or the request is malformed."}}},
 		{Method: "GET", Path: "/check", Scope: Look, Summary: "Is there anything newer", endpoint: gives((*app).getCheck)},
 		{Method: "GET", Path: "/{id}", Scope: Read, Summary: "One update", endpoint: gives((*app).getUpdate)},
 		{Method: "POST", Path: "/{id}/apply", Scope: Act, Summary: "Apply it; to force it needs scope admin", endpoint: takes((*app).postApply),

@@ -124,7 +124,7 @@ func (m *Machine) adoptedPolicy(ctx context.Context, app string, found *tree.Ado
 		return policy, err
 	}
 	if len(policy.Signers) == 0 {
-		return policy, advise(fmt.Errorf("adopt %s: nobody is trusted to sign it: %s has no %s", app, found.EnvFile, signerEnv), NameAdopted)
+		return policy, advise(fmt.Errorf("adopt %s: no signer is trusted: %s has no %s", app, found.EnvFile, signerEnv), NameAdopted)
 	}
 	if _, err := verify.New(policy); err != nil {
 		return policy, fmt.Errorf("adopt %s: %w", app, err)

@@ -269,7 +269,7 @@ func (m *Machine) examineReleases(ctx context.Context, f *findings, app string, 
 			continue
 		}
 		if r.Signer == tree.Adopted {
-			f.add(app, which, FindingWarning, do(VerifiedNext), "%s was here before: nobody verified its files", r.Version)
+			f.add(app, which, FindingWarning, do(VerifiedNext), "%s was here before: its files were never verified", r.Version)
 			continue
 		}
 		f.add(app, which, FindingOK, do(""), "%s, %s are what was verified", r.Version, what)
@@ -343,7 +343,7 @@ func (m *Machine) examineDrop(f *findings, app string) {
 	case errors.Is(err, fs.ErrNotExist):
 		status, format := FindingOK, "%s is made when valise-installer serve starts"
 		if release.Exists(m.unitPath("valise.service")) {
-			status, format = FindingWarning, "%s is not there: nobody can put a bundle into it"
+			status, format = FindingWarning, "%s is missing: no bundle can be dropped there"
 		}
 		f.add(app, check, status, do(RestartDaemon), format, c.Drop)
 		return

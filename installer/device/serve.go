@@ -273,7 +273,7 @@ func (d *Device) Latest(ctx context.Context, app string) (daemon.Latest, error) 
 	return daemon.Latest{Version: rel.Version, DownloadURL: b.URL(), ReleaseURL: rel.Page, Notes: plain.Text(rel.Notes), Published: rel.Date, Size: max(0, b.Size)}, nil
 }
 
-// Fetch downloads the whole bundle: it waits for somebody to apply it, who may
+// Fetch downloads the whole bundle: it waits for a person to apply it, who may
 // have no network then.
 func (d *Device) Fetch(ctx context.Context, app, version string, dst *os.File, report func(installer.Event)) error {
 	src, err := d.sourceOf(app)

@@ -115,7 +115,7 @@ func (m *Machine) whomToTrust(app string, r *bundle.Reader, trust Trust) (verify
 		return policy, m.nobodyTrusted(app)
 	}
 	if r.Signature() == nil {
-		return policy, &verify.Error{Check: verify.CheckUnsigned, Reason: "nobody signed it; get a release that its maker signed"}
+		return policy, &verify.Error{Check: verify.CheckUnsigned, Reason: "the bundle is not signed; get a signed release from its maker"}
 	}
 	found, err := verify.Identify(sha256.Sum256(r.ManifestBytes()), r.Signature(), policy.TrustedRoot)
 	if err != nil {
@@ -130,7 +130,7 @@ func (m *Machine) whomToTrust(app string, r *bundle.Reader, trust Trust) (verify
 }
 
 func (m *Machine) nobodyTrusted(app string) error {
-	return advise(fmt.Errorf("install %s: nobody is trusted to sign it yet", app), NameSigner)
+	return advise(fmt.Errorf("install %s: no signer is trusted yet", app), NameSigner)
 }
 
 // lasting is the signer to remember for one that signed one release: a workflow

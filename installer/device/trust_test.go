@@ -45,7 +45,7 @@ func TestForeignSignerEnv(t *testing.T) {
 	}
 	write("opt/shop/.env", "OTHER=.*\n")
 	write("etc/other/other.env", "OTHER=.*\nTRUSTED_SIGNER_IDENTITY=.*\n")
-	if policy, _, err := p.policyFor(t.Context(), r, Options{First: true}); err == nil || !strings.Contains(err.Error(), "nobody is trusted") {
+	if policy, _, err := p.policyFor(t.Context(), r, Options{First: true}); err == nil || !strings.Contains(err.Error(), "no signer is trusted") {
 		t.Errorf("policy %v, error %v", policy, err)
 	}
 	write("etc/shop/shop.env", "OTHER=x\nTRUSTED_SIGNER_IDENTITY=y\n")

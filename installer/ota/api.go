@@ -42,7 +42,7 @@ func (s *Server) postApply(w http.ResponseWriter, r *http.Request) {
 		Force bool `json:"force"`
 	}
 	if len(b) > 0 && json.Unmarshal(b, &in) != nil {
-		problem(w, http.StatusUnprocessableEntity, "the request is not understood: want a JSON object")
+		problem(w, http.StatusUnprocessableEntity, "malformed request: want a JSON object")
 		return
 	}
 	if in.Force && !whoIs(r).may(admin) {

@@ -72,7 +72,7 @@ func newSessions(now func() time.Time, path string, log *slog.Logger) *sessions 
 	}
 	broken := slices.Contains(slices.Collect(maps.Values(s.all)), nil)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) || broken || s.all == nil {
-		log.Warn("nobody is logged in any more", "err", err)
+		log.Warn("all sessions ended", "err", err)
 		s.all = map[string]*session{}
 	}
 	return s
