@@ -59,19 +59,10 @@ func Notes(m *bundle.Manifest, f Facts) string {
 		line("\nThere is a bundle for each platform: %s. The commands below show the first.", code(f.Bundles))
 	}
 	line("\n## Check it\n\nOn any machine, also without a network:\n\n```sh")
-	tar := "tar xO"
-	switch {
-	case strings.HasSuffix(name, bundle.Gzip.Suffix()):
-		tar = "tar xzO"
-	case strings.HasSuffix(name, bundle.Zstd.Suffix()):
-		tar = "tar --zstd -xO"
-	}
 	if f.Parts > 0 {
 		line("curl -fLO %s", quote(fmt.Sprintf("%s%s.[001-%03d]", f.Download, name, f.Parts)))
-		tar = "cat " + name + ".[0-9]* | " + tar
 	} else {
 		line("curl -fLO %s", quote(f.Download+name))
-		tar += "f " + name
 	}
 	line("valise verify %s%s", name, f.trust(f.Signer.Identity, ""))
 	line("```\n\nIt is signed by %s.", inline(f.SignedBy))
@@ -80,13 +71,7 @@ func Notes(m *bundle.Manifest, f Facts) string {
 		needs, env = "Linux with systemd", m.Device.Tree.EnvFile
 	}
 	line("\n## Install it\n\nOn the device, as root, with the file on it (%s, no network):\n\n```sh", needs)
-	trust := f.trust("", lasting(f.Signer.Identity, m.Version))
-	if i := slices.IndexFunc(m.Files, func(file bundle.File) bool { return file.Path == "install.sh" }); i >= 0 {
-		// The script runs only when it is the one of the release, and starts only an installer that it knows.
-		line("%s %s > install.sh\necho \"%s  install.sh\" | sha256sum -c && sh install.sh %s%s\n```", tar, path.Join(m.Prefix, "install.sh"), m.Files[i].Digest.Hex(), name, trust)
-	} else {
-		line("valise-installer install %s%s\n```", name, trust)
-	}
+	line("%s\n```", Install(m, f))
 	if missing := unset(m); len(missing) > 0 {
 		line("\nIt asks for values of %s in `%s` and changes nothing before they are there.", code(missing), env)
 	}
@@ -101,6 +86,30 @@ func Notes(m *bundle.Manifest, f Facts) string {
 		}
 	}
 	return b.String()
+}
+
+// Install is the command lines of a first installation from the first bundle, which
+// begin with nothing but that: its script runs only when it is the one of the release,
+// and starts only an installer that it knows.
+func Install(m *bundle.Manifest, f Facts) string {
+	name, trust := f.Bundles[0], f.trust("", lasting(f.Signer.Identity, m.Version))
+	i := slices.IndexFunc(m.Files, func(file bundle.File) bool { return file.Path == "install.sh" })
+	if i < 0 {
+		return "valise-installer install " + name + trust
+	}
+	tar := "tar xO"
+	switch {
+	case strings.HasSuffix(name, bundle.Gzip.Suffix()):
+		tar = "tar xzO"
+	case strings.HasSuffix(name, bundle.Zstd.Suffix()):
+		tar = "tar --zstd -xO"
+	}
+	if f.Parts > 0 {
+		tar = "cat " + name + ".[0-9]* | " + tar
+	} else {
+		tar += "f " + name
+	}
+	return fmt.Sprintf("%s %s > install.sh\necho \"%s  install.sh\" | sha256sum -c && sh install.sh %s%s", tar, path.Join(m.Prefix, "install.sh"), m.Files[i].Digest.Hex(), name, trust)
 }
 
 // unset are the required keys that nobody generates.

@@ -2,9 +2,7 @@ package main
 
 import (
 	"fmt"
-	"maps"
 	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/valise-ota/valise/cmd/internal/ui"
@@ -34,23 +32,11 @@ func (s *step) summary() string {
 		line("[Published](%s), after everything was downloaded again and verified.\n", p.URL)
 	}
 	for i, m := range s.built {
-		if m.Layers != nil {
-			line("| image | services | %s |\n|---|---|---|", joinPlatforms(m.Platforms))
-			for _, i := range m.Images {
-				var sizes []string
-				for _, n := range i.Sizes {
-					sizes = append(sizes, ui.Bytes(n))
-				}
-				line("| `%s` | %s | %s |", i.Reference, strings.Join(i.Services, ", "), strings.Join(sizes, ", "))
-			}
-			line("| **layers** | %d, %d of them shared, which saves %s | %s |", m.Layers.Count, m.Layers.Shared, ui.Bytes(m.Layers.Saved), ui.Bytes(m.Layers.Size))
-		} else {
-			line("| tree for | files | size |\n|---|---|---|")
-			for _, t := range m.Trees {
-				line("| %s | %d | %s |", t.Platform, t.Files, ui.Bytes(t.Size))
-			}
+		var before []comparison
+		if p != nil && i == 0 {
+			before = p.Before
 		}
-		line("| **bundle** | `%s` | %s |\n| **manifest** | `%s` | |\n", filepath.Base(s.bundles[i]), ui.Bytes(m.Size), m.ManifestDigest)
+		line("%s", m.markdown(filepath.Base(s.bundles[i]), before))
 	}
 	if p == nil {
 		return b.String()
@@ -60,11 +46,7 @@ func (s *step) summary() string {
 		line("- thin bundle for %s: `%s`, %s of %s", t.From, filepath.Base(t.Bundle), ui.Bytes(t.Size), ui.Bytes(t.Full))
 	}
 	if d := p.Diff; d != nil {
-		line("\n### What changes for a device on %s\n", d.From)
-		for _, platform := range slices.Sorted(maps.Keys(d.NeedBytes)) {
-			line("- %s: loads %s", platform, ui.Bytes(d.NeedBytes[platform]))
-		}
-		line("\n| | | |\n|---|---|---|")
+		line("\n### What changes for a device on %s\n\n| | | |\n|---|---|---|", d.From)
 		for i, c := range d.Changes {
 			if i == maxChanges {
 				line("| | | and %d more |", len(d.Changes)-i)
@@ -73,6 +55,6 @@ func (s *step) summary() string {
 			line("| %s | %s | `%s` |", c.verb(), c.Kind, strings.ReplaceAll(c.Name, "|", `\|`))
 		}
 	}
-	line("\n### On the device\n\n```sh\nvalise-installer plan %[1]s\nvalise-installer update %[1]s\n```\n\nThe first installation, and how to check the file, are in the [notes of the release](%[2]s).", filepath.Base(s.bundles[0]), p.URL)
+	line("\n### On the device\n\n```sh\nvalise-installer plan %[1]s\nvalise-installer update %[1]s\n```\n\nThe first installation, with nothing but the file; more is in the [notes of the release](%[2]s):\n\n```sh\n%[3]s\n```", filepath.Base(s.bundles[0]), p.URL, p.Install)
 	return b.String()
 }

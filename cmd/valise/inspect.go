@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"path/filepath"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -12,20 +13,28 @@ import (
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/parts"
+	"github.com/valise-ota/valise/cmd/internal/cli"
 	"github.com/valise-ota/valise/cmd/internal/ui"
 )
 
 func inspectCommand(a *app) *cobra.Command {
-	return &cobra.Command{
+	var from []string
+	c := &cobra.Command{
 		Use:   "inspect BUNDLE",
 		Short: "Show what is in a bundle",
 		Long: "inspect shows what the manifest of a bundle lists: images, layers and who shares them, files,\n" +
 			"packages, where it was built, and who the signature says signed it. It checks the form of the\n" +
-			"manifest, neither the signature nor the content: valise verify does.",
-		Example: "  valise inspect dist/shop-1.2.3.tar.gz\n  valise inspect --output json dist/shop-1.2.3.tar.gz",
-		Args:    cobra.ExactArgs(1),
-		RunE:    func(cmd *cobra.Command, args []string) error { return a.inspect(cmd.Context(), args[0]) },
+			"manifest, neither the signature nor the content: valise verify does.\n\n" +
+			"--from compares with older releases: sizes, and what a device that runs them downloads.\n" +
+			"--output markdown is what the Action shows on the page of its run.",
+		Example: "  valise inspect dist/shop-1.2.3.tar.gz\n  valise inspect --output json dist/shop-1.2.3.tar.gz\n" +
+			"  valise inspect --output markdown --from shop-1.2.2.manifest.json dist/shop-1.2.3.tar.gz",
+		Args:        cobra.ExactArgs(1),
+		Annotations: map[string]string{cli.Markdown: "yes"},
+		RunE:        func(cmd *cobra.Command, args []string) error { return a.inspect(cmd.Context(), args[0], from) },
 	}
+	c.Flags().StringSliceVar(&from, "from", nil, "bundle or manifest.json of an older release to compare with, newest first (repeatable)")
+	return c
 }
 
 // inspection is the result of inspect.
@@ -36,6 +45,7 @@ type inspection struct {
 	SBOMs      []sbomSummary `json:"sboms,omitempty"`
 	LayerUses  []layerUse    `json:"layer_uses,omitempty"`    // in the order of the bundle
 	Missing    []string      `json:"missing_files,omitempty"` // of a thin bundle
+	Before     []comparison  `json:"before,omitempty"`        // to older releases, in the order that they were named
 }
 
 // layerUse is a layer and the images it is part of.
@@ -46,7 +56,7 @@ type layerUse struct {
 	Present bool          `json:"present"` // a thin bundle lacks some
 }
 
-func (a *app) inspect(ctx context.Context, path string) error {
+func (a *app) inspect(ctx context.Context, path string, from []string) error {
 	r, f, err := parts.OpenBundle(path)
 	if err != nil {
 		return err
@@ -72,7 +82,21 @@ func (a *app) inspect(ctx context.Context, path string) error {
 			s.Missing = append(s.Missing, f.Path)
 		}
 	}
+	for _, path := range from {
+		old, err := readManifest(path)
+		if err != nil {
+			return err
+		}
+		if old.App != m.App {
+			return fmt.Errorf("inspect: %s is a release of %q, and this one of %q", path, old.App, m.App)
+		}
+		s.Before = append(s.Before, compareWith(old, m))
+	}
 	return a.Result(s, func(w io.Writer) {
+		if a.Output() == cli.Markdown {
+			s.writeMarkdown(w)
+			return
+		}
 		s.writeHead(w)
 		s.writeOrigin(w)
 		if s.Kind == bundle.KindCompose {
@@ -86,10 +110,27 @@ func (a *app) inspect(ctx context.Context, path string) error {
 			fmt.Fprintf(w, "environment  %s must have a value on the device\n", key)
 		}
 		s.writeFiles(w)
+		for _, c := range s.Before {
+			for _, p := range s.Platforms {
+				fmt.Fprintf(w, "\na device on %s needs %s for %s", c.From, ui.Bytes(c.NeedBytes[p]), p)
+			}
+			fmt.Fprintln(w)
+		}
 		if s.Changelog != "" {
 			fmt.Fprintf(w, "\nchangelog\n  %s\n", strings.ReplaceAll(s.Changelog, "\n", "\n  "))
 		}
 	})
+}
+
+// writeMarkdown writes what the page of a run of the Action shows.
+func (s *inspection) writeMarkdown(w io.Writer) {
+	fmt.Fprintf(w, "## %s %s\n\n%s", mdText(s.App), s.Version, s.markdown(filepath.Base(s.Path), s.Before))
+	next := "valise sign " + s.Path
+	if s.Signed {
+		fmt.Fprintf(w, "Signed by %s, as the signature says; not checked here.\n\n", mdCode(s.Signer))
+		next = "valise verify " + s.Path
+	}
+	fmt.Fprintf(w, "Next: %s\n", mdCode(next))
 }
 
 // readInstallers reads what the installers say they are; one that a thin bundle leaves

@@ -88,7 +88,9 @@ type publishResult struct {
 	Signer   verify.Signer `json:"signer"`
 	Files    []string      `json:"files"` // names
 	Thin     []thinResult  `json:"thin"`
-	Diff     *difference   `json:"diff,omitempty"` // to the release before
+	Diff     *difference   `json:"diff,omitempty"`   // to the release before
+	Before   []comparison  `json:"before,omitempty"` // of the first bundle, to releases before, newest first
+	Install  string        `json:"install"`          // command lines of a first installation
 }
 
 func (r *publishResult) print(w io.Writer) {
@@ -247,6 +249,7 @@ func (p *publishing) writeNotes(ctx context.Context, q publish.Request, before [
 			}
 		}
 	}
+	result.Install = publish.Install(&m, facts)
 	return publish.Notes(&m, facts), nil
 }
 

@@ -83,11 +83,14 @@ func (p *publishing) checkPrivate(ctx context.Context) error {
 	return nil
 }
 
+// comparedReleases is how many releases before are compared with.
+const comparedReleases = 3
+
 // compare makes the difference to the release before, and thin bundles. The
 // manifests of older releases are nobody's word: with a wrong one a thin bundle
 // lacks too much, and a device that needs more refuses it.
 func (p *publishing) compare(ctx context.Context, before []earlier, result *publishResult) error {
-	for i, rel := range before[:min(len(before), max(p.thinFrom, 1))] {
+	for i, rel := range before[:min(len(before), max(p.thinFrom, comparedReleases))] {
 		manifests, err := p.manifestsOf(ctx, rel)
 		if err != nil {
 			return err
@@ -101,6 +104,13 @@ func (p *publishing) compare(ctx context.Context, before []earlier, result *publ
 			if old == "" {
 				p.Note("release %s has nothing for the platforms of %s", rel.Tag, filepath.Base(path))
 				continue
+			}
+			if j == 0 && i < comparedReleases {
+				m, err := readManifest(old)
+				if err != nil {
+					return err
+				}
+				result.Before = append(result.Before, compareWith(m, p.manifest()))
 			}
 			if i == 0 {
 				var d difference

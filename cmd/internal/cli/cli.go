@@ -88,9 +88,12 @@ func (a *App) Execute(ctx context.Context, root *cobra.Command) error {
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.DisableSuggestions = true // ours is the hint
 	root.SuggestionsMinimumDistance = 2
-	root.PersistentPreRunE = func(*cobra.Command, []string) error {
-		if a.output != "text" && a.output != "json" {
-			return fmt.Errorf("unknown output %q, want text or json", a.output)
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
+		if want, markdown := "text or json", cmd.Annotations[Markdown] != ""; a.output != "text" && a.output != "json" && !(markdown && a.output == Markdown) {
+			if markdown {
+				want = "text, json or markdown"
+			}
+			return fmt.Errorf("unknown output %q, want %s", a.output, want)
 		}
 		u, err := ui.New(plain.Raw(a.Stderr), progress, a.Getenv, a.Now)
 		if err != nil {
@@ -153,9 +156,15 @@ func exitCode(err error) int {
 	return ExitFailed
 }
 
+// Markdown is a form of results that commands with an annotation of that name have.
+const Markdown = "markdown"
+
+// Output is the form of the result that was asked for.
+func (a *App) Output() string { return a.output }
+
 // Result writes what a command found to stdout: v as JSON, or what text writes.
 func (a *App) Result(v any, text func(io.Writer)) error {
-	if a.output == "text" {
+	if a.output != "json" {
 		text(a.Stdout)
 		return nil
 	}
