@@ -15,6 +15,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/environ"
 )
 
 // Draft is a first valise.yaml for an app that has a compose file.
@@ -68,14 +69,14 @@ func NewDraft(ctx context.Context, dir string, compose []string, ignored func(co
 			return nil, err
 		}
 	}
-	template, err := p.templateValues()
+	template, err := p.template()
 	if err != nil {
 		return nil, err
 	}
 	p.Env = map[string]EnvKey{}
 	for _, name := range c.undecided() {
-		if template[name] != "" {
-			p.Env[name] = EnvKey{Default: template[name]}
+		if value, _ := template.Lookup(name); value != "" {
+			p.Env[name] = EnvKey{Default: value}
 		}
 	}
 	if len(p.Env) > 0 {
@@ -121,7 +122,7 @@ type drafter struct {
 	once map[string]bool
 	env  map[string]string // of the committed environment file
 	// template is what the file shows that people copy to an environment file.
-	template map[string]string
+	template *environ.File
 	text     strings.Builder
 	notes    []string
 }

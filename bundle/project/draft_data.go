@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/compose-spec/compose-go/v2/dotenv"
@@ -290,11 +291,37 @@ func (d *drafter) hidesPassword(service string) bool {
 }
 
 var (
-	secretName = regexp.MustCompile(`PASSWORD|SECRET|KEY`)
+	secretName = regexp.MustCompile(`PASSWORD|PASSPHRASE|SECRET|KEY|TOKEN|SALT|PEPPER`)
 	// foreignName are secrets of others, which cannot be made up here, and files.
 	foreignName = regexp.MustCompile(`API_?KEY|ACCESS_?KEY|CLIENT_SECRET|PUBLIC|LICEN[CS]E|SMTP|MAIL|AWS|S3_|STRIPE|OAUTH|OIDC|GITHUB|GOOGLE|_FILE$|_PATH$|_ID$`)
 	adminName   = regexp.MustCompile(`(^|_)(ADMIN|ROOT_?USER|INITIAL|SUPERUSER)_?.*PASSWORD`)
+	// ownSecret are names that an app gives to secrets of its own.
+	ownSecret = regexp.MustCompile(`^((APP|AUTH|COOKIE|DJANGO|FLASK|JWT|NEXTAUTH|RAILS|SESSION|WEB)_)?(SECRET|SECRET_KEY|SECRET_KEY_BASE|JWT_SECRET|SESSION_SECRET|SIGNING_KEY|ENCRYPTION_KEY|APP_KEY)$`)
+	// generator is a program that people are told to make a secret with.
+	generator = regexp.MustCompile(`(?i)openssl +rand( +-(?:hex|base64) +[0-9]+)?|urandom|pwgen|uuidgen|token_(hex|urlsafe|bytes)|random_?bytes|rake secret|key:generate`)
+	generate  = regexp.MustCompile(`(?i)\b(re)?generated?\b|\brandom`)
+	// demand and waiver are words about a key that a device needs, or may do without.
+	demand = regexp.MustCompile(`(?i)\b(required|mandatory|must (be )?(set|provide[d]?)|you must|has to be set)\b`)
+	waiver = regexp.MustCompile(`(?i)\b(optional(ly)?|not (be )?(required|mandatory|needed)|(leave|left|keep) (\w+ )?(blank|empty|unset)|only (required|needed|if|when)|if you|does not need)\b`)
+	size   = regexp.MustCompile(`-(hex|base64) +([0-9]{1,3})`)
 )
+
+// readsLikeSecret reports whether a key is one that a device can generate, by its name
+// and what is written beside it.
+func readsLikeSecret(key, hint string) bool {
+	upper := strings.ToUpper(key)
+	return secretName.MatchString(upper) && (generator.MatchString(hint) || !foreignName.MatchString(upper) && (generate.MatchString(hint) || ownSecret.MatchString(upper)))
+}
+
+// secretSize is how such a secret is made: as its hint says, if it does.
+func secretSize(hint string) string {
+	if m := size.FindStringSubmatch(generator.FindString(hint)); m != nil {
+		if n, _ := strconv.Atoi(m[2]); (bundle.Secret{Hex: n}).Check() == nil {
+			return m[1] + ": " + m[2]
+		}
+	}
+	return "hex: 32"
+}
 
 // variables proposes secrets for the variables that have no value before a device
 // sets them.
@@ -312,15 +339,20 @@ func (d *drafter) variables() error {
 	}
 	// What people copy to an environment file, or have in one for everybody.
 	values, from := maps.Clone(d.env), cmp.Or(d.p.envTemplate(), envName)
-	for name, value := range d.template {
+	required, open := d.c.required(), d.c.open()
+	blank := map[string]bool{} // keys that build wants a word about
+	for _, name := range d.template.Keys() {
+		value, _ := d.template.Lookup(name)
 		values[name] = cmp.Or(values[name], value)
-		if value == "" && name != d.p.VersionEnv && bundle.ValidEnvKey(name) {
-			missing[name] = true
+		if d.template.Blank(name) {
+			delete(values, name)
+			missing[name] = missing[name] || !d.p.ownKey(name) && bundle.ValidEnvKey(name)
+			blank[name] = missing[name] && open(name) && !slices.Contains(required, name)
 		}
 	}
 	known := d.known(values, missing)
 	data := d.dataVariables()
-	var secrets, others, initial []string
+	var secrets, others, initial, guessed []string
 	for _, name := range sortedKeys(d.p.Env) {
 		delete(missing, name)
 		initial = append(initial, fmt.Sprintf("  %s: {default: %s} # as in %s; it decides an image", name, quote(d.p.Env[name].Default), from))
@@ -331,7 +363,13 @@ func (d *drafter) variables() error {
 		if file != "" {
 			at = ", file: " + quote(file)
 		}
+		hint := d.template.Hint(name)
 		switch {
+		case readsLikeSecret(name, hint) && !data && generator.MatchString(hint) && file == "":
+			secrets = append(secrets, fmt.Sprintf("  %s: {%s} # as %s says; immutable: true when data is encrypted with it", name, secretSize(hint), from))
+		case blank[name] && (!secretName.MatchString(upper) || foreignName.MatchString(upper) || !data && !d.c.mentions(name) && !readsLikeSecret(name, hint)):
+			initial = append(initial, decision(name, hint, from))
+			guessed = append(guessed, name)
 		case !secretName.MatchString(upper) || foreignName.MatchString(upper):
 			if value, ok := known[name]; ok && file == "" {
 				initial = append(initial, fmt.Sprintf("  %s: {initial: %s} # as in %s", name, quote(value), from))
@@ -365,10 +403,22 @@ func (d *drafter) variables() error {
 		d.section("What an environment file on a device begins with; a default counts when a release is built too.")
 		d.text.WriteString("env:\n" + strings.Join(initial, "\n") + "\n")
 	}
+	if len(guessed) > 0 {
+		d.note("check env: %s leaves these keys empty, and whether a device needs them is guessed: %s", from, strings.Join(guessed, ", "))
+	}
 	if len(others) > 0 {
 		d.section("To be set on the device at the installation: %s", strings.Join(others, ", "))
 	}
 	return nil
+}
+
+// decision is the line of valise.yaml about a key that is empty in the example, as
+// what stands beside it reads.
+func decision(name, hint, from string) string {
+	if demand.MatchString(hint) && !waiver.MatchString(hint) {
+		return fmt.Sprintf("  %s: {required: true} # %s says so", name, from)
+	}
+	return fmt.Sprintf("  %s: {required: false} # empty in %s; true when nothing works without it", name, from)
 }
 
 // known are the values that the project has of variables the compose file reads; all
@@ -379,7 +429,7 @@ func (d *drafter) known(values map[string]string, missing map[string]bool) map[s
 	known := map[string]string{}
 	for name, value := range values {
 		v, ok := used[name]
-		if value == "" || !ok && !d.c.readsEnv() || v.DefaultValue == value || name == d.p.VersionEnv || strings.HasPrefix(name, "COMPOSE_") || !bundle.ValidEnvKey(name) || strings.ContainsAny(value, "\n\x00") {
+		if value == "" || d.env[name] == "" && d.template.Refers(name) || !ok && !d.c.readsEnv() || v.DefaultValue == value || name == d.p.VersionEnv || strings.HasPrefix(name, "COMPOSE_") || !bundle.ValidEnvKey(name) || strings.ContainsAny(value, "\n\x00") {
 			continue
 		}
 		known[name], missing[name] = value, true

@@ -424,7 +424,7 @@ func TestDraftValues(t *testing.T) {
 	}
 	text := string(d.YAML)
 	for _, want := range []string{"\nprofiles: [x] #", "\napp: other #", "\n  C_IMAGE: {default: \"7\"} #", "\n  REGISTRY: {default: r.example.org} #", "\n  LEVEL: {initial: info} #", "\n  PORT: {initial: \"8080\"} #",
-		"\n  THEIRS: {initial: \"a # b\"} #", "\n  UNUSED: {initial: \"1\"} #", "\n  SECRET_KEY: {hex: 32} #", "at the installation: EMPTY\n"} {
+		"\n  THEIRS: {initial: \"a # b\"} #", "\n  UNUSED: {initial: \"1\"} #", "\n  SECRET_KEY: {hex: 32} #", "\n  EMPTY: {required: false} #"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in\n%s", want, text)
 		}
@@ -443,12 +443,12 @@ func TestDraftValues(t *testing.T) {
 	if err != nil || len(r.Images) != 2 || r.Images[0].Reference != "c:7" || r.Images[1].Reference != "r.example.org/a:1.2.3" {
 		t.Fatal(r, err)
 	}
-	// Without a line in valise.yaml, keys of the template that have a value are required.
-	write(t, filepath.Join(dir, DefaultFile), "app: shop\ncompose: compose.yaml\nversion_env: TAG\nplatforms: [linux/amd64]\nhealth: {compose: [c]}\nenv: {REGISTRY: {default: r.example.org}, C_IMAGE: {default: \"7\"}}\n")
+	// Without a line in valise.yaml, keys of the template that have a value are optional.
+	write(t, filepath.Join(dir, DefaultFile), "app: shop\ncompose: compose.yaml\nversion_env: TAG\nplatforms: [linux/amd64]\nhealth: {compose: [c]}\nenv: {REGISTRY: {default: r.example.org}, C_IMAGE: {default: \"7\"}, EMPTY: {required: true}}\n")
 	if p, err = Load(t.Context(), filepath.Join(dir, DefaultFile)); err != nil {
 		t.Fatal(err)
 	}
-	if r, err = p.Release(t.Context(), "1.2.3", p.Platforms); err != nil || !slices.Equal(r.RequiredEnv, []string{"THEIRS"}) {
+	if r, err = p.Release(t.Context(), "1.2.3", p.Platforms); err != nil || !slices.Equal(r.RequiredEnv, []string{"EMPTY"}) {
 		t.Errorf("required: %v, %v", r, err)
 	}
 }
@@ -497,7 +497,7 @@ func TestWindows(t *testing.T) {
 		files[name] = strings.ReplaceAll(text, "\n", "\r\n")
 	}
 	r, _, err := release(t, files)
-	if err != nil || !slices.Equal(r.RequiredEnv, []string{"A", "B"}) || r.Images[0].Reference != "a:1.2.3" {
+	if err != nil || !slices.Equal(r.RequiredEnv, []string{"A"}) || r.Images[0].Reference != "a:1.2.3" {
 		t.Fatal(r, err)
 	}
 	if text := resolve(t, files); strings.Contains(text, "\r") || strings.Contains(text, `\r`) || !strings.Contains(text, "l: v\n") {

@@ -355,7 +355,7 @@ var descriptions = map[string]string{
 	"tree.templates.*.validate": "Command that must accept the file, {}, before it is put in place.",
 	"tree.required":             "Paths without which a tree is not complete.",
 	"env":                       "What a device has to know of variables of the environment file.",
-	"env.*.required":            "Whether an installation and an update need a value. Of a tree, a key with a value in .env.example is needed unless it has a default here.",
+	"env.*.required":            "Whether an installation and an update need a value. A key that is empty in .env.example needs a word about it.",
 	"env.*.default":             "Written when the key has no value, at every update.",
 	"env.*.initial":             "Written when the key has no value, at the first installation.",
 	"env.*.help":                "What it is for; the comment in .env.example when it is missing.",

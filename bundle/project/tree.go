@@ -48,7 +48,7 @@ type Template struct {
 
 // EnvKey is what a project says of a key of the environment file.
 type EnvKey struct {
-	Required *bool  `yaml:"required"` // empty: a key of .env.example with a value and without a default here is
+	Required *bool  `yaml:"required"` // empty: what the compose file demands
 	Default  string `yaml:"default"`
 	Initial  string `yaml:"initial"`
 	Help     string `yaml:"help"` // empty: the comment in .env.example
@@ -239,46 +239,39 @@ func (t *treeFiles) add(name, source string, at []any) error {
 	return nil
 }
 
-// addEnv says which keys a device must have and what else is known of keys. Of
-// the .env.example of a tree, the keys that have a value there and get none by
-// themselves are required.
+// addEnv says which keys a device must have and what else is known of keys. A key that
+// the example gives a value is none of them, unless valise.yaml says so; one that is
+// empty there must be decided.
 func (p *Project) addEnv(r *Release, files []ReleaseFile) error {
 	var example []byte
+	name := EnvExample
 	if i := slices.IndexFunc(files, func(f ReleaseFile) bool { return f.Path == EnvExample }); i >= 0 {
 		var err error
 		if example, err = readLimited(files[i].Source, MaxProjectSize); err != nil {
 			return err
 		}
+		name = filepath.Base(files[i].Source)
 	}
-	grammar := environ.Compose
-	if p.Tree != nil {
-		grammar = environ.Systemd
-	}
-	f, err := grammar.Parse(example)
+	f, err := p.grammar().Parse(example)
 	if err != nil {
-		return fmt.Errorf("%s: %w", EnvExample, err)
+		return fmt.Errorf("%s: %w", name, err)
 	}
 	for _, remark := range f.Remarks() {
-		r.Notes = append(r.Notes, EnvExample+": "+remark)
+		r.Notes = append(r.Notes, name+": "+remark)
 	}
 	need := map[string]bool{}
 	for _, key := range r.RequiredEnv {
 		need[key] = true
 	}
-	comments := f.Comments()
-	known := map[string]bundle.EnvKey{}
-	for _, key := range f.Keys() {
-		value, _ := f.Lookup(key)
-		e := p.Env[key]
-		if (p.Tree != nil || r.compose.readsEnv()) && value != "" && e.Default == "" && e.Initial == "" && key != p.VersionEnv {
-			need[key] = true
-		}
-	}
+	known, comments := map[string]bundle.EnvKey{}, f.Comments()
 	for key, e := range p.Env {
 		if e.Required != nil {
 			need[key] = need[key] && p.Tree == nil || *e.Required
 		}
 		known[key] = bundle.EnvKey{Help: cmp.Or(e.Help, comments[key]), Default: e.Default, Initial: e.Initial}
+	}
+	if err := p.decided(r, f, name, need); err != nil {
+		return err
 	}
 	r.RequiredEnv = nil
 	for _, key := range sortedKeys(need) {
@@ -294,6 +287,55 @@ func (p *Project) addEnv(r *Release, files []ReleaseFile) error {
 		r.Env = known
 	}
 	return nil
+}
+
+// decided refuses keys that are empty in the example f as long as nothing says whether
+// a device needs them, and notes secrets that every device would share.
+func (p *Project) decided(r *Release, f *environ.File, name string, need map[string]bool) error {
+	var undecided, secrets, public []string
+	open := r.compose.open()
+	for _, key := range f.Keys() {
+		_, decided := need[key]
+		_, secret := p.Secrets[key]
+		e := p.Env[key]
+		if decided || secret || e.Default != "" || e.Initial != "" || e.Required != nil || p.ownKey(key) || !bundle.ValidEnvKey(key) || !open(key) {
+			continue
+		}
+		hint := f.Hint(key)
+		switch likeSecret := readsLikeSecret(key, hint); {
+		case !f.Blank(key) && likeSecret:
+			public = append(public, key)
+		case !f.Blank(key):
+		case likeSecret:
+			secrets = append(secrets, fmt.Sprintf("%s: {%s}", key, secretSize(hint)))
+			fallthrough
+		default:
+			undecided = append(undecided, key+": {required: false}")
+		}
+	}
+	if len(public) > 0 {
+		r.Notes = append(r.Notes, fmt.Sprintf("%s: new devices begin with the value that everybody can read there of %s: secrets: {%s: {hex: 32}} in %s makes one for each", name, strings.Join(public, ", "), public[0], DefaultFile))
+	}
+	if undecided == nil {
+		return nil
+	}
+	lines := fmt.Sprintf("env: {%s}, with true where a device cannot do without", strings.Join(undecided, ", "))
+	if secrets != nil {
+		lines += fmt.Sprintf("; or, where the device is to generate it, secrets: {%s}", strings.Join(secrets, ", "))
+	}
+	return p.at([]any{"env"}, "%s leaves %d keys empty, and nothing says whether a device needs them: write %s", name, len(undecided), lines)
+}
+
+// ownKey reports whether a key is for Valise or docker compose, not for the app.
+func (p *Project) ownKey(key string) bool {
+	return key == p.VersionEnv || strings.HasPrefix(key, "COMPOSE_") || p.Tree != nil && (key == p.Tree.KeepEnv || key == p.Tree.SignerEnv)
+}
+
+func (p *Project) grammar() *environ.Grammar {
+	if p.Tree != nil {
+		return environ.Systemd
+	}
+	return environ.Compose
 }
 
 // unpack puts the content of an archive into a directory that Close removes.

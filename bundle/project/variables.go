@@ -20,6 +20,7 @@ import (
 	"github.com/compose-spec/compose-go/v2/tree"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/environ"
 )
 
 // buildValues are the variables whose value a build knows: those of the environment
@@ -67,24 +68,28 @@ func (p *Project) committedEnv(ctx context.Context) (map[string]string, error) {
 // wants, in the order of preference. A bundle has the first one as EnvExample.
 var envTemplates = []string{EnvExample, ".env.sample", ".env.template", ".env.dist", "env.example", "env.sample", "env.template", "example.env", "sample.env", "template.env"}
 
-// envTemplate is the one of this project, or "".
-func (p *Project) envTemplate() string { return p.first(envTemplates) }
+// envTemplate is the one of this project, or "". A file tree has it under its own name.
+func (p *Project) envTemplate() string {
+	if p.Tree != nil {
+		return p.first(envTemplates[:1])
+	}
+	return p.first(envTemplates)
+}
 
-// templateValues is what it says, as far as it can be read.
-func (p *Project) templateValues() (map[string]string, error) {
-	name := p.envTemplate()
-	if name == "" {
-		return nil, nil
+// template is what it says; one that cannot be read says nothing, it is for people.
+func (p *Project) template() (*environ.File, error) {
+	var data []byte
+	if name := p.envTemplate(); name != "" {
+		var err error
+		if data, err = readLimited(p.Path(name), MaxProjectSize); err != nil {
+			return nil, err
+		}
 	}
-	data, err := readLimited(p.Path(name), MaxProjectSize)
+	f, err := p.grammar().Parse(data)
 	if err != nil {
-		return nil, err
+		f, err = p.grammar().Parse(nil)
 	}
-	values, err := dotenv.UnmarshalBytesWithLookup(data, func(string) (string, bool) { return "", true })
-	if err != nil {
-		return nil, nil // it is for people
-	}
-	return values, nil
+	return f, err
 }
 
 // readsEnv reports whether a service gets the whole environment file of the device.
@@ -382,6 +387,49 @@ func (c *composeFile) undecided() (names []string) {
 		names = c.unset(c.attributes(service)["build"], names)
 	}
 	return names
+}
+
+// open reports which keys of the environment file the app gets without a word about
+// what holds when they have no value: in a compose file, a default says it. A file tree
+// gets them all.
+func (c *composeFile) open() func(key string) bool {
+	if c == nil {
+		return func(string) bool { return true }
+	}
+	bare := map[string]bool{} // variables, and whether one of their places has no default
+	var walk func(v any)
+	walk = func(v any) {
+		switch v := v.(type) {
+		case string:
+			text := strings.ReplaceAll(v, "$$", "")
+			for _, m := range variable.FindAllStringSubmatch(text, -1) {
+				bare[m[1]] = bare[m[1]] || false
+			}
+			for _, m := range noDefault.FindAllStringSubmatch(text, -1) {
+				bare[m[1]+m[2]] = true
+			}
+		case map[string]any:
+			for _, e := range v {
+				walk(e)
+			}
+		case []any:
+			for _, e := range v {
+				walk(e)
+			}
+		}
+	}
+	walk(c.model)
+	all := c.readsEnv()
+	return func(key string) bool {
+		open, used := bare[key]
+		return open || all && !used
+	}
+}
+
+// mentions reports whether the compose file itself has a variable.
+func (c *composeFile) mentions(name string) bool {
+	_, used := template.ExtractVariables(c.model, template.DefaultPattern)[name]
+	return used || slices.Contains(c.passedOn(), name)
 }
 
 // unset adds the variables in all strings of v that have no value before a device

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,14 +20,13 @@ import (
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/device"
 	"github.com/valise-ota/valise/installer/release"
-	"github.com/valise-ota/valise/installer/tree"
 )
 
 func envCommand(p *program) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "env",
 		Short: "Look at an app's environment file",
-		Long:  "env shows what a release wants of the environment file. It changes nothing, and prints no value.",
+		Long:  "env shows what a release wants of the environment file. It changes nothing, and prints no value of it.",
 	}
 	c.AddCommand(&cobra.Command{
 		Use:   "diff BUNDLE|ADDRESS|VERSION",
@@ -57,7 +57,9 @@ type addedKey struct {
 	// Value is where its value comes from: required (from you), default,
 	// generated, or optional.
 	Value string `json:"value"`
-	Help  string `json:"help,omitempty"`
+	// Example is the value that a new device begins with.
+	Example string `json:"example,omitempty"`
+	Help    string `json:"help,omitempty"`
 }
 
 func (p *program) envDiff(ctx context.Context, what string) error {
@@ -74,7 +76,7 @@ func (p *program) envDiff(ctx context.Context, what string) error {
 		return p.NotInstalled(c.App, c.Path)
 	}
 	m := c.Manifest()
-	knows, err := releaseKeys(m, c.OpenTree)
+	knows, err := releaseKeys(m, c.Open)
 	if err != nil {
 		return err
 	}
@@ -106,28 +108,27 @@ func (p *program) envDiff(ctx context.Context, what string) error {
 // envKeys are the keys that a release knows, by name.
 type envKeys map[string]addedKey
 
-// releaseKeys collects what the manifest says and, in a tree, .env.example.
+// releaseKeys collects what the manifest and .env.example say.
 func releaseKeys(m *bundle.Manifest, open func(name string) (io.ReadCloser, error)) (envKeys, error) {
 	keys := envKeys{}
-	if m.Device.Tree != nil {
-		example, err := tree.Example(open)
-		if err != nil {
-			return nil, err
-		}
-		f, err := environ.Systemd.Parse(example)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", tree.ExampleName, err)
-		}
-		comments := f.Comments()
-		for _, key := range f.Keys() {
-			keys[key] = addedKey{key, "optional", comments[key]}
-		}
+	example, err := environ.ReadExample(open)
+	if err != nil {
+		return nil, err
+	}
+	f, err := environ.GrammarOf(m.Kind).Begin(example, m)
+	if err != nil {
+		return nil, err
+	}
+	comments := f.Comments()
+	for _, key := range f.Keys() {
+		value, _ := f.Lookup(key)
+		keys[key] = addedKey{key, "optional", value, comments[key]}
 	}
 	set := func(key, value string) {
-		keys[key] = addedKey{key, value, keys[key].Help}
+		keys[key] = addedKey{key, value, keys[key].Example, keys[key].Help}
 	}
 	for key, e := range m.Device.Env {
-		keys[key] = addedKey{key, "optional", e.Help}
+		keys[key] = addedKey{key, "optional", cmp.Or(keys[key].Example, e.Initial), cmp.Or(e.Help, keys[key].Help)}
 		if e.Default != "" {
 			set(key, "default")
 		}
@@ -174,6 +175,9 @@ func printEnvDifference(w io.Writer, d envDifference) {
 		what := map[string]string{
 			"required": "needs a value from you", "default": "gets a default", "generated": "is generated", "optional": "optional",
 		}[k.Value]
+		if k.Example != "" && k.Value == "optional" {
+			what += ", a new device begins with " + cli.OneLine(k.Example)
+		}
 		fmt.Fprintf(t, "  + %s\t%s\t%s\n", k.Key, what, cli.OneLine(k.Help))
 	}
 	for _, key := range d.Removed {

@@ -169,7 +169,8 @@ func buildCloud(t *testing.T, dir, arch string, versions ...string) {
 		case "1.4.0":
 			edit(t, filepath.Join(work, "packaging/cloud.service"), `RestartSec=1s`, "RestartSec=3s")
 		case "1.5.0":
-			edit(t, filepath.Join(work, ".env.example"), `\n# What /health.*\nGREETING=\n`, "\n# Account for mails, from your provider.\nSMTP_USER=me\n")
+			edit(t, filepath.Join(work, ".env.example"), `\n# What /health.*\nGREETING=\n`, "\n# Account for mails, from your provider.\nSMTP_USER=\n\n# At once.\nWORKERS=4\n")
+			edit(t, filepath.Join(work, "valise.yaml"), `GREETING: {required: false}`, "SMTP_USER: {required: true}")
 			edit(t, filepath.Join(work, "valise.yaml"), `PORT: {default: 8080}`, "PORT: {default: 8080}\n  LEVEL: {default: info}\n  THEME: {initial: dark}")
 			edit(t, filepath.Join(work, "valise.yaml"), `secrets: {`, "secrets: {API_TOKEN: {base64: 32}, ADMIN_PASSWORD: {password: 14, prefix: Cloud-, show: once}, ")
 		case "1.6.0":

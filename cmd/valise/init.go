@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,13 +20,14 @@ func initCommand(a *app) *cobra.Command {
 	var f initFlags
 	c := &cobra.Command{
 		Use:   "init [COMPOSE...]",
-		Short: "Write a first valise.yaml for a compose file",
+		Short: "Write a first valise.yaml for a compose file, or for units of systemd",
 		Long: "init reads a compose file and writes a short valise.yaml for it: where images come from,\n" +
 			"health checks, database backups, generated secrets and mounted files, each line explained. What\n" +
 			"only you can decide is printed as notes. It never overwrites a file.\n\n" +
 			"Several files are each over those before it, as with docker compose -f. Without COMPOSE it takes\n" +
 			"what COMPOSE_FILE in a committed .env says; or docker-compose.prod.yml and the like, over the main\n" +
-			"file when it does not stand alone; or else what docker compose would take.\n\n" +
+			"file when it does not stand alone; or else what docker compose would take. Without any, a directory\n" +
+			"with units of systemd is drafted as a file tree.\n\n" +
 			"--github also writes .github/workflows/release.yml, or for a valise.yaml that is there only that:\n" +
 			"for tags as the repository has them, with QEMU and buildx for Dockerfiles, and commits in place\n" +
 			"of versions.",
@@ -54,6 +56,7 @@ type initResult struct {
 	Workflow string   `json:"workflow,omitempty"`
 	Notes    []string `json:"notes"`
 	Next     string   `json:"next"`
+	drafted  bool
 }
 
 func (a *app) init(ctx context.Context, f initFlags, args []string) error {
@@ -78,8 +81,8 @@ func (a *app) init(ctx context.Context, f initFlags, args []string) error {
 		a.Note("%s", note)
 	}
 	return a.Result(r, func(w io.Writer) {
-		if r.Compose != nil {
-			fmt.Fprintf(w, "wrote %s for %s\n", r.Path, project.ComposeFiles(r.Compose))
+		if r.drafted {
+			fmt.Fprintf(w, "wrote %s for %s\n", r.Path, cmp.Or(project.ComposeFiles(r.Compose).String(), "a file tree"))
 		}
 		if r.Workflow != "" {
 			fmt.Fprintf(w, "wrote %s\n", r.Workflow)
@@ -95,7 +98,12 @@ func (a *app) draft(ctx context.Context, r *initResult, args []string) error {
 	if err != nil {
 		return err
 	}
-	draft, err := project.NewDraft(ctx, dir, compose, ignoredBelow(dir))
+	var draft *project.Draft
+	if len(compose) > 0 {
+		draft, err = project.NewDraft(ctx, dir, compose, ignoredBelow(dir))
+	} else if draft, err = project.NewTreeDraft(dir); err == nil && draft == nil {
+		err = cli.WithHint(fmt.Errorf("find compose file in %s: none of the usual names exists, and no unit of systemd either", dir), "name it: valise init COMPOSE")
+	}
 	if err != nil {
 		return err
 	}
@@ -105,7 +113,7 @@ func (a *app) draft(ctx context.Context, r *initResult, args []string) error {
 		}
 		return err
 	}
-	r.Compose = compose
+	r.Compose, r.drafted = compose, true
 	r.Notes = append(append(r.Notes, notes...), draft.Notes...)
 	return nil
 }
@@ -113,11 +121,7 @@ func (a *app) draft(ctx context.Context, r *initResult, args []string) error {
 // findCompose returns the paths of the compose files from dir.
 func findCompose(ctx context.Context, dir string, args []string) (project.ComposeFiles, []string, error) {
 	if len(args) == 0 {
-		files, notes, err := project.FindCompose(ctx, dir, ignoredBelow(dir))
-		if err == nil && len(files) == 0 {
-			err = cli.WithHint(fmt.Errorf("find compose file in %s: none of the usual names exists", dir), "name it: valise init COMPOSE")
-		}
-		return files, notes, err
+		return project.FindCompose(ctx, dir, ignoredBelow(dir))
 	}
 	from, err := filepath.Abs(dir)
 	if err != nil {

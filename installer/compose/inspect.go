@@ -79,7 +79,7 @@ func (a *App) Inspect(ctx context.Context, rel *verify.Release, st installer.Sta
 	if err := a.lostSecrets(ctx, m, before, st.Current); err != nil {
 		return f, err
 	}
-	env, generated, err := a.nextEnv(m)
+	env, generated, err := a.nextEnv(m, func(name string) (io.ReadCloser, error) { return Open(rel, name) })
 	if err != nil {
 		return f, err
 	}

@@ -47,7 +47,7 @@ func (a *App) Stage(ctx context.Context, rel *verify.Release, to installer.Relea
 	if err := a.addMounts(m, dir.Path()); err != nil {
 		return err
 	}
-	if err := a.checkCompose(ctx, m, a.files(m, filepath.Join(a.Dir, dir.Path()))); err != nil {
+	if err := a.checkCompose(ctx, m, a.files(m, filepath.Join(a.Dir, dir.Path())), func(name string) (io.ReadCloser, error) { return Open(rel, name) }); err != nil {
 		return err
 	}
 	staged := filepath.Join(a.Dir, dir.Path())
@@ -83,7 +83,7 @@ func (a *App) stageKept(ctx context.Context, rel *verify.Release, to installer.R
 	if err := a.addMounts(m, path.Join("releases", to.Dir)); err != nil {
 		return err
 	}
-	if err := a.checkCompose(ctx, m, a.files(m, a.releaseDir(to))); err != nil {
+	if err := a.checkCompose(ctx, m, a.files(m, a.releaseDir(to)), func(name string) (io.ReadCloser, error) { return Open(rel, name) }); err != nil {
 		return err
 	}
 	pins, err := a.load(ctx, rel, kept)
@@ -119,8 +119,8 @@ func writeFiles(write func(name string, mode fs.FileMode, r io.Reader) error, re
 
 // checkCompose lets docker compose read files with the environment that the
 // release would get: what it cannot read is found before anything is touched.
-func (a *App) checkCompose(ctx context.Context, m *bundle.Manifest, files []string) error {
-	env, _, err := a.nextEnv(m)
+func (a *App) checkCompose(ctx context.Context, m *bundle.Manifest, files []string, open opener) error {
+	env, _, err := a.nextEnv(m, open)
 	if err != nil {
 		return err
 	}

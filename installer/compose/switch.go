@@ -21,6 +21,7 @@ import (
 	"github.com/valise-ota/valise/installer/backup"
 	"github.com/valise-ota/valise/installer/docker"
 	"github.com/valise-ota/valise/installer/release"
+	"github.com/valise-ota/valise/verify"
 )
 
 // snapshot is what Revert goes back to.
@@ -44,7 +45,7 @@ func (a *App) Snapshot(ctx context.Context, sw installer.Switch) (json.RawMessag
 	if err := a.addMounts(m, path.Join("releases", sw.To.Dir)); err != nil {
 		return nil, err
 	}
-	if err := a.checkCompose(ctx, m, a.running(m, sw.To).Files); err != nil {
+	if err := a.checkCompose(ctx, m, a.running(m, sw.To).Files, a.inRelease(sw.To.Dir)); err != nil {
 		return nil, err
 	}
 	if sw.Action == installer.ActionRollback {
@@ -155,7 +156,7 @@ func (a *App) activate(ctx context.Context, sw installer.Switch) error {
 
 // link writes the environment file for release r and leads the links to it.
 func (a *App) link(m *bundle.Manifest, r installer.Release) error {
-	env, generated, err := a.nextEnv(m)
+	env, generated, err := a.nextEnv(m, a.inRelease(r.Dir))
 	if err != nil {
 		return err
 	}
@@ -326,8 +327,9 @@ func (a *App) restoreEnv(s snapshot) error {
 }
 
 // nextEnv is the environment file as the release needs it, and the keys of
-// secrets that were generated for it.
-func (a *App) nextEnv(m *bundle.Manifest) (*environ.File, []string, error) {
+// secrets that were generated for it. A new one begins as the example, which open
+// opens.
+func (a *App) nextEnv(m *bundle.Manifest, open opener) (*environ.File, []string, error) {
 	env, err := environ.Compose.Load(a.envPath())
 	if err != nil {
 		return nil, nil, err
@@ -337,6 +339,31 @@ func (a *App) nextEnv(m *bundle.Manifest) (*environ.File, []string, error) {
 		_, running, err := a.Releases.Current()
 		first = err == nil && !running
 	}
+	if first && !release.Exists(a.envPath()) {
+		example, err := environ.ReadExample(open)
+		if err != nil {
+			return nil, nil, err
+		}
+		if env, err = environ.Compose.Begin(example, m); err != nil {
+			return nil, nil, err
+		}
+	}
 	generated, err := env.Next(m, a.Given, first, a.Rand)
 	return env, generated, err
+}
+
+// opener opens a file of a release.
+type opener func(name string) (io.ReadCloser, error)
+
+// Open opens a file of a release that is not on disk yet.
+func Open(rel *verify.Release, name string) (io.ReadCloser, error) {
+	if !slices.ContainsFunc(rel.Manifest().Files, func(f bundle.File) bool { return f.Path == name }) {
+		return nil, fs.ErrNotExist
+	}
+	return rel.OpenFile(name)
+}
+
+// inRelease opens those of a release on disk.
+func (a *App) inRelease(dir string) opener {
+	return func(name string) (io.ReadCloser, error) { return a.Releases.OpenFile(dir, name) }
 }

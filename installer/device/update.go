@@ -54,9 +54,12 @@ type Candidate struct {
 // Manifest is that of the release.
 func (c *Candidate) Manifest() *bundle.Manifest { return c.rel.Manifest() }
 
-// OpenTree opens a file of the tree of a release that is one. The error is
-// fs.ErrNotExist when there is none of that name.
-func (c *Candidate) OpenTree(name string) (io.ReadCloser, error) {
+// Open opens a file of the release: of the tree of one that is a tree. The error is
+// fs.ErrNotExist when there is none.
+func (c *Candidate) Open(name string) (io.ReadCloser, error) {
+	if c.rel.Manifest().Device.Tree == nil {
+		return compose.Open(c.rel, name)
+	}
 	return tree.Open(c.rel, host.Platform(), name)
 }
 

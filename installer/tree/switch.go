@@ -108,7 +108,7 @@ func (a *App) next(to installer.Release) (*bundle.Manifest, *environ.File, []str
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	example, err := Example(func(name string) (io.ReadCloser, error) { return a.Releases.OpenFile(to.Dir, name) })
+	example, err := environ.ReadExample(func(name string) (io.ReadCloser, error) { return a.Releases.OpenFile(to.Dir, name) })
 	if err != nil {
 		return nil, nil, nil, err
 	}

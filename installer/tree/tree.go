@@ -22,6 +22,7 @@ import (
 	"strconv"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/environ"
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/health"
 	"github.com/valise-ota/valise/installer/release"
@@ -86,7 +87,7 @@ func (a *App) Inspect(ctx context.Context, rel *verify.Release, st installer.Sta
 			return f, err
 		}
 	}
-	example, err := Example(func(p string) (io.ReadCloser, error) { return Open(rel, a.Platform, p) })
+	example, err := environ.ReadExample(func(p string) (io.ReadCloser, error) { return Open(rel, a.Platform, p) })
 	if err != nil {
 		return f, err
 	}
