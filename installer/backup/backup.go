@@ -140,7 +140,7 @@ func (d Deps) kind(dir *os.Root, b bundle.Backup) (kind, error) {
 	}
 	switch {
 	case b.Postgres != nil:
-		return postgres{*b.Postgres, d}, nil
+		return &postgres{Postgres: *b.Postgres, x: d}, nil
 	case b.MySQL != nil:
 		return mysql{*b.MySQL, d}, nil
 	case b.Mongo != nil:

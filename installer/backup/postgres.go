@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/valise-ota/valise/bundle"
@@ -15,33 +16,58 @@ import (
 type postgres struct {
 	bundle.Postgres
 	x Execer
+	// asks says that the server wanted a password of a user that is named.
+	asks bool
 }
 
 // postgresScript runs a program of PostgreSQL as the user, on the database, that
-// the service itself was given: nobody but it knows them.
+// the service itself was given, where none is named, and with the password that the
+// service knows of that user: its own, or that of the superuser beside it.
 const postgresScript = valueFunction + `
-PGUSER=${1:-$(value POSTGRES_USER POSTGRESQL_USERNAME)} PGDATABASE=${2:-$(value POSTGRES_DB POSTGRESQL_DATABASE)}
-PGUSER=${PGUSER:-postgres}
+own=$(value POSTGRES_USER POSTGRESQL_USERNAME POSTGRESQL_USER DB_USER)
+own=${own:-postgres}
+PGUSER=${1:-$own} PGDATABASE=${2:-$(value POSTGRES_DB POSTGRESQL_DATABASE DB_NAME)}
 PGDATABASE=${PGDATABASE:-$PGUSER}
-PGPASSWORD=$(value POSTGRES_PASSWORD POSTGRESQL_PASSWORD)
-export PGUSER PGDATABASE PGPASSWORD
+export PGUSER PGDATABASE
+password=$(value PGPASSWORD)
+if [ -z "$password" ] && [ "$PGUSER" != "$own" ]; then
+	password=$(value POSTGRESQL_POSTGRES_PASSWORD POSTGRES_POSTGRES_PASSWORD POSTGRESQL_ADMIN_PASSWORD PG_PASSWORD)
+elif [ -z "$password" ]; then
+	password=$(value POSTGRES_PASSWORD POSTGRESQL_PASSWORD DB_PASS)
+fi
+if [ -n "$password" ]; then export PGPASSWORD="$password"; fi
 shift 2
 exec "$@"
 `
 
 // exec runs a program with arguments on the database.
-func (pg postgres) exec(ctx context.Context, argv []string, stdin io.Reader, stdout io.Writer) error {
+func (pg *postgres) exec(ctx context.Context, argv []string, stdin io.Reader, stdout io.Writer) error {
 	// -w: without a terminal a password prompt would only hang.
 	argv = append(argv[:1:1], append([]string{"-w"}, argv[1:]...)...)
-	if pg.User != "" && pg.Database != "" {
-		argv = append(argv, "-U", pg.User, "-d", pg.Database)
-	} else {
-		argv = append([]string{"sh", "-c", postgresScript, "sh", pg.User, pg.Database}, argv...)
+	if pg.User != "" && pg.Database != "" && !pg.asks {
+		out := counted{w: stdout}
+		err := pg.x.Exec(ctx, pg.Service, append(slices.Clone(argv), "-U", pg.User, "-d", pg.Database), stdin, &out)
+		if err == nil || stdin != nil || out.n > 0 || !strings.Contains(err.Error(), "password") {
+			return err
+		}
+		pg.asks = true
 	}
-	return pg.x.Exec(ctx, pg.Service, argv, stdin, stdout)
+	return pg.x.Exec(ctx, pg.Service, append([]string{"sh", "-c", postgresScript, "sh", pg.User, pg.Database}, argv...), stdin, stdout)
 }
 
-func (pg postgres) save(ctx context.Context, w io.Writer) error {
+// counted counts what is written.
+type counted struct {
+	w io.Writer
+	n int64
+}
+
+func (c *counted) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.n += int64(n)
+	return n, err
+}
+
+func (pg *postgres) save(ctx context.Context, w io.Writer) error {
 	// A table that somebody holds for longer is named, and the dump ends.
 	return pg.exec(ctx, []string{"pg_dump", "--lock-wait-timeout=" + lockWait, "-F", "c"}, nil, w)
 }
@@ -54,7 +80,7 @@ const magic = "PGDMP"
 
 // check proves that f is a complete dump: pg_restore turns all of it into SQL, which is thrown away. Listing its contents (-l) would not do: the table
 // of contents stands at the front, so it lists a dump that was cut off as well.
-func (pg postgres) check(ctx context.Context, f *os.File) error {
+func (pg *postgres) check(ctx context.Context, f *os.File) error {
 	head := make([]byte, len(magic))
 	if _, err := io.ReadFull(f, head); err != nil || string(head) != magic {
 		return fmt.Errorf("pg_dump ended well but its output does not begin with %s", magic)
@@ -72,7 +98,7 @@ func (pg postgres) check(ctx context.Context, f *os.File) error {
 // the dump or unchanged. Tables, views, sequences, routines, types and schemas
 // that were added since are removed. Nothing else should use the database
 // meanwhile: one that holds a lock for a minute makes the restore fail.
-func (pg postgres) restore(ctx context.Context, f *os.File) error {
+func (pg *postgres) restore(ctx context.Context, f *os.File) error {
 	// pg_restore could write to the database itself, but it drops only what is
 	// in the dump, and that fails as soon as a newer table refers to an older
 	// one. So it writes SQL, and psql runs it after clearSQL.
@@ -92,7 +118,7 @@ func (pg postgres) restore(ctx context.Context, f *os.File) error {
 	return err
 }
 
-func (pg postgres) ready(ctx context.Context) error {
+func (pg *postgres) ready(ctx context.Context) error {
 	return pg.exec(ctx, []string{"psql", "-X", "-q", "-c", "SELECT 1"}, nil, io.Discard)
 }
 

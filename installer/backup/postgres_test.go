@@ -232,6 +232,20 @@ func TestPostgres(t *testing.T) {
 	if after := sql(state) + sql(objects); after != changed {
 		t.Errorf("a failed Restore changed the database:\n%s\nwas %s", after, changed)
 	}
+
+	// A server that wants a password on its socket too gets the service's own.
+	lock := `cd "$PGDATA" && echo "local all all scram-sha-256" >pg_hba.conf && psql -X -q -U shop -d orders -c "alter user shop password 'secret'" && pg_ctl reload &&
+		while psql -X -q -w -U shop -d orders -c "select 1"; do sleep 0.1; done >/dev/null 2>&1`
+	if err := c.Exec(t.Context(), "db", []string{"su", "postgres", "-s", "/bin/sh", "-c", lock}, nil, io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	locked, err := dump(c, "d", "orders")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := backup.Restore(t.Context(), backup.Deps{Execer: c}, dir, locked); err != nil {
+		t.Error(err)
+	}
 }
 
 // layoutImage is the image of a layout for the engine's platform.
