@@ -156,7 +156,10 @@ type Device struct {
 	Local []string `json:"local,omitempty"`
 	// Create are external networks and volumes of the compose file, by their keys
 	// there, that a device makes when they do not exist.
-	Create    *Create           `json:"create,omitempty"`
+	Create *Create `json:"create,omitempty"`
+	// Volumes say where the data of volumes that are new in a release come from, by
+	// their keys in the compose file.
+	Volumes   map[string]Origin `json:"volumes,omitempty"`
 	Health    Health            `json:"health"`
 	Hooks     map[string]Hook   `json:"hooks,omitempty"` // by moment, one of HookNames
 	Backup    []Backup          `json:"backup,omitempty"`
@@ -181,6 +184,12 @@ type Limits struct {
 type Create struct {
 	Networks []string `json:"networks,omitempty"`
 	Volumes  []string `json:"volumes,omitempty"`
+}
+
+// Origin is where the data of a new volume come from: one of the two is set.
+type Origin struct {
+	From  string `json:"from,omitempty" yaml:"from"`   // key of the volume, in the release before, that is copied
+	Empty bool   `json:"empty,omitempty" yaml:"empty"` // it begins empty, whatever other volumes are left
 }
 
 // Health says when a release counts as running. Every named check must pass in

@@ -181,7 +181,7 @@ func (m *Manifest) checkTreeDevice() error {
 	if len(d.Health.Compose) > 0 || d.Health.Command != nil {
 		return bad("health", "compose services in a release of kind %q", m.Kind)
 	}
-	if len(d.Mounts)+len(d.Local) > 0 || d.Create != nil {
+	if len(d.Mounts)+len(d.Local)+len(d.Volumes) > 0 || d.Create != nil {
 		return bad("mounts", "mounts, local or create, of a compose file, in a release of kind %q", m.Kind)
 	}
 	for key, s := range d.Secrets {

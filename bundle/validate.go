@@ -370,6 +370,11 @@ func (m *Manifest) checkCompose() error {
 	if err := d.Create.check(); err != nil {
 		return bad("create", "%v", err)
 	}
+	for key, o := range d.Volumes {
+		if !servicePattern.MatchString(key) || (o.From == "") == !o.Empty || o.From != "" && !servicePattern.MatchString(o.From) || o.From == key || len(d.Volumes) > MaxMounts {
+			return bad("volumes", "%.80q: want from, the key of another volume, or empty", key)
+		}
+	}
 	files := map[string]bool{}
 	for key, s := range d.Secrets {
 		if s.File != "" && files[s.File] {

@@ -120,7 +120,7 @@ func TestEveryRuleHasAVector(t *testing.T) {
 			inCode[m[1]] = true
 		}
 	}
-	for _, field := range []string{"compose", "project", "version_env", "required_env", "health", "backup", "secrets", "keep", "tree", "env", "hooks", "migration", "rollback", "mounts", "local", "limits", "create"} {
+	for _, field := range []string{"compose", "project", "version_env", "required_env", "health", "backup", "secrets", "keep", "tree", "env", "hooks", "migration", "rollback", "mounts", "local", "limits", "create", "volumes"} {
 		delete(inCode, field) // parts of the rule device
 	}
 	format, err := os.ReadFile("FORMAT.md")
@@ -678,6 +678,12 @@ func vectors(t *testing.T, signer *verifytest.Signer) []vector {
 	})
 	valid("device-create-name", "device", "a volume to make whose name is an option", func(m *bundle.Manifest) {
 		m.Device.Create = &bundle.Create{Volumes: []string{"a b"}}
+	})
+	valid("device-volume-itself", "device", "a volume whose data come from itself", func(m *bundle.Manifest) {
+		m.Device.Volumes = map[string]bundle.Origin{"data": {From: "data"}}
+	})
+	valid("device-volume-both", "device", "a volume that is copied and empty", func(m *bundle.Manifest) {
+		m.Device.Volumes = map[string]bundle.Origin{"new": {From: "data", Empty: true}}
 	})
 	valid("device-secret-file", "device", "a secret that is written over releases", func(m *bundle.Manifest) {
 		m.Device.Secrets = map[string]bundle.Secret{"KEY": {Hex: 16, File: "releases/x"}}

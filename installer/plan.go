@@ -28,6 +28,8 @@ type Facts struct {
 	PortsTaken   []string               // that the release needs and others have
 	Unmet        []string               // what else the release needs of the device and does not find
 	RunsSince    time.Time              // when the release that runs was made; zero when none runs
+	DataLeft     []string               // volumes with data that the release leaves behind without a word
+	Notes        []string               // what else is to be said of it
 	Edited       []string               // what services made of files of the release that runs
 	Damage       error                  // of the release that runs, when that is the one to plan
 }
@@ -120,7 +122,8 @@ type Plan struct {
 	Services   []ServiceChange `json:"services,omitempty"`
 	Downtime   Downtime        `json:"downtime,omitempty"`
 	PortsTaken []string        `json:"ports_taken,omitempty"`
-	Unmet      []string        `json:"unmet,omitempty"` // what the device lacks: networks, volumes, devices, features
+	Unmet      []string        `json:"unmet,omitempty"`     // what the device lacks: networks, volumes, devices, features
+	DataLeft   []string        `json:"data_left,omitempty"` // data in volumes that the release does not use
 	EnvMissing []string        `json:"env_missing,omitempty"`
 	// FilesMissing are files that the operator must put there, with what is in their place.
 	FilesMissing []string `json:"files_missing,omitempty"`
@@ -247,7 +250,7 @@ func (e *LackingError) Error() string {
 // what this device lacks.
 func NewPlan(st State, rel *verify.Release, f Facts) (*Plan, error) {
 	m := rel.Manifest()
-	p := &Plan{App: m.App, Action: ActionUpdate, To: m.Version, Signer: rel.Signer().String(), Platform: f.Platform, FreeBytes: f.Free, PortsTaken: f.PortsTaken, Unmet: f.Unmet, EnvMissing: f.EnvMissing, FilesMissing: f.LocalMissing, EnvNew: f.EnvNew, EnvChanged: f.EnvChanged,
+	p := &Plan{App: m.App, Action: ActionUpdate, To: m.Version, Signer: rel.Signer().String(), Platform: f.Platform, FreeBytes: f.Free, PortsTaken: f.PortsTaken, Unmet: f.Unmet, DataLeft: f.DataLeft, Notes: f.Notes, EnvMissing: f.EnvMissing, FilesMissing: f.LocalMissing, EnvNew: f.EnvNew, EnvChanged: f.EnvChanged,
 		Migration: m.Device.Migration, Irreversible: m.Device.Migration == bundle.Irreversible, RestoreData: m.Device.RestoreData()}
 	at := slices.Index(m.Platforms, f.Platform)
 	if at < 0 {
@@ -336,6 +339,13 @@ type LacksError struct{ What []string }
 
 func (e *LacksError) Error() string { return "this device lacks: " + strings.Join(e.What, "; ") }
 
+// DataLeftError says that a release would begin without data that are here.
+type DataLeftError struct{ What []string }
+
+func (e *DataLeftError) Error() string {
+	return "data would be left behind: " + strings.Join(e.What, "; ")
+}
+
 // PortsError lists ports that something else has.
 type PortsError struct{ Ports []string }
 
@@ -372,6 +382,9 @@ func (p *Plan) Check() error {
 	}
 	if len(p.Unmet) > 0 {
 		wrong = append(wrong, &LacksError{p.Unmet})
+	}
+	if len(p.DataLeft) > 0 {
+		wrong = append(wrong, &DataLeftError{p.DataLeft})
 	}
 	if len(p.PortsTaken) > 0 {
 		wrong = append(wrong, &PortsError{p.PortsTaken})

@@ -9,6 +9,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -66,7 +67,7 @@ type Project struct {
 	Limits     bundle.Limits            `yaml:"limits"`
 	Keep       bundle.Keep              `yaml:"keep"`
 	Networks   map[string]External      `yaml:"networks"`    // external networks of the compose file, by their keys
-	Volumes    map[string]External      `yaml:"volumes"`     // external volumes
+	Volumes    map[string]Volume        `yaml:"volumes"`     // volumes of the compose file, by their keys
 	Project    string                   `yaml:"project"`     // compose project name
 	VersionEnv string                   `yaml:"version_env"` // key of the environment file that carries the version
 	Files      []FileItem               `yaml:"files"`       // more files of the bundle, under the same path
@@ -106,23 +107,61 @@ type Registry struct {
 	CA      string   `yaml:"ca"`      // file of certificates, PEM, of who certifies it
 }
 
-// External says of a network or volume that the compose file calls external whether
-// a device makes it.
+// External says of a network that the compose file calls external whether a device
+// makes it.
 type External struct {
 	Create bool `yaml:"create"`
+}
+
+// Volume says of an external volume whether a device makes it, and of another one
+// where its data come from when it is new in a release.
+type Volume struct {
+	Create bool   `yaml:"create"`
+	From   string `yaml:"from"`
+	Empty  bool   `yaml:"empty"`
+}
+
+// origins are the volumes whose data come from somewhere, nil for none.
+func (p *Project) origins() map[string]bundle.Origin {
+	var all map[string]bundle.Origin
+	for key, v := range p.Volumes {
+		if v.From != "" || v.Empty {
+			if all == nil {
+				all = map[string]bundle.Origin{}
+			}
+			all[key] = bundle.Origin{From: v.From, Empty: v.Empty}
+		}
+	}
+	return all
+}
+
+// OwnVolumes are the keys of the volumes in a compose file that are not external, sorted.
+func OwnVolumes(compose []byte) []string {
+	var top struct {
+		Volumes map[string]struct {
+			External any `yaml:"external"`
+		} `yaml:"volumes"`
+	}
+	_ = yaml.Unmarshal(compose, &top) // docker compose says what is wrong with it
+	maps.DeleteFunc(top.Volumes, func(_ string, v struct {
+		External any `yaml:"external"`
+	}) bool {
+		return v.External != nil && v.External != false
+	})
+	return sortedKeys(top.Volumes)
 }
 
 // creates are the networks and volumes that a device makes, nil for none.
 func (p *Project) creates() *bundle.Create {
 	var c bundle.Create
-	for _, list := range []struct {
-		of map[string]External
-		to *[]string
-	}{{p.Networks, &c.Networks}, {p.Volumes, &c.Volumes}} {
-		for _, key := range sortedKeys(list.of) {
-			if list.of[key].Create {
-				*list.to = append(*list.to, key)
-			}
+	for _, key := range sortedKeys(p.Networks) {
+		if p.Networks[key].Create {
+			c.Networks = append(c.Networks, key)
+		}
+	}
+	for _, key := range sortedKeys(p.Volumes) {
+		if p.Volumes[key].Create {
+			c.Volumes = append(c.Volumes, key)
 		}
 	}
 	if len(c.Networks)+len(c.Volumes) == 0 {

@@ -43,6 +43,7 @@ type Release struct {
 	// bundle.Device has them.
 	Local []string
 
+	Origins map[string]bundle.Origin // where the data of new volumes come from
 	// Create are networks and volumes that a device makes.
 	Create *bundle.Create
 
@@ -88,7 +89,7 @@ func (p *Project) Release(ctx context.Context, version string, platforms []bundl
 	if err := p.checkExternal(c); err != nil {
 		return nil, err
 	}
-	r.Create = p.creates()
+	r.Create, r.Origins = p.creates(), p.origins()
 	r.compose = c
 	if r.Files, err = p.files(ctx, r, platforms); err != nil {
 		return nil, err
@@ -267,11 +268,23 @@ func (p *Project) checkExternal(c *composeFile) error {
 		entry, _ := section[name].(map[string]any)
 		return entry["external"] != nil && entry["external"] != false
 	}
-	for _, kind := range []string{"networks", "volumes"} {
-		for _, key := range sortedKeys(map[string]map[string]External{"networks": p.Networks, "volumes": p.Volumes}[kind]) {
-			if !external(kind, key) {
-				return p.at([]any{kind, key}, "%s has no %s %s with external: true", p.Compose, strings.TrimSuffix(kind, "s"), key)
-			}
+	for _, key := range sortedKeys(p.Networks) {
+		if !external("networks", key) {
+			return p.at([]any{"networks", key}, "%s has no network %s with external: true", p.Compose, key)
+		}
+	}
+	for _, key := range sortedKeys(p.Volumes) {
+		v := p.Volumes[key]
+		_, there := section(c.model, "volumes")[key]
+		switch {
+		case v.From != "" && v.Empty || v.Create && (v.From != "" || v.Empty):
+			return p.at([]any{"volumes", key}, "want one of create, from and empty")
+		case v.From == "" && !v.Empty && !external("volumes", key):
+			return p.at([]any{"volumes", key}, "%s has no volume %s with external: true", p.Compose, key)
+		case (v.From != "" || v.Empty) && (!there || external("volumes", key)):
+			return p.at([]any{"volumes", key}, "%s has no volume %s of its own%s", p.Compose, key, didYouMean(key, sortedKeys(section(c.model, "volumes"))))
+		case v.From == key:
+			return p.at([]any{"volumes", key, "from"}, "from is the key of another volume, in the release before")
 		}
 	}
 	for _, kind := range []string{"configs", "secrets"} {

@@ -80,6 +80,8 @@ func signer(t testing.TB, name string) *verifytest.Signer {
 //	pad=N zeros=N     a layer with N bytes that do not, or do, deflate
 //	each=N            a layer with N bytes for each platform, of its own
 //	file=N            a file of N bytes in the bundle
+//	moves=NEW=OLD     volume NEW gets what volume OLD holds
+//	empty=KEY         volume KEY begins empty
 //	required=KEY,KEY  environment keys
 //	default=KEY=V     written where the key has no value
 //	initial=KEY=V     written at the first installation
@@ -204,6 +206,12 @@ func tinyRelease(ts *testscript.TestScript, version string, o map[string]string)
 			Compose: "compose.yaml", Project: o["project"], VersionEnv: "TINY_VERSION", RequiredEnv: []string{"TINY_PORT"},
 			Health: health, Keep: bundle.Keep{Releases: 3, Backups: 5},
 		},
+	}
+	if key, from, ok := strings.Cut(o["moves"], "="); ok {
+		m.Device.Volumes = map[string]bundle.Origin{key: {From: from}}
+	}
+	if key := o["empty"]; key != "" {
+		m.Device.Volumes = map[string]bundle.Origin{key: {Empty: true}}
 	}
 	if o["required"] != "" {
 		m.Device.RequiredEnv = append(m.Device.RequiredEnv, strings.Split(o["required"], ",")...)

@@ -103,6 +103,9 @@ func (p *program) explained(err error) error {
 		return err
 	}
 	// What a value or a file cannot mend is no matter of exit code 2.
+	if errors.As(err, new(*installer.DataLeftError)) {
+		return cli.WithHint(err, "ask the maker of the app for a release that says so, or put the data there yourself (docker volume); nothing was changed")
+	}
 	if errors.As(err, new(*installer.LacksError)) || errors.As(err, new(*installer.PortsError)) {
 		return cli.WithHint(err, "make what is missing and repeat; nothing was changed")
 	}

@@ -334,6 +334,9 @@ func printPlan(w io.Writer, p *installer.Plan) {
 	for _, what := range p.Unmet {
 		fmt.Fprintf(w, "  lacking       %s\n", what)
 	}
+	for _, what := range p.DataLeft {
+		fmt.Fprintf(w, "  data          %s\n", what)
+	}
 	for _, k := range p.EnvChanged {
 		fmt.Fprintf(w, "  environment   %s will be changed\n", k)
 	}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/parts"
+	"github.com/valise-ota/valise/bundle/project"
 	"github.com/valise-ota/valise/bundle/provenance"
 	"github.com/valise-ota/valise/bundle/sbom"
 	"github.com/valise-ota/valise/cmd/internal/ui"
@@ -23,8 +24,8 @@ func diffCommand(a *app) *cobra.Command {
 		Use:   "diff A B",
 		Short: "Show what changes from one release to another",
 		Long: "diff compares two bundles, or their manifest.json files, by what their manifests say:\n" +
-			"images, layers, files, services and environment keys, the packages of their SBOMs, and the\n" +
-			"bytes that a device which runs A needs for B. It checks neither signatures nor content.",
+			"images, layers, files, services, volumes and environment keys, the packages of their SBOMs, and\n" +
+			"the bytes that a device which runs A needs for B. It checks neither signatures nor content.",
 		Example: "  valise diff dist/shop-1.0.0.tar.gz dist/shop-1.1.0.tar.gz",
 		Args:    cobra.ExactArgs(2),
 		RunE:    func(cmd *cobra.Command, args []string) error { return a.diff(cmd.Context(), args[0], args[1]) },
@@ -34,7 +35,7 @@ func diffCommand(a *app) *cobra.Command {
 // change is one difference: Old or New is empty when there is no such thing on
 // that side.
 type change struct {
-	Kind string `json:"kind"` // image, layer, file, service, environment, package, platform
+	Kind string `json:"kind"` // image, layer, file, service, environment, package, platform, volume
 	Name string `json:"name"`
 	Old  string `json:"old,omitempty"`
 	New  string `json:"new,omitempty"`
@@ -59,6 +60,8 @@ type difference struct {
 	// NeedBytes are the compressed layers, or the files of the tree, by platform,
 	// that a device on From has to load for To.
 	NeedBytes map[bundle.Platform]int64 `json:"need_bytes"`
+	// Notes say what becomes of data.
+	Notes []string `json:"notes,omitempty"`
 }
 
 // with adds what changes in another bundle of the same release; d may be nil.
@@ -102,6 +105,19 @@ func (a *app) diff(ctx context.Context, pathA, pathB string) error {
 		maps.Copy(now, packagesB)
 	} else if (packagesA == nil) != (packagesB == nil) {
 		a.Note("packages are not compared: only one of the two has SBOMs to read (valise build --sbom)")
+	}
+	volumesA, err := volumeFacts(ctx, pathA)
+	if err != nil {
+		return err
+	}
+	volumesB, err := volumeFacts(ctx, pathB)
+	if err != nil {
+		return err
+	}
+	if volumesA != nil && volumesB != nil {
+		maps.Copy(old, volumesA)
+		maps.Copy(now, volumesB)
+		d.Notes = volumeNotes(to, slices.Sorted(maps.Keys(volumesA)), slices.Sorted(maps.Keys(volumesB)))
 	}
 	all := maps.Clone(old)
 	maps.Copy(all, now)
@@ -183,6 +199,60 @@ func packageFacts(ctx context.Context, path string) (map[string]string, error) {
 	return facts, nil
 }
 
+// volumeFacts are the volumes of the compose file; nil for a file tree and for a
+// manifest alone.
+func volumeFacts(ctx context.Context, path string) (map[string]string, error) {
+	if alone(path) {
+		return nil, nil
+	}
+	r, f, err := parts.OpenBundle(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	name := r.Manifest().Device.Compose
+	if name == "" {
+		return nil, nil
+	}
+	if err := locate(ctx, r); err != nil {
+		return nil, err
+	}
+	rc, err := r.OpenFile(name)
+	if err != nil {
+		return nil, err
+	}
+	defer rc.Close()
+	text, err := io.ReadAll(io.LimitReader(rc, project.MaxComposeSize))
+	if err != nil {
+		return nil, err
+	}
+	facts := map[string]string{}
+	for _, key := range project.OwnVolumes(text) {
+		facts["volume "+printable(key)] = "used"
+	}
+	return facts, nil
+}
+
+// volumeNotes say of each new volume where its data come from, and of those that go what
+// becomes of theirs.
+func volumeNotes(to *bundle.Manifest, old, now []string) (notes []string) {
+	gone := slices.DeleteFunc(slices.Clone(old), func(fact string) bool { return slices.Contains(now, fact) })
+	for _, fact := range now {
+		key := strings.TrimPrefix(fact, "volume ")
+		switch origin := to.Device.Volumes[key]; {
+		case slices.Contains(old, fact):
+		case origin.From != "":
+			notes = append(notes, fmt.Sprintf("volume %s gets a copy of what %s holds", key, origin.From))
+		case origin.Empty || len(gone) == 0:
+			notes = append(notes, fmt.Sprintf("volume %s is new and begins empty", key))
+		default:
+			other := strings.TrimPrefix(gone[0], "volume ")
+			notes = append(notes, fmt.Sprintf("%s uses an empty volume %s; %s was not moved, and devices with data in it refuse the update: declare volumes: {%s: {from: %s}} in valise.yaml, or {empty: true}", to.Version, key, other, key, other))
+		}
+	}
+	return notes
+}
+
 // facts maps what a release consists of, each thing called by kind and name, to
 // what identifies it.
 func facts(m *bundle.Manifest) map[string]string {
@@ -242,6 +312,9 @@ func printDifference(w io.Writer, d difference, platforms []bundle.Platform) {
 			sign = "-"
 		}
 		fmt.Fprintf(w, "  %s %-11s %s%s\n", sign, c.Kind, c.Name, c.versions())
+	}
+	for _, note := range d.Notes {
+		fmt.Fprintf(w, "  ! %s\n", note)
 	}
 	if len(d.Changes) == 0 {
 		fmt.Fprintln(w, "  nothing changes")

@@ -82,7 +82,7 @@ func (a *app) manifest(ctx context.Context, p *project.Project, r *project.Relea
 		m.Kind, m.Prefix, m.Device.Tree = bundle.KindTree, project.Prefix(name), p.Tree.Bundle()
 		err = c.addTree(ctx, m, r)
 	} else {
-		m.Device.Compose, m.Device.Project, m.Device.Local, m.Device.Create = r.Compose, p.Project, r.Local, r.Create
+		m.Device.Compose, m.Device.Project, m.Device.Local, m.Device.Create, m.Device.Volumes = r.Compose, p.Project, r.Local, r.Create, r.Origins
 		if err := c.resolve(m, r); err != nil {
 			return nil, err
 		}

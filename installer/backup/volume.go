@@ -250,21 +250,7 @@ func (v volume) restore(ctx context.Context, f *os.File) error {
 	}
 	x := extractor{root: root, at: root, dir: "."}
 	defer x.close()
-	var fs unix.Statfs_t
-	if err := unix.Fstatfs(root.fd(), &fs); err != nil {
-		return err
-	}
-	if fs.Flags&unix.ST_NOSUID != 0 {
-		x.masked = unix.S_ISUID | unix.S_ISGID
-	}
-	if err := inflate(ctx, f, func(r io.Reader) error {
-		return eachEntry(r, func(h *tar.Header, data []extent) error {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			return x.entry(ctx, h, r, data)
-		})
-	}); err != nil {
+	if err := inflate(ctx, f, func(r io.Reader) error { return x.extract(ctx, r) }); err != nil {
 		return err
 	}
 	return syncFS(root.File)

@@ -96,7 +96,7 @@ func (a *App) Inspect(ctx context.Context, rel *verify.Release, st installer.Sta
 	if a.Command != nil {
 		// Without docker compose, or when it cannot read the files, no change
 		// of services is known: staging says what is wrong with them.
-		if err := a.inspectServices(ctx, &f, rel, m, text, env, images, info.Store, st.Current == nil); err != nil {
+		if err := a.inspectServices(ctx, &f, rel, m, text, env, images, info.Store, st.Current); err != nil {
 			a.report(installer.Event{Step: "plan", Detail: "the change of services is not known: " + err.Error()})
 		}
 	}
@@ -218,7 +218,8 @@ func (a *App) inspectDisk(ctx context.Context, f *installer.Facts, m *bundle.Man
 // inspectServices asks docker compose what the services need of this device, and
 // what it would do with those that run. The files it reads are in memory: planning
 // writes nothing.
-func (a *App) inspectServices(ctx context.Context, f *installer.Facts, rel *verify.Release, m *bundle.Manifest, text []byte, env *environ.File, images []docker.TaggedImage, store docker.Store, first bool) error {
+func (a *App) inspectServices(ctx context.Context, f *installer.Facts, rel *verify.Release, m *bundle.Manifest, text []byte, env *environ.File, images []docker.TaggedImage, store docker.Store, current *installer.Release) error {
+	first := current == nil
 	ids := map[string]string{}
 	for _, img := range images {
 		ids[img.Tag] = string(img.Image.Config.Digest)
@@ -284,6 +285,13 @@ func (a *App) inspectServices(ctx context.Context, f *installer.Facts, rel *veri
 	}
 	if f.PortsTaken, err = a.portsTaken(ctx, ours, model.Ports()); err != nil {
 		return err
+	}
+	if !first && current.Manifest != rel.Digest() {
+		v, err := a.volumes(ctx, m, model, func() (*docker.Model, error) { return a.modelOf(ctx, *current) })
+		if err != nil {
+			return err
+		}
+		f.DataLeft, f.Notes = v.left, v.notes()
 	}
 	if first || a.SkipServices || len(f.EnvMissing)+len(f.LocalMissing)+len(f.Unmet) > 0 {
 		return nil

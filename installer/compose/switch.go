@@ -30,9 +30,10 @@ type snapshot struct {
 	Secrets []string          `json:"secrets"` // keys that the release generates
 	Current string            `json:"current"` // name of the release, empty when there was none
 	Project string            `json:"project"`
-	Compose string            `json:"compose"`        // name of the compose file that Activate links
-	Data    string            `json:"data,omitempty"` // record whose backup comes back; empty leaves the data as they are
-	To      installer.Release `json:"to"`             // what is undone
+	Compose string            `json:"compose"`         // name of the compose file that Activate links
+	Data    string            `json:"data,omitempty"`  // record whose backup comes back; empty leaves the data as they are
+	Moved   []string          `json:"moved,omitempty"` // volumes that Activate copies data to
+	To      installer.Release `json:"to"`              // what is undone
 }
 
 // Snapshot reads the environment file and the current link. It fails when docker
@@ -63,6 +64,11 @@ func (a *App) Snapshot(ctx context.Context, sw installer.Switch) (json.RawMessag
 	if s.Data, err = a.dataOnUndo(m, sw); err != nil {
 		return nil, err
 	}
+	moves, err := a.switchedVolumes(ctx, sw)
+	if err != nil {
+		return nil, err
+	}
+	s.Moved = moves.targets()
 	return json.Marshal(s)
 }
 
@@ -123,6 +129,10 @@ func (a *App) activate(ctx context.Context, sw installer.Switch) error {
 	if err != nil {
 		return err
 	}
+	moved, err := a.switchedVolumes(ctx, sw)
+	if err != nil {
+		return err
+	}
 	if back {
 		a.rollbackHook(ctx, *sw.From, "pre-rollback")
 	} else if err := a.hook(ctx, m, to, "pre-activate"); err != nil {
@@ -132,6 +142,9 @@ func (a *App) activate(ctx context.Context, sw installer.Switch) error {
 		return err
 	}
 	if err := a.makeExternals(ctx, m, a.running(m, to)); err != nil { // a hook may start services
+		return err
+	}
+	if err := a.moveData(ctx, m, sw, moved.moves); err != nil {
 		return err
 	}
 	if sw.Data != "" {
@@ -306,7 +319,11 @@ func (a *App) Revert(ctx context.Context, raw json.RawMessage, from *installer.R
 			return err
 		}
 	}
-	return a.up(ctx, m, *from)
+	if err := a.up(ctx, m, *from); err != nil {
+		return err
+	}
+	a.unmoveData(ctx, s.Moved)
+	return nil
 }
 
 // restoreEnv puts the environment file back. A snapshot of an older program does

@@ -1,9 +1,11 @@
 package docker
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -306,4 +308,59 @@ func (e *Engine) Published(ctx context.Context, project string) (map[Port]string
 		}
 	}
 	return ports, nil
+}
+
+// Use is how a project uses a volume of its own.
+type Use struct {
+	Key    string   // in the compose file
+	places []string // service and path in it
+}
+
+// Uses are the volumes that services use, by the engine's names; not those of others.
+func (m *Model) Uses() map[string]Use {
+	uses := map[string]Use{}
+	for _, service := range slices.Sorted(maps.Keys(m.Services)) {
+		for _, v := range m.Services[service].Volumes {
+			named, ok := m.Volumes[v.Source]
+			if v.Type != "volume" || !ok || bool(named.External) {
+				continue
+			}
+			use := uses[named.Name]
+			use.Key, use.places = v.Source, append(use.places, service+" "+v.Target)
+			uses[named.Name] = use
+		}
+	}
+	return uses
+}
+
+// Like says how much one volume looks like another: 2 when a service has both at the
+// same path, 1 when a service has both.
+func (u Use) Like(other Use) (like int) {
+	for _, x := range u.places {
+		for _, y := range other.places {
+			serviceX, _, _ := strings.Cut(x, " ")
+			serviceY, _, _ := strings.Cut(y, " ")
+			switch {
+			case x == y:
+				return 2
+			case serviceX == serviceY:
+				like = 1
+			}
+		}
+	}
+	return like
+}
+
+// VolumeAt is where a volume lies on a disk of this device, "" when that is not known,
+// and whether there is one of that name.
+func (e *Engine) VolumeAt(ctx context.Context, name string) (at string, exists bool, err error) {
+	res, err := e.client.VolumeInspect(ctx, name, client.VolumeInspectOptions{})
+	if exists, err = has(err, "volume "+name); err != nil || !exists {
+		return "", exists, err
+	}
+	source, why := volumeSource(res.Volume.Driver, res.Volume.Options)
+	if why == "" {
+		at = cmp.Or(source, res.Volume.Mountpoint)
+	}
+	return at, true, nil
 }

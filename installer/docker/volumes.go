@@ -85,16 +85,7 @@ func (e *Engine) mounted(ctx context.Context, opts client.ContainerListOptions) 
 	}
 	sources, elsewhere := map[string]string{}, map[string]string{}
 	for _, v := range volumes.Items {
-		o := v.Options["o"]
-		switch {
-		case v.Driver != "local":
-			elsewhere[v.Name] = "is kept by the volume driver " + v.Driver
-		case v.Options["device"] == "" && v.Options["type"] == "":
-		case (v.Options["type"] == "" || v.Options["type"] == "none") && (o == "bind" || o == "rbind"):
-			sources[v.Name] = path.Clean(v.Options["device"])
-		default:
-			elsewhere[v.Name] = fmt.Sprintf("is mounted by the engine (type %q, options %q), and only while a container runs", v.Options["type"], o)
-		}
+		sources[v.Name], elsewhere[v.Name] = volumeSource(v.Driver, v.Options)
 	}
 	for _, s := range found.Items {
 		for i, m := range s.Mounts {
@@ -104,6 +95,21 @@ func (e *Engine) mounted(ctx context.Context, opts client.ContainerListOptions) 
 		}
 	}
 	return found.Items, elsewhere, nil
+}
+
+// volumeSource is the directory that a volume is, when it is one elsewhere on this
+// device, or why it is not on its disk, or only while a container runs.
+func volumeSource(driver string, options map[string]string) (source, why string) {
+	o := options["o"]
+	switch {
+	case driver != "local":
+		return "", "is kept by the volume driver " + driver
+	case options["device"] == "" && options["type"] == "":
+		return "", ""
+	case (options["type"] == "" || options["type"] == "none") && (o == "bind" || o == "rbind"):
+		return path.Clean(options["device"]), ""
+	}
+	return "", fmt.Sprintf("is mounted by the engine (type %q, options %q), and only while a container runs", options["type"], o)
 }
 
 // subpath is the directory of a volume that is mounted, when it is not all of it.
