@@ -93,7 +93,7 @@ func (r Route) Status() int {
 // Everywhere are refusals that any call may answer.
 var Everywhere = []Refusal{
 	{400, "Several apps are installed, and the request names none."},
-	{401, "Nobody is logged in, or the token is not valid."},
+	{401, "The request has no session, or its token is not valid."},
 	{403, "Not permitted, or the request comes from another site."},
 	{404, "There is no such app, update, upload or file."},
 	{421, "The device is not called so."},
