@@ -53,7 +53,7 @@ const (
 )
 
 var transitions = map[Status][]Status{
-	Pending:     {Downloading, Verifying, Failed},
+	Pending:     {Pending, Downloading, Verifying, Failed},
 	Downloading: {Verifying, Failed},
 	Verifying:   {Applying, Failed, Pending}, // Pending: something stood in the way
 	Applying:    {Completed, Failed, RolledBack},

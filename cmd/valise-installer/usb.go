@@ -29,7 +29,8 @@ func usbCommand(p *program) *cobra.Command {
 		Use:   "usb DEVICE",
 		Short: "Take a newer release from a stick that was plugged in",
 		Long: "usb mounts DEVICE read-only, looks for bundles of installed apps in its top directory, and hands\n" +
-			"the newest of each to the update service, which copies it to this device before it verifies it.\n" +
+			"the newest of each to the update service, with those that have to come before it. The service\n" +
+			"copies them to this device before it verifies them.\n" +
 			"What happens then is said in /etc/valise/APP.yaml:\n\n" +
 			"  updates:\n" +
 			"    usb: stage                # off, stage: wait for a person to apply it (the default), apply\n" +
@@ -91,7 +92,7 @@ func (p *program) takeFrom(ctx context.Context, dir string) ([]taken, error) {
 			return list, err
 		}
 		mode := cmp.Or(c.Updates.USB, daemon.Stage)
-		newer, err := p.newer(ctx, app, files)
+		newer, current, err := p.newer(ctx, app, files)
 		if err != nil {
 			return list, err
 		}
@@ -100,20 +101,32 @@ func (p *program) takeFrom(ctx context.Context, dir string) ([]taken, error) {
 		}
 		// A stick may hold a damaged copy beside a good one.
 		var refused error
-		for _, f := range newer {
-			p.UI.Step("stick", fmt.Sprintf("%s %s is on it, in %s", app, f.version, filepath.Base(f.path)))
-			id, err := p.waiting(ctx, app, f.version)
-			if err == nil && id == "" {
-				id, err = p.handOver(ctx, app, f.path)
+		for len(newer) > 0 {
+			way, err := onStick(current, newer)
+			if err != nil {
+				return list, err
+			}
+			var id string
+			last := way[len(way)-1]
+			for _, f := range way {
+				p.UI.Step("stick", fmt.Sprintf("%s %s is on it, in %s", app, f.version, filepath.Base(f.path)))
+				if id, err = p.waiting(ctx, app, f.version); err == nil && id == "" {
+					id, err = p.handOver(ctx, app, f.path)
+				}
+				if err != nil {
+					last = f
+					break
+				}
 			}
 			if err == nil {
-				list, refused = append(list, taken{app, f.version, id, mode == daemon.Apply}), nil
+				list, refused = append(list, taken{app, last.version, id, mode == daemon.Apply}), nil
 				break
 			}
 			if refused != nil {
 				p.Note("%v", refused)
 			}
-			refused = fmt.Errorf("take %s from the stick: %w", filepath.Base(f.path), err)
+			refused = fmt.Errorf("take %s from the stick: %w", filepath.Base(last.path), err)
+			newer = slices.DeleteFunc(newer, func(f offered) bool { return f == last })
 		}
 		if refused != nil {
 			return list, refused
@@ -122,8 +135,36 @@ func (p *program) takeFrom(ctx context.Context, dir string) ([]taken, error) {
 	return list, nil
 }
 
+// onStick is the way to the newest release that the files lead to, one after the other;
+// the newest alone when none is reached: others that it needs may be elsewhere. newer
+// are the newest first.
+func onStick(current string, newer []offered) ([]offered, error) {
+	file := func(version string) offered {
+		return newer[slices.IndexFunc(newer, func(f offered) bool { return f.version == version })]
+	}
+	var versions []string
+	for _, f := range newer {
+		versions = append(versions, f.version)
+	}
+	for _, v := range versions {
+		way, err := installer.Way(current, v, versions, func(v string) (string, bool, error) { return file(v).from, true, nil })
+		if errors.As(err, new(*installer.NoWayError)) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		var files []offered
+		for _, v := range way {
+			files = append(files, file(v))
+		}
+		return files, nil
+	}
+	return newer[:1], nil
+}
+
 // offered is a bundle on a stick, and what it says of itself.
-type offered struct{ path, app, version string }
+type offered struct{ path, app, version, from string }
 
 func (p *program) bundlesIn(dir string) ([]offered, error) {
 	d, err := os.Open(dir)
@@ -152,31 +193,37 @@ func (p *program) bundlesIn(dir string) ([]offered, error) {
 		}
 		m := r.Manifest()
 		f.Close()
-		list = append(list, offered{path, m.App, m.Version})
+		from := ""
+		if m.Requires != nil {
+			from = m.Requires.From
+		}
+		list = append(list, offered{path, m.App, m.Version, from})
 	}
 	return list, nil
 }
 
 // newer are the files that are newer than what runs and did not fail here before,
-// the newest first.
-func (p *program) newer(ctx context.Context, app string, files []offered) ([]offered, error) {
+// the newest first, and what runs.
+func (p *program) newer(ctx context.Context, app string, files []offered) (list []offered, current string, err error) {
 	j, st, err := p.ReadState(ctx, app)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	j.Close()
+	if st.Current != nil {
+		current = st.Current.Version
+	}
 	compare := func(a, b string) int {
 		// Both were checked when they were read.
 		return semver.MustParse(a).Compare(semver.MustParse(b))
 	}
-	var list []offered
 	for _, f := range files {
 		if f.app == app && !slices.Contains(st.Bad, f.version) && (st.Current == nil || compare(f.version, st.Current.Version) > 0) {
 			list = append(list, f)
 		}
 	}
 	slices.SortStableFunc(list, func(a, b offered) int { return -compare(a.version, b.version) })
-	return list, nil
+	return list, current, nil
 }
 
 // waiting is the record of a version that the update service has already; empty
@@ -246,6 +293,10 @@ func (p *program) finishUSB(ctx context.Context, t taken) error {
 				why += ": " + *u.ErrorMessage
 			}
 			return errors.New(why)
+		case installer.Pending:
+			if u.ErrorMessage != nil { // something stands in the way
+				return errors.New(*u.ErrorMessage)
+			}
 		}
 		select {
 		case <-ctx.Done():

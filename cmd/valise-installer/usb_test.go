@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -43,4 +44,32 @@ func hostCommand(ts *testscript.TestScript, name string, args ...string) string 
 		ts.Fatalf("%s %v: %v: %s", name, args, err, out)
 	}
 	return string(out)
+}
+
+// TestOnStick: several bundles on a stick are a way.
+func TestOnStick(t *testing.T) {
+	of := func(list string) (files []offered) {
+		for _, v := range strings.Fields(list) {
+			version, from, _ := strings.Cut(v, "<")
+			files = append(files, offered{path: version + ".tar.gz", app: "shop", version: version, from: from})
+		}
+		return files
+	}
+	for name, tc := range map[string]struct{ newest, want string }{
+		"one":                    {"1.1.0", "1.1.0"},
+		"the newest":             {"1.2.0 1.1.0", "1.2.0"},
+		"stops":                  {"1.3.0<1.2.0 1.2.0<1.1.0 1.1.0", "1.1.0 1.2.0 1.3.0"},
+		"one that is reached":    {"2.0.0<1.9.0 1.2.0<1.1.0 1.1.0", "1.1.0 1.2.0"},
+		"none that is reached":   {"2.0.0<1.9.0 1.9.0<1.8.0", "2.0.0"},
+		"two files of a version": {"1.2.0<1.1.0 1.2.0 1.1.0", "1.1.0 1.2.0"},
+	} {
+		way, err := onStick("1.0.0", of(tc.newest))
+		var got []string
+		for _, f := range way {
+			got = append(got, f.version)
+		}
+		if err != nil || strings.Join(got, " ") != tc.want {
+			t.Errorf("%s: %v, %v, want %s", name, got, err, tc.want)
+		}
+	}
 }

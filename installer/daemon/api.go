@@ -243,7 +243,8 @@ func (a *app) getCheck(r *http.Request) (out Check, err error) {
 	default:
 		c.GitHubLatestVersion, c.GitHubDownloadURL, c.GitHubReleaseURL = known(l.Version), known(l.DownloadURL), known(l.ReleaseURL)
 		c.GitHubPublishedOn, c.GitHubNotes, c.GitHubSizeBytes = known(l.Published), known(l.Notes), known(l.Size)
-		if bundle.Newer(l.Version, best) {
+		c.Way, c.Blocked = l.Way, known(l.Blocked)
+		if len(l.Way) > 0 && bundle.Newer(l.Version, best) {
 			best = l.Version
 		}
 	}
@@ -261,10 +262,31 @@ func (a *app) getPlan(r *http.Request) (out *installer.Plan, err error) {
 		return out, refuse(http.StatusConflict, "%v", err)
 	}
 	offer, err := a.plan(r.Context(), path, r.URL.Query().Get("force") == "true")
+	if unmet := new(installer.UnmetError); errors.As(err, &unmet) && unmet.From != "" {
+		return a.planWay(r.Context(), rec)
+	}
 	if err != nil {
 		return out, err
 	}
 	return offer.Plan, nil
+}
+
+// planWay says what it takes to come to a version that others have to come before.
+func (a *app) planWay(ctx context.Context, r installer.Record) (*installer.Plan, error) {
+	way, err := a.wayTo(ctx, r.To.Version, true)
+	if err != nil {
+		text, check := a.Device.Explain(err)
+		return nil, &refusal{http.StatusUnprocessableEntity, check, text}
+	}
+	st, err := a.records.Load(ctx)
+	if err != nil || st.Current == nil {
+		return nil, err
+	}
+	p := &installer.Plan{App: a.name, Action: installer.ActionUpdate, From: st.Current.Version, To: r.To.Version, RollbackTo: st.Current.Version, Downtime: installer.DowntimeUnknown}
+	for _, h := range way {
+		p.Way, p.LoadBytes = append(p.Way, h.Hop), p.LoadBytes+h.Bytes
+	}
+	return p, nil
 }
 
 func (a *app) postApply(r *http.Request, in Application) (out Done, err error) {
@@ -288,6 +310,10 @@ func (a *app) postApply(r *http.Request, in Application) (out Done, err error) {
 			return out, err
 		}
 		a.changed(rec.ID, installer.Pending)
+	} else if rec.Error != "" { // of the try before
+		if err := a.records.Become(r.Context(), rec.ID, installer.Pending, "", a.Now()); err != nil {
+			return out, err
+		}
 	}
 	if err := a.records.Note(r.Context(), rec.ID, actor(r)); err != nil {
 		return out, err

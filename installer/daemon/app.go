@@ -31,6 +31,7 @@ type app struct {
 	wake chan struct{} // the drop folder may have changed
 
 	rescheduled chan struct{} // the settings changed
+	onward      chan struct{} // an update on the way to another one is done
 
 	fetching sync.Mutex // one download at a time
 	deciding sync.Mutex // a record is put into the queue or deleted, not both
@@ -50,6 +51,7 @@ type app struct {
 // something else that becomes the record.
 type job struct {
 	record string
+	on     *installer.Path // where it is on the way to another version; found out when it is nil
 	forced bool
 	by     string
 	run    func(ctx context.Context) (installer.Result, error)
@@ -64,6 +66,7 @@ func (a *app) run(ctx context.Context) {
 	scan := time.NewTicker(a.Timing.Scan)
 	defer scan.Stop()
 	go a.schedule(ctx)
+	a.goOn(ctx)
 	a.poke()
 	for {
 		select {
@@ -105,6 +108,10 @@ func (a *app) afterRestart(ctx context.Context) {
 		a.log().Error("read records", "err", err)
 	}
 	for _, r := range found {
+		if r.By == bySchedule && r.Status == installer.Verifying { // its schedule tries it again
+			a.become(ctx, r.ID, installer.Pending, "")
+			continue
+		}
 		a.fail(ctx, r.ID, "interrupted: the daemon ended before it was done; apply it again")
 	}
 	a.dropOrphans(ctx)
@@ -178,26 +185,155 @@ func (a *app) do(ctx context.Context, j job) {
 	if ctx.Err() != nil {
 		return
 	}
-	a.hub.begin(r.ID)
-	if r, err = a.withBundle(ctx, r); err != nil {
-		a.fail(context.WithoutCancel(ctx), r.ID, a.explain(err))
+	if j.on != nil {
+		a.update(ctx, r, j.on, j.forced)
 		return
 	}
-	path, err := a.pathOf(r)
+	way, on, err := a.way(ctx, r)
+	switch {
+	case err != nil:
+		a.obstructed(ctx, r, err)
+	case len(way) < 2:
+		a.update(ctx, r, on, j.forced)
+	default:
+		a.walk(ctx, j, r, way[0], on)
+	}
+}
+
+// way is what leads to the version of a record, and where on it the next update is:
+// nothing when none else has to come first. The error is an obstacle.
+func (a *app) way(ctx context.Context, r installer.Record) ([]Hop, *installer.Path, error) {
+	st, err := a.records.Load(ctx)
 	if err != nil {
-		a.fail(ctx, r.ID, err.Error())
+		return nil, nil, err
+	}
+	way, err := a.wayTo(ctx, r.To.Version, false)
+	if err != nil && !installer.Obstacle(err) {
+		return nil, nil, nil // the update itself says what is wrong
+	}
+	if err != nil || len(way) == 0 {
+		return nil, nil, err
+	}
+	return way, st.PathTo(r.To.Version, len(way)), nil
+}
+
+// wayTo asks for the way to a version over all bundles that wait here.
+func (a *app) wayTo(ctx context.Context, version string, costs bool) ([]Hop, error) {
+	waiting, _, err := a.records.Find(ctx, []installer.Status{installer.Pending}, -1, 0)
+	if err != nil {
+		return nil, err
+	}
+	var files []string
+	for _, w := range waiting {
+		if path, err := a.pathOf(w); err == nil {
+			files = append(files, path)
+		}
+	}
+	return a.Device.Way(ctx, a.name, version, files, costs)
+}
+
+// walk carries out the first update of those that lead to the version of target, and
+// puts target into the queue again. When it fails, target waits for a person.
+func (a *app) walk(ctx context.Context, j job, target installer.Record, first Hop, on *installer.Path) {
+	r, err := a.open(ctx, first.Version)
+	if err == nil && r == nil {
+		r = &installer.Record{ID: a.NewID(), To: installer.Release{Version: first.Version}, Status: installer.Pending, By: target.By, Created: a.Now()}
+		if err = a.records.Add(ctx, *r); err == nil {
+			a.changed(r.ID, installer.Pending)
+		}
+	}
+	if err == nil && r.Status != installer.Pending {
+		err = fmt.Errorf("%s is %s", first.Version, r.Status)
+	}
+	if err == nil && a.update(ctx, *r, on, false) {
+		if err = a.enqueue(job{record: target.ID, forced: j.forced}); err == nil {
+			return
+		}
+	}
+	if ctx.Err() != nil {
+		return // the next daemon goes on
+	}
+	cause := fmt.Sprintf("%s has to run first, and was not installed: see its record", first.Version)
+	if err != nil {
+		cause = a.explain(err)
+	}
+	a.become(ctx, target.ID, installer.Pending, cause)
+}
+
+// goOn takes up the way that an earlier daemon, or a command, was on. One by schedule
+// is the schedule's, which has a window.
+func (a *app) goOn(ctx context.Context) {
+	st, err := a.records.Load(ctx)
+	s := a.settings()
+	if err != nil || st.Path == nil || st.Path.Hops < 2 || st.Path.Try > maxTries || s.Auto == Apply && s.Check > 0 {
 		return
 	}
-	a.become(ctx, r.ID, installer.Verifying, "")
+	r, err := a.open(ctx, st.Path.Target)
+	if err == nil && r == nil {
+		r = &installer.Record{ID: a.NewID(), To: installer.Release{Version: st.Path.Target}, Status: installer.Pending, Created: a.Now()}
+		err = a.records.Add(ctx, *r)
+	}
+	if err == nil {
+		err = a.enqueue(job{record: r.ID})
+	}
+	if err != nil {
+		a.log().Error("go on", "path", st.Path.String(), "err", err)
+	}
+}
+
+// update downloads the bundle of a record, when it has none, and carries it out. It
+// reports whether that release runs.
+func (a *app) update(ctx context.Context, r installer.Record, on *installer.Path, forced bool) bool {
+	a.hub.begin(r.ID)
 	var res installer.Result
+	var err error
+	for again := false; ; again = true {
+		if r, err = a.withBundle(ctx, r); err != nil {
+			a.fail(context.WithoutCancel(ctx), r.ID, a.explain(err))
+			return false
+		}
+		path, err := a.pathOf(r)
+		if err != nil {
+			a.fail(ctx, r.ID, err.Error())
+			return false
+		}
+		a.become(ctx, r.ID, installer.Verifying, "")
+		res, err = a.carryOut(ctx, path, r.ID, on, forced)
+		if again || !errors.As(err, new(*installer.LackingError)) || dropName(r) != "" || a.config.Source == "" {
+			a.ended(ctx, r, res, err)
+			break
+		}
+		// It was downloaded without what this device had then, and has no more.
+		a.become(ctx, r.ID, installer.Pending, "")
+		a.forgetFile(ctx, r.ID)
+		r.Bundle = nil
+	}
+	if res.Outcome != installer.Done {
+		return false
+	}
+	select {
+	case a.onward <- struct{}{}:
+	default:
+	}
+	return true
+}
+
+func (a *app) carryOut(ctx context.Context, path, id string, on *installer.Path, forced bool) (res installer.Result, err error) {
 	a.await(ctx, func() error {
-		res, err = a.Device.Update(ctx, a.name, path, r.ID, j.forced, a.report(r.ID))
+		res, err = a.Device.Update(ctx, a.name, path, id, forced, on, a.report(id))
 		if errors.Is(err, ErrBusy) {
 			return err
 		}
 		return nil
 	})
-	a.ended(ctx, r, res, err)
+	return res, err
+}
+
+// obstructed leaves a record waiting: nothing is wrong with its release, and what stands
+// in the way may go.
+func (a *app) obstructed(ctx context.Context, r installer.Record, err error) {
+	a.become(context.WithoutCancel(ctx), r.ID, installer.Pending, a.explain(err))
+	a.log().Warn("it waits", "version", r.To.Version, "err", err)
 }
 
 // withBundle downloads the bundle of a record that has none.
@@ -255,6 +391,9 @@ func (a *app) ended(ctx context.Context, r installer.Record, res installer.Resul
 	switch {
 	case err == nil && res.Outcome == installer.NothingToDo:
 		a.fail(ctx, r.ID, fmt.Sprintf("%s runs already, nothing to do", r.To.Version))
+	case err != nil && !stopped && (installer.Obstacle(err) || r.By == bySchedule && a.refusedBy(err) == ""):
+		a.obstructed(ctx, r, err)
+		return
 	case err == nil && res.Record.ID != r.ID: // it failed before the transaction had a record
 		a.fail(ctx, r.ID, a.explain(res.Err))
 	case err != nil:
@@ -308,6 +447,12 @@ func (a *app) other(ctx context.Context, j job) {
 func (a *app) explain(err error) string {
 	text, _ := a.Device.Explain(err)
 	return text
+}
+
+// refusedBy is the check that refused a bundle, if one did.
+func (a *app) refusedBy(err error) string {
+	_, check := a.Device.Explain(err)
+	return check
 }
 
 func (a *app) fail(ctx context.Context, id, cause string) {

@@ -43,8 +43,13 @@ type Device interface {
 	// offer has no plan when something but the bundle is wrong.
 	Plan(ctx context.Context, app, path string, forced bool, report func(installer.Event)) (Offer, error)
 	// Update verifies a bundle again and carries it out as the record of that
-	// ID. The error is why the transaction never began.
-	Update(ctx context.Context, app, path, record string, forced bool, report func(installer.Event)) (installer.Result, error)
+	// ID, and as the update on the way to another one that on says, which may be
+	// nil. The error is why the transaction never began.
+	Update(ctx context.Context, app, path, record string, forced bool, on *installer.Path, report func(installer.Event)) (installer.Result, error)
+	// Way returns what is to be installed to come to a version, which is the last:
+	// bundles in files where they will do, else what the source has. There is none to
+	// a version that is not newer than what runs. Without costs, hops have none.
+	Way(ctx context.Context, app, version string, files []string, costs bool) ([]Hop, error)
 	// Rollback returns to the previous release, as the record of that ID. data
 	// is RestoreData, KeepData, or empty for what the release says.
 	Rollback(ctx context.Context, app, record, data string, report func(installer.Event)) (installer.Result, error)
@@ -85,9 +90,20 @@ type Offer struct {
 	Changelog string
 }
 
-// Latest is the newest release of a source.
+// Hop is an update on the way to a version. Nobody verified its bundle yet.
+type Hop struct {
+	installer.Hop
+	File string // empty where the source has it
+}
+
+// Latest is the newest release of a source that can be reached from what runs, or else
+// the newest.
 type Latest struct {
-	Version     string
+	Version string
+	// Way are the versions that lead there, the last of them Version; none when it
+	// cannot be reached.
+	Way         []string
+	Blocked     string // why there is a newer one that cannot be reached
 	DownloadURL string
 	ReleaseURL  string
 	Notes       string // Markdown
@@ -334,6 +350,6 @@ func (d *Daemon) open(ctx context.Context, name string) (*app, error) {
 	}
 	return &app{
 		Daemon: d, name: name, config: config, records: records, inbox: inbox,
-		jobs: make(chan job, maxQueue), wake: make(chan struct{}, 1), rescheduled: make(chan struct{}, 1), hub: newHub(d.Now), uploads: map[string]*upload{}, queued: map[string]int{}, seen: map[string]look{},
+		jobs: make(chan job, maxQueue), wake: make(chan struct{}, 1), rescheduled: make(chan struct{}, 1), onward: make(chan struct{}, 1), hub: newHub(d.Now), uploads: map[string]*upload{}, queued: map[string]int{}, seen: map[string]look{},
 	}, nil
 }

@@ -91,10 +91,11 @@ type device struct {
 	stop  context.CancelFunc
 }
 
-func (d *device) Recover(context.Context, string, func(installer.Event)) error { return nil }
-func (d *device) Ready(context.Context, string) error                          { return nil }
-func (d *device) Explain(err error) (string, string)                           { return err.Error(), "" }
-func (d *device) Update(ctx context.Context, _, _, _ string, _ bool, _ func(installer.Event)) (installer.Result, error) {
+func (d *device) Recover(context.Context, string, func(installer.Event)) error       { return nil }
+func (d *device) Ready(context.Context, string) error                                { return nil }
+func (d *device) Way(context.Context, string, string, []string, bool) ([]Hop, error) { return nil, nil }
+func (d *device) Explain(err error) (string, string)                                 { return err.Error(), "" }
+func (d *device) Update(ctx context.Context, _, _, _ string, _ bool, _ *installer.Path, _ func(installer.Event)) (installer.Result, error) {
 	d.tried++
 	d.stop()
 	return installer.Result{}, ctx.Err()

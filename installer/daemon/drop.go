@@ -38,7 +38,8 @@ const (
 	reasonSuffix = ".reason.txt"
 	keepDropped  = 3 // bundles in each of the two, and those of the releases to go back to
 	maxTries     = 2
-	maxDropped   = 1000 // bundles in the folder; with more of them none is taken
+	keptBack     = time.Hour // until one that something stood in the way of is tried again
+	maxDropped   = 1000      // bundles in the folder; with more of them none is taken
 )
 
 // bundleOf is the name of the bundle that a file is, or is a part of; empty for
@@ -72,6 +73,13 @@ type look struct {
 	inode uint64    // the sum of those of its files
 	since time.Time // it has not changed since
 	done  bool      // nothing is to be done with it, unless it changes
+	waits waiting   // for something else, when done
+}
+
+// waiting is since when a bundle is kept from its turn, and what ran then.
+type waiting struct {
+	since   time.Time
+	version string
 }
 
 func (l look) same(m look) bool {
@@ -157,10 +165,31 @@ func (a *app) lookAtDrop(ctx context.Context) {
 		}
 		if id != "" {
 			a.do(ctx, job{record: id})
+			a.keptBack(ctx, f.name, id)
 			a.poke()
 			return
 		}
 	}
+}
+
+// keptBack leaves a file alone that something stands in the way of, until another
+// release runs, or for a while.
+func (a *app) keptBack(ctx context.Context, name, id string) {
+	r, err := a.records.Get(ctx, id)
+	if err != nil || r.Status != installer.Pending || r.Error == "" {
+		return
+	}
+	l := a.seen[name]
+	l.done, l.waits = true, waiting{a.Now(), a.runs(ctx)}
+	a.seen[name] = l
+}
+
+// runs is the version that runs.
+func (a *app) runs(ctx context.Context) string {
+	if st, err := a.records.Load(ctx); err == nil && st.Current != nil {
+		return st.Current.Version
+	}
+	return ""
 }
 
 // complete lists the bundles that can be read, by version, and says when to look
@@ -197,6 +226,9 @@ func (a *app) complete(ctx context.Context) (ready []dropped, again time.Duratio
 		l, ok := a.seen[name]
 		if !ok || !l.same(is) {
 			l = is
+		}
+		if w := l.waits; !w.since.IsZero() && (now.Sub(w.since) >= keptBack || now.Before(w.since) || a.runs(ctx) != w.version) {
+			l.done, l.waits = false, waiting{}
 		}
 		seen[name] = l
 		if l.done {

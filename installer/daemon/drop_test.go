@@ -38,6 +38,8 @@ func (d *shop) Recover(context.Context, string, func(installer.Event)) error { r
 func (d *shop) Ready(context.Context, string) error                          { return nil }
 func (d *shop) Latest(context.Context, string) (Latest, error)               { return Latest{}, ErrNoSource }
 
+func (d *shop) Way(context.Context, string, string, []string, bool) ([]Hop, error) { return nil, nil }
+
 var errStranger = errors.New("no trusted signer")
 
 func (d *shop) Explain(err error) (text, check string) {
@@ -60,7 +62,7 @@ func (d *shop) Plan(_ context.Context, _, path string, _ bool, _ func(installer.
 	return Offer{Version: r.Manifest().Version, Changelog: "better", Plan: &installer.Plan{Action: installer.ActionUpdate}}, nil
 }
 
-func (d *shop) Update(ctx context.Context, _, path, id string, _ bool, _ func(installer.Event)) (installer.Result, error) {
+func (d *shop) Update(ctx context.Context, _, path, id string, _ bool, _ *installer.Path, _ func(installer.Event)) (installer.Result, error) {
 	r, f, err := open(path)
 	if err != nil {
 		return installer.Result{}, err

@@ -22,7 +22,7 @@ import (
 )
 
 const (
-	checkTimeout = 20 * time.Second
+	checkTimeout = time.Minute
 	bySchedule   = "schedule"
 	// longestPause is how long a download that fails waits for its next try, unless
 	// the source is asked more seldom.
@@ -92,11 +92,16 @@ func (a *app) schedule(ctx context.Context) {
 			return
 		case <-a.rescheduled:
 			first = true
-		case <-due:
-			err := a.scheduled(ctx)
-			if first, failed = false, err != nil; failed {
-				a.log().Warn("update by schedule", "err", err)
+			continue
+		case <-a.onward:
+			if st, err := a.records.Load(ctx); err != nil || st.Path == nil {
+				continue
 			}
+		case <-due:
+		}
+		err := a.scheduled(ctx)
+		if first, failed = false, err != nil; failed {
+			a.log().Warn("update by schedule", "err", err)
 		}
 	}
 }
@@ -104,12 +109,37 @@ func (a *app) schedule(ctx context.Context) {
 // soon is the pause after a failure, where the source is asked every so often.
 func soon(every time.Duration) time.Duration { return max(time.Duration(minCheck), every/10) }
 
-// late is a version that could not be downloaded: for want of room, or of a network
-// that holds. It is tried again, each time after twice the pause.
+// late is a version that could not be downloaded or installed, through no fault of its
+// own: for want of room, of a network that holds, or of power. It is tried again, each
+// time after twice the pause, and at once when another release runs.
 type late struct {
-	version string
-	tries   int
-	again   time.Time
+	version, from string
+	tries         int
+	again         time.Time
+}
+
+// mayTry reports whether a version that is late has its next try now, from what runs.
+// tries are those that are written down: more than once the power may have gone for
+// this very update.
+func (a *app) mayTry(version, from string, tries int) bool {
+	if a.late.version != version || a.late.from != from {
+		a.late = late{version: version, from: from, tries: max(0, tries-1)}
+		if tries > 1 {
+			a.late.again = time.Now().Add(a.pause())
+		}
+	}
+	if time.Until(a.late.again) > 0 {
+		return false
+	}
+	a.late.again = time.Now().Add(a.pause())
+	a.late.tries++
+	return true
+}
+
+// pause is that after the tries of what is late.
+func (a *app) pause() time.Duration {
+	every := time.Duration(a.settings().Check)
+	return min(soon(every)<<min(a.late.tries, 16), max(every, longestPause))
 }
 
 // isLate reports whether a record says that its version is late.
@@ -117,14 +147,14 @@ func isLate(r installer.Record) bool {
 	return r.Status == installer.Pending && r.By == bySchedule && r.Bundle == nil
 }
 
+// wasCut reports whether the update of a record ended through no fault of its release.
+func wasCut(r installer.Record, st installer.State) bool {
+	return (r.Status == installer.Failed || r.Status == installer.RolledBack) && st.Path != nil && st.Path.Version == r.To.Version && st.Current.Version != r.To.Version
+}
+
 // notDownloaded says when a version is tried again, in its record and the log.
 func (a *app) notDownloaded(ctx context.Context, version string, cause error) error {
-	if a.late.version != version {
-		a.late = late{version: version}
-	}
-	every := time.Duration(a.settings().Check)
-	pause := min(soon(every)<<min(a.late.tries, 16), max(every, longestPause))
-	a.late.tries, a.late.again = a.late.tries+1, time.Now().Add(pause)
+	pause := time.Until(a.late.again)
 	r := installer.Record{
 		ID: a.NewID(), To: installer.Release{Version: version}, Status: installer.Pending, By: bySchedule, Created: a.Now(),
 		Error: fmt.Sprintf("not downloaded, try %d: %s; the next one is in %s", a.late.tries, a.explain(cause), pause.Round(time.Minute)),
@@ -164,7 +194,7 @@ func (a *app) scheduled(ctx context.Context) error {
 				return err
 			}
 		default:
-			return a.automatic(ctx, latest.Version, s.Auto, w)
+			return a.automatic(ctx, *latest, s.Auto, w)
 		}
 		select {
 		case <-ctx.Done():
@@ -176,20 +206,37 @@ func (a *app) scheduled(ctx context.Context) error {
 	}
 }
 
-// automatic downloads what a check found, and applies it while the window is
-// open. A version is tried once, as soon as it is here; a download that fails is
-// tried again, after a pause that grows.
-func (a *app) automatic(ctx context.Context, version string, auto Mode, w window) error {
+// automatic downloads what a check found, or what has to come before it, and applies
+// it while the window is open. A version that fails or is refused is tried once; what
+// was kept from it by something else is tried again, after a pause that grows.
+func (a *app) automatic(ctx context.Context, latest Latest, auto Mode, w window) error {
 	found, _, err := a.records.Find(ctx, nil, -1, 0)
 	if err != nil {
 		return err
 	}
+	st, err := a.records.Load(ctx)
+	if err != nil || st.Current == nil {
+		return err
+	}
+	version, from := latest.Way[0], st.Current.Version
 	i := slices.IndexFunc(found, func(r installer.Record) bool { return r.To.Version == version })
-	if i < 0 || isLate(found[i]) {
-		if a.late.version == version && time.Until(a.late.again) > 0 {
+	again := i >= 0 && isLate(found[i])
+	if i >= 0 && wasCut(found[i], st) {
+		if !a.mayTry(version, from, st.Path.Try) {
 			return nil
 		}
-		if i >= 0 { // what comes of this try is said anew
+		if b := found[i].Bundle; b == nil || b.File == "" {
+			i = -1
+		} else if err := errors.Join(a.records.Become(ctx, found[i].ID, installer.Pending, "", a.Now()), a.records.Note(ctx, found[i].ID, bySchedule)); err != nil {
+			return err
+		} else {
+			found[i].Status, found[i].By, found[i].Error = installer.Pending, bySchedule, ""
+		}
+	} else if (i < 0 || again) && !a.mayTry(version, from, 0) {
+		return nil
+	}
+	if i < 0 || again {
+		if again { // what comes of this try is said anew
 			if err := a.records.Delete(ctx, found[i].ID); err != nil {
 				return err
 			}
@@ -200,7 +247,10 @@ func (a *app) automatic(ctx context.Context, version string, auto Mode, w window
 		switch {
 		case err == nil:
 			a.late = late{}
-		case ctx.Err() != nil, r.Status == installer.Failed, errors.As(err, &busy) && busy.status == http.StatusConflict:
+		case ctx.Err() != nil, r.Status == installer.Failed:
+			return err
+		case errors.As(err, &busy) && busy.status == http.StatusConflict:
+			a.late.again = time.Time{}
 			return err
 		default:
 			return a.notDownloaded(ctx, version, err)
@@ -214,14 +264,13 @@ func (a *app) automatic(ctx context.Context, version string, auto Mode, w window
 		found, i = []installer.Record{r}, 0
 	}
 	r := found[i]
-	st, err := a.records.Load(ctx)
-	if err != nil {
-		return err
-	}
-	if wentBack(st, version) || auto != Apply || r.Status != installer.Pending || r.By != bySchedule || w.wait(a.Now()) > 0 {
+	switch {
+	case wentBack(st, version), auto != Apply, r.Status != installer.Pending, r.By != bySchedule, w.wait(a.Now()) > 0:
+		return nil
+	case r.Error != "" && !a.mayTry(version, from, 0): // something stood in the way
 		return nil
 	}
-	return a.enqueue(job{record: r.ID})
+	return a.enqueue(job{record: r.ID, on: st.PathTo(latest.Version, len(latest.Way))})
 }
 
 // check asks the source for its newest release and keeps the answer when that is
@@ -240,7 +289,7 @@ func (a *app) check(ctx context.Context) (Latest, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.checked, a.latest = a.Now(), nil
-	if st.Current != nil && bundle.Newer(l.Version, st.Current.Version) {
+	if st.Current != nil && len(l.Way) > 0 && bundle.Newer(l.Version, st.Current.Version) {
 		a.latest = &l
 	}
 	return l, nil

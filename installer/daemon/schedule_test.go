@@ -72,7 +72,7 @@ func (d *planned) Latest(context.Context, string) (Latest, error) {
 	if d.offline {
 		return Latest{}, errors.New("no route to host")
 	}
-	return Latest{Version: d.latest}, nil
+	return Latest{Version: d.latest, Way: []string{d.latest}}, nil
 }
 
 func (d *planned) Fetch(_ context.Context, _, version string, dst *os.File, _ func(installer.Event)) error {
@@ -375,3 +375,90 @@ func TestReschedule(t *testing.T) {
 		}
 	})
 }
+
+// TestScheduleObstacle: what something stands in the way of, or a power cut ended, is
+// tried again after pauses that grow, and at once when another release runs. What
+// failed by itself is not.
+func TestScheduleObstacle(t *testing.T) {
+	ends := map[string]func(ctx context.Context, a *app, id string, try int) error{
+		"obstacle": func(ctx context.Context, a *app, id string, _ int) error {
+			a.obstructed(ctx, installer.Record{ID: id}, &installer.UnmetError{Reason: "it needs engine 99"})
+			return nil
+		},
+		"power cut": func(ctx context.Context, a *app, id string, _ int) error {
+			st, err := a.records.Load(ctx)
+			r := installer.Record{ID: id, Action: installer.ActionUpdate, From: st.Current, To: installer.Release{Version: "1.1.0", Dir: "1.1.0"}, Created: time.Now(), Path: st.PathTo("1.1.0", 1)}
+			return errors.Join(err, a.records.(*record.Store).Begin(ctx, r), a.records.(*record.Store).Fail(ctx, id, "power was lost", false), a.records.(*record.Store).End(ctx, id, installer.RolledBack, time.Now()))
+		},
+		"it failed": func(ctx context.Context, a *app, id string, _ int) error {
+			st, err := a.records.Load(ctx)
+			r := installer.Record{ID: id, Action: installer.ActionUpdate, From: st.Current, To: installer.Release{Version: "1.1.0", Dir: "1.1.0"}, Created: time.Now(), Path: st.PathTo("1.1.0", 1)}
+			return errors.Join(err, a.records.(*record.Store).Begin(ctx, r), a.records.(*record.Store).Fail(ctx, id, "probe: sick", true), a.records.(*record.Store).End(ctx, id, installer.RolledBack, time.Now()))
+		},
+	}
+	for name, end := range ends {
+		t.Run(name, func(t *testing.T) {
+			inTime(t, Settings{Check: Interval(10 * time.Minute), Auto: Apply}, func(t *testing.T, a *app, d *planned) {
+				tries := func(within time.Duration) (n int) {
+					for stop := time.Now().Add(within); time.Now().Before(stop); time.Sleep(time.Minute) {
+						synctest.Wait()
+						for len(a.jobs) > 0 {
+							id := (<-a.jobs).record
+							n++
+							if err := errors.Join(a.records.Become(t.Context(), id, installer.Verifying, "", time.Now()), end(t.Context(), a, id, n)); err != nil {
+								t.Fatal(err)
+							}
+						}
+					}
+					return n
+				}
+				switch n := tries(3 * 24 * time.Hour); {
+				case name == "it failed" && n != 1:
+					t.Errorf("tried %d times", n)
+				case name != "it failed" && (n < 10 || n > 15): // 11 in the first day, then one a day
+					t.Errorf("tried %d times in three days", n)
+				}
+				if name != "obstacle" {
+					return
+				}
+				found, total, err := a.records.Find(t.Context(), []installer.Status{installer.Pending}, -1, 0)
+				if err != nil || total != 1 || found[0].Error != "it needs engine 99" || found[0].Bundle == nil || d.n(&d.fetched) != 1 {
+					t.Errorf("%+v, %v", found, err)
+				}
+				st, _ := a.records.Load(t.Context())
+				r := installer.Record{ID: "HAND", Action: installer.ActionUpdate, From: st.Current, To: installer.Release{Version: "1.0.5", Dir: "1.0.5"}, Created: time.Now()}
+				if err := errors.Join(a.records.(*record.Store).Begin(t.Context(), r), a.records.(*record.Store).Commit(t.Context(), "HAND", time.Now())); err != nil {
+					t.Fatal(err)
+				}
+				if n := tries(12 * time.Minute); n == 0 {
+					t.Error("not tried when another release runs")
+				}
+			})
+		})
+	}
+}
+
+// TestScheduleInterrupted: what the schedule had begun to verify when the daemon ended
+// is its to try again.
+func TestScheduleInterrupted(t *testing.T) {
+	inTime(t, Settings{Check: Interval(time.Hour), Auto: Apply}, func(t *testing.T, a *app, d *planned) {
+		a.Device = &ends{d}
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		id := (<-a.jobs).record
+		if err := a.records.Become(t.Context(), id, installer.Verifying, "", time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		a.afterRestart(t.Context())
+		time.Sleep(2 * time.Hour)
+		synctest.Wait()
+		if len(a.jobs) == 0 || (<-a.jobs).record != id {
+			t.Error("it is not tried again")
+		}
+	})
+}
+
+// ends is a device with nothing to recover.
+type ends struct{ *planned }
+
+func (*ends) Recover(context.Context, string, func(installer.Event)) error { return nil }

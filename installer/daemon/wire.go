@@ -35,6 +35,7 @@ type Update struct {
 	FromVersion *string          `json:"from_version"`
 	Signer      *string          `json:"signer"`
 	Attention   *string          `json:"attention"`
+	Path        *installer.Path  `json:"path"` // which of several updates it is
 	Steps       []installer.Step `json:"steps"`
 }
 
@@ -49,7 +50,7 @@ func toUpdate(r installer.Record) Update {
 	u := Update{
 		PublicID: r.ID, Version: r.To.Version, Changelog: known(r.Changelog), Status: r.Status, ErrorMessage: known(r.Error),
 		CreatedOn: known(r.Created), StartedOn: known(r.Started), CompletedOn: known(r.Ended), UserPublicID: r.By,
-		Action: r.Action, Signer: known(r.To.Signer), Attention: known(r.Attention), Steps: r.Steps,
+		Action: r.Action, Signer: known(r.To.Signer), Attention: known(r.Attention), Path: r.Path, Steps: r.Steps,
 	}
 	if u.Steps == nil {
 		u.Steps = []installer.Step{}
@@ -84,6 +85,9 @@ type Check struct {
 	GitHubPublishedOn   *time.Time `json:"github_published_on"`
 	GitHubNotes         *string    `json:"github_notes"` // Markdown, not trusted
 	GitHubSizeBytes     *int64     `json:"github_size_bytes"`
+
+	Way     []string `json:"way"`     // versions to be installed, one after the other; the last is the newest
+	Blocked *string  `json:"blocked"` // why a newer one cannot be reached
 }
 
 // Done is the answer to a call that changes something.

@@ -16,6 +16,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/parts"
 	"github.com/valise-ota/valise/bundle/plain"
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/compose"
@@ -129,7 +130,7 @@ func (d *Device) Records(ctx context.Context, app string) (daemon.Records, error
 
 // Ready says why nothing can be done for an app now: its engine does not answer.
 func (d *Device) Ready(ctx context.Context, app string) error {
-	if kind, err := d.Machine.kindOf(ctx, app); err != nil || kind == bundle.KindTree {
+	if kind, err := d.Machine.kindOf(ctx, app); err != nil || !d.Machine.dockers(kind) {
 		return err
 	}
 	e, err := d.Machine.connect(ctx)
@@ -153,8 +154,83 @@ func (d *Device) Plan(ctx context.Context, app, path string, forced bool, report
 	return offer, err
 }
 
-func (d *Device) Update(ctx context.Context, app, path, record string, forced bool, report func(installer.Event)) (installer.Result, error) {
-	m, o := d.with(app, record, report), Options{Forced: forced, exact: true}
+// Way is the way to a version over bundles that are here, files, or else over those
+// that the source has.
+func (d *Device) Way(ctx context.Context, app, version string, files []string, costs bool) ([]daemon.Hop, error) {
+	st, err := d.State(ctx, app)
+	if err != nil || st.Current == nil || !bundle.Newer(version, st.Current.Version) {
+		return nil, err
+	}
+	r, here := d.Machine.router(st.Current.Version), map[string]string{}
+	for _, file := range files {
+		b, f, err := parts.OpenBundle(file)
+		if err != nil {
+			continue // whoever uses it says so
+		}
+		manifest := b.Manifest()
+		f.Close()
+		if manifest.App == app && (manifest.Version == version || !slices.Contains(st.Bad, manifest.Version)) {
+			r.addFile(ctx, manifest)
+			here[manifest.Version] = file
+		}
+	}
+	var hops []hop
+	if err = error(&installer.NoWayError{}); here[version] != "" {
+		hops, err = r.to(ctx, version, nil)
+	}
+	if errors.As(err, new(*installer.NoWayError)) {
+		src, serr := d.sourceOf(app)
+		q := source.Query{Platform: host.Platform(), Bad: st.Bad}
+		if serr == nil && here[version] == "" {
+			var rel source.Release
+			rel, serr = src.Exactly(ctx, version, source.Query{Platform: q.Platform})
+			r.add(src, []source.Release{rel})
+		}
+		switch {
+		case errors.Is(serr, daemon.ErrNoSource) && here[version] != "": // err says it
+		case serr != nil:
+			return nil, serr
+		default:
+			hops, err = r.to(ctx, version, func() error {
+				all, err := src.Releases(ctx, q)
+				r.add(src, all)
+				return err
+			})
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	var way []daemon.Hop
+	var manifests []*bundle.Manifest
+	for _, h := range hops {
+		way = append(way, daemon.Hop{Hop: installer.Hop{Version: h.Version}, File: here[h.Version]})
+		if !costs {
+			continue
+		}
+		var manifest *bundle.Manifest
+		if h.src != nil {
+			if manifest, err = h.src.Head(ctx, h.bundle()); err != nil {
+				return nil, err
+			}
+		} else {
+			b, f, err := parts.OpenBundle(here[h.Version])
+			if err != nil {
+				return nil, err
+			}
+			manifest = b.Manifest()
+			f.Close()
+		}
+		manifests = append(manifests, manifest)
+	}
+	for i, cost := range d.Machine.costs(ctx, app, manifests) {
+		way[i].Hop = cost
+	}
+	return way, nil
+}
+
+func (d *Device) Update(ctx context.Context, app, path, record string, forced bool, on *installer.Path, report func(installer.Event)) (installer.Result, error) {
+	m, o := d.with(app, record, report), Options{Forced: forced, Path: on, exact: true}
 	c, err := m.Verify(ctx, path, o)
 	if err != nil {
 		return installer.Result{}, err
@@ -262,15 +338,27 @@ func (d *Device) Latest(ctx context.Context, app string) (daemon.Latest, error) 
 	if err != nil {
 		return daemon.Latest{}, err
 	}
-	rel, err := src.Latest(ctx, source.Query{Platform: host.Platform(), Bad: st.Bad})
+	way, err := d.Machine.choose(ctx, src, app, "", st, Options{})
 	if errors.Is(err, source.ErrNoRelease) {
 		return daemon.Latest{}, nil
 	}
-	if err != nil {
-		return daemon.Latest{}, err
+	l := daemon.Latest{}
+	for _, h := range way.hops {
+		l.Way = append(l.Way, h.Version)
 	}
-	b := rel.For(host.Platform())[0]
-	return daemon.Latest{Version: rel.Version, DownloadURL: b.URL(), ReleaseURL: rel.Page, Notes: plain.Text(rel.Notes), Published: rel.Date, Size: max(0, b.Size)}, nil
+	switch beyond := cmp.Or(way.beyond, err); {
+	case installer.Obstacle(beyond):
+		l.Blocked = d.Explanation(beyond)
+		if err != nil {
+			l.Way = nil
+		}
+	case err != nil && !errors.As(err, new(*NewestError)):
+		return l, err
+	}
+	rel := way.hops[len(way.hops)-1]
+	b := rel.bundle()
+	l.Version, l.DownloadURL, l.ReleaseURL, l.Notes, l.Published, l.Size = rel.Version, b.URL(), rel.Page, plain.Text(rel.Notes), rel.Date, max(0, b.Size)
+	return l, nil
 }
 
 // Fetch downloads the whole bundle: it waits for a person to apply it, who may

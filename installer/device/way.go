@@ -82,15 +82,27 @@ func (r *router) look(ctx context.Context, version string) (head, error) {
 	case err != nil && at.bundle().Remote() && !errors.As(err, new(*bundle.FormatError)):
 		return h, err
 	case err == nil:
-		if manifest.Requires != nil {
-			h.from = manifest.Requires.From
-			if manifest.Requires.Engine != "" {
-				h.err = installer.CheckEngine(manifest, r.engineVersion(ctx))
-			}
-		}
+		h = r.judge(ctx, manifest)
 	}
 	r.read[version] = h
 	return h, nil
+}
+
+// judge says what a head tells.
+func (r *router) judge(ctx context.Context, manifest *bundle.Manifest) (h head) {
+	if need := manifest.Requires; need != nil {
+		h.from = need.From
+		if need.Engine != "" {
+			h.err = installer.CheckEngine(manifest, r.engineVersion(ctx))
+		}
+	}
+	return h
+}
+
+// addFile makes the release of a bundle known that is here.
+func (r *router) addFile(ctx context.Context, manifest *bundle.Manifest) {
+	r.byName[manifest.Version] = hop{Release: source.Release{Version: manifest.Version}}
+	r.read[manifest.Version] = r.judge(ctx, manifest)
 }
 
 // engineVersion is empty when no engine answers: what needs one says so.
@@ -145,7 +157,8 @@ func (r *router) to(ctx context.Context, target string, more func() error) ([]ho
 	return hops, nil
 }
 
-// choose asks the source for a version, or for the newest one that can be reached.
+// choose asks the source for a version, or for the newest one that can be reached. With
+// a NewestError and an installer.Obstacle comes the newest release all the same.
 func (m *Machine) choose(ctx context.Context, src *source.Source, app, version string, st installer.State, o Options) (route, error) {
 	q := source.Query{Platform: host.Platform()}
 	if !o.Forced {
@@ -172,8 +185,9 @@ func (m *Machine) choose(ctx context.Context, src *source.Source, app, version s
 	if o.First || st.Current == nil {
 		return route{hops: []hop{{all[0], src}}}, nil
 	}
+	newest := route{hops: []hop{{all[0], src}}}
 	if !bundle.Newer(all[0].Version, st.Current.Version) {
-		return route{}, &NewestError{app, st.Current.Version, all[0].Version, src.String()}
+		return newest, &NewestError{app, st.Current.Version, all[0].Version, src.String()}
 	}
 	r := m.router(st.Current.Version)
 	r.add(src, all)
@@ -193,7 +207,7 @@ func (m *Machine) choose(ctx context.Context, src *source.Source, app, version s
 			beyond = err
 		}
 	}
-	return route{}, beyond
+	return newest, beyond
 }
 
 // around is the way to the release in a file, when it requires another one first: over
@@ -209,9 +223,7 @@ func (m *Machine) around(ctx context.Context, file string, manifest *bundle.Mani
 		return route{}, nil // whoever plans it says so
 	}
 	r := m.router(st.Current.Version)
-	r.read[manifest.Version] = head{from: need.From}
-	target := hop{Release: source.Release{Version: manifest.Version}}
-	r.byName[manifest.Version] = target
+	r.addFile(ctx, manifest)
 	q := source.Query{Platform: host.Platform(), Bad: st.Bad}
 	if dir, err := filepath.Abs(filepath.Dir(file)); err == nil {
 		if src, err := source.New(manifest.App, source.Config{Path: dir}, source.Options{}); err == nil {
@@ -267,40 +279,7 @@ func (m *Machine) openHop(ctx context.Context, r route, st installer.State, o Op
 // hops says what each update of a way costs: of the first one its plan, of the others
 // what their heads say.
 func (m *Machine) hops(ctx context.Context, c *Candidate) ([]installer.Hop, error) {
-	have := map[bundle.Digest]bool{}
-	here, _ := m.inventory(ctx, c.App) // without it all counts as new
-	note := func(manifest *bundle.Manifest) (bytes int64, fresh, images int) {
-		omit := func(bundle.Digest) bool { return false }
-		if here != nil {
-			if known, err := here.Omit(manifest); err == nil {
-				omit = known
-			}
-		}
-		for _, c := range manifest.Components {
-			for _, i := range c.Images {
-				if i.Platform != host.Platform() {
-					continue
-				}
-				images++
-				isNew := false
-				for _, l := range i.Layers {
-					if !have[l.Digest] && !omit(l.Digest) {
-						have[l.Digest], isNew = true, true
-						bytes += l.Size
-					}
-				}
-				if isNew {
-					fresh++
-				}
-			}
-		}
-		for _, f := range manifest.TreeFiles(host.Platform()) {
-			bytes += f.Size
-		}
-		return bytes, fresh, images
-	}
-	note(c.Manifest())
-	list := []installer.Hop{{Version: c.Plan.To, Bytes: c.Plan.LoadBytes, Downtime: c.Plan.Downtime}}
+	manifests := []*bundle.Manifest{c.Manifest()}
 	for _, next := range c.from.route.hops[1:] {
 		manifest := c.from.last
 		if next.src != nil {
@@ -309,12 +288,46 @@ func (m *Machine) hops(ctx context.Context, c *Candidate) ([]installer.Hop, erro
 				return nil, err
 			}
 		}
-		bytes, fresh, images := note(manifest)
-		h := installer.Hop{Version: next.Version, Bytes: bytes, Downtime: installer.DowntimeUnknown}
-		if images == fresh {
-			h.Downtime = installer.DowntimeAll
+		manifests = append(manifests, manifest)
+	}
+	list := m.costs(ctx, c.App, manifests)
+	list[0].Bytes, list[0].Downtime = c.Plan.LoadBytes, c.Plan.Downtime
+	return list, nil
+}
+
+// costs says what it takes to install releases one after the other.
+func (m *Machine) costs(ctx context.Context, app string, manifests []*bundle.Manifest) (list []installer.Hop) {
+	here, _ := m.inventory(ctx, app) // without it all counts as new
+	have := map[bundle.Digest]bool{}
+	for _, manifest := range manifests {
+		omit := func(bundle.Digest) bool { return false }
+		if here != nil {
+			if known, err := here.Omit(manifest); err == nil {
+				omit = known
+			}
+		}
+		h := installer.Hop{Version: manifest.Version, Downtime: installer.DowntimeAll}
+		for _, c := range manifest.Components {
+			for _, i := range c.Images {
+				if i.Platform != host.Platform() {
+					continue
+				}
+				known := true
+				for _, l := range i.Layers {
+					if !have[l.Digest] && !omit(l.Digest) {
+						have[l.Digest], known = true, false
+						h.Bytes += l.Size
+					}
+				}
+				if known { // its service may run on, unless its configuration is another one
+					h.Downtime = installer.DowntimeUnknown
+				}
+			}
+		}
+		for _, f := range manifest.TreeFiles(host.Platform()) {
+			h.Bytes += f.Size
 		}
 		list = append(list, h)
 	}
-	return list, nil
+	return list
 }

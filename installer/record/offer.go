@@ -53,8 +53,8 @@ func (s *Store) Add(ctx context.Context, r installer.Record) error {
 	return wrap("add", r.ID, err)
 }
 
-// Become moves a record to Pending, Downloading, Verifying or Failed. Only
-// Failed has a cause. What an earlier try left goes when it is Pending again.
+// Become moves a record to Pending, Downloading, Verifying or Failed. Failed has a
+// cause, and Pending where something stood in the way. What an earlier try left goes when it is Pending again.
 func (s *Store) Become(ctx context.Context, id string, next installer.Status, cause string, at time.Time) error {
 	cause = plain.Text(cause)
 	err := s.change(ctx, func(tx *sql.Tx) error {
@@ -72,7 +72,7 @@ func (s *Store) Become(ctx context.Context, id string, next installer.Status, ca
 		case installer.Pending:
 			return execAll(ctx, tx, []statement{
 				{`DELETE FROM step WHERE record = ?`, []any{turn}},
-				{`UPDATE record SET status = ?, error = '', attention = '', started = NULL, ended = NULL WHERE turn = ?`, []any{next, turn}},
+				{`UPDATE record SET status = ?, error = ?, attention = '', started = NULL, ended = NULL WHERE turn = ?`, []any{next, cause, turn}},
 			})
 		case installer.Failed:
 			_, err = tx.ExecContext(ctx, `UPDATE record SET status = ?, error = ?, ended = ? WHERE turn = ?`, next, cause, encodeTime(at), turn)
