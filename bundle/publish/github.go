@@ -92,6 +92,7 @@ func isFile(r *http.Request) bool {
 type Release struct {
 	ID         int64  `json:"id"`
 	Tag        string `json:"tag_name"`
+	Title      string `json:"name"`
 	Notes      string `json:"body"`
 	Draft      bool   `json:"draft"`
 	Prerelease bool   `json:"prerelease"`

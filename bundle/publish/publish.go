@@ -37,6 +37,9 @@ const parallel = 3
 type File struct {
 	Name string // as people see it
 	Path string // here
+	// Else is its name where another program's file has Name; empty: then nothing is
+	// published. Files with one are renamed together.
+	Else string
 	// Check is given the file as GitHub has it, under another name, and says
 	// whether it is the release that it should be. It may take the file away. Nil for files that prove
 	// nothing by themselves: those must have the bytes of Path.
@@ -67,6 +70,16 @@ type Result struct {
 	Immutable bool   `json:"immutable"`
 	Existed   bool   `json:"existed"`  // it was published before this run
 	Uploaded  int    `json:"uploaded"` // files sent by this run
+
+	Names []string `json:"-"` // of the files of this run, in their order
+}
+
+// ConflictError means that a release which another program or a person made has another
+// file of the same name. Nothing was changed.
+type ConflictError struct{ Tag, URL, Name string }
+
+func (e *ConflictError) Error() string {
+	return fmt.Sprintf("release %s (%s) was made by another program or a person and has another file called %s: nothing was changed", e.Tag, e.URL, e.Name)
 }
 
 // SizeError means that a file is larger than GitHub takes.
@@ -83,6 +96,7 @@ func (e *SizeError) Error() string {
 type PublishedError struct {
 	Tag, URL  string
 	Immutable bool
+	Foreign   bool // it has no file of this release: another program or a person made it
 	Reason    string
 }
 
@@ -131,9 +145,28 @@ func (r *Repository) Publish(ctx context.Context, q Request) (*Result, error) {
 		return nil, err
 	}
 	j := &job{Repository: r, Request: q, files: files}
+	if rel != nil {
+		if err := j.besideOthers(ctx, rel); err != nil {
+			return nil, err
+		}
+	}
+	result, err := j.publish(ctx, rel)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range files {
+		result.Names = append(result.Names, f.Name)
+	}
+	return result, nil
+}
+
+// publish makes a release, or goes on with rel, which may be nil.
+func (j *job) publish(ctx context.Context, rel *Release) (*Result, error) {
+	r, q, files := j.Repository, j.Request, j.files
 	if rel != nil && !rel.Draft {
 		return j.complete(ctx, rel)
 	}
+	var err error
 	if rel == nil {
 		if rel, err = r.create(ctx, q); err != nil {
 			return nil, err
@@ -175,6 +208,74 @@ type job struct {
 	*Repository
 	Request
 	files []local
+}
+
+// maxList is how many bytes of a list of checksums are looked through for our names.
+const maxList = 1 << 20
+
+// besideOthers finds names for our files in a release that may be another program's,
+// such as one that made it together with the tag. No file of others is replaced.
+func (j *job) besideOthers(ctx context.Context, rel *Release) error {
+	assets, err := j.Assets(ctx, rel.ID)
+	if err != nil {
+		return err
+	}
+	has := func(name string) int {
+		return slices.IndexFunc(assets, func(a Asset) bool { return a.Name == name })
+	}
+	ours := rel.Title == j.Title || slices.ContainsFunc(j.files, func(f local) bool { return f.Check != nil && has(f.Name) >= 0 })
+	rename := false
+	for _, f := range j.files {
+		i := has(f.Name)
+		if i < 0 || f.Check != nil || assets[i].State != stateUploaded || f.is(assets[i]) {
+			continue
+		}
+		theirs := !ours
+		if f.Else != "" {
+			if theirs, err = j.listsOthers(ctx, assets[i]); err != nil {
+				return err
+			}
+		}
+		switch {
+		case theirs && f.Else == "":
+			return &ConflictError{rel.Tag, rel.URL, f.Name}
+		case theirs && !rename:
+			j.Note("release %s has a %s of another program: ours is called %s", rel.Tag, f.Name, f.Else)
+			rename = true
+		}
+	}
+	for i := range j.files {
+		if f := &j.files[i]; rename && f.Else != "" {
+			f.Name = f.Else
+		}
+	}
+	return nil
+}
+
+// listsOthers reports whether a list of checksums is about other files than our
+// bundles. Its signature, which names no file, is as the list.
+func (j *job) listsOthers(ctx context.Context, a Asset) (bool, error) {
+	if strings.HasSuffix(a.Name, ".sigstore.json") {
+		return false, nil
+	}
+	if a.Size > maxList {
+		return true, nil
+	}
+	path, _, err := j.fetch(ctx, a)
+	if err != nil {
+		return false, err
+	}
+	defer os.Remove(path)
+	text, err := os.ReadFile(path)
+	for line := range strings.Lines(string(text)) {
+		line = strings.TrimSpace(line)
+		if slices.ContainsFunc(j.files, func(f local) bool {
+			return f.Check != nil && (strings.HasSuffix(line, " "+f.Name) || strings.HasSuffix(line, "*"+f.Name))
+		}) {
+			return false, err
+		}
+	}
+	return true, err
 }
 
 // prepare reads what is to be attached.
@@ -351,12 +452,15 @@ func (j *job) fetch(ctx context.Context, a Asset) (path, digest string, err erro
 // signatures. What is there is never replaced, and what is missing is added to
 // the very same bundles only, bundles last.
 func (j *job) complete(ctx context.Context, rel *Release) (*Result, error) {
-	refuse := func(format string, args ...any) error {
-		return &PublishedError{rel.Tag, rel.URL, rel.Immutable, fmt.Sprintf(format, args...)}
-	}
 	assets, err := j.Assets(ctx, rel.ID)
 	if err != nil {
 		return nil, err
+	}
+	foreign := !slices.ContainsFunc(j.files, func(f local) bool {
+		return slices.ContainsFunc(assets, func(a Asset) bool { return a.Name == f.Name })
+	})
+	refuse := func(format string, args ...any) error {
+		return &PublishedError{rel.Tag, rel.URL, rel.Immutable, foreign, fmt.Sprintf(format, args...)}
 	}
 	result := &Result{URL: rel.URL, Tag: rel.Tag, Immutable: rel.Immutable, Existed: true}
 	var missing []local

@@ -383,6 +383,72 @@ func TestPublishedBefore(t *testing.T) {
 	}
 }
 
+// TestOthersRelease: a release that another program made, with the tag, has our files
+// beside its own, which stay as they are.
+func TestOthersRelease(t *testing.T) {
+	const list, renamed = "CHECKSUMS.txt", "shop-1.0.0.CHECKSUMS.txt"
+	for name, test := range map[string]struct {
+		title            string
+		draft, immutable bool
+		assets           map[string]string
+		want             string // part of the error
+		called           string // our list
+	}{
+		"release-please":               {"v1.0.0", false, false, nil, "", list},
+		"release-please, immutable":    {"v1.0.0", false, true, nil, "published and immutable already", ""},
+		"goreleaser":                   {"v1.0.0", false, false, map[string]string{list: "12ab  app_linux_amd64.tar.gz\n", "app_linux_amd64.tar.gz": "x"}, "", renamed},
+		"goreleaser, signed, a draft":  {"v1.0.0", true, true, map[string]string{list: "12ab *app_linux_amd64.tar.gz\n", list + ".sigstore.json": "{}"}, "", renamed},
+		"another app of ours":          {"api 1.0.0", false, false, map[string]string{list: "12ab  api-1.0.0.tar.gz\n", "api-1.0.0.tar.gz": "x"}, "", renamed},
+		"by hand, our title":           {"shop 1.0.0", true, false, map[string]string{list: "12ab  notes.zip\n"}, "", renamed},
+		"an earlier run of ours":       {"shop 1.0.0", true, false, map[string]string{list: "12ab  shop-1.0.0.tar.gz\n"}, "", list},
+		"by hand, an extra file":       {"The first", true, false, map[string]string{"extra.pdf": "another"}, "was made by another program or a person and has another file called extra.pdf: nothing was changed", ""},
+		"by hand, the same extra file": {"The first", false, false, map[string]string{"extra.pdf": "content of extra.pdf"}, "", list},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPlace(t)
+			p.write(t, list, "34cd  shop-1.0.0.tar.gz\n")
+			p.write(t, list+".sigstore.json", "{\"ours\": 1}")
+			p.Immutable = test.immutable
+			made := new(Release)
+			body := map[string]any{"tag_name": tag, "name": test.title, "body": "their notes", "draft": test.draft}
+			if err := p.repository(t).once(t.Context(), "make", http.MethodPost, "repos/acme/shop/releases", body, made); err != nil {
+				t.Fatal(err)
+			}
+			for name, text := range test.assets {
+				if err := p.Asset(tag, name, []byte(text)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			was := p.Releases()[0].Assets
+			for range 2 { // the second run finds what the first one did
+				q := p.request(t)
+				for i, f := range q.Files {
+					if strings.HasPrefix(f.Name, list) {
+						q.Files[i].Else = "shop-1.0.0." + f.Name
+					}
+				}
+				result, err := p.repository(t).Publish(t.Context(), q)
+				seen := p.Releases()[0]
+				if test.want != "" {
+					if err == nil || !strings.Contains(err.Error(), test.want) || len(seen.Assets) != len(was) {
+						t.Errorf("got %v, %v, want %q", err, seen.Assets, test.want)
+					}
+					if e := new(PublishedError); errors.As(err, &e) && !e.Foreign {
+						t.Error("it is not called another program's")
+					}
+				} else if err != nil || seen.Draft || !slices.Contains(result.Names, test.called) || seen.Assets[test.called] == "" || seen.Assets["shop-1.0.0.tar.gz"] == "" {
+					t.Fatalf("got %+v, %v: %+v", result, err, seen)
+				}
+				for name, digest := range was {
+					if now := seen.Assets[name]; now != digest && !(name == list && test.called == list) {
+						t.Errorf("%s was replaced", name)
+					}
+				}
+			}
+		})
+	}
+}
+
 func TestBurntTag(t *testing.T) {
 	p := newPlace(t)
 	p.Immutable = true

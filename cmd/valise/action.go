@@ -255,7 +255,7 @@ func (s *step) sign(ctx context.Context) ([]string, error) {
 	return trust, s.command(ctx, &ignored, args...)
 }
 
-func (s *step) checksums() string { return filepath.Join(filepath.Dir(s.bundles[0]), "CHECKSUMS.txt") }
+func (s *step) checksums() string { return filepath.Join(filepath.Dir(s.bundles[0]), checksumsName) }
 
 // identity asks GitHub who this job is: what a certificate must say that Fulcio
 // issues for it.

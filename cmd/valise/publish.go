@@ -194,9 +194,7 @@ func (a *app) publish(ctx context.Context, paths []string, flags publishFlags) (
 	if result.Result, err = p.repo.Publish(ctx, q); err != nil {
 		return nil, err
 	}
-	for _, f := range q.Files {
-		result.Files = append(result.Files, f.Name)
-	}
+	result.Files = result.Names
 	return result, nil
 }
 
@@ -255,6 +253,7 @@ func (p *publishing) writeNotes(ctx context.Context, q publish.Request, before [
 
 // publishHint says what to do next.
 func (a *app) publishHint(err error) error {
+	var published *publish.PublishedError
 	switch {
 	case errors.As(err, new(*publish.PermissionError)) && a.Getenv("GITHUB_ACTIONS") != "":
 		return cli.WithHint(err, "give the job \"permissions: contents: write\"; a job of a pull request from a fork never gets a token that may write")
@@ -262,6 +261,10 @@ func (a *app) publishHint(err error) error {
 		return cli.WithHint(err, "set GITHUB_TOKEN to a token of that repository with the permission contents: write")
 	case errors.As(err, new(*publish.SizeError)):
 		return cli.WithHint(err, "build it in parts, or a bundle for each platform: valise build --split-size 2000MiB, or --split-platforms")
+	case errors.As(err, new(*publish.ConflictError)):
+		return cli.WithHint(err, "give yours another name, or leave it out of what is published")
+	case errors.As(err, &published) && published.Immutable && published.Foreign:
+		return cli.WithHint(err, "let what makes the release (release-please, goreleaser, gh release create) leave a draft: draft: true; valise adds its files to it and publishes it")
 	case errors.As(err, new(*publish.PublishedError)), errors.As(err, new(*publish.BurntError)):
 		return cli.WithHint(err, "give the release a new version and build it again")
 	}

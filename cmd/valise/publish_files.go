@@ -67,6 +67,10 @@ func (p *publishing) sameParts(as *verify.Release, f *parts.File) func(name stri
 	}
 }
 
+// checksumsName is the list of checksums of the Action; goreleaser may have one of the
+// same name.
+const checksumsName = "CHECKSUMS.txt"
+
 // files are all files of the release: bundles, what stands beside them under
 // their name, their manifests, thin bundles, and what was named.
 func (p *publishing) files(thin []thinResult) ([]publish.File, error) {
@@ -74,7 +78,11 @@ func (p *publishing) files(thin []thinResult) ([]publish.File, error) {
 	add := func(path string, check func(context.Context, string) error) {
 		path = filepath.Clean(path)
 		if !slices.ContainsFunc(files, func(f publish.File) bool { return f.Path == path }) {
-			files = append(files, publish.File{Name: filepath.Base(path), Path: path, Check: check})
+			f := publish.File{Name: filepath.Base(path), Path: path, Check: check}
+			if name := filepath.Base(path); check == nil && strings.HasPrefix(name, checksumsName) {
+				f.Else = filepath.Base(stem(p.paths[0])) + "." + name // of the first bundle
+			}
+			files = append(files, f)
 		}
 	}
 	addBundle := func(f *parts.File, rel *verify.Release) {
