@@ -31,13 +31,14 @@ func (s *step) summary() string {
 	default:
 		line("[Published](%s), after everything was downloaded again and verified.\n", p.URL)
 	}
+	var before []comparison
+	if p != nil {
+		before = p.Before
+	}
 	for i, m := range s.built {
-		var before []comparison
-		if p != nil && i == 0 {
-			before = p.Before
-		}
 		line("%s", m.markdown(filepath.Base(s.bundles[i]), before))
 	}
+	line("%s", downloads(before))
 	if p == nil {
 		return b.String()
 	}

@@ -124,7 +124,7 @@ func (a *app) inspect(ctx context.Context, path string, from []string) error {
 
 // writeMarkdown writes what the page of a run of the Action shows.
 func (s *inspection) writeMarkdown(w io.Writer) {
-	fmt.Fprintf(w, "## %s %s\n\n%s", mdText(s.App), s.Version, s.markdown(filepath.Base(s.Path), s.Before))
+	fmt.Fprintf(w, "## %s %s\n\n%s", mdText(s.App), s.Version, s.markdown(filepath.Base(s.Path), s.Before)+downloads(s.Before))
 	next := "valise sign " + s.Path
 	if s.Signed {
 		fmt.Fprintf(w, "Signed by %s, as the signature says; not checked here.\n\n", mdCode(s.Signer))

@@ -46,7 +46,7 @@ func imageKey(reference string, p bundle.Platform) string {
 const barWidth = 20
 
 // markdown writes what is in a bundle, with sizes against the first of the releases
-// before, and what a device on each of them downloads.
+// before.
 func (s *summary) markdown(file string, before []comparison) string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
@@ -82,17 +82,24 @@ func (s *summary) markdown(file string, before []comparison) string {
 		line("")
 	}
 	line("| | | |\n|---|---|--:|\n| **bundle** | %s | %s |\n| **manifest** | `%s` | |\n| **installer** | %s | |\n", mdCode(file), ui.Bytes(s.Size), s.ManifestDigest, s.installer())
-	if len(before) > 0 {
-		line("| a device on | downloads |\n|---|---|")
-		for _, c := range before {
-			var all []string
-			for _, p := range slices.Sorted(maps.Keys(c.NeedBytes)) {
-				all = append(all, fmt.Sprintf("%s: %s", p, ui.Bytes(c.NeedBytes[p])))
-			}
-			line("| %s | %s |", c.From, strings.Join(all, ", "))
-		}
-		line("")
+	return b.String()
+}
+
+// downloads says what a device on each of the releases before downloads.
+func downloads(before []comparison) string {
+	if len(before) == 0 {
+		return ""
 	}
+	var b strings.Builder
+	fmt.Fprintln(&b, "| a device on | downloads |\n|---|---|")
+	for _, c := range before {
+		var all []string
+		for _, p := range slices.Sorted(maps.Keys(c.NeedBytes)) {
+			all = append(all, fmt.Sprintf("%s: %s", p, ui.Bytes(c.NeedBytes[p])))
+		}
+		fmt.Fprintf(&b, "| %s | %s |\n", c.From, strings.Join(all, ", "))
+	}
+	fmt.Fprintln(&b)
 	return b.String()
 }
 

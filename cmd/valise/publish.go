@@ -89,7 +89,7 @@ type publishResult struct {
 	Files    []string      `json:"files"` // names
 	Thin     []thinResult  `json:"thin"`
 	Diff     *difference   `json:"diff,omitempty"`   // to the release before
-	Before   []comparison  `json:"before,omitempty"` // of the first bundle, to releases before, newest first
+	Before   []comparison  `json:"before,omitempty"` // to releases before, newest first
 	Install  string        `json:"install"`          // command lines of a first installation
 }
 

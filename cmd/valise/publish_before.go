@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -105,12 +106,18 @@ func (p *publishing) compare(ctx context.Context, before []earlier, result *publ
 				p.Note("release %s has nothing for the platforms of %s", rel.Tag, filepath.Base(path))
 				continue
 			}
-			if j == 0 && i < comparedReleases {
+			if i < comparedReleases {
 				m, err := readManifest(old)
 				if err != nil {
 					return err
 				}
-				result.Before = append(result.Before, compareWith(m, p.manifest()))
+				c := compareWith(m, p.releases[j].Manifest())
+				if n := len(result.Before); n > 0 && result.Before[n-1].From == c.From { // another bundle of the same releases
+					maps.Copy(result.Before[n-1].NeedBytes, c.NeedBytes)
+					maps.Copy(result.Before[n-1].Images, c.Images)
+				} else {
+					result.Before = append(result.Before, c)
+				}
 			}
 			if i == 0 {
 				var d difference
