@@ -61,12 +61,15 @@ func (a *app) findInstaller(ctx context.Context, platform bundle.Platform) (stri
 	if err == nil || ctx.Err() != nil {
 		return path, err
 	}
-	ways := fmt.Sprintf("write \"installer: DIR\" into valise.yaml, where DIR/%s/valise-installer is (make build makes dist/installer), or \"installer: none\" for a bundle that does not install itself", platform.Dashed())
-	if installers == "" { // of go build, which makes none
-		a.Note("%v: the bundle does not install itself there; %s", err, ways)
-		return "", nil
+	const ways = "write \"installer: DIR\" into valise.yaml, where DIR/PLATFORM/valise-installer is (make build makes dist/installer), or \"installer: none\" for a bundle that does not install itself"
+	if installers != "" {
+		return "", cli.WithHint(err, ways)
 	}
-	return "", cli.WithHint(err, "%s", ways)
+	if !a.noInstaller { // of go build, which makes none
+		a.noInstaller = true
+		a.Note("%v: the bundle does not install itself; %s", err, ways)
+	}
+	return "", nil
 }
 
 // find returns the installer for a platform: one beside this program, else the one of

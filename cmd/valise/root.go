@@ -33,10 +33,12 @@ var commands = []func(*app) *cobra.Command{
 type app struct {
 	cli.App
 	root func(*app) *cobra.Command // of a command line of this program
+
+	noInstaller bool // was said
 }
 
 func run(ctx context.Context, e cli.Env) int {
-	a := &app{cli.App{Env: e}, newRoot}
+	a := &app{App: cli.App{Env: e}, root: newRoot}
 	return a.Run(ctx, newRoot(a))
 }
 
@@ -46,7 +48,7 @@ func (a *app) call(ctx context.Context, out any, args ...string) error {
 	var result bytes.Buffer
 	e := a.Env
 	e.Args, e.Stdout = append(slices.Clone(args), "--output=json", "--progress="+a.UI.Mode()), &result
-	other := &app{cli.App{Env: e}, a.root}
+	other := &app{App: cli.App{Env: e}, root: a.root}
 	if err := other.Execute(ctx, a.root(other)); err != nil {
 		return err
 	}
