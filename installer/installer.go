@@ -54,8 +54,8 @@ const (
 
 var transitions = map[Status][]Status{
 	Pending:     {Pending, Downloading, Verifying, Failed},
-	Downloading: {Verifying, Failed},
-	Verifying:   {Applying, Failed, Pending}, // Pending: something stood in the way
+	Downloading: {Verifying, Failed, Pending}, // Pending: something stood in the way
+	Verifying:   {Applying, Failed, Pending},
 	Applying:    {Completed, Failed, RolledBack},
 	Completed:   {RolledBack},
 	Failed:      {Pending},

@@ -288,7 +288,10 @@ func (a *app) update(ctx context.Context, r installer.Record, on *installer.Path
 	var res installer.Result
 	var err error
 	for again := false; ; again = true {
-		if r, err = a.withBundle(ctx, r); err != nil {
+		if r, err = a.withBundle(ctx, r); installer.Obstacle(err) {
+			a.obstructed(ctx, r, err)
+			return false
+		} else if err != nil {
 			a.fail(context.WithoutCancel(ctx), r.ID, a.explain(err))
 			return false
 		}

@@ -42,6 +42,7 @@ type router struct {
 	current string
 	byName  map[string]hop
 	read    map[string]head
+	looked  int     // heads that a source gave
 	engine  *string // its version, once that was asked for
 }
 
@@ -70,7 +71,7 @@ func (r *router) look(ctx context.Context, version string) (head, error) {
 	if h, ok := r.read[version]; ok {
 		return h, nil
 	}
-	if len(r.read) == maxHeads {
+	if r.looked++; r.looked > maxHeads {
 		return head{}, fmt.Errorf("%d releases were looked at, and none leads on from %s: name the next one", maxHeads, r.current)
 	}
 	at := r.byName[version]

@@ -13,7 +13,9 @@ import (
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/host"
 	"github.com/valise-ota/valise/installer/installertest"
+	"github.com/valise-ota/valise/installer/source"
 )
 
 // released are the releases of a source, written VERSION or VERSION<LOWEST, in a
@@ -201,6 +203,30 @@ func TestWalkCut(t *testing.T) {
 				t.Errorf("cut in %v: %+v, %s runs, %v", cut, st, s.Running, err)
 			}
 		})
+	}
+}
+
+// TestHeads: no more heads are read than the limit, however many files are here.
+func TestHeads(t *testing.T) {
+	s := installed(t)
+	src, err := source.New("shop", source.Config{Path: s.released("2.0.0")}, source.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := src.Releases(t.Context(), source.Query{Platform: host.Platform()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := s.router("1.0.0")
+	for i := range 2 * maxHeads {
+		r.addFile(t.Context(), &bundle.Manifest{Version: fmt.Sprintf("1.%d.0", i+1)})
+	}
+	for i := range maxHeads + 1 {
+		version := fmt.Sprintf("2.%d.0", i)
+		r.byName[version] = hop{all[0], src}
+		if _, err := r.look(t.Context(), version); (err != nil) != (i == maxHeads) {
+			t.Fatalf("head %d: %v", i, err)
+		}
 	}
 }
 
