@@ -3,11 +3,13 @@
 package image
 
 import (
+	"crypto/sha256"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"reflect"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -125,5 +127,58 @@ func TestDockerfileBases(t *testing.T) {
 	defer c.Close()
 	if !reflect.DeepEqual(c.Sources, want) {
 		t.Errorf("got  %+v\nwant %+v", c.Sources, want)
+	}
+}
+
+// TestBuildKitSaid: arguments, secrets and caches reach BuildKit; a secret is in no
+// layer and no history.
+func TestBuildKitSaid(t *testing.T) {
+	host := needBuildKit(t)
+	const secret = "s3cr3t-of-the-build"
+	prune := func() {
+		if out, err := exec.Command("buildctl", "--addr", host, "prune", "--all").CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+	}
+	prune() // a secret is no part of what a step is known by
+	dir := newContext(t, `FROM scratch
+COPY busybox /bin/busybox
+ARG FLAVOUR=red
+RUN --mount=type=secret,id=npm ["/bin/busybox", "sh", "-c", "/bin/busybox sha256sum </run/secrets/npm >/sum && echo $FLAVOUR >/flavour"]
+`)
+	busybox, err := exec.LookPath("busybox")
+	must(t, err)
+	data, err := os.ReadFile(busybox)
+	must(t, err)
+	must(t, os.WriteFile(filepath.Join(dir, "busybox"), data, 0o755))
+	t.Setenv("NPM_TOKEN", secret)
+	cache := filepath.Join(t.TempDir(), "cache")
+	var log strings.Builder
+	o := Options{Platforms: []bundle.Platform{"linux/" + bundle.Platform(runtime.GOARCH)}, Dir: dir, CacheDir: t.TempDir(), BuildKitHost: host,
+		Images:   []Spec{{Reference: "a:1", Dockerfile: &Dockerfile{Context: ".", File: "Dockerfile", Args: map[string]string{"FLAVOUR": "green"}}}},
+		BuildKit: BuildKit{Args: map[string]string{"FLAVOUR": "blue"}, Secrets: []string{"id=npm,env=NPM_TOKEN"}, CacheTo: []string{"type=local,mode=max,dest=" + cache}},
+		Progress: func(e Event) { fmt.Fprintln(&log, e) }}
+	c, err := Collect(t.Context(), o)
+	must(t, err)
+	img := c.Components[0].Images[0]
+	last := img.Layers[len(img.Layers)-1].Digest
+	want := fmt.Sprintf("%x  -\n", sha256.Sum256([]byte(secret)))
+	if sum, flavour := fileIn(t, c, last, "sum"), fileIn(t, c, last, "flavour"); sum != want || flavour != "blue\n" {
+		t.Errorf("sum %q, want %q; flavour %q", sum, want, flavour)
+	}
+	if config := string(readBlob(t, c, img.Config.Digest)); strings.Contains(config+log.String(), secret) {
+		t.Errorf("the secret is in the image or the log")
+	}
+	must(t, c.Close())
+
+	// A BuildKit that has forgotten everything takes the step from the cache.
+	prune()
+	log.Reset()
+	o.BuildKit.CacheTo, o.BuildKit.CacheFrom = nil, []string{"type=local,src=" + cache}
+	c, err = Collect(t.Context(), o)
+	must(t, err)
+	defer c.Close()
+	if !strings.Contains(log.String(), "CACHED") || c.Components[0].Images[0].Layers[1].Digest != last {
+		t.Errorf("it was built again:\n%s", log.String())
 	}
 }
