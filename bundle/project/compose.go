@@ -217,6 +217,10 @@ func (p *Project) composeBuild(c *composeFile, name string) (Image, error) {
 		{"secrets", len(b.Secrets) > 0}, {"ssh", len(b.SSH) > 0}, {"network", b.Network != ""}, {"extra_hosts", len(b.ExtraHosts) > 0},
 		{"entitlements", len(b.Entitlements) > 0}, {"privileged", b.Privileged}, {"isolation", b.Isolation != ""},
 	} {
+		if other.set && other.key == "secrets" {
+			return Image{}, p.composeError("service %s: build.secrets is not read: write in %s images: {%s: {dockerfile: %s}}, and say where the secret is: valise build --secret id=ID,env=NAME, or the input secrets of the Action",
+				name, DefaultFile, nameOf(c.services[name].Image), filepath.ToSlash(filepath.Join(p.beside(cmp.Or(b.Context, ".")), cmp.Or(b.Dockerfile, "Dockerfile"))))
+		}
 		if other.set {
 			return Image{}, p.composeError("service %s: build.%s is not supported: build the image before, and write in %s images: {%s: {from: ...}}",
 				name, other.key, DefaultFile, nameOf(c.services[name].Image))

@@ -121,6 +121,8 @@ func TestBadSources(t *testing.T) {
 
 		{"build key", goodProject, "services: {db: {image: a, build: {context: ., network: host}}}\n",
 			"compose.yaml: service db: build.network is not supported: build the image before, and write in valise.yaml images: {a: {from: ...}}"},
+		{"build secrets", goodProject, "services: {db: {image: \"a:1\", build: {context: web, secrets: [npm]}}}\nsecrets: {npm: {environment: NPM_TOKEN}}\n",
+			"compose.yaml: service db: build.secrets is not read: write in valise.yaml images: {a: {dockerfile: web/Dockerfile}}, and say where the secret is: valise build --secret id=ID,env=NAME, or the input secrets of the Action"},
 		{"build variable", goodProject, "services: {db: {image: a, build: {context: ., args: {X: \"${TOKEN}\"}}}}\n",
 			"compose.yaml: service db: build depends on TOKEN, which has no value: when it is the version of the app, write ${SHOP_VERSION}, or version_env: TOKEN in valise.yaml; otherwise a default, --set TOKEN=VALUE, or env: {TOKEN: {default: VALUE}}"},
 		{"remote context", goodProject, "services: {db: {image: a, build: \"https://example.org/a.git\"}}\n",

@@ -75,7 +75,7 @@ func buildCommand(a *app) *cobra.Command {
 	c.Flags().BoolVar(&f.sbom, "sbom", false, "list the packages of every image, as SPDX 2.3 and CycloneDX")
 	c.Flags().StringArrayVar(&f.set, "set", nil, "KEY=VALUE, or KEY for its value in the environment: a variable that decides an image of the compose file (repeatable)")
 	c.Flags().StringArrayVar(&f.args, "build-arg", nil, "KEY=VALUE, or KEY for its value in the environment: an argument of Dockerfiles (repeatable)")
-	c.Flags().StringArrayVar(&f.buildkit.Secrets, "secret", nil, "id=ID,env=NAME or id=ID,src=FILE: what RUN --mount=type=secret,id=ID of a Dockerfile reads (repeatable)")
+	c.Flags().StringArrayVar(&f.buildkit.Secrets, "secret", nil, "id=ID,env=NAME or id=ID,src=FILE, or id=ID for the variable of that name: what RUN --mount=type=secret,id=ID of a Dockerfile reads (repeatable)")
 	c.Flags().StringArrayVar(&f.buildkit.CacheFrom, "cache-from", nil, "where BuildKit looks for steps that were built before, such as type=registry,ref=NAME (repeatable)")
 	c.Flags().StringArrayVar(&f.buildkit.CacheTo, "cache-to", nil, "where BuildKit keeps them (repeatable)")
 	c.Flags().StringVar(&f.buildkit.Builder, "builder", "", "builder of docker buildx (default: the one in use)")
@@ -180,7 +180,7 @@ func (a *app) setFlags(flag string, items []string) (map[string]string, error) {
 
 // secretPattern is a secret of a build, by where it is and never by its value, which
 // the command line and the log would show.
-var secretPattern = regexp.MustCompile(`^id=[A-Za-z0-9_.-]+,(env=[A-Za-z_][A-Za-z0-9_]*|src=[^,"]+)$`)
+var secretPattern = regexp.MustCompile(`^(type=(env|file),)?id=[A-Za-z0-9_.-]+(,(env=[A-Za-z_][A-Za-z0-9_]*|(src|source)=[^,"]+))?$`)
 
 func checkSecrets(secrets []string) error {
 	for _, s := range secrets {
