@@ -1,15 +1,18 @@
 package installer
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/plain"
 	"github.com/valise-ota/valise/verify"
 )
 
@@ -445,6 +448,7 @@ func (in *Installer) revert(ctx context.Context, r Record, cause error, bad bool
 	if err := in.Journal.Fail(ctx, r.ID, cause.Error(), bad); err != nil {
 		return attention(err)
 	}
+	in.witness(ctx, r, st.Unfinished.Steps)
 	res, err := in.Recover(ctx)
 	if err != nil {
 		return attention(err)
@@ -453,6 +457,58 @@ func (in *Installer) revert(ctx context.Context, r Record, cause error, bad bool
 		res.Err = errors.Join(cause, res.Err)
 	}
 	return res
+}
+
+// What is kept of what failed services print.
+const (
+	maxLogLines = 200
+	maxLogSize  = 32 << 10         // bytes
+	logTimeout  = 30 * time.Second // an engine that hangs keeps nobody from the way back
+)
+
+// witness keeps what services of the new release printed last: on the way back they go,
+// and their output with them.
+func (in *Installer) witness(ctx context.Context, r Record, steps []Step) {
+	w, ok := in.Runtime.(Witness)
+	if !ok || !slices.ContainsFunc(steps, func(s Step) bool { return s.Name == stepActivate || s.Name == stepRepair }) {
+		return
+	}
+	asked, cancel := context.WithTimeout(ctx, logTimeout)
+	defer cancel()
+	var log lastWords
+	err := w.LastWords(asked, r.To, maxLogLines, &log)
+	if text := log.text(); text != "" {
+		err = in.Journal.Said(ctx, r.ID, text)
+	}
+	if err != nil {
+		in.report(Event{Step: "log", Ended: true, Err: err})
+	}
+}
+
+// lastWords keeps the end of what is written to it.
+type lastWords struct{ b []byte }
+
+func (l *lastWords) Write(p []byte) (int, error) {
+	n := len(p)
+	if l.b = append(l.b, p[max(0, n-maxLogSize):]...); len(l.b) > 2*maxLogSize {
+		l.b = append(l.b[:0], l.b[len(l.b)-maxLogSize:]...)
+	}
+	return n, nil
+}
+
+// text is maxLogLines and maxLogSize of it at most, as a person may read it.
+func (l *lastWords) text() string {
+	b := l.b
+	if cut := len(b) - maxLogSize; cut > 0 {
+		b = b[cut:]
+		b = b[1+bytes.IndexByte(b, '\n'):]
+	}
+	var lines []string
+	for line := range strings.Lines(plain.Text(string(b))) {
+		lines = append(lines, line)
+	}
+	text := strings.Join(lines[max(0, len(lines)-maxLogLines):], "")
+	return text[max(0, len(text)-maxLogSize):] // escapes are longer than what they stand for
 }
 
 // rotate brings a committed rotation into the policy on disk. Until that has

@@ -13,6 +13,7 @@ package installer
 import (
 	"context"
 	"encoding/json"
+	"io"
 	"time"
 
 	"github.com/valise-ota/valise/bundle"
@@ -80,6 +81,7 @@ type Record struct {
 	To        Release   `json:"to"`
 	Status    Status    `json:"status"`
 	Error     string    `json:"error,omitempty"`     // why it failed or was rolled back
+	Log       string    `json:"log,omitempty"`       // what failed services printed last, before the way back
 	Attention string    `json:"attention,omitempty"` // why the undo failed too: a person has to look
 	Changelog string    `json:"changelog,omitempty"`
 	Bundle    *Bundle   `json:"bundle,omitempty"` // the file it is about, where somebody handed one over
@@ -168,6 +170,8 @@ type Journal interface {
 	// begins; the first cause stays. bad marks its version as one that fails here,
 	// and ends the path it is on.
 	Fail(ctx context.Context, id, cause string, bad bool) error
+	// Said notes what failed services printed last, of the record that Fail named.
+	Said(ctx context.Context, id, log string) error
 	// Attention notes that the undo failed too. The record stays unfinished, so
 	// that recovery tries again.
 	Attention(ctx context.Context, id, cause string) error
@@ -185,6 +189,13 @@ type Journal interface {
 	Forget(ctx context.Context, dirs []string) error
 	// History returns the newest records first, steps included.
 	History(ctx context.Context, limit, offset int) ([]Record, error)
+}
+
+// Witness is a Runtime that knows what services print.
+type Witness interface {
+	// LastWords writes the last lines of the services of release r that do not run as
+	// they should; of all, when that is none of them.
+	LastWords(ctx context.Context, r Release, lines int, out io.Writer) error
 }
 
 // Switch is the change from one release to another.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -122,5 +124,16 @@ func (p *program) history(ctx context.Context, limit int) error {
 			fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", device.Stamp(r.Created), r.Action, from, to, r.Status, took, cli.OneLine(r.Error))
 		}
 		t.Flush()
+		if i := slices.IndexFunc(records, func(r installer.Record) bool { return r.Log != "" }); i >= 0 {
+			lines := strings.SplitAfter(strings.TrimRight(records[i].Log, "\n"), "\n")
+			fmt.Fprintf(w, "\nwhat services of %s printed last, %s (--output json has %d lines):\n", records[i].To.Version, device.Stamp(records[i].Created), len(lines))
+			for _, line := range lines[max(0, len(lines)-shownLines):] {
+				fmt.Fprintf(w, "  %s", line)
+			}
+			fmt.Fprintln(w)
+		}
 	})
 }
+
+// shownLines are those of a log that history prints beside its table.
+const shownLines = 20

@@ -3,6 +3,7 @@ package compose
 import (
 	"context"
 	"io"
+	"slices"
 
 	"github.com/valise-ota/valise/installer"
 )
@@ -25,4 +26,25 @@ func (a *App) Logs(ctx context.Context, r installer.Release, lines int, follow b
 		return err
 	}
 	return a.running(m, r).Logs(ctx, lines, follow, out)
+}
+
+// LastWords implements installer.Witness.
+func (a *App) LastWords(ctx context.Context, r installer.Release, lines int, out io.Writer) error {
+	m, err := a.manifest(r)
+	if err != nil {
+		return err
+	}
+	c := a.running(m, r)
+	list, err := c.Ps(ctx)
+	if err != nil {
+		return err
+	}
+	var failed []string
+	for _, x := range list {
+		ended := x.State == "exited" && x.ExitCode == 0
+		if !ended && (x.State != "running" || x.RestartCount > 0 || x.Health != "" && x.Health != "healthy") && !slices.Contains(failed, x.Service) {
+			failed = append(failed, x.Service)
+		}
+	}
+	return c.Logs(ctx, lines, false, out, failed...)
 }

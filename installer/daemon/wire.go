@@ -36,6 +36,7 @@ type Update struct {
 	Signer      *string          `json:"signer"`
 	Attention   *string          `json:"attention"`
 	Path        *installer.Path  `json:"path"` // which of several updates it is
+	Log         *string          `json:"log"` // what failed services printed last
 	Steps       []installer.Step `json:"steps"`
 }
 
@@ -50,7 +51,7 @@ func toUpdate(r installer.Record) Update {
 	u := Update{
 		PublicID: r.ID, Version: r.To.Version, Changelog: known(r.Changelog), Status: r.Status, ErrorMessage: known(r.Error),
 		CreatedOn: known(r.Created), StartedOn: known(r.Started), CompletedOn: known(r.Ended), UserPublicID: r.By,
-		Action: r.Action, Signer: known(r.To.Signer), Attention: known(r.Attention), Path: r.Path, Steps: r.Steps,
+		Action: r.Action, Signer: known(r.To.Signer), Attention: known(r.Attention), Log: known(r.Log), Path: r.Path, Steps: r.Steps,
 	}
 	if u.Steps == nil {
 		u.Steps = []installer.Step{}

@@ -189,13 +189,14 @@ func (c *Compose) Stop(ctx context.Context, services ...string) error {
 	return c.run(ctx, append([]string{"stop", "--"}, services...))
 }
 
-// Logs writes the last lines of each service to out, and with follow all that comes
+// Logs writes the last lines of services, or all, to out, and with follow all that comes
 // until ctx ends.
-func (c *Compose) Logs(ctx context.Context, lines int, follow bool, out io.Writer) error {
+func (c *Compose) Logs(ctx context.Context, lines int, follow bool, out io.Writer, services ...string) error {
 	args := append(c.options(), "logs", "--no-color", "--tail", strconv.Itoa(lines))
 	if follow {
 		args = append(args, "--follow")
 	}
+	args = append(append(args, "--"), services...)
 	var stderr tail
 	if err := run(ctx, c.Env, c.Dir, c.Command, args, nil, out, &stderr); err != nil {
 		return fmt.Errorf("compose logs of project %s: %w", c.Project, withOutput(err, &stderr))

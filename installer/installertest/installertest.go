@@ -363,6 +363,10 @@ func (j *Journal) Fail(_ context.Context, id, cause string, bad bool) error {
 	})
 }
 
+func (j *Journal) Said(_ context.Context, id, log string) error {
+	return j.end(id, "said", func(r *installer.Record) { r.Log = log })
+}
+
 func (j *Journal) Attention(_ context.Context, id, cause string) error {
 	return j.end(id, "attention", func(r *installer.Record) { r.Attention = cause })
 }

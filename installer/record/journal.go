@@ -265,6 +265,21 @@ func (s *Store) Attention(ctx context.Context, id, cause string) error {
 	return wrap("note attention for", id, err)
 }
 
+// Said implements installer.Journal.
+func (s *Store) Said(ctx context.Context, id, log string) error {
+	err := s.change(ctx, func(tx *sql.Tx) error {
+		turn, r, err := find(ctx, tx, id)
+		if err == nil && r.Status != installer.Applying {
+			err = fmt.Errorf("it is %s", r.Status)
+		}
+		if err == nil {
+			_, err = tx.ExecContext(ctx, `UPDATE record SET log = ? WHERE turn = ?`, plain.Text(log), turn)
+		}
+		return err
+	})
+	return wrap("note what was printed for", id, err)
+}
+
 // End implements installer.Journal. All is undone by then, so what Attention
 // noted is cleared, and so is the undo data. A committed record is past the point of no return and
 // cannot end.

@@ -34,3 +34,25 @@ func (a *App) unitsOf(ctx context.Context, r installer.Release) ([]string, error
 	}
 	return units(ctx, m)
 }
+
+// LastWords implements installer.Witness.
+func (a *App) LastWords(ctx context.Context, r installer.Release, lines int, out io.Writer) error {
+	m, err := a.manifest(r)
+	if err != nil {
+		return err
+	}
+	list, wanted, err := ask(ctx, m)
+	if err != nil {
+		return err
+	}
+	var failed, all []string
+	for _, u := range list {
+		if all = append(all, u.Name); ill(u, wanted[u.Name]) != "" {
+			failed = append(failed, u.Name)
+		}
+	}
+	if failed == nil {
+		failed = all
+	}
+	return systemd.Follow(ctx, failed, lines, false, out)
+}

@@ -98,6 +98,7 @@ func serve() {
 		os.Exit(0)
 	}()
 	sick := strings.Contains(how, "sick")
+	fmt.Fprintln(os.Stderr, "\x1b[31mserving "+version, how)
 	if strings.Contains(how, "eats") {
 		_ = os.WriteFile(items, []byte("eaten by "+version), 0o600)
 	}
