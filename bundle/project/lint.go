@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/compose-spec/compose-go/v2/types"
+
+	"github.com/valise-ota/valise/bundle"
 )
 
 // notes is advice about what works, but not well on a device.
@@ -25,6 +27,14 @@ func (p *Project) notes(c *composeFile) []string {
 		}
 		if (s.Restart == "" || s.Restart == types.RestartPolicyNo) && (s.Deploy == nil || s.Deploy.RestartPolicy == nil) && !once[name] && len(s.Profiles) == 0 {
 			note("service %s has no restart policy: it stays down when the device was switched off; write restart: unless-stopped", name)
+		}
+	}
+	for _, name := range sortedKeys(c.services) {
+		s := c.services[name]
+		if bundle.UpdatesItself(name, s.Image) && slices.ContainsFunc(s.Volumes, func(v types.ServiceVolumeConfig) bool {
+			return bundle.EngineSocket(v.Source) || bundle.EngineSocket(v.Target)
+		}) {
+			note("service %s mounts the engine's socket and looks like an updater of this app: what it pulls is not verified, and an update of Valise replaces it. Leave it out of the release (take it out of %s, or write \"services: {%s: !reset null}\" in a file that compose: in %s lists after it): valise serve updates the app", name, p.Compose, name, DefaultFile)
 		}
 	}
 	for _, profile := range p.Profiles {

@@ -199,6 +199,9 @@ func (s *inspection) writeImages(w io.Writer) {
 		fmt.Fprintln(t)
 	}
 	t.Flush()
+	if len(s.Images) > 0 && len(s.Platforms) > 1 {
+		fmt.Fprintf(w, "docker load, and updaters older than Valise, take the images of %s by these names: a device of another platform needs a bundle of its own there (valise build --split-platforms)\n", s.Platforms[0])
+	}
 }
 
 // packages says how many packages the SBOM of an image lists.

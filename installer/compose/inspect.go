@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -286,12 +287,15 @@ func (a *App) inspectServices(ctx context.Context, f *installer.Facts, rel *veri
 	if f.PortsTaken, err = a.portsTaken(ctx, ours, model.Ports()); err != nil {
 		return err
 	}
+	for _, name := range model.Updaters() {
+		f.Notes = append(f.Notes, fmt.Sprintf("service %s has the engine's socket and looks like an updater of this app: what it pulls is not verified. To drop it here, write \"services: {%s: !reset null}\" into %s (docker compose 2.24), and ask the maker for a release without it", name, name, filepath.Join(a.Dir, overrideName)))
+	}
 	if !first && current.Manifest != rel.Digest() {
 		v, err := a.volumes(ctx, m, model, func() (*docker.Model, error) { return a.modelOf(ctx, *current) })
 		if err != nil {
 			return err
 		}
-		f.DataLeft, f.Notes = v.left, v.notes()
+		f.DataLeft, f.Notes = v.left, append(f.Notes, v.notes()...)
 	}
 	if first || a.SkipServices || len(f.EnvMissing)+len(f.LocalMissing)+len(f.Unmet) > 0 {
 		return nil

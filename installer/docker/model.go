@@ -13,6 +13,8 @@ import (
 	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
+
+	"github.com/valise-ota/valise/bundle"
 )
 
 // Model is what docker compose makes of the files of a project on this device, as
@@ -40,6 +42,7 @@ func (e *external) UnmarshalJSON(b []byte) error {
 
 // Service is a service of a Model.
 type Service struct {
+	Image    string   `json:"image"`
 	Restart  string   `json:"restart"`
 	Platform string   `json:"platform"`
 	Runtime  string   `json:"runtime"`
@@ -314,6 +317,19 @@ func (e *Engine) Published(ctx context.Context, project string) (map[Port]string
 type Use struct {
 	Key    string   // in the compose file
 	places []string // service and path in it
+}
+
+// Updaters are services that look like updaters of the app: they have the engine's socket.
+func (m *Model) Updaters() (names []string) {
+	for _, name := range slices.Sorted(maps.Keys(m.Services)) {
+		for _, v := range m.Services[name].Volumes {
+			if (bundle.EngineSocket(v.Source) || bundle.EngineSocket(v.Target)) && bundle.UpdatesItself(name, m.Services[name].Image) {
+				names = append(names, name)
+				break
+			}
+		}
+	}
+	return names
 }
 
 // Uses are the volumes that services use, by the engine's names; not those of others.

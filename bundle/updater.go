@@ -1,0 +1,22 @@
+package bundle
+
+import (
+	"path"
+	"regexp"
+	"strings"
+)
+
+// updater are names of services and images that replace the containers of others.
+var updater = regexp.MustCompile(`watchtower|ouroboros|shepherd|dockupdater|pullio|(^|[-_])(auto|self)?[-_]?(updater?|upgrader?|ota)([-_]|$)`)
+
+// UpdatesItself reports whether a service looks, by its name and image, like one that
+// updates the app it is a part of.
+func UpdatesItself(service, image string) bool {
+	name, _, _ := strings.Cut(path.Base(image), ":")
+	return updater.MatchString(strings.ToLower(service)) || updater.MatchString(strings.ToLower(name))
+}
+
+// EngineSocket reports whether a path is that of the container engine's socket.
+func EngineSocket(p string) bool {
+	return path.Base(p) == "docker.sock" || path.Base(p) == "podman.sock"
+}
