@@ -36,7 +36,7 @@ type Update struct {
 	Signer      *string          `json:"signer"`
 	Attention   *string          `json:"attention"`
 	Path        *installer.Path  `json:"path"` // which of several updates it is
-	Log         *string          `json:"log"` // what failed services printed last
+	Log         *string          `json:"log"`  // what failed services printed last
 	Steps       []installer.Step `json:"steps"`
 }
 
