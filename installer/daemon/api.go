@@ -534,7 +534,7 @@ func (a *app) postDownload(r *http.Request) (out Update, err error) {
 }
 
 func (a *app) postUpload(r *http.Request, in NewUpload) (out Upload, err error) {
-	u, err := a.begin(actor(r), in.Size)
+	u, err := a.begin(actor(r), in.Name, in.Size)
 	if err != nil {
 		return out, err
 	}

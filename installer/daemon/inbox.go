@@ -18,6 +18,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/valise-ota/valise/bundle/plain"
 	"github.com/valise-ota/valise/installer"
 )
 
@@ -39,6 +40,7 @@ type upload struct {
 	mu     sync.Mutex // one writer at a time
 	id     string
 	by     string
+	name   string // of the file that comes, as its sender calls it
 	size   int64
 	offset int64
 	used   time.Time
@@ -58,7 +60,7 @@ func refuse(status int, format string, args ...any) error {
 }
 
 // begin makes room for a file of size bytes, before the first of them comes.
-func (a *app) begin(by string, size int64) (*upload, error) {
+func (a *app) begin(by, name string, size int64) (*upload, error) {
 	limit := a.config.MaxUpload
 	if limit == 0 {
 		limit = maxUpload
@@ -85,7 +87,7 @@ func (a *app) begin(by string, size int64) (*upload, error) {
 	if free < need {
 		return nil, refuse(http.StatusInsufficientStorage, "not enough space: %d bytes free, %d needed", free, need)
 	}
-	u := &upload{id: a.NewID(), by: by, size: size, used: a.Now()}
+	u := &upload{id: a.NewID(), by: by, name: name, size: size, used: a.Now()}
 	f, err := a.inbox.OpenFile(u.id+unverified, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("begin upload: %w", err)
@@ -175,12 +177,20 @@ func (a *app) finish(ctx context.Context, u *upload) (installer.Record, error) {
 	a.mu.Lock()
 	delete(a.uploads, u.id)
 	a.mu.Unlock()
-	return a.accept(ctx, u.id, u.by, "")
+	return a.accept(ctx, u.id, u.by, u.name, "")
+}
+
+// called is how records speak of a file that came.
+func called(name string) string {
+	if name = filepath.Base(filepath.ToSlash(plain.Text(name))); name == "." || name == "/" || len(name) > 255 {
+		return "the file"
+	}
+	return name
 }
 
 // accept verifies ID.unverified and makes a record of it. version is what it is
-// said to be, if anybody said so.
-func (a *app) accept(ctx context.Context, id, by, version string) (r installer.Record, err error) {
+// said to be, if anybody said so, and name what the file was called where it came from.
+func (a *app) accept(ctx context.Context, id, by, name, version string) (r installer.Record, err error) {
 	defer func() {
 		if err != nil {
 			a.removeFile(id + unverified)
@@ -195,6 +205,7 @@ func (a *app) accept(ctx context.Context, id, by, version string) (r installer.R
 	offer, err := a.plan(ctx, path, true)
 	if err != nil {
 		text, check := a.Device.Explain(err)
+		text = strings.ReplaceAll(text, path, called(name))
 		if check != "" {
 			r.Status, r.Error, r.To.Version = installer.Failed, text, cmp.Or(version, offer.Version)
 			if err := a.records.Add(ctx, r); err != nil {

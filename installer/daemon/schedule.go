@@ -321,7 +321,7 @@ func (a *app) download(ctx context.Context, version, by string) (installer.Recor
 		a.changed(id, installer.Failed)
 		return r, &refusal{http.StatusUnprocessableEntity, check, text}
 	}
-	return a.accept(ctx, id, by, version)
+	return a.accept(ctx, id, by, "", version)
 }
 
 // fetch writes a release to ID.unverified.

@@ -153,7 +153,8 @@ type Data struct {
 
 // NewUpload is a bundle that is to come.
 type NewUpload struct {
-	Size int64 `json:"size" jsonschema:"bytes"`
+	Size int64  `json:"size" jsonschema:"bytes"`
+	Name string `json:"name,omitempty" jsonschema:"of the file, for people"`
 }
 
 // Backup is data that was saved.

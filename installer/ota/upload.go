@@ -48,17 +48,17 @@ func (s *Server) postUpload(w http.ResponseWriter, r *http.Request) {
 			problem(w, http.StatusBadRequest, detail)
 			return
 		}
-		s.takeForm(w, r, part)
+		s.takeForm(w, r, part.FileName(), part)
 		return
 	}
 	problem(w, http.StatusUnprocessableEntity, "the form has no field \"file\"")
 }
 
-func (s *Server) takeForm(w http.ResponseWriter, r *http.Request, part io.Reader) {
+func (s *Server) takeForm(w http.ResponseWriter, r *http.Request, name string, part io.Reader) {
 	ctx, app := r.Context(), r.URL.Query().Get("app")
 	// A form does not say how long its file is: a little less than the request.
 	// Room is made for that; what was not used is given back.
-	u, err := s.daemon.Begin(ctx, app, r.ContentLength)
+	u, err := s.daemon.Begin(ctx, app, name, r.ContentLength)
 	if err == nil {
 		id := u.ID
 		var res daemon.Update
@@ -144,7 +144,7 @@ type stored struct {
 
 func (s *store) NewUpload(ctx context.Context, info tus.FileInfo) (tus.Upload, error) {
 	app := info.MetaData["app"]
-	u, err := s.daemon.Begin(ctx, app, info.Size)
+	u, err := s.daemon.Begin(ctx, app, info.MetaData["filename"], info.Size)
 	if err != nil {
 		return nil, tusError(err)
 	}
