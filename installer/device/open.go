@@ -85,11 +85,25 @@ func (m *Machine) open(ctx context.Context, what string, o Options) (*opened, er
 	if err != nil {
 		return nil, err
 	}
-	way, err := m.choose(ctx, src, app, version, st, o)
-	if err != nil {
-		return nil, err
+	// On the way already, heads are read first; else most releases need no other, and
+	// looking would cost a request more.
+	look := st.Path != nil
+	for {
+		way, err := m.choose(ctx, src, app, version, st, o, look)
+		if err != nil {
+			return nil, err
+		}
+		b, err := m.openHop(ctx, way, st, o)
+		if err != nil {
+			return nil, err
+		}
+		need := b.Manifest().Requires
+		if look || o.First || st.Current == nil || need == nil || need.Engine == "" && !bundle.Newer(need.From, st.Current.Version) {
+			return b, nil
+		}
+		b.file.Close()
+		look = true
 	}
-	return m.openHop(ctx, way, st, o)
 }
 
 func isDir(path string) bool {

@@ -338,7 +338,7 @@ func (d *Device) Latest(ctx context.Context, app string) (daemon.Latest, error) 
 	if err != nil {
 		return daemon.Latest{}, err
 	}
-	way, err := d.Machine.choose(ctx, src, app, "", st, Options{})
+	way, err := d.Machine.choose(ctx, src, app, "", st, Options{}, true)
 	if errors.Is(err, source.ErrNoRelease) {
 		return daemon.Latest{}, nil
 	}

@@ -159,15 +159,16 @@ func (r *router) to(ctx context.Context, target string, more func() error) ([]ho
 }
 
 // choose asks the source for a version, or for the newest one that can be reached. With
-// a NewestError and an installer.Obstacle comes the newest release all the same.
-func (m *Machine) choose(ctx context.Context, src *source.Source, app, version string, st installer.State, o Options) (route, error) {
+// a NewestError and an installer.Obstacle comes the newest release all the same. Unless
+// look, no head is read, and it is not known whether another has to come first.
+func (m *Machine) choose(ctx context.Context, src *source.Source, app, version string, st installer.State, o Options, look bool) (route, error) {
 	q := source.Query{Platform: host.Platform()}
 	if !o.Forced {
 		q.Bad = st.Bad
 	}
 	if version != "" {
 		rel, err := src.Exactly(ctx, version, source.Query{Platform: q.Platform})
-		if err != nil || o.First || st.Current == nil || !bundle.Newer(rel.Version, st.Current.Version) {
+		if err != nil || !look || o.First || st.Current == nil || !bundle.Newer(rel.Version, st.Current.Version) {
 			return route{hops: []hop{{rel, src}}}, err
 		}
 		r := m.router(st.Current.Version)
@@ -189,6 +190,9 @@ func (m *Machine) choose(ctx context.Context, src *source.Source, app, version s
 	newest := route{hops: []hop{{all[0], src}}}
 	if !bundle.Newer(all[0].Version, st.Current.Version) {
 		return newest, &NewestError{app, st.Current.Version, all[0].Version, src.String()}
+	}
+	if !look {
+		return newest, nil
 	}
 	r := m.router(st.Current.Version)
 	r.add(src, all)
