@@ -234,10 +234,15 @@ func TestPostgres(t *testing.T) {
 	}
 
 	// A server that wants a password on its socket too gets the service's own.
-	lock := `cd "$PGDATA" && echo "local all all scram-sha-256" >pg_hba.conf && psql -X -q -U shop -d orders -c "alter user shop password 'secret'" && pg_ctl reload &&
-		while psql -X -q -w -U shop -d orders -c "select 1"; do sleep 0.1; done >/dev/null 2>&1`
-	if err := c.Exec(t.Context(), "db", []string{"su", "postgres", "-s", "/bin/sh", "-c", lock}, nil, io.Discard); err != nil {
-		t.Fatal(err)
+	sql(`alter user shop password 'secret'`)
+	sql(`copy (select 'local all all scram-sha-256') to '/var/lib/postgresql/data/pg_hba.conf'`)
+	sql(`select pg_reload_conf()`)
+	for deadline := time.Now().Add(bundletest.Patience()); ; time.Sleep(50 * time.Millisecond) {
+		if err := c.Exec(t.Context(), "db", []string{"psql", "-X", "-q", "-w", "-U", "shop", "-d", "orders", "-c", "select 1"}, nil, io.Discard); err != nil {
+			break
+		} else if time.Now().After(deadline) {
+			t.Fatal("the server asks for no password")
+		}
 	}
 	locked, err := dump(c, "d", "orders")
 	if err != nil {
