@@ -292,6 +292,9 @@ func (d *drafter) hidesPassword(service string) bool {
 
 var (
 	secretName = regexp.MustCompile(`PASSWORD|PASSPHRASE|SECRET|KEY|TOKEN|SALT|PEPPER`)
+	// madeName are those that are made here even when they are called tokens, which
+	// others mostly hand out.
+	madeName = regexp.MustCompile(`PASSWORD|PASSPHRASE|SECRET|KEY|SALT|PEPPER`)
 	// foreignName are secrets of others, which cannot be made up here, and files.
 	foreignName = regexp.MustCompile(`API_?KEY|ACCESS_?KEY|CLIENT_SECRET|PUBLIC|LICEN[CS]E|SMTP|MAIL|AWS|S3_|STRIPE|OAUTH|OIDC|GITHUB|GOOGLE|_FILE$|_PATH$|_ID$`)
 	adminName   = regexp.MustCompile(`(^|_)(ADMIN|ROOT_?USER|INITIAL|SUPERUSER)_?.*PASSWORD`)
@@ -310,7 +313,12 @@ var (
 // and what is written beside it.
 func readsLikeSecret(key, hint string) bool {
 	upper := strings.ToUpper(key)
-	return secretName.MatchString(upper) && (generator.MatchString(hint) || !foreignName.MatchString(upper) && (generate.MatchString(hint) || ownSecret.MatchString(upper)))
+	return secretName.MatchString(upper) && (generator.MatchString(hint) || !foreign(upper, hint) && (generate.MatchString(hint) || ownSecret.MatchString(upper)))
+}
+
+// foreign reports whether a secret is one that others hand out, or a file.
+func foreign(upper, hint string) bool {
+	return foreignName.MatchString(upper) || strings.Contains(upper, "TOKEN") && !madeName.MatchString(upper) && !generate.MatchString(hint)
 }
 
 // secretSize is how such a secret is made: as its hint says, if it does.
@@ -367,10 +375,10 @@ func (d *drafter) variables() error {
 		switch {
 		case readsLikeSecret(name, hint) && !data && generator.MatchString(hint) && file == "":
 			secrets = append(secrets, fmt.Sprintf("  %s: {%s} # as %s says; immutable: true when data is encrypted with it", name, secretSize(hint), from))
-		case blank[name] && (!secretName.MatchString(upper) || foreignName.MatchString(upper) || !data && !d.c.mentions(name) && !readsLikeSecret(name, hint)):
+		case blank[name] && (!secretName.MatchString(upper) || foreign(upper, hint) || !data && !d.c.mentions(name) && !readsLikeSecret(name, hint)):
 			initial = append(initial, decision(name, hint, from))
 			guessed = append(guessed, name)
-		case !secretName.MatchString(upper) || foreignName.MatchString(upper):
+		case !secretName.MatchString(upper) || foreign(upper, hint):
 			if value, ok := known[name]; ok && file == "" {
 				initial = append(initial, fmt.Sprintf("  %s: {initial: %s} # as in %s", name, quote(value), from))
 			} else if file == "" {

@@ -412,7 +412,7 @@ func TestOverrideNote(t *testing.T) {
 func TestDraftValues(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "shop")
 	write(t, filepath.Join(dir, "compose.yaml"), `services:
-  a: {image: "${REGISTRY}/a:${TAG}", environment: {LEVEL: "${LEVEL}", PORT: "${PORT:-80}", SAME: "${SAME:-1}", KEY: "${SECRET_KEY}", EMPTY: "${EMPTY}"}, profiles: [x]}
+  a: {image: "${REGISTRY}/a:${TAG}", environment: {LEVEL: "${LEVEL}", PORT: "${PORT:-80}", SAME: "${SAME:-1}", KEY: "${SECRET_KEY}", EMPTY: "${EMPTY}", BOT: "${BOT_TOKEN}", SIGN: "${SECRET_TOKEN}"}, profiles: [x]}
   b: {image: b, profiles: [y]}
   c: {image: "c:${C_IMAGE}", env_file: .env}
 `)
@@ -424,7 +424,7 @@ func TestDraftValues(t *testing.T) {
 	}
 	text := string(d.YAML)
 	for _, want := range []string{"\nprofiles: [x] #", "\napp: other #", "\n  C_IMAGE: {default: \"7\"} #", "\n  REGISTRY: {default: r.example.org} #", "\n  LEVEL: {initial: info} #", "\n  PORT: {initial: \"8080\"} #",
-		"\n  THEIRS: {initial: \"a # b\"} #", "\n  UNUSED: {initial: \"1\"} #", "\n  SECRET_KEY: {hex: 32} #", "\n  EMPTY: {required: false} #"} {
+		"\n  THEIRS: {initial: \"a # b\"} #", "\n  UNUSED: {initial: \"1\"} #", "\n  SECRET_KEY: {hex: 32} #", "\n  SECRET_TOKEN: {hex: 32} #", "at the installation: BOT_TOKEN\n", "\n  EMPTY: {required: false} #"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in\n%s", want, text)
 		}
