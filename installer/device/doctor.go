@@ -427,13 +427,7 @@ func (m *Machine) Lost(ctx context.Context, st installer.State) (lost []string) 
 		return nil
 	}
 	defer store.Close()
-	command, _, _ := docker.FindCompose(ctx, m.dockerEnv()) // without it less is known
-	a := m.runtime(st.App, store, engine, command)
-	if st.Current != nil {
-		if err := a.AsConfigured(ctx, *st.Current); errors.As(err, new(*installer.ConfigError)) {
-			lost = append(lost, fmt.Sprintf("%s: %v; valise-installer apply", st.Current.Version, err))
-		}
-	}
+	a := m.runtime(st.App, store, engine, nil)
 	for _, r := range []*installer.Release{st.Current, st.Previous} {
 		if r == nil {
 			continue
@@ -451,6 +445,13 @@ func (m *Machine) Lost(ctx context.Context, st installer.State) (lost []string) 
 			}
 		}
 		lost = append(lost, fmt.Sprintf("%s: %s; %s", r.Version, oneLine(err.Error()), remedy))
+	}
+	// Last, as docker compose is what takes long.
+	if command, _, err := docker.FindCompose(ctx, m.dockerEnv()); err == nil && st.Current != nil {
+		err := m.runtime(st.App, store, engine, command).AsConfigured(ctx, *st.Current)
+		if errors.As(err, new(*installer.ConfigError)) {
+			lost = append(lost, fmt.Sprintf("%s: %v; valise-installer apply", st.Current.Version, err))
+		}
 	}
 	return lost
 }
