@@ -14,6 +14,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"github.com/moby/moby/api/types/container"
+	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/moby/client"
 
 	"github.com/valise-ota/valise/bundle"
@@ -287,14 +288,6 @@ func TestKeep(t *testing.T) {
 	loose := b.image(t, info.Platform, cfg, layer(t))
 	images := tagged(app, kept, kept2, loose)
 	load(t, e, b, images)
-	volumes := func() int {
-		res, err := e.client.VolumeList(t.Context(), client.VolumeListOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return len(res.Items)
-	}
-	before := volumes()
 	for _, tag := range []string{images[0].Tag, images[1].Tag, images[0].Tag} {
 		if err := e.Keep(t.Context(), app, tag); err != nil {
 			t.Fatal(err)
@@ -314,8 +307,16 @@ func TestKeep(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n := volumes(); n != before {
-		t.Errorf("keepers made %d volumes", n-before)
+	keepers, err := e.client.ContainerList(t.Context(), client.ContainerListOptions{All: true, Filters: client.Filters{}.Add("label", "dev.valise.app="+app)})
+	if err != nil || len(keepers.Items) != 2 {
+		t.Fatalf("%d keepers, want 2; %v", len(keepers.Items), err)
+	}
+	for _, k := range keepers.Items {
+		for _, m := range k.Mounts {
+			if m.Type == mount.TypeVolume {
+				t.Errorf("keeper %s made volume %s", k.Names, m.Name)
+			}
+		}
 	}
 	if _, err := e.client.ImagePrune(t.Context(), client.ImagePruneOptions{Filters: client.Filters{}.Add("dangling", "false").Add("label", "dev.valise.test="+app)}); err != nil {
 		t.Fatal(err)
