@@ -126,7 +126,11 @@ func (p *program) history(ctx context.Context, limit int) error {
 		t.Flush()
 		if i := slices.IndexFunc(records, func(r installer.Record) bool { return r.Log != "" }); i >= 0 {
 			lines := strings.SplitAfter(strings.TrimRight(records[i].Log, "\n"), "\n")
-			fmt.Fprintf(w, "\nwhat services of %s printed last, %s (--output json has %d lines):\n", records[i].To.Version, device.Stamp(records[i].Created), len(lines))
+			more := ""
+			if len(lines) > shownLines {
+				more = fmt.Sprintf(" (--output json has %d lines)", len(lines))
+			}
+			fmt.Fprintf(w, "\nwhat services of %s printed last, %s%s:\n", records[i].To.Version, device.Stamp(records[i].Created), more)
 			for _, line := range lines[max(0, len(lines)-shownLines):] {
 				fmt.Fprintf(w, "  %s", line)
 			}
