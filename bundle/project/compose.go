@@ -171,34 +171,24 @@ func (c *composeFile) partsOf(name string) {
 	}
 	_ = yaml.Load(data, &file)
 	add := func(n *yaml.Node) {
-		if n.Kind == yaml.ScalarNode && !strings.Contains(n.Value, "$") && n.Value != "" {
+		if n != nil && n.Kind == yaml.ScalarNode && !strings.Contains(n.Value, "$") && n.Value != "" {
 			c.part(filepath.Join(filepath.Dir(name), filepath.FromSlash(n.Value)))
 		}
 	}
 	for _, n := range file.Include {
 		add(&n) // a path
-		switch path := memberOf(&n, "path"); path.Kind {
-		case yaml.SequenceNode:
-			for _, n := range path.Content {
+		_, path := child(&n, "path")
+		add(path)
+		if path != nil {
+			for _, n := range path.Content { // of a list
 				add(n)
 			}
-		default:
-			add(path)
 		}
 	}
 	for _, service := range file.Services {
-		add(memberOf(&service.Extends, "file"))
+		_, file := child(&service.Extends, "file")
+		add(file)
 	}
-}
-
-// memberOf is a member of a map, or an empty node.
-func memberOf(m *yaml.Node, key string) *yaml.Node {
-	for i := 0; m.Kind == yaml.MappingNode && i+1 < len(m.Content); i += 2 {
-		if m.Content[i].Value == key {
-			return m.Content[i+1]
-		}
-	}
-	return &yaml.Node{}
 }
 
 func (p *Project) composeError(format string, args ...any) error {

@@ -92,31 +92,28 @@ func (a *app) diff(ctx context.Context, pathA, pathB string) error {
 	}
 	d := difference{App: to.App, From: from.Version, To: to.Version, Changes: []change{}, NeedBytes: map[bundle.Platform]int64{}}
 	old, now := facts(from), facts(to)
-	packagesA, err := packageFacts(ctx, pathA)
+	both := func(of func(context.Context, string) (map[string]string, error)) (a, b map[string]string, err error) {
+		if a, err = of(ctx, pathA); err == nil {
+			b, err = of(ctx, pathB)
+		}
+		if a != nil && b != nil {
+			maps.Copy(old, a)
+			maps.Copy(now, b)
+		}
+		return a, b, err
+	}
+	packagesA, packagesB, err := both(packageFacts)
 	if err != nil {
 		return err
 	}
-	packagesB, err := packageFacts(ctx, pathB)
-	if err != nil {
-		return err
-	}
-	if packagesA != nil && packagesB != nil {
-		maps.Copy(old, packagesA)
-		maps.Copy(now, packagesB)
-	} else if (packagesA == nil) != (packagesB == nil) {
+	if (packagesA == nil) != (packagesB == nil) {
 		a.Note("packages are not compared: only one of the two has SBOMs to read (valise build --sbom)")
 	}
-	volumesA, err := volumeFacts(ctx, pathA)
-	if err != nil {
-		return err
-	}
-	volumesB, err := volumeFacts(ctx, pathB)
+	volumesA, volumesB, err := both(volumeFacts)
 	if err != nil {
 		return err
 	}
 	if volumesA != nil && volumesB != nil {
-		maps.Copy(old, volumesA)
-		maps.Copy(now, volumesB)
 		d.Notes = volumeNotes(to, slices.Sorted(maps.Keys(volumesA)), slices.Sorted(maps.Keys(volumesB)))
 	}
 	all := maps.Clone(old)

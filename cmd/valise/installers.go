@@ -19,6 +19,7 @@ import (
 	"github.com/cenkalti/backoff/v5"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/project"
 	"github.com/valise-ota/valise/bundle/web"
 	"github.com/valise-ota/valise/cmd/internal/cli"
 )
@@ -91,12 +92,12 @@ func (p installerPlaces) find(ctx context.Context, platform string, step func(wh
 	}
 	other := ""
 	for _, path := range candidates {
-		got, err := sha256File(path)
+		got, err := hashFile(ctx, project.ReleaseFile{Source: path})
 		switch {
 		case errors.Is(err, os.ErrNotExist):
 		case err != nil:
 			return "", err
-		case want == "" || got == want:
+		case want == "" || got.Digest == bundle.Digest("sha256:"+want):
 			return path, nil
 		default:
 			other = "; " + path + " is of another build of valise"
@@ -125,19 +126,6 @@ func besideProgram() []string {
 	}
 	dir := filepath.Dir(self)
 	return []string{filepath.Join(dir, "installer"), filepath.Join(dir, "../lib/valise/installer")}
-}
-
-func sha256File(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
-	}
-	defer f.Close()
-	sum := sha256.New()
-	if _, err := io.Copy(sum, f); err != nil {
-		return "", err
-	}
-	return hex.EncodeToString(sum.Sum(nil)), nil
 }
 
 // downloadInstaller downloads a file that must have a digest. What has another one is
