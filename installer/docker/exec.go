@@ -72,10 +72,10 @@ func (c *Compose) exec(ctx context.Context, service string, argv []string, stdin
 		return 0, err
 	}
 	if stdin != nil {
-		sent := make(chan struct{})
+		sent, in := make(chan struct{}), &firstReadError{r: stdin}
 		go func() {
 			defer close(sent)
-			_, _ = io.Copy(conn.Conn, stdin) // a command need not read all of it
+			_, _ = io.Copy(conn.Conn, in) // a command need not read all of it
 			_ = conn.CloseWrite()
 		}()
 		// stdin is its caller's again afterwards, unless it has nothing to say for long.
@@ -83,6 +83,9 @@ func (c *Compose) exec(ctx context.Context, service string, argv []string, stdin
 			cancel()
 			select {
 			case <-sent:
+				if err == nil && code == 0 && in.err != nil { // for the command it was the end
+					err = fmt.Errorf("read its input: %w", in.err)
+				}
 			case <-time.After(waitDelay):
 			}
 		}()
@@ -123,6 +126,20 @@ type firstError struct {
 func (f *firstError) Write(p []byte) (int, error) {
 	n, err := f.w.Write(p)
 	if err != nil && f.err == nil {
+		f.err = err
+	}
+	return n, err
+}
+
+// firstReadError remembers why reading failed.
+type firstReadError struct {
+	r   io.Reader
+	err error
+}
+
+func (f *firstReadError) Read(p []byte) (int, error) {
+	n, err := f.r.Read(p)
+	if err != nil && err != io.EOF && f.err == nil {
 		f.err = err
 	}
 	return n, err

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"testing/iotest"
 )
 
 // frame is what a command wrote, as the engine sends it: 1 for stdout, 2 for stderr.
@@ -79,6 +80,11 @@ func TestExec(t *testing.T) {
 	}
 	if err := execEngine(t, echo, good).Exec(t.Context(), "db", argv, bytes.NewReader(big), &out); err != nil || !bytes.Equal(out.Bytes(), big) {
 		t.Errorf("%v, %d of %d bytes came back", err, out.Len(), len(big))
+	}
+	// Input that breaks off is not taken for its end.
+	broken := errors.New("damaged: gzip: invalid checksum")
+	if err := execEngine(t, echo, good).Exec(t.Context(), "db", argv, io.MultiReader(strings.NewReader("half"), iotest.ErrReader(broken)), io.Discard); !errors.Is(err, broken) {
+		t.Errorf("input that breaks off: %v", err)
 	}
 	// A command that reads nothing and fails is not waited for.
 	r, w := io.Pipe()
