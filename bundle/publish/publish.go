@@ -151,6 +151,9 @@ func (r *Repository) Publish(ctx context.Context, q Request) (*Result, error) {
 		}
 	}
 	result, err := j.publish(ctx, rel)
+	if isTaken(err) {
+		result, err = j.joinOther(ctx, err)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -194,6 +197,7 @@ func (j *job) publish(ctx context.Context, rel *Release) (*Result, error) {
 		}
 	}
 	done := new(Release)
+	j.draft = rel.ID
 	if err := r.do(ctx, "publish release "+q.Tag, http.MethodPatch, fmt.Sprintf("%s/releases/%d", r.path, rel.ID), change, done); err != nil {
 		return nil, burnt(err, q.Tag)
 	}
@@ -208,6 +212,34 @@ type job struct {
 	*Repository
 	Request
 	files []local
+	draft int64 // of the draft that this run completed
+}
+
+// isTaken recognises that another release has the tag since this run began.
+func isTaken(err error) bool {
+	no := new(refusal)
+	return errors.As(err, &no) && strings.Contains(no.text, "tag_name already_exists")
+}
+
+// joinOther adds the files to the release that another run or program published while
+// this one filled a draft, and removes the draft.
+func (j *job) joinOther(ctx context.Context, taken error) (*Result, error) {
+	rel, err := j.find(ctx, j.Tag)
+	if err != nil || rel == nil || rel.Draft {
+		return nil, errors.Join(taken, err)
+	}
+	j.Note("release %s was published by another run or program meanwhile (%s): the files are added to it", rel.Tag, rel.URL)
+	if err := j.besideOthers(ctx, rel); err != nil {
+		return nil, err
+	}
+	result, err := j.complete(ctx, rel)
+	if err != nil {
+		return nil, err
+	}
+	if err := j.do(ctx, "delete the draft of this run", http.MethodDelete, fmt.Sprintf("%s/releases/%d", j.path, j.draft), nil, nil); err != nil && !errors.Is(err, errNotFound) {
+		j.Note("a draft of release %s is left, delete it: %v", rel.Tag, err)
+	}
+	return result, nil
 }
 
 // maxList is how many bytes of a list of checksums are looked through for our names.

@@ -449,6 +449,65 @@ func TestOthersRelease(t *testing.T) {
 	}
 }
 
+// TestTaken: goreleaser, or another run, publishes the release of the tag while this one
+// fills its draft.
+func TestTaken(t *testing.T) {
+	for name, test := range map[string]struct {
+		title  string
+		assets map[string]string
+		want   string // part of the error
+		called string
+	}{
+		"goreleaser":           {"v1.0.0", map[string]string{"CHECKSUMS.txt": "12ab  app_linux_amd64.tar.gz\n"}, "", "shop-1.0.0.CHECKSUMS.txt"},
+		"semantic-release":     {"v1.0.0", nil, "", "CHECKSUMS.txt"},
+		"another run of ours":  {"shop 1.0.0", map[string]string{"shop-1.0.0.tar.gz": "content of shop-1.0.0.tar.gz"}, "", "CHECKSUMS.txt"},
+		"another release":      {"shop 1.0.0", map[string]string{"shop-1.0.0.tar.gz": "other"}, "its shop-1.0.0.tar.gz is not this release", ""},
+		"another of that name": {"v1.0.0", map[string]string{"extra.pdf": "theirs"}, "another file called extra.pdf", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPlace(t)
+			p.write(t, "CHECKSUMS.txt", "34cd  shop-1.0.0.tar.gz\n")
+			made := false
+			p.Fail = func(r *http.Request) publishtest.Fault {
+				if r.Method != http.MethodPatch || made {
+					return publishtest.None
+				}
+				made = true
+				body := map[string]any{"tag_name": tag, "name": test.title, "body": "their notes", "draft": false}
+				if err := p.repository(t).once(t.Context(), "make", http.MethodPost, "repos/acme/shop/releases", body, new(Release)); err != nil {
+					t.Error(err)
+				}
+				for name, text := range test.assets { // the newest one of the tag
+					if err := p.AssetOf(func(s publishtest.Seen) bool { return !s.Draft }, name, []byte(text)); err != nil {
+						t.Error(err)
+					}
+				}
+				return publishtest.None
+			}
+			q := p.request(t)
+			for i, f := range q.Files {
+				if f.Name == "CHECKSUMS.txt" {
+					q.Files[i].Else = "shop-1.0.0.CHECKSUMS.txt"
+				}
+			}
+			result, err := p.repository(t).Publish(t.Context(), q)
+			all := p.Releases()
+			if test.want != "" {
+				if err == nil || !strings.Contains(err.Error(), test.want) || len(all) != 2 {
+					t.Errorf("got %v, want %q: %+v", err, test.want, all)
+				}
+				return
+			}
+			if err != nil || len(all) != 1 || all[0].Draft || !slices.Contains(result.Names, test.called) || all[0].Assets[test.called] == "" || all[0].Assets["shop-1.0.0.tar.gz"] == "" {
+				t.Errorf("got %+v, %v: %+v", result, err, all)
+			}
+			if all[0].Notes != "their notes" {
+				t.Errorf("their notes became %q", all[0].Notes)
+			}
+		})
+	}
+}
+
 func TestBurntTag(t *testing.T) {
 	p := newPlace(t)
 	p.Immutable = true

@@ -26,6 +26,7 @@ import (
 
 // Tokens, and what they may do. Any other is a bad credential.
 const (
+	Admin = "ghp_admin" // everything, as a person who owns the repository has it
 	Write = "ghs_write" // contents: write
 	Read  = "ghs_read"  // contents: read, as a job of a forked pull request has it
 )
@@ -49,6 +50,9 @@ type Server struct {
 	Dir        string // files are kept here
 	Immutable  bool   // the repository's setting: published releases cannot be changed
 	NoDigest   bool   // an old GitHub Enterprise Server computes none
+	// Answers are settings that are only read, by their path behind the repository's:
+	// "rulesets/7", or "" for the repository itself.
+	Answers map[string]json.RawMessage
 	// Fail, which may be nil, is asked about every request.
 	Fail func(r *http.Request) Fault
 	// Corrupt, which may be nil, is asked whether a stored file is served changed.
@@ -153,10 +157,15 @@ func (s *Server) Delete(tag string) {
 // Asset adds a file to a release as a person would, or removes it when data is
 // nil.
 func (s *Server) Asset(tag, name string, data []byte) error {
+	return s.AssetOf(func(r Seen) bool { return r.Tag == tag }, name, data)
+}
+
+// AssetOf is Asset for the first release that is meant.
+func (s *Server) AssetOf(is func(Seen) bool, name string, data []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, r := range s.releases {
-		if r.tag != tag {
+		if !is(Seen{Tag: r.tag, Name: r.name, Draft: r.draft}) {
 			continue
 		}
 		r.assets = slices.DeleteFunc(r.assets, func(a *asset) bool { return a.name == name })
@@ -168,7 +177,7 @@ func (s *Server) Asset(tag, name string, data []byte) error {
 		r.assets = append(r.assets, &asset{s.next, name, int64(len(data)), "uploaded", "sha256:" + hex.EncodeToString(sum[:])})
 		return os.WriteFile(s.file(s.next), data, 0o600)
 	}
-	return fmt.Errorf("no release %s", tag)
+	return fmt.Errorf("no release for %s", name)
 }
 
 func (s *Server) file(id int64) string { return filepath.Join(s.Dir, strconv.FormatInt(id, 10)) }
@@ -229,12 +238,13 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request, path string, cut 
 		return
 	}
 	upload := strings.HasPrefix(path, "/uploads/")
-	rest, ok := strings.CutPrefix(strings.TrimPrefix(path, "/uploads"), "/repos/"+s.Repository+"/")
+	rest, ok := strings.CutPrefix(strings.TrimPrefix(path, "/uploads")+"/", "/repos/"+s.Repository+"/")
+	rest = strings.TrimSuffix(rest, "/")
 	if !ok {
 		s.refuse(w, http.StatusNotFound, "Not Found")
 		return
 	}
-	if r.Method != http.MethodGet && may != Write {
+	if r.Method != http.MethodGet && may != Write && may != Admin {
 		s.refuse(w, http.StatusForbidden, "Resource not accessible by integration")
 		return
 	}
@@ -244,6 +254,8 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request, path string, cut 
 		return n
 	}
 	switch {
+	case r.Method == http.MethodGet && setting(rest):
+		s.settings(w, rest, may)
 	case upload && r.Method == http.MethodPost && len(parts) == 3 && parts[2] == "assets":
 		s.upload(w, r, id(1), cut)
 	case rest == "releases" && r.Method == http.MethodGet:
@@ -262,6 +274,8 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request, path string, cut 
 		s.assets(w, r, id(1))
 	case len(parts) == 2 && parts[0] == "releases" && r.Method == http.MethodPatch:
 		s.edit(w, r, id(1))
+	case len(parts) == 2 && parts[0] == "releases" && r.Method == http.MethodDelete:
+		s.delete(w, id(1))
 	case len(parts) == 2 && parts[0] == "releases" && r.Method == http.MethodGet:
 		s.one(w, r, func(rel *release) bool { return rel.id == id(1) })
 	case strings.HasPrefix(rest, "commits/tags/") && r.Method == http.MethodGet:
@@ -273,10 +287,41 @@ func (s *Server) route(w http.ResponseWriter, r *http.Request, path string, cut 
 	}
 }
 
+// ownerOnly are settings that only an owner may read.
+var ownerOnly = []string{"immutable-releases", "actions/permissions", "actions/permissions/workflow", "actions/permissions/selected-actions"}
+
+func setting(rest string) bool {
+	return rest == "" || rest == "rulesets" || strings.HasPrefix(rest, "rulesets/") || strings.HasPrefix(rest, "environments/") || slices.Contains(ownerOnly, rest)
+}
+
+// settings answers as the repository is set up, and as a new one when Answers do not say.
+func (s *Server) settings(w http.ResponseWriter, rest, may string) {
+	answer, ok := s.Answers[rest]
+	switch {
+	case slices.Contains(ownerOnly, rest) && may == "":
+		s.refuse(w, http.StatusUnauthorized, "Requires authentication")
+	case slices.Contains(ownerOnly, rest) && may != Admin:
+		s.refuse(w, http.StatusForbidden, "Resource not accessible by integration")
+	case ok:
+		writeJSON(w, http.StatusOK, answer)
+	case rest == "":
+		writeJSON(w, http.StatusOK, map[string]any{"id": 1, "full_name": s.Repository, "private": false, "archived": false, "default_branch": "main",
+			"permissions": map[string]bool{"admin": may == Admin, "push": may == Admin || may == Write, "pull": true}})
+	case rest == "rulesets":
+		writeJSON(w, http.StatusOK, []any{})
+	case rest == "actions/permissions":
+		writeJSON(w, http.StatusOK, map[string]any{"enabled": true, "allowed_actions": "all", "sha_pinning_required": false})
+	case rest == "actions/permissions/workflow":
+		writeJSON(w, http.StatusOK, map[string]any{"default_workflow_permissions": "read", "can_approve_pull_request_reviews": false})
+	default: // immutable releases that are off, an environment that is not there
+		s.refuse(w, http.StatusNotFound, "Not Found")
+	}
+}
+
 // authorise returns what the request may do.
 func (s *Server) authorise(w http.ResponseWriter, r *http.Request) (string, bool) {
 	switch token := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "); token {
-	case Write, Read:
+	case Admin, Write, Read:
 		return token, true
 	case "":
 		if r.Method == http.MethodGet {
@@ -358,7 +403,7 @@ func (s *Server) list(w http.ResponseWriter, r *http.Request, may string) {
 	defer s.mu.Unlock()
 	all := []map[string]any{}
 	for _, rel := range slices.Backward(s.releases) {
-		if !rel.draft || may == Write {
+		if !rel.draft || (may == Write || may == Admin) {
 			all = append(all, s.releaseJSON(r, rel))
 		}
 	}
@@ -466,6 +511,17 @@ func (s *Server) apply(w http.ResponseWriter, r *http.Request, rel *release, f f
 	writeJSON(w, status, s.releaseJSON(r, rel))
 }
 
+func (s *Server) delete(w http.ResponseWriter, id int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.byID(id) == nil {
+		s.refuse(w, http.StatusNotFound, "Not Found")
+		return
+	}
+	s.releases = slices.DeleteFunc(s.releases, func(r *release) bool { return r.id == id })
+	w.WriteHeader(http.StatusNoContent)
+}
+
 func (s *Server) assets(w http.ResponseWriter, r *http.Request, id int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -496,7 +552,7 @@ func (s *Server) asset(w http.ResponseWriter, r *http.Request, id int64, may str
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	rel, a := s.findAsset(id)
-	if a == nil || rel.draft && may != Write {
+	if a == nil || rel.draft && may != Write && may != Admin {
 		s.refuse(w, http.StatusNotFound, "Not Found")
 		return
 	}
