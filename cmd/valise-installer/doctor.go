@@ -2,13 +2,10 @@ package main
 
 import (
 	"context"
-	"fmt"
-	"io"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
-	"github.com/valise-ota/valise/installer/device"
+	"github.com/valise-ota/valise/cmd/internal/cli"
 )
 
 func doctorCommand(p *program) *cobra.Command {
@@ -64,46 +61,9 @@ func (p *program) doctor(ctx context.Context) error {
 		}
 		apps = []string{app}
 	}
-	all := p.Examine(ctx, apps)
-	bad := 0
-	for _, f := range all {
-		if f.Status == device.FindingFailed {
-			bad++
-		}
+	said := []cli.Finding{}
+	for _, f := range p.Examine(ctx, apps) {
+		said = append(said, cli.Finding{App: f.App, Check: f.Check, Status: f.Status, Detail: f.Detail(), Remedy: remedy(f.Remedy)})
 	}
-	said := []finding{}
-	for _, f := range all {
-		said = append(said, finding{f.App, f.Check, f.Status, f.Detail(), remedy(f.Remedy)})
-	}
-	if err := p.Result(said, func(w io.Writer) { printFindings(w, said) }); err != nil {
-		return err
-	}
-	if bad > 0 {
-		return fmt.Errorf("%d of %d checks failed", bad, len(all))
-	}
-	return nil
-}
-
-// finding is a device.Finding in words.
-type finding struct {
-	App    string `json:"app,omitempty"`
-	Check  string `json:"check"`
-	Status string `json:"status"`
-	Detail string `json:"detail"`
-	Remedy string `json:"remedy,omitempty"`
-}
-
-func printFindings(w io.Writer, all []finding) {
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	for _, f := range all {
-		name := f.Check
-		if f.App != "" {
-			name = f.App + ": " + name
-		}
-		fmt.Fprintf(t, "%s\t%s\t%s\n", f.Status, name, f.Detail)
-		if f.Remedy != "" {
-			fmt.Fprintf(t, "\t\t-> %s\n", f.Remedy)
-		}
-	}
-	t.Flush()
+	return p.Findings(said)
 }

@@ -19,10 +19,11 @@ var doubles = map[string]*publishtest.Server{}
 //	github start [immutable]   a repository acme/shop, and the environment for it
 //	github tag NAME COMMIT
 //	github commit MESSAGE
+//	github answer PATH FILE    what a setting is
 //	github releases FILE       writes what there is, as JSON
 func githubDouble(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 1 {
-		ts.Fatalf("usage: github start|tag|commit|releases ...")
+		ts.Fatalf("usage: github start|tag|commit|answer|releases ...")
 	}
 	url := ts.Getenv("GITHUB_API_URL")
 	switch server := doubles[url]; args[0] {
@@ -41,6 +42,11 @@ func githubDouble(ts *testscript.TestScript, neg bool, args []string) {
 		server.Tag(args[1], args[2])
 	case "commit":
 		server.Commit(args[1])
+	case "answer":
+		if server.Answers == nil {
+			server.Answers = map[string]json.RawMessage{}
+		}
+		server.Answers[args[1]] = json.RawMessage(ts.ReadFile(args[2]))
 	case "releases":
 		b, err := json.MarshalIndent(server.Releases(), "", "  ")
 		ts.Check(err)

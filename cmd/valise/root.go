@@ -24,6 +24,7 @@ var commands = []func(*app) *cobra.Command{
 	thinCommand,
 	receiptsCommand,
 	publishCommand,
+	doctorCommand,
 	actionCommand,
 	schemaCommand,
 	manCommand,

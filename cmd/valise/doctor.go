@@ -1,0 +1,474 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/project"
+	"github.com/valise-ota/valise/bundle/publish"
+	"github.com/valise-ota/valise/cmd/internal/cli"
+)
+
+// How a check ended, beside cli.FindingFailed.
+const (
+	findingOK      = "ok"
+	findingWarning = "warning"
+	findingSkipped = "skipped" // it was not asked, or the token may not know
+)
+
+func doctorCommand(a *app) *cobra.Command {
+	var f doctorFlags
+	c := &cobra.Command{
+		Use:   "doctor",
+		Short: "Check what the releases of a repository on GitHub depend on",
+		Long: "doctor looks at valise.yaml, at the checkout and its tags, and at the workflows that run the Action:\n" +
+			"what starts them, their permissions, and whom a device must trust. With a token in GITHUB_TOKEN (or\n" +
+			"GH_TOKEN) it asks GitHub for the rest: which actions are allowed, rules for tags, immutable releases,\n" +
+			"environments, drafts that are left, and who signed the newest release. A token of an owner sees most:\n" +
+			"what it may not see is skipped. Nothing is changed.\n\n" +
+			"The exit code is 1 when a check failed; warnings do not change it.",
+		Example: "  valise doctor\n  GITHUB_TOKEN=$(gh auth token) valise doctor --repository acme/shop --output json",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			all, err := a.doctor(cmd.Context(), f)
+			if err != nil {
+				return err
+			}
+			return a.Findings(all)
+		},
+	}
+	c.Flags().StringVar(&f.project, "project", project.DefaultFile, "project file")
+	c.Flags().StringVar(&f.repository, "repository", "", "OWNER/NAME (default GITHUB_REPOSITORY, else as origin of the checkout says)")
+	return c
+}
+
+type doctorFlags struct{ project, repository string }
+
+// examination collects findings.
+type examination struct {
+	*app
+	all        []cli.Finding
+	p          *project.Project
+	top        string // of the checkout, "" without one
+	server     string // https://github.com
+	repository string // OWNER/NAME, "" when nothing says it
+	tags       []string
+	steps      []releasing // that sign or publish
+	sample     string      // a tag of the next release
+}
+
+func (e *examination) add(status, check, remedy, format string, args ...any) {
+	if status == findingOK {
+		remedy = ""
+	}
+	e.all = append(e.all, cli.Finding{Check: check, Status: status, Detail: cli.OneLine(fmt.Sprintf(format, args...)), Remedy: remedy})
+}
+
+func (a *app) doctor(ctx context.Context, f doctorFlags) ([]cli.Finding, error) {
+	e := &examination{app: a, server: cmp.Or(a.Getenv("GITHUB_SERVER_URL"), "https://github.com")}
+	var err error
+	if e.p, err = project.Load(ctx, f.project); err != nil {
+		e.add(cli.FindingFailed, "project", "valise init writes one; valise schema says what it may hold", "%v", err)
+	} else {
+		e.add(findingOK, "project", "", "%s is about %s", f.project, e.p.App)
+	}
+	e.checkout(ctx, filepath.Dir(f.project))
+	if e.repository = cmp.Or(f.repository, a.Getenv("GITHUB_REPOSITORY"), e.repository); e.repository == "" {
+		e.add(findingWarning, "repository", "name it: --repository OWNER/NAME", "the checkout does not say which repository on GitHub this is")
+	}
+	if e.top != "" {
+		e.workflows()
+		e.starts()
+		e.others()
+	}
+	return e.all, e.askGitHub(ctx)
+}
+
+// checkout looks at what git knows.
+func (e *examination) checkout(ctx context.Context, dir string) {
+	git, err := readGit(ctx, dir, "", "")
+	switch {
+	case err != nil:
+		e.add(cli.FindingFailed, "checkout", "", "%v", err)
+		return
+	case git == nil:
+		e.add(cli.FindingFailed, "checkout", "run it in a checkout of the repository", "%s is in no git repository", dir)
+		return
+	}
+	e.top, _ = runGit(ctx, dir, "rev-parse", "--show-toplevel")
+	if at, name, ok := strings.Cut(strings.TrimPrefix(git.source.Repository, "https://"), "/"); ok && strings.Count(name, "/") == 1 {
+		e.repository, e.server = name, "https://"+at
+	}
+	list, _ := runGit(ctx, dir, "tag", "--list", "--sort=-creatordate")
+	e.tags = strings.Fields(list)
+	e.add(findingOK, "checkout", "", "%s", strings.TrimSpace(git.source.Repository+" "+git.source.Commit[:12]))
+	if shallow, _ := runGit(ctx, dir, "rev-parse", "--is-shallow-repository"); shallow == "true" {
+		e.add(findingWarning, "history", "fetch-depth: 0 for actions/checkout, or git fetch --unshallow --tags", "the checkout has no history, so notes without CHANGELOG.md have no commits, and tags are missing here")
+	}
+	files, _ := runGit(ctx, e.top, "ls-files", "-z", "--", "*.key", "*.pem", "*.priv")
+	for _, name := range strings.FieldsFunc(files, func(r rune) bool { return r == 0 }) {
+		if isPrivateKey(filepath.Join(e.top, name)) {
+			e.add(cli.FindingFailed, "key", "make another one (valise keygen), rotate devices to it (trust in valise.yaml), and keep it in secrets", "%s is a private key, and everybody who reads the repository has it", name)
+		}
+	}
+}
+
+// isPrivateKey looks at the beginning of a file.
+func isPrivateKey(name string) bool {
+	f, err := os.Open(name)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	head := make([]byte, 256)
+	n, _ := io.ReadFull(f, head)
+	return regexp.MustCompile(`-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----`).Match(head[:n])
+}
+
+// workflows looks at what runs the Action, and with which permissions.
+func (e *examination) workflows() {
+	steps, calls, problems, err := readWorkflows(e.top)
+	if err != nil {
+		problems = append(problems, err.Error())
+	}
+	for _, problem := range problems {
+		e.add(cli.FindingFailed, "workflow", "actionlint says where", "%s", problem)
+	}
+	unpinned := map[string]bool{}
+	for _, s := range steps {
+		if _, ref, _ := strings.Cut(s.uses, "@"); !regexp.MustCompile(`^[0-9a-f]{40}$`).MatchString(ref) && !unpinned[s.uses] {
+			unpinned[s.uses] = true
+			e.add(findingWarning, "action", "name the commit of a release, as valise init --github does", "%s uses %s, which its owner can change", s.file, s.uses)
+		}
+		if always := s.dryRun && !slices.Contains(s.on.events, "push"); !always && (s.publishes || s.sign != signNone) {
+			e.steps = append(e.steps, s)
+		}
+	}
+	for _, c := range calls {
+		if len(e.steps) == 0 || strings.Contains(c.uses, "valise") {
+			name, ref, _ := strings.Cut(c.uses, "@")
+			e.add(findingWarning, "workflow", "when it signs, let devices ask for trust: {provenance: {repository: "+e.url()+"}} too: every repository that calls it signs so",
+				"job %s of %s is %s of another repository, which is not looked into; what it signs is signed as %s/%s@%s", c.job, c.file, path.Base(name), e.server, name, ref)
+		}
+	}
+	if len(e.steps) == 0 && len(calls) == 0 {
+		e.add(findingWarning, "workflow", "valise init --github writes one", "no workflow signs or publishes with the Action")
+	}
+	for _, s := range e.steps {
+		lacks := map[string]string{}
+		if s.publishes {
+			lacks["contents"] = s.contents
+		}
+		if s.sign == signKeyless {
+			lacks["id-token"] = s.idToken
+		}
+		fine := true
+		for _, permission := range sortedKeys(lacks) {
+			remedy := fmt.Sprintf("permissions: {%s: write} in job %s", permission, s.job)
+			switch level := lacks[permission]; {
+			case level == levelWrite:
+			case level == levelDefault:
+				fine = false
+				e.add(findingWarning, "permissions", remedy, "job %s of %s does not say that it needs %s: write, so the repository's setting decides", s.job, s.file, permission)
+			default:
+				fine = false
+				e.add(cli.FindingFailed, "permissions", remedy, "job %s of %s has no %s: write", s.job, s.file, permission)
+			}
+		}
+		if s.sign == signKey && !s.key {
+			fine = false
+			e.add(cli.FindingFailed, "permissions", "env: {COSIGN_PRIVATE_KEY: ${{ secrets.COSIGN_PRIVATE_KEY }}, COSIGN_PASSWORD: ...} of that step", "job %s of %s signs with a key and is given none", s.job, s.file)
+		}
+		if fine {
+			e.add(findingOK, "permissions", "", "job %s of %s has what it needs", s.job, s.file)
+		}
+	}
+}
+
+func (e *examination) url() string { return e.server + "/" + cmp.Or(e.repository, "OWNER/NAME") }
+
+// starts looks at what starts the workflows, and says whom devices must trust.
+func (e *examination) starts() {
+	seen := map[string]bool{}
+	for _, s := range e.steps {
+		start := cmp.Or(s.prefix, "v")
+		if len(s.on.tags) > 0 && s.prefix == "" {
+			start = tagStart(s.on.tags[0])
+		}
+		e.trusts(s, start, seen)
+		if seen[s.top] {
+			continue
+		}
+		seen[s.top] = true
+		if slices.Contains(s.on.events, "pull_request_target") {
+			e.add(cli.FindingFailed, "start", "on: pull_request and dry-run: true", "%s runs what strangers propose with the permissions of the repository (pull_request_target)", s.top)
+		}
+		if slices.Contains(s.on.events, "pull_request") && !s.dryRun {
+			e.add(findingWarning, "start", "dry-run: ${{ github.event_name == 'pull_request' }}", "%s runs for pull requests, which get neither identity nor secrets when they come from a fork", s.top)
+		}
+		if s.on.any && !s.named {
+			e.add(cli.FindingFailed, "start", "on: {push: {tags: ['v*']}}", "%s runs for every branch, and has no version there", s.top)
+		}
+		if len(s.on.tags) == 0 && !s.on.any && !s.named && !slices.Contains(s.on.events, "release") {
+			e.add(findingWarning, "start", "on: {push: {tags: ['v*']}}, or the input tag", "no tag starts %s", s.top)
+		}
+		var versions, own []string
+		for _, tag := range e.tags {
+			if _, _, ok := bundle.SplitTag(tag); ok {
+				versions = append(versions, tag)
+				if s.on.startsFor(tag) && strings.HasPrefix(tag, s.prefix) {
+					own = append(own, tag)
+				}
+			}
+		}
+		if len(versions) > 0 && len(own) == 0 && len(s.on.tags) > 0 {
+			e.add(findingWarning, "tags", "write the pattern as the tags are", "the newest tag is %s, and %s starts for %s", versions[0], s.top, strings.Join(s.on.tags, ", "))
+		}
+		if e.sample == "" {
+			e.sample = append(own, start+"1.2.3")[0]
+		}
+	}
+}
+
+// trusts says once what devices must trust to take what a step signs.
+func (e *examination) trusts(s releasing, start string, said map[string]bool) {
+	text := ""
+	switch s.sign {
+	case signKey:
+		text = "devices trust the key: valise-installer install BUNDLE --key cosign.pub"
+	case signKeyless:
+		text = fmt.Sprintf("devices trust %s: --identity-regexp '%s'", s.file, e.identity(s, start))
+	}
+	if text != "" && !said[text] {
+		said[text] = true
+		e.add(findingOK, "trust", "", "%s", text)
+	}
+}
+
+// identity is the expression for what signs as a workflow.
+func (e *examination) identity(s releasing, start string) string {
+	workflow := regexp.QuoteMeta(fmt.Sprintf("%s/.github/workflows/%s@refs/", e.url(), s.file))
+	switch {
+	case len(s.on.tags) == 0 && !slices.Contains(s.on.events, "release"):
+		return workflow + "heads/" + cmp.Or(s.on.branch, "BRANCH")
+	case start == "":
+		return workflow + "tags/[0-9].+"
+	}
+	return workflow + "tags/" + regexp.QuoteMeta(start) + ".+"
+}
+
+// others looks at programs that make tags and releases too.
+func (e *examination) others() {
+	for _, note := range releaseTools(e.top) {
+		status := findingWarning
+		for _, s := range e.steps {
+			if s.named || slices.Contains(s.on.events, "workflow_dispatch") || slices.Contains(s.on.events, "release") {
+				status = findingOK
+			}
+		}
+		e.add(status, "other tools", "on: {workflow_dispatch: } in the workflow that releases, or the input tag", "%s", note)
+	}
+}
+
+// askGitHub asks what only GitHub knows.
+func (e *examination) askGitHub(ctx context.Context) error {
+	token := cmp.Or(e.Getenv("GITHUB_TOKEN"), e.Getenv("GH_TOKEN"))
+	if token == "" || e.repository == "" {
+		e.add(findingSkipped, "github", "GITHUB_TOKEN=$(gh auth token) valise doctor", "not asked: no token, or no repository")
+		return nil
+	}
+	api := e.Getenv("GITHUB_API_URL")
+	if api == "" && e.server != "https://github.com" { // the checkout says so, and it gets no token for that
+		e.add(findingSkipped, "github", "GITHUB_API_URL="+e.server+"/api/v3 when that server may have the token", "not asked: the checkout is of %s", e.server)
+		return nil
+	}
+	repo, err := publish.Open(publish.Options{API: cmp.Or(api, "https://api.github.com"), Token: token, Repository: e.repository, UserAgent: "valise/" + cli.Version()})
+	if err != nil {
+		return cli.Usagef("%w", err)
+	}
+	about, err := repo.About(ctx)
+	if err != nil {
+		e.add(cli.FindingFailed, "github", "a token that may read this repository", "%v", err)
+		return nil
+	}
+	switch {
+	case about.Archived:
+		e.add(cli.FindingFailed, "github", "", "%s is archived: nothing can be released", about.Name)
+	case about.Private:
+		e.add(findingOK, "github", "", "%s is private: devices need token_file in their source", about.Name)
+	default:
+		e.add(findingOK, "github", "", "%s is public", about.Name)
+	}
+	e.allowed(ctx, repo)
+	immutable := e.immutable(ctx, repo, about)
+	e.tagRules(ctx, repo, immutable)
+	e.environments(ctx, repo)
+	e.releases(ctx, repo)
+	return nil
+}
+
+// unknown adds what the token may not know, and other errors.
+func (e *examination) unknown(check string, err error) bool {
+	switch {
+	case err == nil:
+		return false
+	case publish.Unknown(err):
+		e.add(findingSkipped, check, "", "the token may not know (%v)", err)
+	default:
+		e.add(cli.FindingFailed, check, "", "%v", err)
+	}
+	return true
+}
+
+func (e *examination) allowed(ctx context.Context, repo *publish.Repository) {
+	a, err := repo.AllowedActions(ctx)
+	if !e.unknown("actions", err) {
+		missing := ""
+		for _, s := range e.steps {
+			name, _, _ := strings.Cut(s.uses, "/")
+			if !strings.HasPrefix(e.repository, name+"/") && !a.Allows(s.uses) {
+				missing = s.uses
+			}
+		}
+		switch {
+		case !a.Enabled:
+			e.add(cli.FindingFailed, "actions", "Settings, Actions, General", "GitHub Actions is turned off")
+		case missing != "":
+			name, _, _ := strings.Cut(missing, "@")
+			e.add(cli.FindingFailed, "actions", "Settings, Actions, General: allow "+name+"@*", "the repository does not allow %s", missing)
+		default:
+			e.add(findingOK, "actions", "", "what the workflows use is allowed")
+		}
+	}
+	if slices.ContainsFunc(e.steps, func(s releasing) bool { return s.publishes && s.contents == levelDefault }) {
+		level, err := repo.DefaultPermissions(ctx)
+		if !e.unknown("permissions", err) && level != levelWrite {
+			e.add(cli.FindingFailed, "permissions", "permissions: {contents: write} in the job that publishes", "a job that names no permission may only read")
+		}
+	}
+}
+
+func (e *examination) immutable(ctx context.Context, repo *publish.Repository, about *publish.About) bool {
+	on, err := repo.ImmutableReleases(ctx)
+	switch {
+	case publish.Unknown(err) && about.Permissions.Admin:
+		err = nil // off
+	case e.unknown("immutable releases", err):
+		return false
+	}
+	if on {
+		e.add(findingOK, "immutable releases", "", "what is published cannot be changed")
+	} else {
+		e.add(findingWarning, "immutable releases", "Settings, General, Releases: enable release immutability", "files of a published release can be exchanged, and its tag moved; devices refuse what is not signed, but lose the old file")
+	}
+	return on
+}
+
+func (e *examination) tagRules(ctx context.Context, repo *publish.Repository, immutable bool) {
+	rules, err := repo.TagRules(ctx)
+	if e.unknown("tag rules", err) {
+		return
+	}
+	tag := cmp.Or(e.sample, "v1.2.3")
+	var has []string
+	for _, r := range rules {
+		if r.Covers(tag) {
+			has = append(has, r.Rules...)
+		}
+	}
+	remedy := fmt.Sprintf("Settings, Rules: a ruleset for tags %s* that restricts creations, updates and deletions, with the people who release in its bypass list", strings.TrimRight(tag, "0123456789."))
+	switch {
+	case !slices.Contains(has, "creation"):
+		e.add(findingWarning, "tag rules", remedy, "everybody who may write can push a tag such as %s, and so release what devices accept", tag)
+	case !immutable && !(slices.Contains(has, "update") && slices.Contains(has, "deletion")):
+		e.add(findingWarning, "tag rules", remedy, "tags such as %s can be moved or deleted", tag)
+	default:
+		e.add(findingOK, "tag rules", "", "who may make tags such as %s is restricted", tag)
+	}
+}
+
+func (e *examination) environments(ctx context.Context, repo *publish.Repository) {
+	for _, s := range e.steps {
+		if s.environment == "" || strings.Contains(s.environment, "${{") {
+			continue
+		}
+		protected, err := repo.Protected(ctx, s.environment)
+		if publish.Unknown(err) {
+			err = nil // GitHub makes it when a job first names it
+		}
+		if e.unknown("environment", err) {
+			continue
+		}
+		if protected {
+			e.add(findingOK, "environment", "", "%s has rules", s.environment)
+		} else {
+			e.add(findingWarning, "environment", "Settings, Environments: required reviewers, and which tags may use it", "%s, which job %s of %s names, has no rule", s.environment, s.job, s.file)
+		}
+	}
+}
+
+// releases looks at drafts that are left and at who signed the newest release.
+func (e *examination) releases(ctx context.Context, repo *publish.Repository) {
+	all, err := repo.Releases(ctx)
+	if e.unknown("releases", err) {
+		return
+	}
+	prefix, _, _ := bundle.SplitTag(cmp.Or(e.sample, "v1.2.3"))
+	newest := true
+	for _, rel := range all {
+		own, _, ok := bundle.SplitTag(rel.Tag)
+		if !ok || tagFamily(own) != tagFamily(prefix) {
+			continue
+		}
+		if rel.Draft {
+			e.add(findingWarning, "releases", "run its workflow again, or delete the draft", "%s is a draft that was never published (%s)", rel.Tag, rel.URL)
+		} else if newest {
+			newest = false
+			e.signer(ctx, repo, rel)
+		}
+	}
+	if newest {
+		e.add(findingOK, "releases", "", "none is published yet")
+	}
+}
+
+// signer compares who signed the newest release with who will sign the next one.
+func (e *examination) signer(ctx context.Context, repo *publish.Repository, rel publish.Release) {
+	assets, err := repo.Assets(ctx, rel.ID)
+	if e.unknown("releases", err) {
+		return
+	}
+	i := slices.IndexFunc(assets, func(a publish.Asset) bool {
+		return strings.HasSuffix(a.Name, manifestSuffix+sigstoreSuffix) && a.Size <= bundle.MaxSignatureSize && (e.p == nil || strings.HasPrefix(a.Name, e.p.App+"-"))
+	})
+	if i < 0 {
+		e.add(findingWarning, "releases", "publish it with the Action or valise publish", "the newest, %s, has no signed manifest: devices do not see it", rel.Tag)
+		return
+	}
+	var b strings.Builder
+	if e.unknown("releases", repo.Download(ctx, assets[i], &b)) {
+		return
+	}
+	was := claimedSigner([]byte(b.String()))
+	for _, s := range e.steps {
+		want := regexp.MustCompile("^" + regexp.QuoteMeta(fmt.Sprintf("%s/.github/workflows/%s@", e.url(), s.file)))
+		if s.sign == signKeyless && want.MatchString(was) || s.sign == signKey && strings.HasPrefix(was, "key ") {
+			e.add(findingOK, "releases", "", "the newest, %s, was signed as the next one will be", rel.Tag)
+			return
+		}
+	}
+	if len(e.steps) > 0 {
+		e.add(cli.FindingFailed, "releases", "sign one more release as before, with the new signer in valise.yaml (trust: {signers: [...]})", "the newest, %s, was signed by %s, and no workflow here signs so: devices would refuse the next release", rel.Tag, was)
+	}
+}
