@@ -56,6 +56,8 @@ require (
 
 require github.com/moby/patternmatcher v0.6.1
 
+require rsc.io/qr v0.2.0 // indirect
+
 require (
 	cloud.google.com/go/compute/metadata v0.9.0 // indirect
 	deps.dev/api/v3 v3.0.0-20260422013440-90c27f84dd6f // indirect

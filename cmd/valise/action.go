@@ -215,6 +215,9 @@ func (s *step) build(ctx context.Context) error {
 	for _, b := range s.built {
 		s.bundles = append(s.bundles, b.Path)
 	}
+	if s.built[0].Source == nil {
+		s.gha.Warningf("the bundle names no commit, so it is not compared with the tag; the log of the build says why")
+	}
 	return nil
 }
 
@@ -278,8 +281,15 @@ func (s *step) identity(ctx context.Context) (identity, issuer string, err error
 	if claims.Issuer == "" || claims.Workflow == "" {
 		return "", "", errors.New("the OIDC token of this job does not say which workflow it is")
 	}
-	return cmp.Or(s.Getenv("GITHUB_SERVER_URL"), "https://github.com") + "/" + claims.Workflow, claims.Issuer, nil
+	if own := s.Getenv("GITHUB_REPOSITORY"); !strings.HasPrefix(claims.Workflow, own+"/") {
+		s.gha.Warningf("this is signed as %s, and so is what any other repository signs that calls this workflow: let devices ask for trust: {provenance: {repository: %s/%s}}, too",
+			claims.Workflow, s.server(), own)
+	}
+	return s.server() + "/" + claims.Workflow, claims.Issuer, nil
 }
+
+// server is the GitHub that this is a run of.
+func (s *step) server() string { return cmp.Or(s.Getenv("GITHUB_SERVER_URL"), "https://github.com") }
 
 func (s *step) publish(ctx context.Context, trust []string) error {
 	args := append([]string{"publish"}, s.bundles...)

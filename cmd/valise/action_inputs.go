@@ -172,6 +172,8 @@ func (s *step) ready() error {
 		return cli.WithHint(cli.Usagef("publish: true with sign: none: devices take signed releases only"), "sign in the job that publishes; give it the bundle of the job that built it with the input bundle")
 	case s.in.sign == signKeyless && s.Getenv("ACTIONS_ID_TOKEN_REQUEST_URL") == "":
 		return cli.WithHint(sign.ErrNoToken, "give the job \"permissions: id-token: write\"%s", fork)
+	case s.in.sign == signKeyless && s.in.signingConfig == "" && s.server() != "https://github.com":
+		return cli.WithHint(cli.Usagef("sign: keyless on %s: Sigstore's public servers know the jobs of github.com only", s.server()), "sign: key, or name a private Sigstore with the inputs signing-config and trusted-root")
 	case s.in.sign == signKey && s.Getenv(privateKeyEnv) == "":
 		return cli.WithHint(fmt.Errorf("sign: key without a key: %s is not set", privateKeyEnv), "set %s and %s from secrets, in env of this step; a pull request from a fork gets no secrets", privateKeyEnv, passwordEnv)
 	case s.in.publish && s.Getenv("GITHUB_TOKEN") == "":

@@ -57,5 +57,8 @@ func (s *step) summary() string {
 		}
 	}
 	line("\n### On the device\n\n```sh\nvalise-installer plan %[1]s\nvalise-installer update %[1]s\n```\n\nThe first installation, with nothing but the file; more is in the [notes of the release](%[2]s):\n\n```sh\n%[3]s\n```", filepath.Base(s.bundles[0]), p.URL, p.Install)
+	if !p.Draft { // which only people who may write can see
+		line("%s", qrMarkdown(p.URL))
+	}
 	return b.String()
 }

@@ -62,6 +62,10 @@ func readGit(ctx context.Context, dir, version, tag string) (*gitInfo, error) {
 	return info, nil
 }
 
+// errNoCheckout is what a job has that should have a checkout: in a container without
+// git, actions/checkout leaves files only.
+var errNoCheckout = errors.New("there is no .git: in a container, install git before actions/checkout, which else downloads files only")
+
 // gitError is what git said, with what to do where the checkout belongs to another user.
 func gitError(err error, stderr string) error {
 	said := strings.Join(strings.Fields(stderr), " ")

@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/url"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -130,7 +132,21 @@ func (s *inspection) writeMarkdown(w io.Writer) {
 		fmt.Fprintf(w, "Signed by %s, as the signature says; not checked here.\n\n", mdCode(s.Signer))
 		next = "valise verify " + s.Path
 	}
-	fmt.Fprintf(w, "Next: %s\n", mdCode(next))
+	fmt.Fprintf(w, "Next: %s\n%s", mdCode(next), qrMarkdown(s.releasePage()))
+}
+
+var githubRepository = regexp.MustCompile(`^https://github\.com/[A-Za-z0-9-]+/[A-Za-z0-9._-]+$`)
+
+// releasePage is where a bundle that was built for a tag is published, "" for another.
+func (s *inspection) releasePage() string {
+	if s.Source == nil || !githubRepository.MatchString(s.Source.Repository) {
+		return ""
+	}
+	tag, ok := strings.CutPrefix(s.Source.Ref, "refs/tags/")
+	if !ok {
+		return ""
+	}
+	return s.Source.Repository + "/releases/tag/" + url.PathEscape(tag)
 }
 
 // readInstallers reads what the installers say they are; one that a thin bundle leaves

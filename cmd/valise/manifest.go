@@ -48,6 +48,9 @@ func (a *app) manifest(ctx context.Context, p *project.Project, r *project.Relea
 		note("%s", n)
 	}
 	git, err := readGit(ctx, p.Dir, r.Version, f.tag)
+	if git == nil && err == nil && a.Getenv("GITHUB_ACTIONS") != "" {
+		err = errNoCheckout
+	}
 	if err != nil {
 		note("git does not say what this is built from, so the bundle names no commit, and has no changelog of commits: %v", err)
 	}

@@ -170,6 +170,8 @@ func (a *app) publish(ctx context.Context, paths []string, flags publishFlags) (
 	}
 	if m.Source != nil {
 		q.Commit = m.Source.Commit
+	} else {
+		a.Note("%s names no commit, so it is not compared with the tag %s", filepath.Base(p.paths[0]), q.Tag)
 	}
 	if p.dir, err = os.MkdirTemp(filepath.Dir(paths[0]), ".valise-publish-"); err != nil {
 		return nil, err
