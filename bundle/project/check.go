@@ -66,6 +66,13 @@ func (p *Project) checkApp() error {
 		}
 		p.Platforms[i] = q
 	}
+	if p.Legacy != "" {
+		q, err := bundle.ParsePlatform(string(p.Legacy))
+		if err != nil || !slices.Contains(p.Platforms, q) {
+			return p.at([]any{"legacy"}, "legacy is %q, want the one of platforms whose images updaters older than Valise take", p.Legacy)
+		}
+		p.Legacy = q
+	}
 	for _, s := range sortedKeys(p.Arch) {
 		if q, err := bundle.ParsePlatform(s); err != nil || string(q) != s || strings.ContainsAny(p.Arch[s], "/\\ ") || p.Arch[s] == "" {
 			return p.at([]any{"arch", s}, "want a platform and its name in your files, for example linux/amd64: x86_64-linux")

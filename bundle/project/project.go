@@ -76,6 +76,7 @@ type Project struct {
 	Registries map[string]Registry      `yaml:"registries"`  // by host
 	Output     string                   `yaml:"output"`      // template of the bundle's file name
 	Arch       map[string]string        `yaml:"arch"`        // what {{.Arch}} is, by platform
+	Legacy     bundle.Platform          `yaml:"legacy"`      // whose images docker load, and updaters older than Valise, take by their plain names; empty: of the first one
 	// Trust is who signs the releases after this one. A key is the path of its
 	// file here, and so is the trusted root, which keeps that path in the bundle.
 	Trust *bundle.Trust `yaml:"trust"`
@@ -349,6 +350,9 @@ func parse(path string, data []byte) (*Project, error) {
 		Dir:    filepath.Dir(path),
 		File:   path,
 		doc:    doc,
+	}
+	if key, _ := child(doc.root, "templates"); key != nil {
+		return nil, doc.errorAt(key, "templates belong into tree: services of a compose app read the environment file themselves, or a file that docker compose makes of it: configs: {NAME: {content: \"... ${KEY} ...\"}} in the compose file")
 	}
 	if err := doc.decode(p); err != nil {
 		return nil, err

@@ -169,6 +169,7 @@ var rules = map[string]func(*jsonschema.Schema){
 	"version_env":                text(envPattern),
 	"platforms":                  func(s *jsonschema.Schema) { s.MinItems, s.MaxItems = new(1), new(bundle.MaxPlatforms) },
 	"platforms.*":                text(platformPattern),
+	"legacy":                     text(platformPattern),
 	"images":                     keys(`^[^@]*$`),
 	"images.*":                   oneSource,
 	"images.*.base":              func(s *jsonschema.Schema) { *s = *source() },
@@ -239,7 +240,7 @@ func oneKind(s *jsonschema.Schema) {
 	tree := &jsonschema.Schema{Required: []string{"tree"}, Properties: map[string]*jsonschema.Schema{
 		"health": {Properties: map[string]*jsonschema.Schema{"compose": {MaxItems: new(0)}}},
 	}}
-	for _, key := range []string{"compose", "profiles", "images", "registries", "backup", "networks", "volumes", "project", "engine"} {
+	for _, key := range []string{"compose", "profiles", "images", "registries", "backup", "networks", "volumes", "project", "engine", "legacy"} {
 		tree.Properties[key] = nothing()
 	}
 	compose := &jsonschema.Schema{Required: []string{"compose"}, Properties: map[string]*jsonschema.Schema{"tree": nothing()}}
@@ -348,9 +349,9 @@ var descriptions = map[string]string{
 	"tree.env_file":             "Environment file on the device; /etc/APP/APP.env when it is missing.",
 	"tree.keep_env":             "Variable of the environment file that says how many releases a device retains.",
 	"tree.signer_env":           "Variable in which installations older than Valise name the signer they trust.",
-	"tree.templates":            "Configuration files of the device, made from files of the tree. ${KEY} and ${KEY:-default} are read from the environment file.",
+	"tree.templates":            "Configuration files of the device, made from files of the tree. ${KEY} and ${KEY:-default} are read from the environment file; in a file that has @@KEY@@, that is, and $ means nothing.",
 	"tree.templates.*.from":     "Path in the tree.",
-	"tree.templates.*.to":       "File on the device, below a directory of /etc or /opt/APP.",
+	"tree.templates.*.to":       "File on the device, below a directory of /etc, or /opt/APP, or in each release: /opt/APP/current/web/config.json.",
 	"tree.templates.*.mode":     "\"0600\", \"0640\" or \"0644\", which is the default.",
 	"tree.templates.*.validate": "Command that must accept the file, {}, before it is put in place.",
 	"tree.required":             "Paths without which a tree is not complete.",
@@ -361,6 +362,7 @@ var descriptions = map[string]string{
 	"env.*.help":                "What it is for; the comment in .env.example when it is missing.",
 	"arch":                      "What {{.Arch}} is replaced by, by platform, for example linux/amd64: x86_64-linux.",
 	"platforms":                 "Platforms that a bundle is made for, for example linux/amd64, linux/arm64, linux/arm/v7.",
+	"legacy":                    "The one of platforms whose images updaters older than Valise, and docker load, take from a bundle of several; the first when it is missing.",
 	"images":                    "Where images come from, by name without tag. An image that is not listed is built as its compose service says, or pulled.",
 	"images.*.from":             "An existing image, taken as it is: a registry reference, oci:DIR (OCI image layout), archive:FILE (docker save) or docker:NAME (local engine). A map has one for each platform. {{.Version}} is replaced.",
 	"images.*.base":             "An image is made by putting files on this one: a source as in from, or scratch.",

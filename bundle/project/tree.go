@@ -74,7 +74,7 @@ func (p *Project) checkTree() error {
 			return p.at([]any{key}, "%s is about data in containers, and this app is a tree: an update and a rollback leave alone what its units write; let ExecStartPre= of the unit save or migrate it, so that the release before can still run", key)
 		}
 	}
-	for _, key := range []string{"compose", "profiles", "images", "registries", "networks", "volumes", "project", "engine"} {
+	for _, key := range []string{"compose", "profiles", "images", "registries", "networks", "volumes", "project", "engine", "legacy"} {
 		if _, value := child(p.doc.root, key); value != nil {
 			return p.at([]any{key}, "%s belongs to a compose app, and this one is a tree", key)
 		}

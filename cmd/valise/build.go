@@ -137,6 +137,23 @@ func (a *app) build(ctx context.Context, version string, f buildFlags) error {
 	if info, err := os.Stat(f.file); len(groups) > 1 && f.file != "" && (err != nil || !info.IsDir()) {
 		return cli.Usagef("--file is %s, want an existing directory for %d bundles", f.file, len(groups))
 	}
+	var names []string
+	for i := range groups {
+		groups[i] = legacyFirst(groups[i], p.Legacy)
+		name, _, err := bundleName(p, version, groups[i], f)
+		if err != nil {
+			return err
+		}
+		if f.file != "" && !isDir(f.file) {
+			name = f.file
+		}
+		names = append(names, name)
+	}
+	if f.from == "" { // a thin bundle is not called so
+		if err := checkLegacy(p, names, groups); err != nil {
+			return err
+		}
+	}
 	var built []*summary
 	for i, platforms := range groups {
 		s, err := a.buildOne(ctx, p, version, platforms, f, partSize, i == 0)
@@ -221,15 +238,10 @@ func platformGroups(p *project.Project, f buildFlags) ([][]bundle.Platform, erro
 // buildOne builds one bundle. What there is to note is the same for all, so it
 // is said with the first one.
 func (a *app) buildOne(ctx context.Context, p *project.Project, version string, platforms []bundle.Platform, f buildFlags, partSize int64, first bool) (*summary, error) {
-	one := bundle.Platform("")
-	if f.split || p.NamesPlatform() {
-		one = platforms[0]
-	}
-	name, err := p.OutputName(version, one)
+	name, compression, err := bundleName(p, version, platforms, f)
 	if err != nil {
 		return nil, err
 	}
-	name, compression := compressed(name, f)
 	m, content, err := a.prepare(ctx, p, version, platforms, name, f, first)
 	if err != nil {
 		return nil, err
@@ -241,7 +253,7 @@ func (a *app) buildOne(ctx context.Context, p *project.Project, version string, 
 		if omit, base, err = (thinFlags{from: f.from}).omit(m); err != nil {
 			return nil, err
 		}
-		name = thinName(name, base)
+		name = thinName(p.App, name, base)
 	}
 	path := f.file
 	if path == "" {
@@ -253,6 +265,21 @@ func (a *app) buildOne(ctx context.Context, p *project.Project, version string, 
 		return nil, err
 	}
 	return summarizeFile(path, m)
+}
+
+// bundleName is what a bundle is called, and how it is compressed. A file that was
+// named has that name, but what is in it is called as the project says.
+func bundleName(p *project.Project, version string, platforms []bundle.Platform, f buildFlags) (string, bundle.Compression, error) {
+	one := bundle.Platform("")
+	if f.split || p.NamesPlatform() {
+		one = platforms[0]
+	}
+	name, err := p.OutputName(version, one)
+	if err != nil {
+		return "", "", err
+	}
+	name, compression := compressed(name, f)
+	return name, compression, nil
 }
 
 // compressed says how a bundle is compressed, and what it is then called: as the

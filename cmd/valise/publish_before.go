@@ -133,6 +133,9 @@ func (p *publishing) compare(ctx context.Context, before []earlier, result *publ
 			if err := p.call(ctx, &thin, "thin", path, "--from", old); err != nil {
 				return err
 			}
+			if slices.ContainsFunc(result.Thin, func(t thinResult) bool { return t.Bundle == thin.Bundle }) {
+				return fmt.Errorf("publish: two thin bundles would be %s: give the bundles that they are made from other names", thin.Bundle)
+			}
 			if thin.Omitted == 0 {
 				p.Note("%s has all layers anew: no thin bundle for %s", filepath.Base(path), rel.Tag)
 				if err := removeBundle(thin.Bundle); err != nil {

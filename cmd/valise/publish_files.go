@@ -116,7 +116,7 @@ func (p *publishing) files(thin []thinResult) ([]publish.File, error) {
 	}
 	for _, t := range thin {
 		i := slices.IndexFunc(p.paths, func(path string) bool {
-			return strings.HasPrefix(t.Bundle, stem(path)+"-from-")
+			return strings.HasPrefix(t.Bundle, plainName(p.manifest().App, stem(path))+"-from-")
 		})
 		if i < 0 {
 			return nil, fmt.Errorf("thin bundle %s belongs to no bundle", t.Bundle)

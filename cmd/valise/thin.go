@@ -68,7 +68,7 @@ func (a *app) thin(ctx context.Context, path string, f thinFlags) error {
 		return fmt.Errorf("thin %s: %w", path, err)
 	}
 	if f.file == "" {
-		f.file = thinName(in.Name, version)
+		f.file = thinName(r.Manifest().App, in.Name, version)
 	}
 	update, finish := a.UI.Track("check " + filepath.Base(path))
 	err = r.Check(ctx, update)
@@ -104,11 +104,13 @@ func (a *app) thin(ctx context.Context, path string, f thinFlags) error {
 	})
 }
 
-// thinName is the name of what is left of a bundle for devices that run version.
-func thinName(path, version string) string {
+// thinName is the name of what is left of a bundle for devices that run version: none
+// that an updater older than Valise would take.
+func thinName(app, path, version string) string {
 	if version == "" {
 		version = "inventory"
 	}
+	path = plainName(app, path)
 	suffix := compressionOf(path).Suffix()
 	return strings.TrimSuffix(path, suffix) + "-from-" + version + suffix
 }
