@@ -250,7 +250,7 @@ func (p *program) handOver(ctx context.Context, app, path string) (string, error
 	}
 	defer f.Close()
 	client := p.ask()
-	up, err := client.Begin(ctx, app, filepath.Base(path), f.Size())
+	up, err := client.Begin(ctx, app, daemon.NewUpload{Size: f.Size(), Name: filepath.Base(path), Waits: true})
 	if err != nil {
 		return "", err
 	}

@@ -179,7 +179,7 @@ func (a *app) getPage(r *http.Request) (out Page, err error) {
 	}
 	p := Page{page, size, total, []Update{}}
 	for _, f := range found {
-		p.Data = append(p.Data, toUpdate(f))
+		p.Data = append(p.Data, a.toUpdate(f))
 	}
 	return p, nil
 }
@@ -211,7 +211,7 @@ func (a *app) getUpdate(r *http.Request) (out Update, err error) {
 	if err != nil {
 		return out, err
 	}
-	return toUpdate(rec), nil
+	return a.toUpdate(rec), nil
 }
 
 func (a *app) getCheck(r *http.Request) (out Check, err error) {
@@ -409,11 +409,8 @@ func (a *app) deleteUpdate(r *http.Request) (out Done, err error) {
 	if err != nil {
 		return out, err
 	}
-	a.mu.Lock()
-	queued := rec.Status == installer.Pending && a.queued[rec.ID] > 0
-	a.mu.Unlock()
 	switch {
-	case queued:
+	case a.toUpdate(rec).Queued:
 		return out, refuse(http.StatusConflict, "cannot delete: it waits for its turn to be applied")
 	case rec.Status == installer.Downloading, rec.Status == installer.Verifying, rec.Status == installer.Applying:
 		return out, refuse(http.StatusConflict, "cannot delete: it is %s", rec.Status)
@@ -439,7 +436,7 @@ func (a *app) getState(r *http.Request) (out State, err error) {
 	}
 	s := State{
 		App: a.name, Current: st.Current, Previous: st.Previous, Bad: st.Bad, Queued: len(a.jobs), Signers: a.config.Signers, Source: a.config.Source,
-		Drop: a.config.Drop, DropMode: a.config.DropMode, Settings: a.settings(), MaxUpload: a.config.MaxUpload,
+		Drop: a.config.Drop, DropMode: a.config.DropMode, Upload: a.config.Upload, Settings: a.settings(), MaxUpload: a.config.MaxUpload,
 	}
 	if st.Current != nil && st.Previous != nil {
 		if s.OnRollback, err = a.Device.OnRollback(a.name, *st.Current); err != nil {
@@ -457,7 +454,7 @@ func (a *app) getState(r *http.Request) (out State, err error) {
 		return out, err
 	}
 	if len(busy) > 0 {
-		u := toUpdate(busy[0])
+		u := a.toUpdate(busy[0])
 		s.Running = &u
 	}
 	return s, nil
@@ -530,11 +527,11 @@ func (a *app) postDownload(r *http.Request) (out Update, err error) {
 	if err != nil {
 		return out, err
 	}
-	return toUpdate(rec), nil
+	return a.toUpdate(rec), nil
 }
 
 func (a *app) postUpload(r *http.Request, in NewUpload) (out Upload, err error) {
-	u, err := a.begin(actor(r), in.Name, in.Size)
+	u, err := a.begin(actor(r), in)
 	if err != nil {
 		return out, err
 	}
@@ -582,7 +579,7 @@ func (a *app) finishUpload(r *http.Request) (out Update, err error) {
 	if err != nil {
 		return out, err
 	}
-	return toUpdate(rec), nil
+	return a.toUpdate(rec), nil
 }
 
 func (a *app) deleteUpload(r *http.Request) (out Done, err error) {

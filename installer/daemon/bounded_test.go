@@ -46,7 +46,7 @@ func TestDribble(t *testing.T) {
 	t.Cleanup(a.close)
 	a.Device, a.apps = answering{d}, map[string]*app{"shop": a}
 	a.Timing.Patience = 100 * time.Millisecond
-	u, err := a.begin("ann", "", 100)
+	u, err := a.begin("ann", NewUpload{Size: 100})
 	if err != nil {
 		t.Fatal(err)
 	}

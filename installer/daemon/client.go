@@ -54,9 +54,9 @@ func (c *Client) Post(ctx context.Context, path, app string, in, out any) error 
 	return c.call(ctx, http.MethodPost, Prefix+path, app, nil, in, out)
 }
 
-// Begin makes room for a bundle of size bytes, a file that is called name.
-func (c *Client) Begin(ctx context.Context, app, name string, size int64) (u Upload, err error) {
-	err = c.call(ctx, http.MethodPost, uploads, app, nil, NewUpload{size, name}, &u)
+// Begin makes room for a bundle.
+func (c *Client) Begin(ctx context.Context, app string, in NewUpload) (u Upload, err error) {
+	err = c.call(ctx, http.MethodPost, uploads, app, nil, in, &u)
 	return u, err
 }
 

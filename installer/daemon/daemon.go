@@ -153,6 +153,8 @@ type Config struct {
 	// when it is empty.
 	Drop     string `yaml:"drop,omitempty"`
 	DropMode Mode   `yaml:"drop_mode,omitempty"`
+	// Upload is what happens with a bundle that was uploaded; Stage when it is empty.
+	Upload Mode `yaml:"upload,omitempty"`
 	// USB is what happens with a release on a stick; Stage when it is empty.
 	USB Mode `yaml:"usb,omitempty"`
 	// USBReceipts has receipts and inventory written to every stick that is
@@ -175,6 +177,9 @@ func (c Config) Validate() error {
 		if !m.valid() {
 			return fmt.Errorf("%s is %q, want off, stage or apply", name, m)
 		}
+	}
+	if c.Upload != "" && c.Upload != Stage && c.Upload != Apply {
+		return fmt.Errorf("upload is %q, want stage or apply: who may upload is a matter of roles", c.Upload)
 	}
 	if c.MaxUpload < 0 {
 		return fmt.Errorf("max_upload is %d, want bytes", c.MaxUpload)

@@ -41,6 +41,7 @@ type upload struct {
 	id     string
 	by     string
 	name   string // of the file that comes, as its sender calls it
+	waits  bool   // when it is here, whatever the device does with uploads
 	size   int64
 	offset int64
 	used   time.Time
@@ -60,7 +61,8 @@ func refuse(status int, format string, args ...any) error {
 }
 
 // begin makes room for a file of size bytes, before the first of them comes.
-func (a *app) begin(by, name string, size int64) (*upload, error) {
+func (a *app) begin(by string, in NewUpload) (*upload, error) {
+	size := in.Size
 	limit := a.config.MaxUpload
 	if limit == 0 {
 		limit = maxUpload
@@ -87,7 +89,7 @@ func (a *app) begin(by, name string, size int64) (*upload, error) {
 	if free < need {
 		return nil, refuse(http.StatusInsufficientStorage, "not enough space: %d bytes free, %d needed", free, need)
 	}
-	u := &upload{id: a.NewID(), by: by, name: name, size: size, used: a.Now()}
+	u := &upload{id: a.NewID(), by: by, name: in.Name, waits: in.Waits, size: size, used: a.Now()}
 	f, err := a.inbox.OpenFile(u.id+unverified, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("begin upload: %w", err)
@@ -177,7 +179,26 @@ func (a *app) finish(ctx context.Context, u *upload) (installer.Record, error) {
 	a.mu.Lock()
 	delete(a.uploads, u.id)
 	a.mu.Unlock()
-	return a.accept(ctx, u.id, u.by, u.name, "")
+	r, err := a.accept(ctx, u.id, u.by, u.name, "")
+	if err == nil && a.config.Upload == Apply && !u.waits {
+		a.applyUploaded(ctx, r)
+	}
+	return r, err
+}
+
+// applyUploaded has a release applied that was uploaded, where the device says so. As in
+// the drop folder, one that was left by hand waits for a person.
+func (a *app) applyUploaded(ctx context.Context, r installer.Record) {
+	st, err := a.records.Load(ctx)
+	if err == nil && wentBack(st, r.To.Version) {
+		err = fmt.Errorf("%s was rolled back by hand: it waits for a person to apply it", r.To.Version)
+	}
+	if err == nil {
+		err = a.enqueue(job{record: r.ID})
+	}
+	if err != nil {
+		a.become(ctx, r.ID, installer.Pending, a.explain(err))
+	}
 }
 
 // called is how records speak of a file that came.

@@ -28,7 +28,7 @@ func TestRefusedName(t *testing.T) {
 		a := d.boot()
 		t.Cleanup(a.close)
 		a.Device = refusing{d}
-		u, err := a.begin("ann", name, 4)
+		u, err := a.begin("ann", NewUpload{Name: name, Size: 4})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -33,6 +33,8 @@ type Route struct {
 	Summary      string
 	Answer       string    // what a success holds, when its type does not say it
 	Created      bool      // its status is 201
+	Empty        bool      // its status is 204
+	Also         []Refusal // other successes
 	Query        any       // a struct of the parameters beside app; nil: none
 	Headers      any       // likewise
 	Refuses      []Refusal // beside those of every call
@@ -84,18 +86,22 @@ func (r Route) path() string {
 
 // Status is that of a success.
 func (r Route) Status() int {
-	if r.Created {
+	switch {
+	case r.Created:
 		return http.StatusCreated
+	case r.Empty:
+		return http.StatusNoContent
 	}
 	return http.StatusOK
 }
 
 // Everywhere are refusals that any call may answer.
 var Everywhere = []Refusal{
-	{400, "Several apps are installed, and the request names none."},
+	{400, "Several apps are installed, and the request names none, or a header or file is not as it must be."},
 	{401, "The request has no session, or its token is not valid."},
 	{403, "Not permitted, or the request comes from another site."},
 	{404, "There is no such app, update, upload or file."},
+	{405, "The address has no such method."},
 	{421, "The device is not called so."},
 	{500, "It failed on this device."},
 	{502, "The update service does not answer."},
@@ -113,6 +119,15 @@ type (
 	}
 )
 
+type tusVersion struct {
+	Resumable string `json:"Tus-Resumable" jsonschema:"1.0.0"`
+}
+
+type tusPiece struct {
+	Resumable string `json:"Tus-Resumable" jsonschema:"1.0.0"`
+	Offset    int64  `json:"Upload-Offset" jsonschema:"bytes that are here already"`
+}
+
 type tusHeaders struct {
 	Resumable string `json:"Tus-Resumable" jsonschema:"1.0.0"`
 	Length    int64  `json:"Upload-Length" jsonschema:"bytes of the bundle"`
@@ -123,6 +138,8 @@ type tusHeaders struct {
 type form struct {
 	File string `json:"file" jsonschema:"the bundle"`
 }
+
+var tusOther = Refusal{412, "Another version of tus."}
 
 var uploadRefusals = []Refusal{
 	{409, "That version is here already, or runs."},
@@ -177,7 +194,11 @@ func Routes() []Route {
 		{Method: "PATCH", Path: "/settings", Scope: Manage, Summary: "Change the schedule and the channel", endpoint: endpoint{In: Settings{}, Out: Settings{}, serve: (*app).patchSettings},
 			Refuses: []Refusal{{409, "An update or a command is changing the app."}, {422, "A setting is out of its range."}}},
 		{Method: "POST", Path: "/files", Scope: Send, Summary: "Begin a resumable upload (tus 1.0)", Created: true, Answer: "Location is its address.", Headers: tusHeaders{},
-			Refuses: append([]Refusal{{412, "Another version of tus."}}, uploadRefusals...)},
+			Refuses: append([]Refusal{tusOther}, uploadRefusals...)},
+		{Method: "HEAD", Path: "/files/{id}", Scope: Send, Summary: "How much of an upload is here", Answer: "Upload-Offset says it.", Headers: tusVersion{}, Refuses: []Refusal{tusOther}},
+		{Method: "PATCH", Path: "/files/{id}", Scope: Send, Summary: "Send a piece of an upload", Empty: true, Answer: "Upload-Offset says how much is here.", Headers: tusPiece{},
+			Also: []Refusal{{200, "All of it is here: the record, as JSON."}}, Refuses: append([]Refusal{tusOther}, uploadRefusals...), endpoint: endpoint{In: []byte{}, InMedia: "application/offset+octet-stream"}},
+		{Method: "DELETE", Path: "/files/{id}", Scope: Send, Summary: "Give an upload up", Empty: true, Headers: tusVersion{}, Refuses: []Refusal{tusOther, {423, "Another request writes to this upload."}}},
 
 		{Method: "POST", Path: uploads, Created: true, endpoint: takes((*app).postUpload)},
 		{Method: "GET", Path: uploads + "/{id}", endpoint: gives((*app).getUpload)},

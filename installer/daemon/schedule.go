@@ -352,7 +352,7 @@ func (a *app) webhook(id string) {
 	}
 	body, err := json.Marshal(map[string]any{
 		"specversion": "1.0", "type": "dev.valise.update." + string(r.Status), "source": "/valise/" + a.name, "id": r.ID + "-" + string(r.Status),
-		"time": a.Now().UTC().Format(time.RFC3339), "subject": r.To.Version, "datacontenttype": "application/json", "data": toUpdate(r),
+		"time": a.Now().UTC().Format(time.RFC3339), "subject": r.To.Version, "datacontenttype": "application/json", "data": a.toUpdate(r),
 	})
 	if err != nil {
 		return

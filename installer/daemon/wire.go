@@ -30,6 +30,7 @@ type Update struct {
 	UserPublicID    string           `json:"user_public_id"` // who asked for it
 	HasFirmwareFile bool             `json:"has_firmware_file"`
 	Verified        bool             `json:"verified"` // that file passed every check when it came
+	Queued          bool             `json:"queued"`   // it is about to be applied
 
 	Action      installer.Action `json:"action"`
 	FromVersion *string          `json:"from_version"`
@@ -47,12 +48,15 @@ func known[T comparable](v T) *T {
 	return &v
 }
 
-func toUpdate(r installer.Record) Update {
+func (a *app) toUpdate(r installer.Record) Update {
 	u := Update{
 		PublicID: r.ID, Version: r.To.Version, Changelog: known(r.Changelog), Status: r.Status, ErrorMessage: known(r.Error),
 		CreatedOn: known(r.Created), StartedOn: known(r.Started), CompletedOn: known(r.Ended), UserPublicID: r.By,
 		Action: r.Action, Signer: known(r.To.Signer), Attention: known(r.Attention), Log: known(r.Log), Path: r.Path, Steps: r.Steps,
 	}
+	a.mu.Lock()
+	u.Queued = r.Status == installer.Pending && a.queued[r.ID] > 0
+	a.mu.Unlock()
 	if u.Steps == nil {
 		u.Steps = []installer.Step{}
 	}
@@ -121,6 +125,7 @@ type State struct {
 	Source     string             `json:"source"`
 	Drop       string             `json:"drop"`
 	DropMode   Mode               `json:"drop_mode"`
+	Upload     Mode               `json:"upload"` // what happens with an uploaded bundle
 	Settings
 	MaxUpload int64      `json:"max_upload_bytes"`
 	CheckedOn *time.Time `json:"checked_on"`
@@ -155,6 +160,8 @@ type Data struct {
 type NewUpload struct {
 	Size int64  `json:"size" jsonschema:"bytes"`
 	Name string `json:"name,omitempty" jsonschema:"of the file, for people"`
+	// Waits keeps it until it is applied by a call, whatever the device does with uploads.
+	Waits bool `json:"waits,omitempty"`
 }
 
 // Backup is data that was saved.

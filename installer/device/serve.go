@@ -64,7 +64,7 @@ func (d *Device) Config(app string) (daemon.Config, error) {
 	}
 	u := c.Updates
 	u.Drop = cmp.Or(u.Drop, filepath.Join(d.Machine.AppDir(app), "updates"))
-	u.DropMode, u.Auto = cmp.Or(u.DropMode, daemon.Apply), cmp.Or(u.Auto, daemon.Off)
+	u.DropMode, u.Upload, u.Auto = cmp.Or(u.DropMode, daemon.Apply), cmp.Or(u.Upload, daemon.Stage), cmp.Or(u.Auto, daemon.Off)
 	u.Inbox = filepath.Join(d.Machine.stateDir(app), "inbox")
 	if c.Source != (source.Config{}) {
 		u.Source, u.Channel = c.Source.String(), c.Source.Channel

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"strings"
 
 	"github.com/valise-ota/valise/installer/daemon"
 )
@@ -17,7 +18,7 @@ func (s *Server) api(mux *http.ServeMux) {
 	for _, r := range daemon.Routes() {
 		h, is := ours[r.Method+" "+r.Path]
 		switch {
-		case !r.Public(), is && h == nil: // withFiles answers it
+		case !r.Public(), is && h == nil, strings.HasPrefix(r.Path, "/files/"): // withFiles answers it
 			continue
 		case !is:
 			h = s.proxy.ServeHTTP

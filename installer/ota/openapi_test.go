@@ -226,8 +226,13 @@ func operation(r daemon.Route) (object, error) {
 	for _, e := range r.Refuses {
 		responses[strconv.Itoa(e.Status)] = refusal(e)
 	}
+	for _, e := range r.Also {
+		responses[strconv.Itoa(e.Status)] = object{"description": e.When}
+	}
 	op := object{"summary": r.Summary, "description": "Scope: " + string(r.Scope), "parameters": parameters, "responses": responses}
-	if r.In != nil {
+	if r.In != nil && r.InMedia == "application/offset+octet-stream" {
+		op["requestBody"] = object{"required": true, "content": object{r.InMedia: object{}}}
+	} else if r.In != nil {
 		s, err := schema(r.In)
 		if err != nil {
 			return nil, err
@@ -328,8 +333,8 @@ func TestStatuses(t *testing.T) {
 			can = append(can, reach(". postApply")...)
 		case "POST /upload":
 			can = append(reach(". postUpload"), uploads...)
-		case "POST /files":
-			can = uploads
+		case "POST /files", "PATCH /files/{id}":
+			can = slices.Clone(uploads)
 		}
 		if r.In != nil {
 			can = append(can, http.StatusUnprocessableEntity)
@@ -348,6 +353,45 @@ func TestStatuses(t *testing.T) {
 	}
 	if looked < 30 {
 		t.Errorf("only %d statuses were found", looked)
+	}
+}
+
+// TestStatusesInText: docs/page.md has a row for each call, with each status of its own,
+// and names those that any call may answer.
+func TestStatusesInText(t *testing.T) {
+	b, err := os.ReadFile("../../docs/page.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	row, code := regexp.MustCompile("(?m)^\\| `([^`]+)` \\| ([0-9, ]+) \\|"), regexp.MustCompile("[1-5][0-9][0-9]")
+	rows := map[string][]string{}
+	for _, m := range row.FindAllStringSubmatch(string(b), -1) {
+		rows[m[1]] = code.FindAllString(m[2], -1)
+	}
+	for _, r := range daemon.Routes() {
+		if !r.Public() {
+			continue
+		}
+		call := strings.TrimSpace(r.Method + " " + braces.ReplaceAllStringFunc(r.Path, func(s string) string { return strings.ToUpper(strings.Trim(s, "{}")) }))
+		want := []string{strconv.Itoa(r.Status())}
+		for _, e := range append(slices.Clone(r.Also), r.Refuses...) {
+			want = append(want, strconv.Itoa(e.Status))
+		}
+		slices.Sort(want)
+		if !slices.Equal(rows[call], want) {
+			t.Errorf("docs/page.md has %v for %q, want a row | `%s` | %s |", rows[call], call, call, strings.Join(want, ", "))
+		}
+		delete(rows, call)
+	}
+	if len(rows) > 0 {
+		t.Errorf("docs/page.md has rows of no call: %v", rows)
+	}
+	_, text, _ := strings.Cut(string(b), "Any call may answer ")
+	text, _, _ = strings.Cut(text, ".\n")
+	for _, e := range daemon.Everywhere {
+		if !strings.Contains(text, strconv.Itoa(e.Status)) {
+			t.Errorf("docs/page.md does not say that any call may answer %d", e.Status)
+		}
 	}
 }
 

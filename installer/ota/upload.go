@@ -58,7 +58,7 @@ func (s *Server) takeForm(w http.ResponseWriter, r *http.Request, name string, p
 	ctx, app := r.Context(), r.URL.Query().Get("app")
 	// A form does not say how long its file is: a little less than the request.
 	// Room is made for that; what was not used is given back.
-	u, err := s.daemon.Begin(ctx, app, name, r.ContentLength)
+	u, err := s.daemon.Begin(ctx, app, daemon.NewUpload{Size: r.ContentLength, Name: name})
 	if err == nil {
 		id := u.ID
 		var res daemon.Update
@@ -68,9 +68,13 @@ func (s *Server) takeForm(w http.ResponseWriter, r *http.Request, name string, p
 			_ = s.daemon.Abandon(ctx, app, id)
 		}
 		if err == nil {
+			done := daemon.Done{Status: "success", Message: fmt.Sprintf("Bundle %s is here and verified (%d bytes).", res.Version, u.Offset), PublicID: res.PublicID}
+			if res.Queued {
+				done.Message += " The update will be applied automatically."
+			}
 			w.Header().Set("Content-Type", "application/json")
 			w.WriteHeader(http.StatusCreated)
-			_ = json.NewEncoder(w).Encode(daemon.Done{Status: "success", Message: fmt.Sprintf("Bundle %s is here and verified (%d bytes).", res.Version, u.Offset), PublicID: res.PublicID})
+			_ = json.NewEncoder(w).Encode(done)
 			return
 		}
 	}
@@ -144,7 +148,7 @@ type stored struct {
 
 func (s *store) NewUpload(ctx context.Context, info tus.FileInfo) (tus.Upload, error) {
 	app := info.MetaData["app"]
-	u, err := s.daemon.Begin(ctx, app, info.MetaData["filename"], info.Size)
+	u, err := s.daemon.Begin(ctx, app, daemon.NewUpload{Size: info.Size, Name: info.MetaData["filename"]})
 	if err != nil {
 		return nil, tusError(err)
 	}

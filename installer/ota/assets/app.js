@@ -286,8 +286,9 @@ if (drop) {
             localStorage.removeItem(key);
             if (x.status !== 200) throw Object.assign(new Error(problem(x)), {final: true});
             const u = JSON.parse(x.responseText);
-            say(t('ready', u.version), 'good');
             soon('waiting', 'history');
+            if (u.queued) { say(t('applied', u.version), 'good'); watch(); return; }
+            say(t('ready', u.version), 'good');
             await plan(u.public_id);
             return;
           }
