@@ -26,11 +26,32 @@ type Tree struct {
 // environment file. Mode is 384 (0600), 416 (0640) or 420 (0644).
 type Template struct {
 	From string `json:"from"` // path in the tree
-	To   string `json:"to"`   // path on the device
+	To   string `json:"to"`   // path on the device; below /opt/APP/current in the release itself
 	Mode uint32 `json:"mode"`
 	// Validate is a command that must accept the file before it gets its name;
 	// {} stands for the file.
 	Validate []string `json:"validate,omitempty"`
+}
+
+// InRelease is the path that the file has in the tree of an app, where it is part of
+// each release.
+func (t Template) InRelease(app string) (string, bool) {
+	return strings.CutPrefix(t.To, "/opt/"+app+"/current/")
+}
+
+// TemplatesDir is where a release on a device has the files of its tree in whose places
+// are templates, as the bundle has them.
+const TemplatesDir = ".valise"
+
+// StagedAs is the path that a file of a tree has in a release on a device.
+func (m *Manifest) StagedAs(name string) string {
+	if m.Device.Tree != nil && slices.ContainsFunc(m.Device.Tree.Templates, func(t Template) bool {
+		rel, in := t.InRelease(m.App)
+		return in && rel == name
+	}) {
+		return path.Join(TemplatesDir, name)
+	}
+	return name
 }
 
 // TreeFile is a file with its path in the tree of one platform. Path of File is
@@ -244,8 +265,12 @@ func (m *Manifest) checkTreeDevice() error {
 		if !inTree(f.From) {
 			return bad("tree", "template %.120q is not in the tree of every platform or has more than %d bytes", f.From, MaxConfigFile)
 		}
-		if !m.devicePath(f.To) || written[fold(f.To)] {
-			return bad("tree", "template to %.120q: want a file of its own below /etc/DIRECTORY or /opt/%s", f.To, m.App)
+		rel, in := f.InRelease(m.App)
+		if in && !m.mayTemplate(rel) {
+			return bad("tree", "template to %.120q: want a file that is neither a directory, a program, a unit nor one of %s, %s and %s, and no %s/ in the tree", f.To, ManifestName, VersionName, envExampleName, TemplatesDir)
+		}
+		if !in && !m.devicePath(f.To) || written[fold(f.To)] {
+			return bad("tree", "template to %.120q: want a file of its own below /etc/DIRECTORY, /opt/%s or /opt/%s/current", f.To, m.App, m.App)
 		}
 		written[fold(f.To)] = true
 		if f.Mode != 0o600 && f.Mode != 0o640 && f.Mode != 0o644 {
@@ -261,6 +286,32 @@ func (m *Manifest) checkTreeDevice() error {
 		}
 	}
 	return nil
+}
+
+// envExampleName is the file that the environment file of a new device begins as.
+const envExampleName = ".env.example"
+
+// mayTemplate reports whether a file that is made on the device may have a place in the
+// tree of every platform.
+func (m *Manifest) mayTemplate(rel string) bool {
+	first, _, _ := strings.Cut(rel, "/")
+	if checkPath(rel) != nil || slices.Contains([]string{ManifestName, SignatureName, ImagesName, TOCName, VersionName, envExampleName}, rel) || slices.Contains(m.Device.Tree.Units, rel) ||
+		slices.Contains([]string{TemplatesDir, strings.TrimSuffix(InstallerDir, "/")}, first) {
+		return false
+	}
+	others := slices.Clone(m.Device.Tree.Templates)
+	for _, p := range m.Platforms {
+		for _, f := range m.TreeFiles(p) {
+			if f.TreePath == rel && f.Mode != 0o644 || strings.HasPrefix(f.TreePath, TemplatesDir+"/") {
+				return false
+			}
+			others = append(others, Template{To: "/opt/" + m.App + "/current/" + f.TreePath})
+		}
+	}
+	return !slices.ContainsFunc(others, func(t Template) bool {
+		other, in := t.InRelease(m.App)
+		return in && (other != rel && fold(other) == fold(rel) || strings.HasPrefix(fold(other), fold(rel)+"/") || strings.HasPrefix(fold(rel), fold(other)+"/"))
+	})
 }
 
 // devicePath reports whether a release may write the file p on a device: below a

@@ -286,11 +286,28 @@ func (f *File) Expand(s string) (string, error) {
 
 var templateReference = regexp.MustCompile(`\$?` + reference.String())
 
+var atReference = regexp.MustCompile(`@@([A-Za-z_][A-Za-z0-9_]*)@@`)
+
 // Render replaces ${KEY} and ${KEY:-default} in the text of a configuration file
 // by values of the file or, first, of more. Every other $ stays; $${ stands for
-// ${. A key that is unset and has no default is an error.
+// ${. In a text that has @@KEY@@ that is replaced, and $ means nothing. A key that is
+// unset and has no default is an error.
 func (f *File) Render(text string, more map[string]string) (string, error) {
 	var unset []string
+	if atReference.MatchString(text) {
+		out := atReference.ReplaceAllStringFunc(text, func(ref string) string {
+			key := strings.Trim(ref, "@")
+			v, ok := more[key]
+			if !ok {
+				v, ok = f.values[key]
+			}
+			if !ok {
+				unset = append(unset, key)
+			}
+			return v
+		})
+		return out, notSet(unset)
+	}
 	if rest := templateReference.ReplaceAllString(text, ""); strings.Contains(strings.ReplaceAll(rest, "$${", ""), "${") {
 		return "", errors.New("a ${ that is neither ${KEY} nor ${KEY:-default}: write $${ for one that is to stay")
 	}
@@ -311,8 +328,13 @@ func (f *File) Render(text string, more map[string]string) (string, error) {
 		}
 		return v
 	})
-	if unset != nil {
-		return "", fmt.Errorf("the environment file does not set %s", strings.Join(unset, ", "))
+	return out, notSet(unset)
+}
+
+// notSet names the keys that a text needs.
+func notSet(keys []string) error {
+	if keys == nil {
+		return nil
 	}
-	return out, nil
+	return fmt.Errorf("the environment file does not set %s", strings.Join(keys, ", "))
 }

@@ -51,7 +51,11 @@ func (a *App) files(m *bundle.Manifest, r installer.Release, env *environ.File) 
 		if err != nil {
 			return nil, fmt.Errorf("render %s of release %s: %w", t.From, r.Version, err)
 		}
-		list = append(list, file{path: t.To, data: []byte(text), mode: fs.FileMode(t.Mode)})
+		to := t.To
+		if rel, in := t.InRelease(m.App); in {
+			to = filepath.Join(a.releaseDir(r), rel)
+		}
+		list = append(list, file{path: to, data: []byte(text), mode: fs.FileMode(t.Mode)})
 	}
 	for _, u := range m.Device.Tree.Units {
 		b, err := a.readTree(m, r, u)
@@ -122,6 +126,10 @@ func (a *App) put(files []file) (units []string, err error) {
 	if err != nil {
 		return nil, err
 	}
+	// Those of releases that were pruned are no more.
+	maps.DeleteFunc(owned, func(name string, _ bundle.Digest) bool {
+		return strings.HasPrefix(name, filepath.Join(a.Dir, "releases")+"/") && !release.Exists(name)
+	})
 	for _, f := range files {
 		have, err := readFile(f.path)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -38,7 +38,7 @@ func (a *App) Verified(ctx context.Context, r installer.Release) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		wrong = append(wrong, a.Releases.Check(r.Dir, f.TreePath, f.Size, f.Digest))
+		wrong = append(wrong, a.Releases.Check(r.Dir, m.StagedAs(f.TreePath), f.Size, f.Digest))
 	}
 	return errors.Join(wrong...)
 }

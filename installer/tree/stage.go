@@ -52,7 +52,7 @@ func (a *App) Stage(ctx context.Context, rel *verify.Release, to installer.Relea
 		if err != nil {
 			return err
 		}
-		err = dir.WriteFile(f.TreePath, fs.FileMode(f.Mode), rc)
+		err = dir.WriteFile(rel.Manifest().StagedAs(f.TreePath), fs.FileMode(f.Mode), rc)
 		rc.Close()
 		if err != nil {
 			return err
@@ -81,14 +81,15 @@ func (a *App) putBack(ctx context.Context, rel *verify.Release, r installer.Rele
 		return err
 	}
 	for _, f := range rel.Manifest().TreeFiles(a.Platform) {
-		if a.Releases.Check(r.Dir, f.TreePath, f.Size, f.Digest) == nil {
+		name := rel.Manifest().StagedAs(f.TreePath)
+		if a.Releases.Check(r.Dir, name, f.Size, f.Digest) == nil {
 			continue
 		}
 		rc, err := rel.OpenFile(f.Path)
 		if err != nil {
 			return err
 		}
-		err = a.Releases.PutBack(r.Dir, f.TreePath, fs.FileMode(f.Mode), rc)
+		err = a.Releases.PutBack(r.Dir, name, fs.FileMode(f.Mode), rc)
 		rc.Close()
 		if err != nil {
 			return err

@@ -232,7 +232,7 @@ func (a *App) manifest(r installer.Release) (*bundle.Manifest, error) {
 // readTree reads a small file of the tree of a release on disk and compares it
 // with the manifest: what root is about to write or to run is what was signed.
 func (a *App) readTree(m *bundle.Manifest, r installer.Release, name string) ([]byte, error) {
-	b, err := a.Releases.ReadFile(r.Dir, name, bundle.MaxConfigFile)
+	b, err := a.Releases.ReadFile(r.Dir, m.StagedAs(name), bundle.MaxConfigFile)
 	if err != nil {
 		return nil, err
 	}
