@@ -69,7 +69,7 @@ func NewDraft(ctx context.Context, dir string, compose []string, ignored func(co
 			return nil, err
 		}
 	}
-	template, err := p.template()
+	template, unread, err := p.template()
 	if err != nil {
 		return nil, err
 	}
@@ -85,6 +85,7 @@ func NewDraft(ctx context.Context, dir string, compose []string, ignored func(co
 		}
 	}
 	d := &drafter{ctx: ctx, p: p, c: c, once: c.onceOnly(), env: values, template: template}
+	d.unread(unread)
 	d.comment("What the releases of this app are made of; valise build VERSION reads it. Check every line.")
 	d.line("\napp: %s", "name of bundles and of the directory on the device, and of the compose project unless project says otherwise", p.App)
 	if why := "images, build sections and required variables are read from it"; len(p.Compose) == 1 {
@@ -129,6 +130,13 @@ type drafter struct {
 
 func (d *drafter) note(format string, args ...any) {
 	d.notes = append(d.notes, fmt.Sprintf(format, args...))
+}
+
+// unread notes that what shows the keys could not be read.
+func (d *drafter) unread(why error) {
+	if why != nil {
+		d.note("%s: %v: no key of it is in this file, and build refuses it: write it so that it can be read", d.p.envTemplate(), why)
+	}
 }
 
 // comment writes lines that stand alone.

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"github.com/compose-spec/compose-go/v2/dotenv"
 	"github.com/compose-spec/compose-go/v2/template"
@@ -435,9 +436,14 @@ func decision(name, hint, from string) string {
 func (d *drafter) known(values map[string]string, missing map[string]bool) map[string]string {
 	used := template.ExtractVariables(d.c.model, template.DefaultPattern)
 	known := map[string]string{}
-	for name, value := range values {
+	for _, name := range sortedKeys(values) {
+		value := values[name]
 		v, ok := used[name]
-		if value == "" || d.env[name] == "" && d.template.Refers(name) || !ok && !d.c.readsEnv() || v.DefaultValue == value || name == d.p.VersionEnv || strings.HasPrefix(name, "COMPOSE_") || !bundle.ValidEnvKey(name) || strings.ContainsAny(value, "\n\x00") {
+		if value == "" || d.env[name] == "" && d.template.Refers(name) || !ok && !d.c.readsEnv() || v.DefaultValue == value || name == d.p.VersionEnv || strings.HasPrefix(name, "COMPOSE_") || !bundle.ValidEnvKey(name) {
+			continue
+		}
+		if strings.ContainsFunc(value, func(r rune) bool { return r != '\n' && r != '\t' && unicode.IsControl(r) }) {
+			d.note("env: the value of %s in %s has control characters, which valise.yaml cannot have: it is left out", name, cmp.Or(d.p.envTemplate(), envName))
 			continue
 		}
 		known[name], missing[name] = value, true

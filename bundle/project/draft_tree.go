@@ -23,9 +23,11 @@ func NewTreeDraft(dir string) (*Draft, error) {
 	}
 	p := &Project{Dir: dir, File: filepath.Join(dir, DefaultFile), Tree: &Tree{}, App: draftApp(dir, "")}
 	d := &drafter{p: p}
-	if d.template, err = p.template(); err != nil {
+	var unread error
+	if d.template, unread, err = p.template(); err != nil {
 		return nil, err
 	}
+	d.unread(unread)
 	d.comment("What the releases of this app are made of; valise build VERSION reads it. Check every line.")
 	d.line("\napp: %s", "name of bundles and of the directory on the device", p.App)
 	d.line("platforms: [linux/amd64, linux/arm64]", "one tree for each")

@@ -76,20 +76,19 @@ func (p *Project) envTemplate() string {
 	return p.first(envTemplates)
 }
 
-// template is what it says; one that cannot be read says nothing, it is for people.
-func (p *Project) template() (*environ.File, error) {
+// template is what it says; one that cannot be read says nothing, and unread is why.
+func (p *Project) template() (f *environ.File, unread, err error) {
 	var data []byte
 	if name := p.envTemplate(); name != "" {
 		var err error
 		if data, err = readLimited(p.Path(name), MaxProjectSize); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
-	f, err := p.grammar().Parse(data)
-	if err != nil {
+	if f, unread = p.grammar().Parse(data); unread != nil {
 		f, err = p.grammar().Parse(nil)
 	}
-	return f, err
+	return f, unread, err
 }
 
 // readsEnv reports whether a service gets the whole environment file of the device.
