@@ -74,7 +74,7 @@ func (m *Machine) enterFound(ctx context.Context, a *lockedApp, found *tree.Adop
 	if c := st.Current; c != nil && c.Signer != tree.Adopted {
 		return fmt.Errorf("adopt %s: %s was installed by this program already", found.App, c.Version)
 	}
-	releases, err := a.Runtime.(*tree.App).Adopt(ctx, found)
+	releases, err := a.Runtime.(*tree.App).Adopt(ctx, found, st.Kept)
 	if err != nil {
 		return err
 	}

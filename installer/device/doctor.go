@@ -113,7 +113,7 @@ func (m *Machine) Examine(ctx context.Context, apps []string) findings {
 				m.examineRecovery(ctx, &f, app, []string{"docker.service"})
 			}
 			if engine != nil {
-				m.examineReleases(ctx, &f, app, m.runtime(app, store, engine, nil).Verified, "files and images", st)
+				m.examineReleases(ctx, &f, app, m.runtime(app, store, engine, nil).Verified, nil, "files and images", st)
 				m.examineRunning(ctx, &f, app, store, engine, st)
 				m.examineNeeds(ctx, &f, app, store, engine, st)
 			}
@@ -219,7 +219,7 @@ func (m *Machine) examineApp(ctx context.Context, f *findings, app string) (inst
 
 // examineTree checks what only a file tree has.
 func (m *Machine) examineTree(ctx context.Context, f *findings, a *tree.App, st installer.State) {
-	m.examineReleases(ctx, f, a.Name, a.Verified, "files", st)
+	m.examineReleases(ctx, f, a.Name, a.Verified, a.Changed, "files", st)
 	if st.Current == nil {
 		return
 	}
@@ -247,8 +247,9 @@ func (m *Machine) examineTree(ctx context.Context, f *findings, a *tree.App, st 
 }
 
 // examineReleases checks whether the current and the previous release are whole:
-// what is what they consist of.
-func (m *Machine) examineReleases(ctx context.Context, f *findings, app string, intact func(context.Context, installer.Release) error, what string, st installer.State) {
+// what is what they consist of. changed are files of an adopted one that are not those it
+// was made with, where going back to it works all the same.
+func (m *Machine) examineReleases(ctx context.Context, f *findings, app string, intact func(context.Context, installer.Release) error, changed func(context.Context, installer.Release) ([]string, error), what string, st installer.State) {
 	if st.Current == nil {
 		f.add(app, "current", FindingFailed, do(InstallIt), "no release is installed")
 	}
@@ -257,6 +258,12 @@ func (m *Machine) examineReleases(ctx context.Context, f *findings, app string, 
 			continue
 		}
 		which := []string{"current", "previous"}[i]
+		if r.Signer == tree.Adopted && changed != nil {
+			if paths, err := changed(ctx, *r); err == nil && len(paths) > 0 {
+				f.add(app, which, FindingWarning, do(VerifiedNext), "%s was here before, never verified, and something else than this program changed %s: going back to it works, and leaves that as it is", r.Version, some(paths))
+				continue
+			}
+		}
 		if err := intact(ctx, *r); err != nil {
 			status, remedy := FindingFailed, do(PutBack, r.Version)
 			if which == "previous" {
@@ -274,6 +281,18 @@ func (m *Machine) examineReleases(ctx context.Context, f *findings, app string, 
 		}
 		f.add(app, which, FindingOK, do(""), "%s, %s are what was verified", r.Version, what)
 	}
+}
+
+// fewNames is how many files a finding names.
+const fewNames = 5
+
+// some are the first of a list, for people.
+func some(names []string) string {
+	text := strings.Join(names[:min(len(names), fewNames)], ", ")
+	if more := len(names) - fewNames; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return text
 }
 
 // examineRunning says whether the services of an app run, as they are configured.

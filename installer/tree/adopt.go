@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -161,8 +164,8 @@ func (a *App) findReleases(f *Adoption) error {
 // Adopt gives every release that was found a manifest, unless it has one, and
 // current the form it has here. It returns the releases in the order in which
 // they are to be committed: the previous one and the current one last. It may be
-// called again.
-func (a *App) Adopt(ctx context.Context, f *Adoption) ([]installer.Release, error) {
+// called again, with those that are known from the last time.
+func (a *App) Adopt(ctx context.Context, f *Adoption, known []installer.Release) ([]installer.Release, error) {
 	unit, err := os.ReadFile(unitPath(f.Unit))
 	if err != nil {
 		return nil, fmt.Errorf("read unit: %w", err)
@@ -172,7 +175,7 @@ func (a *App) Adopt(ctx context.Context, f *Adoption) ([]installer.Release, erro
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		digest, err := a.adoptRelease(f, r, unit)
+		digest, err := a.adoptRelease(f, r, unit, slices.ContainsFunc(known, func(k installer.Release) bool { return k.Dir == r.Dir }))
 		if err != nil {
 			return nil, fmt.Errorf("adopt release %s: %w", r.Dir, err)
 		}
@@ -197,12 +200,15 @@ func (a *App) Adopt(ctx context.Context, f *Adoption) ([]installer.Release, erro
 	return append(others, last...), a.Releases.SetCurrent(f.Current)
 }
 
-func (a *App) adoptRelease(f *Adoption, r Found, unit []byte) (bundle.Digest, error) {
+func (a *App) adoptRelease(f *Adoption, r Found, unit []byte, known bool) (bundle.Digest, error) {
 	dir := path.Join("releases", r.Dir)
 	root := a.Releases.Root()
 	if b, err := root.ReadFile(path.Join(dir, bundle.ManifestName)); err == nil {
 		if m, err := bundle.ParseManifest(b); err == nil && m.App == a.Name && m.Kind == bundle.KindTree && m.Version == r.Version && slices.Contains(m.Platforms, a.Platform) {
-			return bundle.DigestOf(b), nil // ours, unpacked by something else
+			if known || len(m.Platforms) > 1 {
+				return bundle.DigestOf(b), nil
+			}
+			return a.adoptBundle(m, r, b, r.Dir == f.Current) // ours, unpacked by something else
 		}
 		return "", fmt.Errorf("it has a %s that is not that of a release of %s %s for %s", bundle.ManifestName, a.Name, r.Version, a.Platform)
 	}
@@ -237,6 +243,122 @@ func (a *App) adoptRelease(f *Adoption, r Found, unit []byte) (bundle.Digest, er
 		return "", err
 	}
 	return bundle.DigestOf(b), release.WriteFile(root, path.Join(dir, bundle.ManifestName), b, 0o644)
+}
+
+// adoptedManifest is that of the bundle which an adopted release was unpacked from, and
+// which is not what lies there.
+var adoptedManifest = path.Join(adoptedDir, bundle.ManifestName)
+
+// adoptBundle adopts a release that was unpacked from a bundle of ours, raw having its
+// manifest. What unpacked it may have changed it since: units, or files that it fills
+// in. Then the release gets a manifest of what lies there and, of the one that runs,
+// of the units that do, so that the way back leads to exactly that.
+func (a *App) adoptBundle(m *bundle.Manifest, r Found, raw []byte, current bool) (bundle.Digest, error) {
+	root, dir := a.Releases.Root(), path.Join("releases", r.Dir)
+	own, asBuilt := map[string][]byte{}, true
+	for i, u := range m.Device.Tree.Units {
+		b, err := root.ReadFile(path.Join(dir, u))
+		if installed, e := os.ReadFile(unitPath(bundle.UnitFile(u))); e == nil && (err != nil || current && !bytes.Equal(b, installed)) {
+			name := path.Join(adoptedDir, bundle.UnitFile(u))
+			own[name], m.Device.Tree.Units[i], asBuilt, err = installed, name, false, nil
+		}
+		if err != nil {
+			return "", err
+		}
+	}
+	var files []bundle.File
+	for _, f := range m.Files {
+		there, err := a.fileAsIs(r.Dir, f)
+		if err != nil {
+			return "", err
+		}
+		if there == nil || there.Digest != f.Digest {
+			asBuilt = false
+		}
+		if there != nil {
+			files = append(files, *there)
+		}
+	}
+	if asBuilt && len(m.Device.Tree.Templates) == 0 {
+		return bundle.DigestOf(raw), nil
+	}
+	for name, b := range own {
+		if err := release.Mkdir(root, path.Join(dir, adoptedDir), 0o755); err != nil {
+			return "", err
+		}
+		if err := release.Mkdir(root, path.Join(dir, path.Dir(name)), 0o755); err != nil {
+			return "", err
+		}
+		if err := release.WriteFile(root, path.Join(dir, name), b, 0o644); err != nil {
+			return "", err
+		}
+		files = append(files, bundle.File{Path: name, Size: int64(len(b)), Mode: 0o644, Digest: bundle.DigestOf(b)})
+	}
+	slices.SortFunc(files, func(x, y bundle.File) int { return strings.Compare(x.Path, y.Path) })
+	m.Files, m.Device.Tree.Required, m.Device.Tree.Templates = files, nil, nil // configuration files are as they are
+	if err := m.Finish(); err != nil {
+		return "", err
+	}
+	b, err := m.Encode()
+	if err != nil {
+		return "", err
+	}
+	if err := release.Mkdir(root, path.Join(dir, adoptedDir), 0o755); err != nil {
+		return "", err
+	}
+	if err := release.WriteFile(root, path.Join(dir, adoptedManifest), raw, 0o644); err != nil {
+		return "", err
+	}
+	return bundle.DigestOf(b), release.WriteFile(root, path.Join(dir, bundle.ManifestName), b, 0o644)
+}
+
+// fileAsIs is a file of a release as it lies there, nil when it does not.
+func (a *App) fileAsIs(dir string, f bundle.File) (*bundle.File, error) {
+	file, err := a.Releases.OpenFile(dir, f.Path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	sum := sha256.New()
+	if f.Size, err = io.Copy(sum, file); err != nil {
+		return nil, fmt.Errorf("read %s: %w", f.Path, err)
+	}
+	f.Digest = bundle.Digest("sha256:" + hex.EncodeToString(sum.Sum(nil)))
+	return &f, nil
+}
+
+// Changed are the files of an adopted release that are not those of the bundle which it
+// was unpacked from, if it was. The error says that going back to the release would not
+// bring back its units.
+func (a *App) Changed(ctx context.Context, r installer.Release) (paths []string, err error) {
+	m, err := a.manifest(r)
+	if err != nil {
+		return nil, err
+	}
+	env, err := loadEnv(m.Device.Tree.EnvFile)
+	if err == nil {
+		_, err = a.files(m, r, env)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if b, err := a.Releases.ReadFile(r.Dir, adoptedManifest, bundle.MaxManifestSize); err == nil {
+		if built, err := bundle.ParseManifest(b); err == nil {
+			m = built
+		}
+	}
+	for _, f := range m.Files {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		if a.Releases.Check(r.Dir, f.Path, f.Size, f.Digest) != nil {
+			paths = append(paths, f.Path)
+		}
+	}
+	return paths, nil
 }
 
 // configsName is where an adopted release keeps the configuration files that were
