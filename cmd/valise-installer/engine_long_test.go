@@ -24,3 +24,9 @@ func TestEngineLong(t *testing.T) {
 	}
 	testscript.Run(t, p)
 }
+
+// TestSourceLong is what networks and windows of time do to updates.
+func TestSourceLong(t *testing.T) {
+	t.Parallel()
+	testscript.Run(t, params("testdata/source-long", realEngine(t)))
+}

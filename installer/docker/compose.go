@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -54,6 +55,39 @@ func (e Env) look(name string) (string, bool) {
 	return "", false
 }
 
+// pluginDirs are where docker looks for its plugins, after those of its configuration.
+var pluginDirs = []string{"/usr/local/lib/docker/cli-plugins", "/usr/local/libexec/docker/cli-plugins", "/usr/lib/docker/cli-plugins", "/usr/libexec/docker/cli-plugins"}
+
+// plugin is the program that "docker compose" becomes, when docker is Docker's own: it
+// starts that program twice for each call, once to ask what it is. By itself it is
+// docker-compose. It is empty for another docker, such as a script in its place, and
+// where the configuration names directories of its own.
+func (e Env) plugin(docker string) string {
+	if head, err := readHead(docker, 4); err != nil || string(head) != "\x7fELF" {
+		return ""
+	}
+	config := cmp.Or(e.DockerConfig, filepath.Join(e.Home, ".docker"))
+	if text, err := readHead(filepath.Join(config, "config.json"), 1<<20); err == nil && bytes.Contains(text, []byte("cliPluginsExtraDirs")) {
+		return ""
+	}
+	for _, dir := range append([]string{filepath.Join(config, "cli-plugins")}, pluginDirs...) {
+		if p, err := exec.LookPath(filepath.Join(dir, "docker-compose")); err == nil && filepath.IsAbs(p) {
+			return p
+		}
+	}
+	return ""
+}
+
+// readHead reads at most n bytes of a file.
+func readHead(name string, n int64) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, n))
+}
+
 // oldestCompose is the oldest Docker Compose that knows every option used here: up and
 // create have --pull. 2.7.0 has it not.
 var oldestCompose = []int{2, 10, 2}
@@ -71,6 +105,9 @@ func FindCompose(ctx context.Context, env Env) (command []string, version string
 			continue
 		}
 		command := append([]string{path}, words[1:]...)
+		if plugin := env.plugin(path); plugin != "" && len(words) > 1 {
+			command = []string{plugin}
+		}
 		var out tail
 		soon, cancel := asking(ctx, name, cmp.Or(env.Answer, AnswerTimeout))
 		err := run(soon, env, "", command, []string{"version", "--short"}, nil, &out, &out)

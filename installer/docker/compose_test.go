@@ -63,6 +63,36 @@ func TestFindCompose(t *testing.T) {
 	}
 }
 
+// TestPlugin calls the plugin itself where docker is Docker's own, and nothing else is.
+func TestPlugin(t *testing.T) {
+	home, bin, config := t.TempDir(), t.TempDir(), t.TempDir()
+	docker := filepath.Join(bin, "docker")
+	for _, dir := range []string{filepath.Join(home, ".docker/cli-plugins"), filepath.Join(config, "cli-plugins")} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		script(t, dir, "docker-compose", `[ "$*" = "version --short" ] && echo 5.5.1`)
+	}
+	for _, tt := range []struct{ name, docker, config, settings, want string }{
+		{"of home", "\x7fELF...", "", "", home + "/.docker/cli-plugins/docker-compose"},
+		{"of DOCKER_CONFIG", "\x7fELF...", config, `{"currentContext": "default"}`, config + "/cli-plugins/docker-compose"},
+		{"directories of the configuration", "\x7fELF...", config, `{"cliPluginsExtraDirs": ["/opt/plugins"]}`, ""},
+		{"a script in place of docker", "#!/bin/sh\necho 5.5.1", config, "{}", docker + " compose"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			for name, text := range map[string]string{docker: tt.docker, filepath.Join(config, "config.json"): tt.settings} {
+				if err := os.WriteFile(name, []byte(text), 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			command, version, err := FindCompose(t.Context(), Env{Path: bin, Home: home, DockerConfig: tt.config})
+			if got := strings.Join(command, " "); got != tt.want || tt.want != "" && (version != "5.5.1" || err != nil) {
+				t.Errorf("FindCompose: %q, %q, %v; want %q", got, version, err, tt.want)
+			}
+		})
+	}
+}
+
 // fakeCompose is a compose that is a shell script.
 func fakeCompose(t *testing.T, body string) *Compose {
 	t.Helper()
