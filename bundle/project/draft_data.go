@@ -36,19 +36,36 @@ var databases = []struct {
 	{"other", regexp.MustCompile(`^(influxdb|clickhouse(-server)?|couchdb|elasticsearch|opensearch|neo4j|cassandra|mssql|rethinkdb|etcd)$`), nil},
 }
 
-// database recognises a database by its image, or by where it keeps its data.
-func database(s types.ServiceConfig) string {
+// plainImages hold data for others, or run a script: no server comes with them.
+var plainImages = regexp.MustCompile(`^(busybox|alpine|debian|ubuntu|true)$`)
+
+// database recognises a database by its image, or by where it keeps its data: as the
+// only one that keeps them there.
+func (d *drafter) database(s types.ServiceConfig) string {
 	if kind := databaseImage(s.Image); kind != "" {
 		return kind
 	}
-	for _, d := range databases {
-		if slices.ContainsFunc(s.Volumes, func(v types.ServiceVolumeConfig) bool {
-			return slices.ContainsFunc(d.data, func(at string) bool { return v.Target == at || strings.HasPrefix(v.Target, at+"/") })
-		}) {
-			return d.kind
+	if plainImages.MatchString(path.Base(nameOf(s.Image))) {
+		return ""
+	}
+	for _, known := range databases {
+		for _, v := range s.Volumes {
+			if !v.ReadOnly && slices.ContainsFunc(known.data, func(at string) bool { return v.Target == at || strings.HasPrefix(v.Target, at+"/") }) && !d.keptByDatabase(v) {
+				return known.kind
+			}
 		}
 	}
 	return ""
+}
+
+// keptByDatabase reports whether the image of a database keeps its data in a volume.
+func (d *drafter) keptByDatabase(v types.ServiceVolumeConfig) bool {
+	for _, s := range d.c.services {
+		if databaseImage(s.Image) != "" && slices.ContainsFunc(s.Volumes, func(x types.ServiceVolumeConfig) bool { return x.Source != "" && x.Source == v.Source }) {
+			return true
+		}
+	}
+	return false
 }
 
 // databaseImage recognises the image of a database by its name.
@@ -70,13 +87,13 @@ func (d *drafter) backup() error {
 	seen := map[string]bool{} // data that are spoken of
 	names := sortedKeys(d.c.services)
 	slices.SortStableFunc(names, func(x, y string) int { // who knows most of a volume speaks of it
-		return strings.Compare(database(d.c.services[y]), database(d.c.services[x]))
+		return strings.Compare(d.database(d.c.services[y]), d.database(d.c.services[x]))
 	})
 	for _, name := range names {
 		s := d.c.services[name]
 		data := d.data(s)
 		service := "service: " + quote(name)
-		kind := database(s)
+		kind := d.database(s)
 		switch {
 		case kind == "postgres" || kind == "mysql":
 			tool := map[string]string{"postgres": "pg_dump", "mysql": "mysqldump or mariadb-dump"}[kind]
@@ -456,7 +473,7 @@ func (d *drafter) known(values map[string]string, missing map[string]bool) map[s
 func (d *drafter) dataVariables() map[string]bool {
 	found := map[string]bool{}
 	for name, s := range d.c.services {
-		if database(s) == "" {
+		if d.database(s) == "" {
 			continue
 		}
 		section := map[string]any{"environment": d.c.attributes(name)["environment"]}
@@ -476,7 +493,7 @@ func (d *drafter) dataVariables() map[string]bool {
 func (d *drafter) databaseSecret(name string) bool {
 	for _, s := range d.c.services {
 		for _, secret := range s.Secrets {
-			if secret.Source == name && database(s) != "" {
+			if secret.Source == name && d.database(s) != "" {
 				return true
 			}
 		}

@@ -130,7 +130,7 @@ func (c *carrier) stays(r reference, name string, info os.FileInfo, err error) (
 		}
 	}
 	if r.writable && info.IsDir() {
-		c.note("%s may write to %s, whose %d files come with every release: what it changes there is kept aside when another one comes; for data of the device, write files: [\"!%s\"] or mount it :ro", r.user, r.written, len(files), name)
+		c.note("%s may write to %s, which every release brings (files: %d): what it changes there is kept aside when another one comes; for data of the device, write files: [\"!%s\"] or mount it :ro", r.user, r.written, len(files), name)
 	}
 	return "", nil
 }

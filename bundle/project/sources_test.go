@@ -188,7 +188,7 @@ volumes: {named: {}}
 		t.Fatal(err)
 	}
 	want := []string{
-		`service data may write to ./data, whose 1 files come with every release: what it changes there is kept aside when another one comes; for data of the device, write files: ["!data"] or mount it :ro`,
+		`service data may write to ./data, which every release brings (files: 1): what it changes there is kept aside when another one comes; for data of the device, write files: ["!data"] or mount it :ro`,
 		"service pulls: pull_policy: always needs a registry or the source at every start: leave it out, the bundle has the image",
 		"service slow: healthcheck has start_period and no start_interval: an engine since 25 then looks every 5s while the service starts; with start_interval: 1s an update is done sooner",
 		"service stops has no restart policy: it stays down when the device was switched off; write restart: unless-stopped",
