@@ -21,14 +21,18 @@ var ociTypes = map[types.MediaType]types.MediaType{
 	types.DockerUncompressedLayer: types.OCIUncompressedLayer,
 }
 
-// indexOver returns an image index over one image for each platform.
-func indexOver(platforms []bundle.Platform, images []*found) (v1.Descriptor, []byte, error) {
+// IndexOver returns an image index over one image for each platform, as Collect makes
+// it for images that come with none.
+func IndexOver(images []bundle.Image) (v1.Descriptor, []byte, error) {
 	index := v1.IndexManifest{SchemaVersion: 2, MediaType: types.OCIImageIndex}
-	for i, p := range platforms {
-		d := images[i].descriptor
-		d.Annotations, d.URLs = nil, nil // of the place it comes from
-		d.Platform = &v1.Platform{OS: p.OS(), Architecture: p.Arch(), Variant: p.Variant()}
-		index.Manifests = append(index.Manifests, d)
+	for _, img := range images {
+		digest, err := v1.NewHash(string(img.Manifest.Digest))
+		if err != nil {
+			return v1.Descriptor{}, nil, err
+		}
+		p := img.Platform
+		index.Manifests = append(index.Manifests, v1.Descriptor{MediaType: types.MediaType(img.Manifest.MediaType), Digest: digest, Size: img.Manifest.Size,
+			Platform: &v1.Platform{OS: p.OS(), Architecture: p.Arch(), Variant: p.Variant()}})
 	}
 	return encode(types.OCIImageIndex, index)
 }

@@ -177,6 +177,7 @@ func (c *collector) dockerfile(ctx context.Context, s Spec) (*root, error) {
 	if err := r.load(); err != nil {
 		return nil, fmt.Errorf("read what %s made of %s: %w", filepath.Base(cmd.Path), s.Dockerfile.File, err)
 	}
+	r.index = nil // ours, as over images that were built one by one
 	return r, nil
 }
 

@@ -61,6 +61,20 @@ func TestDockerfile(t *testing.T) {
 		t.Error("equal files gave different layers")
 	}
 
+	// Each platform by itself gives the same images, and so the same index over them.
+	var images []bundle.Image
+	for _, platform := range both {
+		o := o
+		o.Platforms = []bundle.Platform{platform}
+		one, err := Collect(t.Context(), o)
+		must(t, err)
+		must(t, one.Close())
+		images = append(images, one.Components[0].Images...)
+	}
+	if d, _, err := IndexOver(images); err != nil || !reflect.DeepEqual(images, got.Images) || d.Digest.String() != string(got.Index.Digest) {
+		t.Errorf("one by one %+v, together %+v", images, got.Images)
+	}
+
 	// The same files with other times, built again later, are the same image.
 	if out, err := exec.Command("buildctl", "--addr", host, "prune", "--all").CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)

@@ -314,7 +314,7 @@ func (c *collector) component(ctx context.Context, s Spec) (*bundle.Component, e
 	case r != nil && r.index != nil:
 		out.Index = c.keep(r.index, r.raw)
 	case len(images) > 1:
-		d, raw, err := indexOver(c.Platforms, images)
+		d, raw, err := IndexOver(out.Images)
 		if err != nil {
 			return nil, err
 		}

@@ -114,6 +114,9 @@ func (p *Project) treeRelease(ctx context.Context, version string, platforms []b
 		r.Files, err = p.files(ctx, r, platforms)
 	}
 	if err == nil {
+		r.Trust, err = p.trust()
+	}
+	if err == nil {
 		err = p.addEnv(r, r.Trees[platforms[0]])
 	}
 	if err != nil {

@@ -166,6 +166,9 @@ func (s *step) build(ctx context.Context) error {
 				}
 			}
 		}
+		if err := s.join(ctx); err != nil {
+			return err
+		}
 		for _, b := range s.bundles {
 			var one summary
 			if err := s.command(ctx, &one, "inspect", b); err != nil {
@@ -218,6 +221,28 @@ func (s *step) build(ctx context.Context) error {
 	if s.built[0].Source == nil {
 		s.gha.Warningf("the bundle names no commit, so it is not compared with the tag; the log of the build says why")
 	}
+	return nil
+}
+
+// join makes one bundle of several that have one name: those of jobs for a platform
+// each. Under one name nothing could publish them.
+func (s *step) join(ctx context.Context) error {
+	names := map[string]bool{}
+	for _, b := range s.bundles {
+		names[filepath.Base(b)] = true
+	}
+	if len(s.bundles) < 2 || len(names) > 1 {
+		return nil
+	}
+	args := append([]string{"join"}, s.bundles...)
+	if s.in.splitSize != "" {
+		args = append(args, "--split-size", s.in.splitSize)
+	}
+	var one summary
+	if err := s.command(ctx, &one, args...); err != nil {
+		return err
+	}
+	s.bundles = []string{one.Path}
 	return nil
 }
 

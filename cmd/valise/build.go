@@ -316,17 +316,17 @@ func compressionOf(name string) bundle.Compression {
 
 // writeBundle writes the bundle under another name, syncs it and renames it, so
 // that it never is half there.
-func (a *app) writeBundle(ctx context.Context, f *pendingBundle, compression bundle.Compression, m *bundle.Manifest, c *content, omit func(bundle.Digest) bool) (err error) {
+func (a *app) writeBundle(ctx context.Context, f *pendingBundle, compression bundle.Compression, m *bundle.Manifest, src bundle.Content, omit func(bundle.Digest) bool) (err error) {
 	if err := os.MkdirAll(filepath.Dir(f.path), 0o755); err != nil {
 		return fmt.Errorf("write bundle: %w", err)
 	}
 	defer f.Cleanup()
 	progress, finish := a.UI.Track("write " + f.path)
-	err = bundle.WriteThin(ctx, f, compression, m, c, omit, progress)
+	err = bundle.WriteThin(ctx, f, compression, m, src, omit, progress)
 	finish(err)
 	if err != nil {
-		if source := c.changed(ctx, m); source != "" {
-			return fmt.Errorf("write bundle: %s changed while it was packed: nothing was written; build again when nothing writes to it", source)
+		if c, ok := src.(*content); ok && c.changed(ctx, m) != "" {
+			return fmt.Errorf("write bundle: %s changed while it was packed: nothing was written; build again when nothing writes to it", c.changed(ctx, m))
 		}
 		return fmt.Errorf("write bundle: %w", notRefused(err))
 	}

@@ -15,6 +15,7 @@ import (
 var commands = []func(*app) *cobra.Command{
 	initCommand,
 	buildCommand,
+	joinCommand,
 	keygenCommand,
 	signCommand,
 	verifyCommand,

@@ -44,7 +44,11 @@ func (c *content) addTree(ctx context.Context, m *bundle.Manifest, r *project.Re
 		}
 	}
 	for name, each := range trees {
-		m.Files = append(m.Files, c.merge(m, name, each)...)
+		files := treeFiles(m.Platforms, name, each)
+		m.Files = append(m.Files, files...)
+		if all := files[0].Path; c.files[all] == "" {
+			c.files[all] = c.files[each[m.Platforms[0]].Path]
+		}
 	}
 	for i, f := range m.Files {
 		if c.files[f.Path] == "" {
@@ -63,23 +67,27 @@ func (c *content) hashTreeFile(ctx context.Context, f project.ReleaseFile, versi
 	return hashFile(ctx, f)
 }
 
-// merge returns the files of the bundle that are name in the trees of platforms.
-func (c *content) merge(m *bundle.Manifest, name string, each map[bundle.Platform]bundle.File) []bundle.File {
+// treeFiles returns the files of the bundle that are name in the trees of platforms.
+func treeFiles(platforms []bundle.Platform, name string, each map[bundle.Platform]bundle.File) []bundle.File {
 	var list []bundle.File
-	for _, p := range m.Platforms {
-		if f, ok := each[p]; ok {
-			list = append(list, f)
+	for _, p := range platforms {
+		f, ok := each[p]
+		if !ok {
+			continue
 		}
+		f.Path = name
+		if len(platforms) > 1 {
+			f.Path = path.Join(p.Dashed(), name)
+		}
+		list = append(list, f)
 	}
-	same := len(m.Platforms) > 1 && len(list) == len(m.Platforms)
+	same := len(platforms) > 1 && len(list) == len(platforms)
 	for _, f := range list {
 		same = same && f.Digest == list[0].Digest && f.Mode == list[0].Mode
 	}
 	if !same {
 		return list
 	}
-	all := list[0]
-	all.Path = path.Join(bundle.TreeAll, name)
-	c.files[all.Path] = c.files[list[0].Path]
-	return []bundle.File{all}
+	list[0].Path = path.Join(bundle.TreeAll, name)
+	return list[:1]
 }
