@@ -23,6 +23,8 @@ type Draft struct {
 	YAML []byte // every line explained, and accepted by Load
 	// Notes are what the app's owner must decide or change.
 	Notes []string
+	// Files are more files to write beside it where there are none, by path.
+	Files map[string][]byte
 }
 
 // NewDraft reads compose files and what lies beside them, and writes what it found
@@ -112,7 +114,7 @@ func NewDraft(ctx context.Context, dir string, compose []string, ignored func(co
 	if _, err := parse(p.File, out); err != nil {
 		return nil, fmt.Errorf("write a project for %s: %w", p.Path(p.Compose.First()), err)
 	}
-	return &Draft{out, append(d.notes, p.notes(c)...)}, nil
+	return &Draft{YAML: out, Notes: append(d.notes, p.notes(c)...)}, nil
 }
 
 // drafter writes a project file.

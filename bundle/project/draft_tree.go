@@ -15,10 +15,15 @@ import (
 const unitDepth = 3
 
 // NewTreeDraft writes a project file for an app that has no compose file and whose
-// directory holds units of systemd; the draft is nil when there are none.
+// directory holds units of systemd, or programs for Linux; the draft is nil when there are
+// none.
 func NewTreeDraft(dir string) (*Draft, error) {
 	units, err := findUnits(dir)
-	if err != nil || len(units) == 0 {
+	if err != nil {
+		return nil, err
+	}
+	found, arch, err := findPrograms(dir)
+	if err != nil || len(units) == 0 && len(found) == 0 {
 		return nil, err
 	}
 	p := &Project{Dir: dir, File: filepath.Join(dir, DefaultFile), Tree: &Tree{}, App: draftApp(dir, "")}
@@ -28,11 +33,57 @@ func NewTreeDraft(dir string) (*Draft, error) {
 		return nil, err
 	}
 	d.unread(unread)
+	// The program that is called as the app comes first: platforms are those that it has.
+	slices.SortStableFunc(found, func(a, b programs) int {
+		switch {
+		case a.name == p.App && b.name != p.App:
+			return -1
+		case b.name == p.App && a.name != p.App:
+			return 1
+		}
+		return 0
+	})
+	draft := &Draft{Files: map[string][]byte{}}
+	if len(units) == 0 {
+		name := unitDir + "/" + p.App + ".service"
+		units = []string{name}
+		draft.Files[name] = d.unit(found[0].name)
+		d.note("%s is drafted: check as whom and with what it runs", name)
+	}
+	platforms := []bundle.Platform{"linux/amd64", "linux/arm64"}
+	if len(found) > 0 {
+		platforms = slices.Clone(found[0].platforms)
+		slices.Sort(platforms)
+	}
 	d.comment("What the releases of this app are made of; valise build VERSION reads it. Check every line.")
 	d.line("\napp: %s", "name of bundles and of the directory on the device", p.App)
-	d.line("platforms: [linux/amd64, linux/arm64]", "one tree for each")
+	d.line("platforms: [%s]", "one tree for each", joinPlatforms(platforms))
+	if len(arch) > 0 {
+		var words []string
+		for _, platform := range sortedKeys(arch) {
+			words = append(words, platform+": "+quote(arch[platform]))
+		}
+		d.line("arch: {%s}", "what {{.Arch}} is below", strings.Join(words, ", "))
+	}
 	d.text.WriteString("tree:\n  files:\n")
-	d.line("  - {from: \"dist/{{.OS}}-{{.Arch}}\", to: bin}", "what your build makes for each platform")
+	var brought []string // paths in the tree
+	for _, program := range found {
+		if missing := slices.DeleteFunc(slices.Clone(platforms), func(p bundle.Platform) bool { return slices.Contains(program.platforms, p) }); len(missing) > 0 {
+			d.note("tree: %s is left out: it is not built for %s", program.from, joinPlatforms(missing))
+			continue
+		}
+		to := "bin/" + program.name
+		if slices.Contains(brought, to) {
+			d.note("tree: %s is left out: another program is called %s too", program.from, program.name)
+			continue
+		}
+		brought = append(brought, to)
+		d.text.WriteString(fmt.Sprintf("  - {from: %s, to: %s}\n", quote(program.from), to))
+	}
+	if len(found) == 0 {
+		d.line("  - {from: \"dist/{{.OS}}-{{.Arch}}\", to: bin}", "what your build makes for each platform")
+		d.note("tree: dist/{{.OS}}-{{.Arch}} is an example: write where your build puts the files of each platform")
+	}
 	var tops []string
 	for _, unit := range units {
 		if top := path.Dir(unit); top != "." && !slices.ContainsFunc(tops, func(t string) bool { return top == t || strings.HasPrefix(top, t+"/") }) {
@@ -43,15 +94,75 @@ func NewTreeDraft(dir string) (*Draft, error) {
 		}
 	}
 	d.line("  units: [%s]", "paths in the tree", strings.Join(quoteAll(units), ", "))
+	required := d.starts(dir, units, brought)
+	if len(draft.Files) > 0 {
+		required = brought[:1]
+	}
+	if len(required) > 0 {
+		d.line("  required: [%s]", "what the units start", strings.Join(quoteAll(required), ", "))
+	}
 	d.section("When a release counts as running. Without it, its units must run.")
 	d.comment("health: {http: \"http://127.0.0.1:8080/health\", version: version}")
 	d.treeEnv()
-	d.note("tree: dist/{{.OS}}-{{.Arch}} is an example: write where your build puts the files of each platform")
-	out := []byte(d.text.String())
-	if _, err := parse(p.File, out); err != nil {
+	draft.YAML = []byte(d.text.String())
+	if _, err := parse(p.File, draft.YAML); err != nil {
 		return nil, fmt.Errorf("write a project for %s: %w", dir, err)
 	}
-	return &Draft{out, d.notes}, nil
+	draft.Notes = d.notes
+	return draft, nil
+}
+
+// unitDir is where a drafted unit is.
+const unitDir = "packaging"
+
+// unit is a service that runs a program of the tree.
+func (d *drafter) unit(program string) []byte {
+	app := d.p.App
+	return fmt.Appendf(nil, `[Unit]
+Description=%[1]s
+After=network-online.target
+Wants=network-online.target
+
+[Service]
+ExecStart=/opt/%[1]s/current/bin/%[2]s
+EnvironmentFile=-/etc/%[1]s/%[1]s.env
+Restart=on-failure
+DynamicUser=yes
+StateDirectory=%[1]s
+
+[Install]
+WantedBy=multi-user.target
+`, app, program)
+}
+
+// starts returns what units start out of the tree, and notes what they start from
+// elsewhere though the tree has it. brought are programs of the tree.
+func (d *drafter) starts(dir string, units, brought []string) []string {
+	var required []string
+	current := "/opt/" + d.p.App + "/current/"
+	for _, unit := range units {
+		for _, file := range started(filepath.Join(dir, filepath.FromSlash(unit))) {
+			rel, ok := strings.CutPrefix(file, current)
+			switch {
+			case ok && localPath(rel) && !slices.Contains(required, rel):
+				required = append(required, rel)
+			case ok:
+			case slices.Contains(brought, "bin/"+path.Base(file)):
+				d.note("%s starts %s; a release is in %s, so write %sbin/%s there", unit, file, strings.TrimSuffix(current, "/"), current, path.Base(file))
+			case strings.HasPrefix(file, "/opt/") || strings.HasPrefix(file, "/usr/local/"):
+				d.note("%s starts %s, which no release brings: put it into the tree and write its path in %s, if it is yours", unit, file, current)
+			}
+		}
+	}
+	return required
+}
+
+func joinPlatforms(all []bundle.Platform) string {
+	var words []string
+	for _, p := range all {
+		words = append(words, string(p))
+	}
+	return strings.Join(words, ", ")
 }
 
 // treeEnv writes what .env.example says of keys: each that is empty there is decided.

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -27,7 +29,7 @@ func initCommand(a *app) *cobra.Command {
 			"Several files are each over those before it, as with docker compose -f. Without COMPOSE it takes\n" +
 			"what COMPOSE_FILE in a committed .env says; or docker-compose.prod.yml and the like, over the main\n" +
 			"file when it does not stand alone; or else what docker compose would take. Without any, a directory\n" +
-			"with units of systemd is drafted as a file tree.\n\n" +
+			"with units of systemd or programs for Linux is drafted as a file tree; without a unit, one is drafted too.\n\n" +
 			"--github also writes .github/workflows/release.yml, or for a valise.yaml that is there only that:\n" +
 			"for tags as the repository has them, with QEMU and buildx for Dockerfiles, and commits in place\n" +
 			"of versions.",
@@ -53,6 +55,7 @@ type initFlags struct {
 type initResult struct {
 	Path     string   `json:"path"`
 	Compose  []string `json:"compose,omitempty"`
+	Files    []string `json:"files,omitempty"` // units that were drafted
 	Workflow string   `json:"workflow,omitempty"`
 	Notes    []string `json:"notes"`
 	Next     string   `json:"next"`
@@ -84,6 +87,9 @@ func (a *app) init(ctx context.Context, f initFlags, args []string) error {
 		if r.drafted {
 			fmt.Fprintf(w, "wrote %s for %s\n", r.Path, cmp.Or(project.ComposeFiles(r.Compose).String(), "a file tree"))
 		}
+		for _, file := range r.Files {
+			fmt.Fprintf(w, "wrote %s\n", file)
+		}
 		if r.Workflow != "" {
 			fmt.Fprintf(w, "wrote %s\n", r.Workflow)
 		}
@@ -102,7 +108,7 @@ func (a *app) draft(ctx context.Context, r *initResult, args []string) error {
 	if len(compose) > 0 {
 		draft, err = project.NewDraft(ctx, dir, compose, ignoredBelow(dir))
 	} else if draft, err = project.NewTreeDraft(dir); err == nil && draft == nil {
-		err = cli.WithHint(fmt.Errorf("find compose file in %s: none of the usual names exists, and no unit of systemd either", dir), "name it: valise init COMPOSE")
+		err = cli.WithHint(fmt.Errorf("find compose file in %s: none of the usual names exists, and no unit of systemd or program for Linux either", dir), "name it: valise init COMPOSE")
 	}
 	if err != nil {
 		return err
@@ -112,6 +118,16 @@ func (a *app) draft(ctx context.Context, r *initResult, args []string) error {
 			return cli.WithHint(fmt.Errorf("write project: %s exists", r.Path), "delete it first, or write another file with --project and compare")
 		}
 		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(draft.Files)) {
+		file := filepath.Join(dir, filepath.FromSlash(name))
+		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+			return fmt.Errorf("write %s: %w", name, err)
+		}
+		if err := writeProject(file, draft.Files[name]); err != nil {
+			return err
+		}
+		r.Files = append(r.Files, file)
 	}
 	r.Compose, r.drafted = compose, true
 	r.Notes = append(append(r.Notes, notes...), draft.Notes...)
