@@ -21,7 +21,7 @@ func init() { onMachine["cuteach"], onMachine["fulleach"] = cutEach, fullEach }
 func TestSystemdLong(t *testing.T) {
 	t.Parallel()
 	releases := t.TempDir()
-	buildCloud(t, releases, runtime.GOARCH, "1.0.0", "1.1.0", "1.2.0", "1.3.0", "1.4.0", "2.0.0", "2.1.0", "2.10.0", "3.0.0-rc.1", "4.0.0", "4.1.0", "4.2.0", "4.3.0", "4.4.0")
+	buildCloud(t, releases, runtime.GOARCH, "1.0.0", "1.1.0", "1.2.0", "1.3.0", "1.4.0", "2.0.0", "2.1.0", "2.1.1", "2.10.0", "3.0.0-rc.1", "4.0.0", "4.1.0", "4.2.0", "4.3.0", "4.4.0")
 	onMachines(t, "testdata/systemd-long", releases)
 }
 

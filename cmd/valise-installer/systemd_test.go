@@ -89,7 +89,8 @@ var onMachine = map[string]func(*testscript.TestScript, bool, []string){
 // buildCloud packs and signs releases of examples/cloud for Linux on arch below
 // dir, VERSION.tar.gz each, and the installer:
 //
-//	1.0.0, 1.1.0, 2.0.0, 2.1.0, 2.10.0, 2.9.0
+//	1.0.0, 1.1.0, 2.0.0, 2.10.0, 2.9.0
+//	2.1.0       with a template in the release, web/config.json; 2.1.1 does not start either
 //	1.2.0       never gets healthy
 //	1.3.0       does not start
 //	1.4.0       with another unit
@@ -175,6 +176,17 @@ func buildCloud(t *testing.T, dir, arch string, versions ...string) {
 			edit(t, filepath.Join(work, "valise.yaml"), `secrets: {`, "secrets: {API_TOKEN: {base64: 32}, ADMIN_PASSWORD: {password: 14, prefix: Cloud-, show: once}, ")
 		case "1.6.0":
 			edit(t, filepath.Join(work, "packaging/cloud.conf.tmpl"), `greeting =`, "greeting")
+		case "2.1.0", "2.1.1":
+			if version == "2.1.1" {
+				if err := errors.Join(os.Remove(bin), os.WriteFile(bin, []byte("#!/bin/sh\ncase $1 in check) ;; *) exit 1 ;; esac\n"), 0o755)); err != nil {
+					t.Fatal(err)
+				}
+				edit(t, filepath.Join(work, "valise.yaml"), `retries: \d+`, few)
+			}
+			if err := os.WriteFile(filepath.Join(work, "web/config.json"), []byte(`{"url": "@@PUBLIC_URL@@", "version": "@@VALISE_VERSION@@", "price": "${5}"}`+"\n"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			edit(t, filepath.Join(work, "valise.yaml"), `templates: \[`, "templates: [{from: web/config.json, to: /opt/cloud/current/web/config.json}, ")
 		case "4.2.0", "4.4.0":
 			installer("0.2.0", carried)
 		case "4.3.0":

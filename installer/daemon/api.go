@@ -353,14 +353,14 @@ func (a *app) postRollback(r *http.Request, in Data) (out Done, err error) {
 	return Done{"success", "Rollback to " + st.Previous.Version + " begins.", id}, nil
 }
 
-func (a *app) postRestore(r *http.Request) (out Done, err error) {
+func (a *app) postRestore(r *http.Request, in Restoration) (out Done, err error) {
 	b, err := a.backup(r)
 	if err != nil {
 		return out, err
 	}
 	id := a.NewID()
 	if err := a.enqueue(job{record: id, by: actor(r), run: func(ctx context.Context) (installer.Result, error) {
-		return a.Device.Restore(ctx, a.name, id, b.ID, a.report(id))
+		return a.Device.Restore(ctx, a.name, id, b.ID, in.Discard, a.report(id))
 	}}); err != nil {
 		return out, refuse(http.StatusTooManyRequests, "%v", err)
 	}

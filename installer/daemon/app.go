@@ -430,6 +430,10 @@ func (a *app) other(ctx context.Context, j job) {
 		return nil
 	})
 	ctx = context.WithoutCancel(ctx)
+	if err == nil && res.Err == nil && res.Record.ID == "" { // data ended the way back of an earlier update, whose record says so
+		a.hub.send(Event{Type: "status", Record: j.record, Status: installer.RolledBack})
+		return
+	}
 	if err == nil && res.Record.ID == j.record {
 		if err := a.records.Note(ctx, j.record, j.by); err != nil {
 			a.log().Error("write record", "err", err)

@@ -53,8 +53,19 @@ type Device interface {
 	// Rollback returns to the previous release, as the record of that ID. data
 	// is RestoreData, KeepData, or empty for what the release says.
 	Rollback(ctx context.Context, app, record, data string, report func(installer.Event)) (installer.Result, error)
-	// Restore brings back saved data, as the record of that ID.
-	Restore(ctx context.Context, app, record, backup string, report func(installer.Event)) (installer.Result, error)
+	// Restore brings back saved data, as the record of that ID. Today's data are not
+	// saved first with discard.
+	Restore(ctx context.Context, app, record, backup string, discard bool, report func(installer.Event)) (installer.Result, error)
+	// Start has the app run as it is configured now; always restarts a file tree. Stop
+	// stops it, Save saves its data, and Logs writes what it printed last: at most so
+	// many lines of each service. The error is ErrBusy while something changes the app.
+	Start(ctx context.Context, app string, always bool, report func(installer.Event)) (installer.Result, error)
+	Stop(ctx context.Context, app string, report func(installer.Event)) error
+	Save(ctx context.Context, app string, report func(installer.Event)) (Backup, error)
+	Logs(ctx context.Context, app string, lines int, to io.Writer) error
+	// Repair gives apps whose records are damaged or gone records again, and returns
+	// their names.
+	Repair(ctx context.Context) ([]string, error)
 	// Recover undoes what a power cut left unfinished.
 	Recover(ctx context.Context, app string, report func(installer.Event)) error
 	// Explain says in one line for people why something failed, and which check
@@ -79,6 +90,9 @@ var ErrReplaced = errors.New("the program was replaced")
 
 // ErrNoSource says that the device knows no place to fetch releases from.
 var ErrNoSource = errors.New("no source of releases is configured")
+
+// ErrNoData says that an app has no data that could be saved.
+var ErrNoData = errors.New("nothing can be saved")
 
 // ErrBusy says that another program changes the app right now.
 var ErrBusy = errors.New("another program changes this app")

@@ -21,8 +21,8 @@ const (
 	Read   Scope = "read"
 	Look   Scope = "check"
 	Send   Scope = "upload"
-	Act    Scope = "apply" // also roll back
-	Manage Scope = "admin" // delete, force, restore, settings
+	Act    Scope = "apply" // also roll back, start, stop and save
+	Manage Scope = "admin" // delete, force, restore, settings, what services print
 )
 
 // Route is one call of the API. Handlers, the permissions that the page asks for,
@@ -139,6 +139,8 @@ type form struct {
 	File string `json:"file" jsonschema:"the bundle"`
 }
 
+var operated = []Refusal{{409, "An update or another command is changing the app, or it has nothing that this could be about."}}
+
 var tusOther = Refusal{412, "Another version of tus."}
 
 var uploadRefusals = []Refusal{
@@ -183,10 +185,19 @@ func Routes() []Route {
 		{Method: "GET", Path: "/events", Scope: Read, Summary: "What happens, as server-sent events", endpoint: endpoint{OutMedia: "text/event-stream", serve: (*app).getEvents},
 			Answer:  "First one event \"past\", an array of all events of the transaction that runs or was last; then an event \"now\" for each.",
 			Refuses: []Refusal{{503, "Too many watch."}}},
+		{Method: "POST", Path: "/apply", Scope: Act, Summary: "Have the app run as it is configured now; answers when it does", endpoint: gives((*app).postConfigured), Refuses: operated},
+		{Method: "POST", Path: "/start", Scope: Act, Summary: "The same, and a file tree that runs is left alone", endpoint: gives((*app).postStart), Refuses: operated},
+		{Method: "POST", Path: "/stop", Scope: Act, Summary: "Stop the app until it is started or updated", endpoint: gives((*app).postStop), Refuses: operated},
+		{Method: "POST", Path: "/restart", Scope: Act, Summary: "Stop and start the app", endpoint: gives((*app).postRestart), Refuses: operated},
+		{Method: "GET", Path: "/logs", Scope: Manage, Summary: "What the app printed last", Query: logQuery{}, endpoint: endpoint{OutMedia: "text/plain", serve: (*app).getLogs},
+			Refuses: append([]Refusal{{422, "A parameter is out of its range."}}, operated...)},
+		{Method: "POST", Path: "/backups", Scope: Act, Summary: "Save the app's data now", Created: true, endpoint: gives((*app).postBackup), Refuses: operated},
+		{Method: "POST", Path: "/repair", Scope: Manage, Summary: "Make records anew that are damaged or gone", endpoint: endpoint{Out: Done{}, whole: (*Daemon).postRepair},
+			Refuses: []Refusal{{409, "Another command is changing an app."}}},
 		{Method: "GET", Path: "/backups", Scope: Read, Summary: "Saved data, newest first", endpoint: gives((*app).getBackups)},
 		{Method: "GET", Path: "/backups/{id}/{file}", Scope: Manage, Summary: "One file of a backup", endpoint: endpoint{OutMedia: "application/octet-stream", serve: (*app).getBackup}},
-		{Method: "POST", Path: "/backups/{id}/restore", Scope: Manage, Summary: "Bring back saved data", endpoint: gives((*app).postRestore),
-			Refuses: []Refusal{{429, "Too many wait."}}},
+		{Method: "POST", Path: "/backups/{id}/restore", Scope: Manage, Summary: "Bring back saved data", endpoint: takes((*app).postRestore),
+			Refuses: []Refusal{{422, "Not understood."}, {429, "Too many wait."}}},
 		{Method: "GET", Path: "/doctor", Scope: Read, Summary: "What an update needs, looked at", endpoint: gives((*app).getDoctor)},
 		{Method: "GET", Path: "/metrics", Scope: Read, Summary: "Metrics in the text format of Prometheus", endpoint: endpoint{OutMedia: "text/plain", whole: (*Daemon).metrics}},
 		{Method: "POST", Path: "/download", Scope: Send, Summary: "Fetch the newest release from the source", Created: true, endpoint: gives((*app).postDownload),

@@ -156,6 +156,11 @@ type Data struct {
 	Data string `json:"data,omitempty" jsonschema:"restore or keep; empty: as the release says"`
 }
 
+// Restoration is how saved data are brought back.
+type Restoration struct {
+	Discard bool `json:"discard,omitempty" jsonschema:"do not save today's data first: for data that cannot be read any more"`
+}
+
 // NewUpload is a bundle that is to come.
 type NewUpload struct {
 	Size int64  `json:"size" jsonschema:"bytes"`

@@ -190,6 +190,8 @@ func (m *Machine) Backups(app string) ([]backup.Set, error) {
 	return m.runtime(app, store, nil, nil).Backups()
 }
 
+var errNoBackup = errors.New("its valise.yaml has no backup")
+
 // Backup saves the data of the app now, as an update does before it switches.
 func (m *Machine) Backup(ctx context.Context) (set backup.Set, err error) {
 	err = m.onApp(ctx, "backup", func(ctx context.Context, a *lockedApp) error {
@@ -215,7 +217,7 @@ func (m *Machine) Backup(ctx context.Context) (set backup.Set, err error) {
 			return err
 		}
 		if len(set.Items) == 0 {
-			return fmt.Errorf("release %s does not say what to save: its valise.yaml has no backup", st.Current.Version)
+			return fmt.Errorf("release %s does not say what to save: %w", st.Current.Version, errNoBackup)
 		}
 		return a.data.PruneBackups(*st.Current)
 	})

@@ -19,6 +19,7 @@ import (
 	"github.com/valise-ota/valise/bundle/parts"
 	"github.com/valise-ota/valise/bundle/plain"
 	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/backup"
 	"github.com/valise-ota/valise/installer/compose"
 	"github.com/valise-ota/valise/installer/daemon"
 	"github.com/valise-ota/valise/installer/foreign"
@@ -262,14 +263,39 @@ func (d *Device) Rollback(ctx context.Context, app, record, choice string, repor
 	})
 }
 
-func (d *Device) Restore(ctx context.Context, app, record, id string, report func(installer.Event)) (installer.Result, error) {
-	return d.change(ctx, app, record, report, func(ctx context.Context, m *Machine, a *lockedApp) (installer.Result, error) {
-		set, err := a.findBackup(id)
-		if err != nil {
-			return installer.Result{}, err
-		}
-		return a.RestoreData(ctx, keepReleases, installer.Data{Record: set.Record}), nil
-	})
+func (d *Device) Restore(ctx context.Context, app, record, id string, discard bool, report func(installer.Event)) (installer.Result, error) {
+	m := d.with(app, record, report)
+	done, err := m.Restore(ctx, id, discard)
+	return done.Result, busy(err)
+}
+
+func (d *Device) Start(ctx context.Context, app string, always bool, report func(installer.Event)) (installer.Result, error) {
+	res, err := d.with(app, "", report).Start(ctx, always)
+	return res, busy(err)
+}
+
+func (d *Device) Stop(ctx context.Context, app string, report func(installer.Event)) error {
+	return busy(d.with(app, "", report).Stop(ctx))
+}
+
+func (d *Device) Save(ctx context.Context, app string, report func(installer.Event)) (daemon.Backup, error) {
+	set, err := d.with(app, "", report).Backup(ctx)
+	if errors.Is(err, errNoBackup) || errors.Is(err, errNoData) {
+		err = errors.Join(daemon.ErrNoData, err)
+	}
+	return saved(set), busy(err)
+}
+
+func (d *Device) Logs(ctx context.Context, app string, lines int, to io.Writer) error {
+	return d.with(app, "", func(installer.Event) {}).Logs(ctx, lines, false, to)
+}
+
+func (d *Device) Repair(ctx context.Context) (names []string, err error) {
+	all, err := d.Machine.MendRecords(ctx)
+	for _, one := range all {
+		names = append(names, one.App)
+	}
+	return names, busy(err)
 }
 
 // change opens an app, ends what is unfinished, and does something.
@@ -491,13 +517,17 @@ func (d *Device) Backups(app string) ([]daemon.Backup, error) {
 	}
 	var all []daemon.Backup
 	for _, set := range slices.Backward(sets) {
-		b := daemon.Backup{ID: set.Record, Created: set.Created, Version: set.Version, Size: set.Size()}
-		for _, i := range set.Items {
-			b.Files = append(b.Files, daemon.BackupFile{Name: i.Name, Size: i.Size, What: i.Backup.String()})
-		}
-		all = append(all, b)
+		all = append(all, saved(set))
 	}
 	return all, nil
+}
+
+func saved(set backup.Set) daemon.Backup {
+	b := daemon.Backup{ID: set.Record, Created: set.Created, Version: set.Version, Size: set.Size()}
+	for _, i := range set.Items {
+		b.Files = append(b.Files, daemon.BackupFile{Name: i.Name, Size: i.Size, What: i.Backup.String()})
+	}
+	return b
 }
 
 // OpenBackup opens a file that Backups named.

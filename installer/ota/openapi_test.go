@@ -226,6 +226,13 @@ func operation(r daemon.Route) (object, error) {
 	for _, e := range r.Refuses {
 		responses[strconv.Itoa(e.Status)] = refusal(e)
 	}
+	if strings.HasPrefix(r.Path, "/files") { // tus says what it refuses by itself in its own way
+		for _, e := range append(slices.Clone(daemon.Everywhere), r.Refuses...) {
+			said := refusal(e)
+			said["content"].(object)["text/plain"] = object{}
+			responses[strconv.Itoa(e.Status)] = said
+		}
+	}
 	for _, e := range r.Also {
 		responses[strconv.Itoa(e.Status)] = object{"description": e.When}
 	}

@@ -330,8 +330,8 @@ func (a *App) fileAsIs(dir string, f bundle.File) (*bundle.File, error) {
 	return &f, nil
 }
 
-// Changed are the files of an adopted release that are not those of the bundle which it
-// was unpacked from, if it was. The error says that going back to the release would not
+// Changed are the files and units of an adopted release that are not those of the bundle
+// which it was unpacked from, if it was. The error says that going back to the release would not
 // bring back its units.
 func (a *App) Changed(ctx context.Context, r installer.Release) (paths []string, err error) {
 	m, err := a.manifest(r)
@@ -347,6 +347,11 @@ func (a *App) Changed(ctx context.Context, r installer.Release) (paths []string,
 	}
 	if b, err := a.Releases.ReadFile(r.Dir, adoptedManifest, bundle.MaxManifestSize); err == nil {
 		if built, err := bundle.ParseManifest(b); err == nil {
+			for _, u := range m.Device.Tree.Units {
+				if strings.HasPrefix(u, adoptedDir+"/") {
+					paths = append(paths, bundle.UnitFile(u))
+				}
+			}
 			m = built
 		}
 	}

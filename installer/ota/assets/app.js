@@ -100,6 +100,12 @@ const actions = {
   },
   delete: b => confirm('delete', b.dataset.version, async () => { await call('DELETE', `${api}/${b.dataset.id}${q()}`); soon('waiting', 'history'); }),
   restore: b => confirm('restore', b.dataset.version, () => call('POST', `${api}/backups/${b.dataset.id}/restore${q()}`)),
+  run: async b => {
+    b.disabled = true;
+    try { const v = await call('POST', `${api}/${b.dataset.call}${q()}`); say(v.message || t('done'), 'good'); }
+    finally { b.disabled = false; soon('version', 'history', 'health', 'backups'); }
+  },
+  stop: b => confirm('stop', '', async () => { say((await call('POST', api + '/stop' + q())).message, 'good'); soon('health'); }),
   rollback: b => {
     const back = data => async () => {
       let id = b.dataset.id;
