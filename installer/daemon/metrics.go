@@ -9,19 +9,21 @@ import (
 	"github.com/valise-ota/valise/installer"
 )
 
+var gauges = []struct{ name, help string }{
+	{"valise_info", "Version that runs."},
+	{"valise_updates", "Records by status."},
+	{"valise_needs_attention", "1 when a rollback failed and a person must look."},
+	{"valise_update_running", "1 while something is downloaded, verified or applied."},
+	{"valise_free_bytes", "Free space where bundles are kept."},
+	{"valise_last_success_timestamp_seconds", "When a release was committed last."},
+}
+
 // metrics writes what a monitoring system wants, in the text format of
 // Prometheus.
 func (d *Daemon) metrics(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; version=0.0.4")
 	var b strings.Builder
-	for _, m := range []struct{ name, help string }{
-		{"valise_info", "Version that runs."},
-		{"valise_updates", "Records by status."},
-		{"valise_needs_attention", "1 when a rollback failed and a person must look."},
-		{"valise_update_running", "1 while something is downloaded, verified or applied."},
-		{"valise_free_bytes", "Free space where bundles are kept."},
-		{"valise_last_success_timestamp_seconds", "When a release was committed last."},
-	} {
+	for _, m := range gauges {
 		fmt.Fprintf(&b, "# HELP %s %s\n# TYPE %s gauge\n", m.name, m.help, m.name)
 		for _, name := range d.names() {
 			a := d.app(name)

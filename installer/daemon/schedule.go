@@ -350,10 +350,7 @@ func (a *app) webhook(id string) {
 	if err != nil {
 		return
 	}
-	body, err := json.Marshal(map[string]any{
-		"specversion": "1.0", "type": "dev.valise.update." + string(r.Status), "source": "/valise/" + a.name, "id": r.ID + "-" + string(r.Status),
-		"time": a.Now().UTC().Format(time.RFC3339), "subject": r.To.Version, "datacontenttype": "application/json", "data": a.toUpdate(r),
-	})
+	body, err := json.Marshal(a.cloudEvent(r, a.Now()))
 	if err != nil {
 		return
 	}
@@ -367,6 +364,14 @@ func (a *app) webhook(id string) {
 			return
 		case <-time.After(pause):
 		}
+	}
+}
+
+// cloudEvent is what a webhook gets.
+func (a *app) cloudEvent(r installer.Record, now time.Time) map[string]any {
+	return map[string]any{
+		"specversion": "1.0", "type": "dev.valise.update." + string(r.Status), "source": "/valise/" + a.name, "id": r.ID + "-" + string(r.Status),
+		"time": now.UTC().Format(time.RFC3339), "subject": r.To.Version, "datacontenttype": "application/json", "data": a.toUpdate(r),
 	}
 }
 
