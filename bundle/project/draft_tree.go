@@ -149,7 +149,7 @@ func (d *drafter) starts(dir string, units, brought []string) []string {
 			case ok:
 			case slices.Contains(brought, "bin/"+path.Base(file)):
 				d.note("%s starts %s; a release is in %s, so write %sbin/%s there", unit, file, strings.TrimSuffix(current, "/"), current, path.Base(file))
-			case strings.HasPrefix(file, "/opt/") || strings.HasPrefix(file, "/usr/local/"):
+			case strings.HasPrefix(file, "/opt/") || strings.HasPrefix(file, "/usr/local/"), path.Base(file) == strings.TrimSuffix(path.Base(unit), path.Ext(unit)):
 				d.note("%s starts %s, which no release brings: put it into the tree and write its path in %s, if it is yours", unit, file, current)
 			}
 		}

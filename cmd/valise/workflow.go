@@ -98,6 +98,10 @@ func (a *app) writeWorkflow(ctx context.Context, file, action string) (string, [
 		w.QEMU = strings.Join(foreign, ",")
 	}
 	notes := releaseTools(top)
+	remote, _ := runGit(ctx, top, "remote", "get-url", "origin")
+	if at, _, _ := strings.Cut(strings.TrimPrefix(publicURL(remote), "https://"), "/"); at != "" && at != "github.com" {
+		notes = append(notes, at+" is not github.com: there, name a mirror of the Action with --action, sign with a key (sign: key) or a private Sigstore, and use artifact actions of version 3")
+	}
 	if action != "" && !actionPattern.MatchString(action) {
 		return "", nil, cli.Usagef("--action is %q, want OWNER/NAME@COMMIT", action)
 	}

@@ -32,6 +32,8 @@ func TestInitGitHub(t *testing.T) {
 			[]string{"shop@1.0.0", "api-v3.0.0"}, "apps/shop", "release-shop.yml", ""},
 		"deploy": {map[string]string{"deploy/compose.yaml": build, "deploy/Dockerfile": "FROM scratch\n", ".github/workflows/release.yaml": "x", "release-please-config.json": "{}"},
 			[]string{"v0.1.0", "v0.2.0-rc.1"}, "deploy", "valise-release.yml", "release-please pushes tags with GITHUB_TOKEN"},
+		"enterprise": {map[string]string{"compose.yaml": compose, "remote": "git@github.example.com:acme/shop.git"}, nil, "", "release.yml",
+			"github.example.com is not github.com: there, name a mirror of the Action with --action, sign with a key"},
 		"tree": {map[string]string{"valise.yaml": tree, "agent.service": ""}, []string{"agent/v1.0.0"}, "", "release.yml", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -53,6 +55,9 @@ func TestInitGitHub(t *testing.T) {
 				}
 			}
 			git("", "init", "-q")
+			if remote := tc.files["remote"]; remote != "" {
+				git("", "remote", "add", "origin", remote)
+			}
 			git("2026-01-01T00:00:00Z", "commit", "-q", "--allow-empty", "-m", "one")
 			for i, tag := range tc.tags {
 				git(time.Date(2026, 1, 2+i, 0, 0, 0, 0, time.UTC).Format(time.RFC3339), "tag", "-a", "-m", tag, tag)
