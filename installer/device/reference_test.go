@@ -74,6 +74,7 @@ var configKeys = map[string]string{
 	"limits.undo":                     "For each step of a rollback, and for tidying up.",
 	"updates.drop":                    "Drop folder. Default: `/opt/APP/updates`.",
 	"updates.drop_mode":               "What happens with a bundle in the drop folder. Default: `apply`.",
+	"updates.upload":                  "What happens with an uploaded bundle: `stage` or `apply`. Default: `stage`.",
 	"updates.usb":                     "What happens with a bundle on a stick. Default: `stage`.",
 	"updates.usb_receipts":            "Writes receipts and inventory to every stick that is plugged in.",
 	"updates.check":                   "How often the source is asked, one minute or more. Default: never.",

@@ -96,7 +96,7 @@ func TestReference(t *testing.T) {
 	}
 	cell := func(s string) string { return strings.NewReplacer("|", `\|`, "<", "&lt;", "\n", " ").Replace(s) }
 	properties := func(b *strings.Builder, v *value) {
-		if len(v.Properties) == 0 {
+		if v == nil || len(v.Properties) == 0 {
 			return
 		}
 		b.WriteString("| member | value | |\n|---|---|---|\n")
