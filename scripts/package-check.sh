@@ -50,18 +50,18 @@ arch=$(dpkg --print-architecture)
 for program in valise valise-installer; do
   cp "$from/${program}_${version}_${arch}.deb" "$dir/debian/root/root/$program.deb"
   debian dpkg -i "/root/$program.deb" >"$dir/out" 2>&1 || fail "dpkg -i: $(cat "$dir/out")"
-  debian "$program" --help | grep -q '^Usage:' || fail "$program --help has no usage"
-  debian "$program" --version | grep -qF "$version" || fail "$program is another version"
+  debian "$program" --help | grep '^Usage:' >/dev/null || fail "$program --help has no usage"
+  debian "$program" --version | grep -F "$version" >/dev/null || fail "$program is another version"
   # What a shell does at the tab key, after the script was read.
   debian bash -c "source /usr/share/bash-completion/completions/$program && complete -p $program" >"$dir/out" || fail "bash does not take the completion of $program"
-  debian "$program" __complete ver 2>/dev/null | grep -q . || fail "$program completes nothing"
+  debian "$program" __complete ver 2>/dev/null | grep . >/dev/null || fail "$program completes nothing"
   mapfile -t installed < <(debian dpkg -L "$program" | grep -vxF /.)
   [ -s "$dir/debian/root/usr/share/man/man1/$program.1" ] || fail "no manual page of $program"
   if [ "$program" = valise ]; then # bundles install themselves, without a network
     cp -r examples/hello "$dir/debian/root/root/hello"
     sed -i '/^installer:/d' "$dir/debian/root/root/hello/valise.yaml"
     debian valise build 1.0.0 --project /root/hello/valise.yaml -o /root/hello.tar.gz >"$dir/out" 2>&1 || fail "valise build: $(cat "$dir/out")"
-    debian valise inspect /root/hello.tar.gz | grep -q "^installer  *$version linux/amd64, $version linux/arm64, $version linux/arm/v7$" || fail "valise build takes no installer of its package"
+    debian valise inspect /root/hello.tar.gz | grep "^installer  *$version linux/amd64, $version linux/arm64, $version linux/arm/v7$" >/dev/null || fail "valise build takes no installer of its package"
   fi
   debian dpkg --purge "$program" >"$dir/out" 2>&1 || fail "dpkg --purge: $(cat "$dir/out")"
   for path in "${installed[@]}"; do
@@ -75,7 +75,7 @@ for program in valise valise-installer; do
   mkdir "$root"
   # Debian's rpm says that it should not be used.
   rpm --root "$root" -i --nodeps --ignorearch "$from/${program}_${version}_${arch}.rpm" 2>"$dir/out" || fail "rpm -i: $(cat "$dir/out")"
-  "$root/usr/bin/$program" --version | grep -qF "$version" || fail "$program of the .rpm is another version"
+  "$root/usr/bin/$program" --version | grep -F "$version" >/dev/null || fail "$program of the .rpm is another version"
   rpm --root "$root" -e "$program"
   left=$(find "$root/usr" -type f -path "*$program*" 2>/dev/null || true)
   [ -z "$left" ] || fail "rpm -e left $left"
