@@ -207,11 +207,7 @@ func (c *Compose) Run(ctx context.Context, name, service string, argv, env []str
 	if err := remove(); err != nil { // of a run that was cut off
 		return fmt.Errorf("run %s in a new container of service %s: %w", argv[0], service, err)
 	}
-	args := []string{"run", "--rm", "-T", "--name", name}
-	for _, kv := range env {
-		args = append(args, "--env", kv)
-	}
-	err := run(ctx, c.Env, c.Dir, c.Command, slices.Concat(c.options(), args, []string{"--", service}, argv), nil, out, out)
+	err := run(ctx, c.Env, c.Dir, c.Command, slices.Concat(c.options(), runOptions(name, env), []string{"--", service}, argv), nil, out, out)
 	if rerr := remove(); err == nil {
 		err = rerr
 	}
@@ -219,6 +215,15 @@ func (c *Compose) Run(ctx context.Context, name, service string, argv, env []str
 		return fmt.Errorf("run %s in a new container of service %s: %w", argv[0], service, err)
 	}
 	return nil
+}
+
+// runOptions are the words that Run begins with.
+func runOptions(name string, env []string) []string {
+	args := []string{"run", "--rm", "-T", "--name", name}
+	for _, kv := range env {
+		args = append(args, "--env", kv)
+	}
+	return args
 }
 
 // Stop stops services, or all.
