@@ -61,7 +61,7 @@ func TestSilent(t *testing.T) {
 // TestPodman: an engine that speaks Docker's language and is not it is refused by name.
 func TestPodman(t *testing.T) {
 	e := fakeEngine{"GET /version": answer(`{"Platform":{"Name":"linux/amd64/debian-12"},"Components":[{"Name":"Podman Engine","Version":"4.3.1"},{"Name":"Conmon","Version":"2.1.6"}],"Version":"4.3.1","ApiVersion":"1.41","Os":"linux","Arch":"amd64"}`)}.start(t)
-	if _, err := e.Info(t.Context()); !errors.As(err, new(*UnsupportedError)) || !strings.Contains(err.Error(), "Podman 4.3.1") {
+	if _, err := e.Info(t.Context()); !errors.As(err, new(*UnsupportedError)) || !strings.Contains(err.Error(), "Podman 4.3.1") || !strings.Contains(err.Error(), "without the layers that it has already") {
 		t.Errorf("%v", err)
 	}
 }
