@@ -145,7 +145,11 @@ func tagPrefix(tags []string, app, below string, several bool) (string, bool) {
 		if !ok || !plainTag.MatchString(prefix) {
 			continue
 		}
-		switch name := strings.TrimRight(strings.TrimSuffix(prefix, "v"), "-/_.@"); name {
+		name := strings.TrimRight(strings.TrimSuffix(prefix, "v"), "-/_.@")
+		if _, scoped, ok := strings.Cut(name, "/"); ok && strings.HasPrefix(name, "@") { // as changesets writes packages of npm
+			name = scoped
+		}
+		switch name {
 		case "":
 			plain = append(plain, prefix)
 		case app, path.Base(below), strings.Trim(below, "/"):

@@ -120,6 +120,7 @@ func TestTagPrefix(t *testing.T) {
 		{"shop-v1.2.3 v1.0.0", "", false, "shop-v", false},
 		{"v1.0.0 shop@1.2.3", "services/shop/", false, "shop@", false},
 		{"services/shop/v1.2.3 other/v1.0.0", "services/shop/", true, "services/shop/v", true},
+		{"@acme/till@3.0.0 @acme/shop@1.2.3", "packages/shop/", false, "@acme/shop@", true},
 		{"api-v3.0.0 v1.0.0", "", false, "v", true},
 		{"api-v3.0.0", "", false, "shop-v", true},
 		{"api-v3.0.0 v1.0.0", "shop/", true, "shop-v", true},
