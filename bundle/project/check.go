@@ -24,7 +24,7 @@ var (
 // check checks everything that can be known without another file. It repeats
 // some rules of bundle.Manifest.Validate, because here the answer has a line.
 func (p *Project) check() error {
-	for _, f := range []func() error{p.checkApp, p.checkImages, p.checkDevice, p.checkData, p.checkEnv, p.checkFiles, p.checkTree, p.checkTrust} {
+	for _, f := range []func() error{p.checkApp, p.checkImages, p.checkDevice, p.checkData, p.checkEnv, p.checkFiles, p.checkEngine, p.checkTree, p.checkTrust} {
 		if err := f(); err != nil {
 			return err
 		}

@@ -72,7 +72,7 @@ type Project struct {
 	VersionEnv string                   `yaml:"version_env"` // key of the environment file that carries the version
 	Files      []FileItem               `yaml:"files"`       // more files of the bundle, under the same path
 	Installer  string                   `yaml:"installer"`   // directory with <os>-<arch>[-<variant>]/valise-installer, or NoInstaller; empty: as Installers says
-	Engine     string                   `yaml:"engine"`      // directory with <os>-<arch>[-<variant>]/{*.deb,docker-*.tgz,docker-compose}
+	Engine     *Engine                  `yaml:"engine"`      // nil for none
 	Registries map[string]Registry      `yaml:"registries"`  // by host
 	Output     string                   `yaml:"output"`      // template of the bundle's file name
 	Arch       map[string]string        `yaml:"arch"`        // what {{.Arch}} is, by platform

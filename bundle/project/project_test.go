@@ -6,6 +6,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -273,9 +274,27 @@ func TestEngine(t *testing.T) {
 		{"neither", "0 *.deb and 0 docker-*.tgz", []string{"linux-amd64/docker-compose"}},
 		{"stranger", "notes.txt is neither", []string{"linux-amd64/notes.txt"}},
 		{"platform", "linux-amd64: no such file", []string{"linux-arm64/a.deb"}},
+		{"compose alone", "engine/linux-amd64/docker-compose", []string{"linux-amd64/docker-compose"}},
+		{"compose alone, with an engine", "want docker-compose alone", []string{"linux-amd64/docker-compose", "linux-amd64/docker-29.1.2.tgz"}},
+		{"pinned", "engine/linux-amd64/docker-compose", []string{"linux-amd64/docker-compose", "linux-amd64/docker-29.1.2.tgz", "linux-amd64/docker-28.0.0.tgz"}},
+		{"pinned, another one", "has SHA-256 2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881, want " + strings.Repeat("0", 64), []string{"linux-amd64/docker-compose"}},
+		{"pinned, missing", "docker-29.1.2.tgz: no such file or directory: valise engine fetch downloads it", []string{"linux-amd64/docker-28.0.0.tgz"}},
+		{"pinned, for others", "nothing is for linux/amd64: valise engine fetch downloads it", nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			files := map[string]string{"valise.yaml": goodProject + "engine: stuff\n", "compose.yaml": goodCompose}
+			engine := "stuff"
+			const sum = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881" // of x
+			switch {
+			case strings.HasPrefix(c.name, "compose alone"):
+				engine = "{dir: stuff, compose: true}"
+			case c.name == "pinned, another one":
+				engine = "{dir: stuff, compose: true, sha256: {linux-amd64/docker-compose: \"" + strings.Repeat("0", 64) + "\"}}"
+			case c.name == "pinned, for others":
+				engine = "{dir: stuff, compose: true, sha256: {linux-arm64/docker-compose: " + sum + "}}"
+			case strings.HasPrefix(c.name, "pinned"):
+				engine = "{dir: stuff, docker: 29.1.2, sha256: {linux-amd64/docker-compose: " + sum + ", linux-amd64/docker-29.1.2.tgz: " + sum + "}}"
+			}
+			files := map[string]string{"valise.yaml": goodProject + "engine: " + engine + "\n", "compose.yaml": goodCompose}
 			for _, f := range c.files {
 				files["stuff/"+f] = "x"
 			}
@@ -290,6 +309,68 @@ func TestEngine(t *testing.T) {
 				t.Errorf("got %s, want %s", got, c.want)
 			}
 		})
+	}
+}
+
+// TestWithEngine: the text of valise.yaml with another engine, wherever it stood.
+func TestWithEngine(t *testing.T) {
+	want := &Engine{Dir: "stuff", Docker: "29.1.3", Compose: "2.40.3", Mirrors: EngineMirrors{Docker: "http://mirror.lan/docker"}, SHA256: map[string]string{"linux-amd64/docker-compose": strings.Repeat("0", 64)}}
+	for name, text := range map[string]string{
+		"none":            goodProject,
+		"no line feed":    strings.TrimSuffix(goodProject, "\n"),
+		"last":            goodProject + "engine: other\n",
+		"in the middle":   "engine: {dir: other,\n  compose: true}\n\n# the app\n" + goodProject,
+		"block, comments": "engine: # x\n  compose: true\n# of the app\n" + goodProject + "# end\n",
+	} {
+		p, err := parse("valise.yaml", []byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := p.WithEngine(want)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		again, err := parse("valise.yaml", out)
+		if err != nil || !reflect.DeepEqual(again.Engine, want) {
+			t.Errorf("%s: %v, %+v\n%s", name, err, again.Engine, out)
+		}
+		if again != nil {
+			again.Engine, again.doc, p.Engine, p.doc = nil, nil, nil, nil
+		}
+		if !reflect.DeepEqual(again, p) || strings.Count(string(out), "#") != strings.Count(strings.Replace(text, " # x", "", 1), "#")+1 {
+			t.Errorf("%s: changed more than the engine:\n%s", name, out)
+		}
+	}
+	p, err := parse("valise.yaml", []byte("{app: shop, compose: compose.yaml, platforms: [linux/amd64], health: {compose: [db]}}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.WithEngine(want); err == nil {
+		t.Error("changed a {...}")
+	}
+}
+
+// TestEngineRefused: keys that make no sense.
+func TestEngineRefused(t *testing.T) {
+	for engine, want := range map[string]string{
+		"''":                              "engine is empty",
+		"{docker: 29.1.3, debian: sid}":   "want docker, the static archive, or debian, packages",
+		"{docker: 29.1}":                  "want a version such as 29.1.3",
+		"{docker: latest}":                "want a version such as 29.1.3",
+		"{compose: false}":                "want a version such as 2.40.3, or true",
+		"{debian: 'a b'}":                 "want the name of a release",
+		"{debian: \"x [trusted=yes]\"}":   "want the name of a release",
+		"{mirrors: {docker: mirror.lan}}": "want https://HOST/PATH",
+		"{mirrors: {debian: \"https://a/b c [trusted=yes]\"}}":             "want https://HOST/PATH",
+		"{mirrors: {compose: \"https://u:p@host/x\"}}":                     "want https://HOST/PATH",
+		"{sha256: {../x: '00'}}":                                           "want PLATFORM/FILE and its SHA-256",
+		"{sha256: {linux-amd64/../../x: " + strings.Repeat("0", 64) + "}}": "want PLATFORM/FILE and its SHA-256",
+		"{doker: 29.1.3}": "unknown key \"doker\"",
+	} {
+		if _, err := parse("valise.yaml", []byte(goodProject+"engine: "+engine+"\n")); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %s", engine, err, want)
+		}
 	}
 }
 

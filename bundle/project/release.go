@@ -355,7 +355,7 @@ func (p *Project) files(ctx context.Context, r *Release, platforms []bundle.Plat
 		f.Executable = true
 		files[name] = f
 	}
-	if p.Engine != "" {
+	if p.Engine != nil {
 		for _, platform := range platforms {
 			if err := p.engineFiles(platform, add); err != nil {
 				return nil, err
@@ -411,34 +411,6 @@ func (p *Project) carry(ctx context.Context, r *Release, add func(path, source s
 		if err := add(path.Join(SourceDir, filepath.ToSlash(filepath.Clean(name))), p.Path(name), "compose"); err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-// engineFiles adds what a machine of one platform gets its engine from.
-func (p *Project) engineFiles(platform bundle.Platform, add func(path, source string, at ...any) error) error {
-	dir := filepath.Join(p.Path(p.Engine), platform.Dashed())
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return p.at([]any{"engine"}, "%v", err)
-	}
-	var packages, archives int
-	for _, e := range entries {
-		name := e.Name()
-		switch {
-		case strings.HasSuffix(name, ".deb"):
-			packages++
-		case strings.HasPrefix(name, "docker-") && strings.HasSuffix(name, ".tgz"):
-			archives++
-		case name != "docker-compose":
-			return p.at([]any{"engine"}, "%s is neither *.deb, docker-*.tgz nor docker-compose", filepath.Join(dir, name))
-		}
-		if err := add(bundle.EnginePath(platform)+name, filepath.Join(dir, name), "engine"); err != nil {
-			return err
-		}
-	}
-	if (packages > 0) == (archives > 0) || archives > 1 {
-		return p.at([]any{"engine"}, "%s has %d *.deb and %d docker-*.tgz, want packages or one archive", dir, packages, archives)
 	}
 	return nil
 }

@@ -44,6 +44,8 @@ func schemaOf(t reflect.Type, path string) *jsonschema.Schema {
 		long := structSchema(t, path)
 		long.Required = []string{"package"}
 		s = &jsonschema.Schema{AnyOf: []*jsonschema.Schema{{Type: "string", MinLength: new(1)}, long}}
+	case t == reflect.TypeFor[Engine]():
+		s = &jsonschema.Schema{AnyOf: []*jsonschema.Schema{{Type: "string", MinLength: new(1)}, structSchema(t, path)}}
 	case t == reflect.TypeFor[ComposeFiles]():
 		one := func() *jsonschema.Schema { return &jsonschema.Schema{Type: "string", MinLength: new(1)} }
 		s = &jsonschema.Schema{AnyOf: []*jsonschema.Schema{one(), {Type: "array", Items: one(), MinItems: new(1), UniqueItems: true}}}
@@ -142,8 +144,18 @@ var rules = map[string]func(*jsonschema.Schema){
 	"registries.*": func(s *jsonschema.Schema) {
 		s.Not = &jsonschema.Schema{Required: []string{"ca"}, Properties: map[string]*jsonschema.Schema{"http": {Const: new(any(true))}}}
 	},
-	"registries.*.mirrors.*":     text(mirrorPattern.String()),
-	"registries.*.ca":            text(`.`),
+	"registries.*.mirrors.*": text(mirrorPattern.String()),
+	"registries.*.ca":        text(`.`),
+	"engine.docker":          text(engineVersionPattern),
+	"engine.debian":          text(suitePattern),
+	"engine.compose": func(s *jsonschema.Schema) {
+		*s = jsonschema.Schema{AnyOf: []*jsonschema.Schema{{Const: new(any(true))}, {Type: "string", Pattern: `^true$|` + engineVersionPattern}}}
+	},
+	"engine.mirrors.docker":      text(mirrorURLPattern),
+	"engine.mirrors.compose":     text(mirrorURLPattern),
+	"engine.mirrors.debian":      text(mirrorURLPattern),
+	"engine.mirrors.security":    text(mirrorURLPattern),
+	"engine.sha256":              func(s *jsonschema.Schema) { keys(engineFilePattern)(s); text(sha256Pattern)(s.AdditionalProperties) },
 	"profiles":                   func(s *jsonschema.Schema) { s.UniqueItems = true },
 	"profiles.*":                 text(profilePattern.String()),
 	"arch":                       func(s *jsonschema.Schema) { keys(platformPattern)(s); text(`^[^/\\\\ ]+$`)(s.AdditionalProperties) },
@@ -419,7 +431,18 @@ var descriptions = map[string]string{
 	"files.*.path":              "File, directory or pattern.",
 	"files.*.public":            "It may be read by everybody who gets a bundle, although git ignores it or it is a secret.",
 	"installer":                 "Directory with <os>-<arch>/valise-installer, to take into the bundle, or none. Without it, those of the release of valise.",
-	"engine":                    "Directory with <os>-<arch>/ holding *.deb or docker-*.tgz, and docker-compose: what a machine without Docker gets one from.",
+	"engine":                    "Directory with <os>-<arch>/ holding *.deb or docker-*.tgz, and docker-compose: what a machine without Docker gets one from. Or what valise engine fetch downloads there.",
+	"engine.dir":                "Where the files are; dist/engine when it is missing.",
+	"engine.docker":             "Version of Docker's static archive, such as 29.1.3.",
+	"engine.debian":             "Release of Debian whose packages are carried, such as bookworm.",
+	"engine.compose":            "Version of docker compose, or true before it is fetched. Without docker and debian, nothing but docker compose is carried.",
+	"engine.mirrors":            "Addresses that are asked in place of those who make it.",
+	"engine.mirrors.docker":     "In place of https://download.docker.com/linux/static/stable.",
+	"engine.mirrors.compose":    "In place of https://github.com/docker/compose/releases/download.",
+	"engine.mirrors.debian":     "In place of https://deb.debian.org/debian.",
+	"engine.mirrors.security":   "In place of https://deb.debian.org/debian-security.",
+	"engine.mirrors.keyring":    "File with the keys of who signs the packages' index; Debian's when it is missing.",
+	"engine.sha256":             "Digests of the files, by PLATFORM/FILE. valise engine fetch writes them, and compares.",
 	"output":                    "File name of the bundle, a template: {{.App}}-{{.Version}}.tar.gz. With {{.OS}}, {{.Arch}} or {{.Variant}} there is one bundle for each platform.",
 	"health.status":             "Status of the answer; 200 when it is missing.",
 	"health.body":               "Text that the answer contains.",

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -133,6 +134,11 @@ func (a *app) build(ctx context.Context, version string, f buildFlags) error {
 	groups, err := platformGroups(p, f)
 	if err != nil {
 		return err
+	}
+	if p.Engine != nil {
+		if err := a.pinnedEngine(ctx, p, slices.Concat(groups...)); err != nil {
+			return err
+		}
 	}
 	if info, err := os.Stat(f.file); len(groups) > 1 && f.file != "" && (err != nil || !info.IsDir()) {
 		return cli.Usagef("--file is %s, want an existing directory for %d bundles", f.file, len(groups))

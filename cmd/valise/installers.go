@@ -4,23 +4,15 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
-
-	"github.com/cenkalti/backoff/v5"
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/project"
-	"github.com/valise-ota/valise/bundle/web"
 	"github.com/valise-ota/valise/cmd/internal/cli"
 )
 
@@ -32,9 +24,7 @@ const (
 	releasesEnv = "VALISE_RELEASES" // where releases of valise are, in place of releasesURL
 	releasesURL = "https://github.com/valise-ota/valise/releases/download"
 
-	maxInstaller   = 256 << 20        // bytes of one that is downloaded
-	installerStall = 30 * time.Second // its download may be silent for so long
-	installerTries = 3
+	maxInstaller = 256 << 20 // bytes of one that is downloaded
 )
 
 // installerPlatforms are the machines that there are installers for.
@@ -108,7 +98,7 @@ func (p installerPlaces) find(ctx context.Context, platform string, step func(wh
 	}
 	url := p.url + bundle.InstallerName + "-" + platform
 	step("download", url)
-	if err := downloadInstaller(ctx, url, want, cached); err != nil {
+	if _, err := download(ctx, url, want, cached, maxInstaller); err != nil {
 		return "", fmt.Errorf("no valise-installer for %s beside this program: download %s: %w%s", platform, url, err, other)
 	}
 	return cached, nil
@@ -126,52 +116,6 @@ func besideProgram() []string {
 	}
 	dir := filepath.Dir(self)
 	return []string{filepath.Join(dir, "installer"), filepath.Join(dir, "../lib/valise/installer")}
-}
-
-// downloadInstaller downloads a file that must have a digest. What has another one is
-// never there under its name.
-func downloadInstaller(ctx context.Context, url, want, path string) error {
-	client := &http.Client{Transport: &web.Guard{Next: web.Transport(), Limit: maxInstaller, Stall: installerStall}}
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return err
-	}
-	_, err := backoff.Retry(ctx, func() (struct{}, error) {
-		err := downloadOnce(ctx, client, url, want, path)
-		return struct{}{}, err
-	}, backoff.WithMaxTries(installerTries))
-	return err
-}
-
-func downloadOnce(ctx context.Context, client *http.Client, url, want, path string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return backoff.Permanent(err)
-	}
-	res, err := client.Do(req)
-	if err != nil {
-		return errors.Unwrap(err) // the URL is said
-	}
-	defer res.Body.Close()
-	if res.StatusCode != http.StatusOK {
-		err := fmt.Errorf("the server answers %s", res.Status)
-		if res.StatusCode < 500 && res.StatusCode != http.StatusTooManyRequests {
-			return backoff.Permanent(err)
-		}
-		return err
-	}
-	f, err := newFile(path)
-	if err != nil {
-		return backoff.Permanent(err)
-	}
-	defer f.Cleanup()
-	sum := sha256.New()
-	if _, err := io.Copy(io.MultiWriter(f, sum), res.Body); err != nil {
-		return err
-	}
-	if got := hex.EncodeToString(sum.Sum(nil)); got != want {
-		return backoff.Permanent(fmt.Errorf("it has sha256:%s, want sha256:%s, which this valise was built with", got, want))
-	}
-	return f.CloseAtomicallyReplace()
 }
 
 // installerVersion is what the build ID of an installer says, which the release build

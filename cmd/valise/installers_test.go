@@ -51,8 +51,8 @@ func TestFindInstaller(t *testing.T) {
 		"stale one beside, no release": {named, beside(evil), "", 0, "valise-installer is of another build of valise"},
 		"nothing, no release":          {named, "", "", 0, "no valise-installer for linux-arm64 beside this program"},
 		"nothing, no digest":           {"", "", "/good/", 0, "no valise-installer for linux-arm64 beside this program"},
-		"a mirror that lies":           {named, "", "/evil/", 1, "which this valise was built with"},
-		"a mirror that breaks off":     {named, "", "/half/", 1, "which this valise was built with"},
+		"a mirror that lies":           {named, "", "/evil/", 1, "want sha256:"},
+		"a mirror that breaks off":     {named, "", "/half/", 1, "want sha256:"},
 		"a mirror that has it not":     {named, "", "/none/", 1, "the server answers 404 Not Found"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -23,6 +23,7 @@ var commands = []func(*app) *cobra.Command{
 	inspectCommand,
 	diffCommand,
 	thinCommand,
+	engineCommand,
 	receiptsCommand,
 	publishCommand,
 	doctorCommand,

@@ -31,6 +31,7 @@ type summary struct {
 	Layers         *layerSummary     `json:"layers,omitempty"`
 	Trees          []treeSummary     `json:"trees,omitempty"` // in the order of platforms
 	Installers     []installerOf     `json:"installers,omitempty"`
+	Engines        []engineOf        `json:"engines,omitempty"`
 	Environment    []string          `json:"environment,omitempty"`
 	Files          []bundle.File     `json:"files"`
 	Changelog      string            `json:"changelog,omitempty"`
@@ -73,6 +74,15 @@ func summarize(f *parts.File, m *bundle.Manifest, raw []byte, signed bool) *summ
 	for _, p := range m.Platforms {
 		if slices.ContainsFunc(m.Files, func(f bundle.File) bool { return f.Path == bundle.InstallerPath(p) }) {
 			s.Installers = append(s.Installers, installerOf{Platform: p})
+		}
+		of := engineOf{Platform: p}
+		for _, f := range m.Files {
+			if strings.HasPrefix(f.Path, bundle.EnginePath(p)) && m.Kind == bundle.KindCompose {
+				of.Files, of.Size = of.Files+1, of.Size+f.Size
+			}
+		}
+		if of.Files > 0 {
+			s.Engines = append(s.Engines, of)
 		}
 	}
 	if f.PartSize() > 0 {
@@ -145,6 +155,13 @@ func (s *summary) writeHead(w io.Writer) {
 		}
 		t.Flush()
 		return
+	}
+	if len(s.Engines) > 0 {
+		var all []string
+		for _, e := range s.Engines {
+			all = append(all, fmt.Sprintf("%s for %s", ui.Bytes(e.Size), e.Platform))
+		}
+		row("engine", "%s", strings.Join(all, ", "))
 	}
 	row("images", "%d", len(s.Images))
 	row("layers", "%d, %s; %d of them shared, which saves %s", s.Layers.Count, ui.Bytes(s.Layers.Size), s.Layers.Shared, ui.Bytes(s.Layers.Saved))
