@@ -1,12 +1,16 @@
 package main
 
 import (
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"maps"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"testing"
 	"unicode/utf8"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -85,5 +89,87 @@ func envFiles(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	if seen < n {
 		ts.Fatalf("only %d of %d files were compared", seen, len(files))
+	}
+}
+
+// TestEnvFilesOfCompose is envfiles with docker compose: what it makes of environment
+// files, in containers and for variables, is what we read of them and set in them.
+func TestEnvFilesOfCompose(t *testing.T) {
+	t.Parallel()
+	realEngine(t)
+	const n = 300
+	r := rand.New(rand.NewPCG(5, 6))
+	dir := t.TempDir()
+	write := func(name string, data []byte) {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	type service struct {
+		Image       string            `json:"image"`
+		EnvFile     []string          `json:"env_file,omitempty"`
+		Environment map[string]string `json:"environment,omitempty"`
+	}
+	services, want := map[string]service{}, map[string]map[string]string{}
+	add := func(name string, f *environ.File) {
+		write(name, f.Bytes())
+		services[name], want[name] = service{Image: "x", EnvFile: []string{name}}, map[string]string{}
+		for _, key := range f.Keys() {
+			want[name][key], _ = f.Lookup(key)
+		}
+	}
+	for i := range n { // as people write them
+		text := "A=" + envText(r, 14) + "\nLAST=1\n"
+		if f, err := environ.Compose.Parse([]byte(text)); err == nil && utf8.ValidString(text) {
+			add(fmt.Sprint("read", i), f)
+		}
+	}
+	all, err := environ.Compose.Parse([]byte("# c\nFIRST='x'\nSECOND=2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := service{Image: "x", Environment: map[string]string{}}
+	want["all"] = map[string]string{}
+	for i := range n { // as we write them
+		key, value := fmt.Sprint("KEY", i), envText(r, 10)
+		if !utf8.ValidString(value) || all.Set(key, value) != nil { // JSON has no other text
+			continue
+		}
+		asked.Environment[key], want["all"][key] = "${"+key+"}", value
+	}
+	if len(services) < n/4 || len(asked.Environment) < n/2 {
+		t.Fatalf("only %d files and %d values are compared", len(services), len(asked.Environment))
+	}
+	add("set", all)
+	services["all"] = asked
+	b, err := json.Marshal(map[string]any{"services": services})
+	if err != nil {
+		t.Fatal(err)
+	}
+	write("compose.yaml", b)
+	cmd := exec.Command("docker", "compose", "--project-name", "x", "--project-directory", dir, "--env-file", filepath.Join(dir, "set"), "config", "--format", "json")
+	cmd.Dir = dir
+	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir, "DOCKER_CONFIG=" + os.Getenv("DOCKER_CONFIG")}
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v\n%.2000s", err, errs.Bytes())
+	}
+	var got struct{ Services map[string]service }
+	if err := json.Unmarshal(out, &got); err != nil {
+		t.Fatal(err)
+	}
+	for name := range want {
+		delete(got.Services[name].Environment, "") // of a line that begins with =: nothing can ask for it
+		for key, value := range want[name] {
+			// Docker compose writes a $ as it would have to be written in its file.
+			if has := strings.ReplaceAll(got.Services[name].Environment[key], "$$", "$"); has != value {
+				t.Errorf("%s: %s is %q, and we say %q", name, key, has, value)
+			}
+		}
+		if len(got.Services[name].Environment) != len(want[name]) {
+			t.Errorf("%s: it has %q, and we say %q", name, got.Services[name].Environment, want[name])
+		}
 	}
 }
