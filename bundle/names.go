@@ -76,6 +76,12 @@ var envPattern = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,127}$`)
 // ValidEnvKey reports whether s may be a key of an environment file.
 func ValidEnvKey(s string) bool { return envPattern.MatchString(s) }
 
+// VersionEnvOf is the key of the environment file that carries the version of an app,
+// unless its release says another one.
+func VersionEnvOf(app string) string {
+	return strings.ToUpper(strings.ReplaceAll(app, "-", "_")) + "_VERSION"
+}
+
 // checkPath says what is wrong with p as the path of an entry: it must be
 // relative, clean, printable UTF-8, and stay below where it is extracted on
 // every common file system.

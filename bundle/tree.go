@@ -104,6 +104,9 @@ func UnitFile(p string) string {
 	return path.Base(p)
 }
 
+// ValidUnit reports whether a release may have a unit, or a template, of that name.
+func ValidUnit(name string) bool { return unitPattern.MatchString(name) }
+
 // TemplateOf is the template that a unit is an instance of, empty when it is none.
 func TemplateOf(unit string) string {
 	if m := instancePattern.FindStringSubmatch(unit); m != nil {

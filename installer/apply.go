@@ -124,12 +124,18 @@ func (in *Installer) back(ctx context.Context) (context.Context, context.CancelF
 	if in.StopWithin == 0 {
 		return context.WithoutCancel(ctx), func() {}
 	}
+	return Outlive(ctx, in.StopWithin, errStopped)
+}
+
+// Outlive is a context that ends a while after ctx has ended, with that cause: for what
+// has to be tidied up all the same.
+func Outlive(ctx context.Context, while time.Duration, cause error) (context.Context, context.CancelFunc) {
 	free, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	forget := context.AfterFunc(ctx, func() {
 		select {
 		case <-free.Done():
-		case <-time.After(in.StopWithin):
-			cancel(errStopped)
+		case <-time.After(while):
+			cancel(cause)
 		}
 	})
 	return free, func() { forget(); cancel(nil) }
@@ -173,8 +179,8 @@ func (in *Installer) steps(r Record, rel *verify.Release, kept []Release, data D
 	}
 	backup := step{
 		name: stepBackup, limit: l.Backup, undoLimit: l.Undo,
-		do:   func(ctx context.Context) error { return in.Runtime.Backup(ctx, *r.From, r.ID) },
-		undo: func(ctx context.Context, _ json.RawMessage) error { return in.Runtime.Resume(ctx, *r.From) },
+		do:   func(ctx context.Context) error { return in.Runtime.Backup(ctx, *r.From, r.To, r.ID) },
+		undo: func(ctx context.Context, _ json.RawMessage) error { return in.Runtime.Resume(ctx, *r.From, r.To) },
 	}
 	activate := step{
 		name: stepActivate, limit: l.Activate, undoLimit: plus(l.Undo, l.Backup), // data may come back

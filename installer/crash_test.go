@@ -420,11 +420,13 @@ func (m pruneAll) Prune(ctx context.Context, _ []installer.Release) error {
 
 type noBackup struct{ installer.Runtime }
 
-func (m noBackup) Backup(context.Context, installer.Release, string) error { return nil }
+func (m noBackup) Backup(context.Context, installer.Release, installer.Release, string) error {
+	return nil
+}
 
 type noResume struct{ installer.Runtime }
 
-func (m noResume) Resume(context.Context, installer.Release) error { return nil }
+func (m noResume) Resume(context.Context, installer.Release, installer.Release) error { return nil }
 
 // keepData goes back to the old release and leaves it the new one's data.
 type keepData struct{ installer.Runtime }

@@ -30,6 +30,9 @@ type Release struct {
 	CommittedAt time.Time     `json:"committed_at,omitzero"`
 }
 
+// Adopted is the signer of a release that was here before: nobody verified it.
+const Adopted = "adopted"
+
 // Action is what a record is about.
 type Action string
 
@@ -218,10 +221,11 @@ type Runtime interface {
 	// Stage puts the release on disk and into the engine. Nothing that runs
 	// changes. kept are the releases whose files and images must stay.
 	Stage(ctx context.Context, rel *verify.Release, to Release, kept []Release) error
-	// Backup saves the app's data while from still runs, under the record's ID.
-	Backup(ctx context.Context, from Release, recordID string) error
-	// Resume lets go on what a Backup of from that was cut off had stopped.
-	Resume(ctx context.Context, from Release) error
+	// Backup saves the app's data while from still runs, under the record's ID. What
+	// that is, from says; or to, when from was adopted.
+	Backup(ctx context.Context, from, to Release, recordID string) error
+	// Resume lets go on what a Backup that was cut off had stopped.
+	Resume(ctx context.Context, from, to Release) error
 	// Snapshot returns what Revert needs to undo Activate of s.
 	Snapshot(ctx context.Context, s Switch) (json.RawMessage, error)
 	// Activate switches to a staged release: environment, current, services,

@@ -57,7 +57,7 @@ func NewDraft(ctx context.Context, dir string, compose []string, ignored func(co
 	}
 	p.App = draftApp(dir, name)
 	p.Project = cmp.Or(name, p.App)
-	fromName := defaultVersionEnv(p.App)
+	fromName := bundle.VersionEnvOf(p.App)
 	p.VersionEnv = fromName
 	c, err := p.loadCompose(ctx, "0.0.0")
 	if err != nil {
@@ -209,7 +209,7 @@ var (
 func (c *composeFile) versionEnv() string {
 	count := map[string]int{}
 	best := ""
-	prefix := strings.TrimSuffix(defaultVersionEnv(c.p.App), "VERSION")
+	prefix := strings.TrimSuffix(bundle.VersionEnvOf(c.p.App), "VERSION")
 	for _, service := range sortedKeys(c.images) {
 		m := tagVariable.FindStringSubmatch(c.images[service])
 		if m == nil || databaseImage(c.services[service].Image) != "" {

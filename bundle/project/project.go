@@ -370,16 +370,12 @@ func parse(path string, data []byte) (*Project, error) {
 		p.Project = p.App
 	}
 	if p.VersionEnv == "" && p.Tree == nil {
-		p.VersionEnv = defaultVersionEnv(p.App)
+		p.VersionEnv = bundle.VersionEnvOf(p.App)
 	}
 	if err := p.check(); err != nil {
 		return nil, err
 	}
 	return p, nil
-}
-
-func defaultVersionEnv(app string) string {
-	return strings.ToUpper(strings.ReplaceAll(app, "-", "_")) + "_VERSION"
 }
 
 // readLimited reads a file of at most limit bytes.

@@ -5,20 +5,23 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/valise-ota/valise/cmd/internal/cli"
+	"github.com/valise-ota/valise/installer/compose"
 	"github.com/valise-ota/valise/installer/device"
 	"github.com/valise-ota/valise/installer/systemd"
-	"github.com/valise-ota/valise/installer/tree"
 )
 
 type adoptFlags struct {
 	root  string
-	o     tree.AdoptOptions
+	o     device.AdoptOptions
 	trust cli.Trust
 	yes   bool
+
+	health, envFile string
 }
 
 func adoptCommand(p *program) *cobra.Command {
@@ -26,20 +29,24 @@ func adoptCommand(p *program) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "adopt",
 		Short: "Take over an app that scripts installed",
-		Long: "adopt finds the releases, the unit and the environment file of an app that is a file tree,\n" +
-			"says what it would do, and records them: from then on valise-installer updates the app and\n" +
-			"goes back. Nothing that runs is touched.\n\n" +
+		Long: "adopt finds the releases, the unit and the environment file of an app that is a file tree, or\n" +
+			"the files, the images and the environment file of a compose project that runs, says what it\n" +
+			"would do, and records them: from then on valise-installer updates the app and goes back.\n" +
+			"Nothing that runs is touched.\n\n" +
 			"Whose releases are accepted is read from TRUSTED_SIGNER_IDENTITY of the environment file, which\n" +
 			"is parsed and never run, or passed with --key, --identity or --identity-regexp.",
-		Example: "  valise-installer adopt --root /opt/wattcloud\n  valise-installer adopt --root /opt/wattcloud --health http://127.0.0.1:8080/health --yes",
+		Example: "  valise-installer adopt --root /opt/wattcloud --health http://127.0.0.1:8080/health --yes\n  valise-installer adopt --root /opt/shop --project shop --key cosign.pub",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return p.adopt(cmd.Context(), f) },
 	}
 	c.Flags().StringVar(&f.root, "root", "", "directory of the app, /opt/APP")
-	c.Flags().StringVar(&f.o.Unit, "unit", "", "unit that runs it (default APP.service)")
-	c.Flags().StringVar(&f.o.EnvFile, "env-file", "", "environment file (default the unit's)")
-	c.Flags().StringVar(&f.o.Health, "health", "", "URL that answers 200 when it is healthy")
-	c.Flags().StringVar(&f.o.Previous, "previous", "", "version that ran before (default the stable one below the current one that was unpacked last)")
+	c.Flags().StringArrayVar(&f.o.Tree.Units, "unit", nil, "unit of a file tree, may be repeated (default those called after APP, and those that name /opt/APP)")
+	c.Flags().StringVar(&f.envFile, "env-file", "", "environment file (default the unit's, or what the containers say, or .env)")
+	c.Flags().StringVar(&f.health, "health", "", "URL that answers 200 when it is healthy")
+	c.Flags().StringVar(&f.o.Tree.Previous, "previous", "", "version of a file tree that ran before (default the stable one below the current one that was unpacked last)")
+	c.Flags().StringVar(&f.o.Compose.Project, "project", "", "compose project (default APP)")
+	c.Flags().StringArrayVar(&f.o.Compose.Files, "file", nil, "compose file of the project, may be repeated (default what its containers say)")
+	c.Flags().StringVar(&f.o.Compose.Version, "version", "", "version of the app that the compose project runs (default that of the environment file, or "+compose.UnknownVersion+")")
 	c.Flags().BoolVar(&f.yes, "yes", false, "do it without asking")
 	f.trust.Register(c.Flags())
 	c.MarkFlagRequired("root")
@@ -47,9 +54,19 @@ func adoptCommand(p *program) *cobra.Command {
 }
 
 func printAdoption(w io.Writer, a *device.Adoption) {
-	fmt.Fprintf(w, "app          %s\nunit         %s\nenvironment  %s\n", a.App, a.Unit, a.EnvFile)
+	if a.Compose == nil {
+		fmt.Fprintf(w, "app          %s\nunits        %s\nenvironment  %s\n", a.App, strings.Join(a.Units, ", "), a.EnvFile)
+	} else {
+		printProject(w, a)
+	}
 	for _, s := range a.Signers {
 		fmt.Fprintf(w, "accepts      releases signed by %s\n", s)
+	}
+	if a.Compose != nil {
+		if !a.Adopted {
+			fmt.Fprintf(w, "writes       the release %s, %s, records in /var/lib/valise/%s\n", a.Compose.Version, "/etc/valise/"+a.App+".yaml", a.App)
+		}
+		return
 	}
 	for _, r := range a.Releases {
 		note := ""
@@ -64,6 +81,9 @@ func printAdoption(w io.Writer, a *device.Adoption) {
 	for _, s := range a.Skipped {
 		fmt.Fprintf(w, "not taken    %s: the next update removes it from releases\n", s)
 	}
+	for _, u := range a.Updaters {
+		fmt.Fprintf(w, "not taken    %s looks like what updates the app: disable it, or name all units with --unit\n", u)
+	}
 	if a.Link != "releases/"+a.Current {
 		fmt.Fprintf(w, "current      leads to %s and will lead to releases/%s, which is the same\n", a.Link, a.Current)
 	}
@@ -72,11 +92,30 @@ func printAdoption(w io.Writer, a *device.Adoption) {
 	}
 }
 
+func printProject(w io.Writer, a *device.Adoption) {
+	c := a.Compose
+	fmt.Fprintf(w, "app          %s, version %s\nproject      %s of %s\nfiles        %s\n", a.App, c.Version, c.Project, c.Dir, strings.Join(c.Files, ", "))
+	if len(c.EnvFrom) > 0 {
+		fmt.Fprintf(w, "environment  %s, from now on %s\n", strings.Join(c.EnvFrom, ", "), a.EnvFile)
+	}
+	for _, s := range c.Services {
+		fmt.Fprintf(w, "service      %s of %s, %s\n", s.Name, s.Image, s.State)
+	}
+	for _, n := range c.Notes {
+		fmt.Fprintf(w, "note         %s\n", cli.OneLine(n))
+	}
+}
+
 func (p *program) adopt(ctx context.Context, f adoptFlags) error {
 	root, err := filepath.Abs(f.root)
 	if err != nil {
 		return err
 	}
+	if opt := filepath.Dir(root); filepath.Base(opt) == "opt" {
+		p.Root = filepath.Dir(opt)
+	}
+	f.o.Tree.EnvFile, f.o.Tree.Health = f.envFile, f.health
+	f.o.Compose.EnvFile, f.o.Compose.Health = f.envFile, f.health
 	found, err := p.FindAdoption(ctx, root, f.o, trusted(f.trust, f.trust.Policy))
 	if err != nil {
 		return err

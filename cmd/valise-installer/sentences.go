@@ -36,7 +36,7 @@ var hints = map[device.Advice]string{
 	device.BringEngine:   `build the bundle with "engine:" in valise.yaml, which packs it; or carry it here: %s; the app is as it was`,
 	device.SeeEngineLog:  `see why with "journalctl -u docker.service"; nothing was changed`,
 	device.MakeGroup:     `make the group %s by hand and repeat`,
-	device.TakeOver:      `save its data, stop it with "docker compose -p %s down" (its volumes stay, and the app gets them) and repeat; docs/migrating.md has every step`,
+	device.TakeOver:      `take it over as it runs with "valise-installer adopt --root %s --project %s" and the same --key or --identity, then "valise-installer update" with this bundle`,
 	device.RepairRecords: `"valise-installer doctor --repair" makes the records anew from what is here`,
 	device.EditEnv:       `change it in the environment file and start the app again`,
 }
@@ -54,6 +54,7 @@ var remedies = map[device.Advice]string{
 	device.MendFile:       `mend %s`,
 	device.RepairIt:       `valise-installer doctor --repair sets them aside and makes them anew`,
 	device.ApplyIt:        `valise-installer apply`,
+	device.SeeLogs:        `valise-installer logs; valise-installer restart begins to count anew`,
 	device.MendCause:      `mend the cause, then run valise-installer recover`,
 	device.RecoverIt:      `wait when it runs right now, else run valise-installer recover`,
 	device.InstallAgain:   `install the app again: valise-installer install BUNDLE`,

@@ -9,6 +9,7 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/installer"
@@ -19,18 +20,56 @@ import (
 )
 
 // Backup saves the data of the release that runs.
-func (a *App) Backup(ctx context.Context, from installer.Release, recordID string) error {
-	_, err := a.Save(ctx, from, recordID)
+func (a *App) Backup(ctx context.Context, from, to installer.Release, recordID string) error {
+	_, err := a.save(ctx, from, to, recordID)
 	return err
 }
 
-// Save is Backup that says what it made.
+// Save is Backup by hand, and says what it made.
 func (a *App) Save(ctx context.Context, from installer.Release, recordID string) (backup.Set, error) {
+	return a.save(ctx, from, from, recordID)
+}
+
+// declared is what is saved of the release that runs, before to takes its place: what
+// was adopted says nothing itself, so of it what to says, as far as it has the services.
+func (a *App) declared(ctx context.Context, m *bundle.Manifest, from, to installer.Release) ([]bundle.Backup, error) {
+	if from.Signer != installer.Adopted || to.Dir == from.Dir {
+		return m.Device.Backup, nil
+	}
+	next, err := a.manifest(to)
+	if err != nil {
+		return nil, err
+	}
+	return a.ofServices(ctx, a.running(m, from), next.Device.Backup)
+}
+
+// ofServices are the backups of services that have a container.
+func (a *App) ofServices(ctx context.Context, c *docker.Compose, all []bundle.Backup) (list []bundle.Backup, err error) {
+	containers, err := c.Ps(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, b := range all {
+		_, service, _ := b.Subject()
+		if slices.ContainsFunc(containers, func(x docker.Container) bool { return x.Service == service }) {
+			list = append(list, b)
+		} else {
+			a.report(installer.Event{Step: "backup", Detail: fmt.Sprintf("not saved: %s: what was adopted has no such service", b)})
+		}
+	}
+	return list, nil
+}
+
+func (a *App) save(ctx context.Context, from, to installer.Release, recordID string) (backup.Set, error) {
 	m, err := a.manifest(from)
 	if err != nil {
 		return backup.Set{}, err
 	}
-	if len(m.Device.Backup) == 0 {
+	declared, err := a.declared(ctx, m, from, to)
+	if err != nil {
+		return backup.Set{}, err
+	}
+	if len(declared) == 0 {
 		return backup.Set{}, nil
 	}
 	dir, err := a.openBackups()
@@ -42,26 +81,38 @@ func (a *App) Save(ctx context.Context, from installer.Release, recordID string)
 		return backup.Set{}, err
 	}
 	head := backup.Set{Record: recordID, Version: from.Version, Created: a.Now().UTC()}
-	set, err := backup.Save(ctx, a.backupDeps(a.running(m, from)), dir, head, m.Device.Backup, func(done int64) { a.progress("backup")(done, 0) })
+	set, err := backup.Save(ctx, a.backupDeps(a.running(m, from)), dir, head, declared, func(done int64) { a.progress("backup")(done, 0) })
 	// What was told to wait before is told to go on, whatever came of it.
-	if herr := a.hook(context.WithoutCancel(ctx), m, from, "post-backup"); err == nil {
+	after, cancel := installer.Outlive(ctx, lingerTimeout, errLingered)
+	defer cancel()
+	if herr := a.hook(after, m, from, "post-backup"); err == nil {
 		err = herr
 	}
 	return set, err
 }
+
+// lingerTimeout is how long a hook that lets services go on may take when this program
+// is told to end: systemd kills what does not.
+const lingerTimeout = time.Minute
+
+var errLingered = errors.New("this program was told to end, and the hook took too long")
 
 func (a *App) backupDeps(c *docker.Compose) backup.Deps {
 	return backup.Deps{Execer: c, HostPath: c.HostPath, Pause: a.Engine.Pause}
 }
 
 // Resume lets go on what a Backup that was cut off has paused.
-func (a *App) Resume(ctx context.Context, from installer.Release) error {
+func (a *App) Resume(ctx context.Context, from, to installer.Release) error {
 	m, err := a.manifest(from)
 	if err != nil {
 		return err
 	}
+	declared, err := a.declared(ctx, m, from, to)
+	if err != nil {
+		return err
+	}
 	c := a.running(m, from)
-	for _, b := range m.Device.Backup {
+	for _, b := range declared {
 		var service, file string
 		switch {
 		case b.Volume != nil:

@@ -207,7 +207,11 @@ func (a *App) envPath() string                       { return filepath.Join(a.Di
 // running is the compose project as release r runs it.
 func (a *App) running(m *bundle.Manifest, r installer.Release) *docker.Compose {
 	dir := a.releaseDir(r)
-	c := a.compose(m, append(a.files(m, dir), filepath.Join(dir, pinsName))...)
+	files := a.files(m, dir)
+	if r.Signer == installer.Adopted {
+		files = files[:1] // it has the operator's override of its time in it
+	}
+	c := a.compose(m, append(files, filepath.Join(dir, pinsName))...)
 	c.EnvFile = a.envPath()
 	return c
 }

@@ -128,7 +128,7 @@ func (a *App) lostSecrets(ctx context.Context, m *bundle.Manifest, env *environ.
 		switch {
 		case a.hasValue(env, key, m.Device.Secrets[key]):
 		case !m.Device.Secrets[key].Immutable || a.Given[key] != "":
-		case current == nil:
+		case current == nil || current.Signer == installer.Adopted:
 			volumes, err := a.Engine.Volumes(ctx, m.Device.Project)
 			if err != nil {
 				return err
@@ -212,7 +212,11 @@ func (a *App) inspectDisk(ctx context.Context, f *installer.Facts, m *bundle.Man
 	}
 	ctx, cancel := context.WithTimeout(ctx, measureTime)
 	defer cancel()
-	f.Backup = backup.Estimate(ctx, a.backupDeps(a.running(old, *st.Current)), old.Device.Backup, last)
+	declared := old.Device.Backup
+	if st.Current.Signer == installer.Adopted {
+		declared = m.Device.Backup
+	}
+	f.Backup = backup.Estimate(ctx, a.backupDeps(a.running(old, *st.Current)), declared, last)
 	return nil
 }
 
@@ -296,6 +300,17 @@ func (a *App) inspectServices(ctx context.Context, f *installer.Facts, rel *veri
 			return err
 		}
 		f.DataLeft, f.Notes = v.left, append(f.Notes, v.notes()...)
+		if current.Signer == installer.Adopted {
+			before, err := a.modelOf(ctx, *current)
+			if err != nil {
+				return err
+			}
+			left, err := a.strayed(ctx, m, c.Dir, before, model)
+			if err != nil {
+				return err
+			}
+			f.DataLeft = append(f.DataLeft, left...)
+		}
 	}
 	if first || a.SkipServices || len(f.EnvMissing)+len(f.LocalMissing)+len(f.Unmet) > 0 {
 		return nil

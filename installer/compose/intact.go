@@ -36,6 +36,11 @@ func (a *App) AsConfigured(ctx context.Context, r installer.Release) error {
 	if err != nil {
 		return err
 	}
+	if r.Signer == installer.Adopted {
+		if err := a.asAdopted(r, hashes, running); err != nil {
+			return err
+		}
+	}
 	list := slices.DeleteFunc(changes(hashes, running), func(s installer.ServiceChange) bool {
 		return s.Change == installer.KeptAsIs || s.Change == installer.Started && slices.ContainsFunc(running, func(c docker.Container) bool { return c.Service == s.Service && c.Ended })
 	})

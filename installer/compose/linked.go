@@ -95,7 +95,11 @@ func (a *App) linkCompose(m *bundle.Manifest, r installer.Release) error {
 		return err
 	}
 	if have, err := a.Releases.ReadFile(r.Dir, linkedName, bundle.MaxManifestSize); err != nil || !bytes.Equal(have, want) {
-		if err := a.Releases.PutBack(r.Dir, linkedName, 0o644, bytes.NewReader(want)); err != nil {
+		mode := fs.FileMode(0o644)
+		if r.Signer == installer.Adopted {
+			mode = 0o600 // values of the environment are in it
+		}
+		if err := a.Releases.PutBack(r.Dir, linkedName, mode, bytes.NewReader(want)); err != nil {
 			return err
 		}
 	}

@@ -100,14 +100,17 @@ func (a *App) imagesHere(ctx context.Context, m *bundle.Manifest) ([]docker.Tagg
 	return a.images(m, info.Platform)
 }
 
-// checkImages returns nil when the engine has every image of a release.
+// checkImages returns nil when the engine has every image of a release. It makes
+// their keepers that somebody removed, as docker system prune does.
 func (a *App) checkImages(ctx context.Context, m *bundle.Manifest) error {
 	images, err := a.imagesHere(ctx, m)
 	if err != nil {
 		return err
 	}
-	_, err = a.check(ctx, images)
-	return err
+	if _, err = a.check(ctx, images); err != nil {
+		return err
+	}
+	return a.keep(ctx, images)
 }
 
 // bringImages loads images of release r that are gone from a bundle that is still
@@ -126,6 +129,9 @@ func (a *App) bringImages(ctx context.Context, m *bundle.Manifest, r installer.R
 		if b, err = a.Retained(r); err != nil {
 			return err
 		}
+	}
+	if b == nil && r.Signer == installer.Adopted {
+		return fmt.Errorf("the images of what was adopted are not here any more (%w), and no bundle has them: docker pull or docker load brings back those with these IDs", gone)
 	}
 	if b == nil {
 		return fmt.Errorf("the images of %s are not here any more (%w), and neither is its bundle: bring them back with it, by update --force", r.Version, gone)

@@ -4,8 +4,10 @@ import (
 	"context"
 	"io"
 	"slices"
+	"time"
 
 	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/docker"
 )
 
 // Stop stops the services of release r. They stay stopped when the machine starts, if
@@ -27,6 +29,22 @@ func (a *App) Logs(ctx context.Context, r installer.Release, lines int, follow b
 	}
 	return a.running(m, r).Logs(ctx, lines, follow, out)
 }
+
+// Restless are the services of release r that the engine started again by itself not
+// long before now, with how often and when the last time.
+func (a *App) Restless(ctx context.Context, r installer.Release, now time.Time) (list []docker.Container, err error) {
+	m, err := a.manifest(r)
+	if err != nil {
+		return nil, err
+	}
+	all, err := a.compose(m).Ps(ctx)
+	return slices.DeleteFunc(all, func(c docker.Container) bool {
+		return c.RestartCount == 0 || c.State == "running" && now.Sub(c.StartedAt) > restless
+	}), err
+}
+
+// restless is how long a container runs until that it was started again is no news.
+const restless = 10 * time.Minute
 
 // LastWords implements installer.Witness.
 func (a *App) LastWords(ctx context.Context, r installer.Release, lines int, out io.Writer) error {

@@ -166,6 +166,12 @@ func (a *App) load(ctx context.Context, rel *verify.Release, kept []installer.Re
 	if _, err := a.removeImages(ctx, known); err != nil {
 		return nil, err
 	}
+	// What runs needs no keeper yet, and may have lost it to a docker system prune.
+	for _, k := range kept {
+		if m, err := a.manifest(k); err == nil {
+			_ = a.checkImages(ctx, m) // what is lost is said by status, and stops no update
+		}
+	}
 	ids, err := a.ensure(ctx, images, known, rel.OpenBlob)
 	if err != nil {
 		return nil, err
@@ -182,15 +188,23 @@ func (a *App) ensure(ctx context.Context, images, known []docker.TaggedImage, op
 			return nil, err
 		}
 	}
-	for _, img := range images {
-		if err := a.Engine.Keep(ctx, a.Name, img.Tag); err != nil {
-			return nil, err
-		}
+	if err := a.keep(ctx, images); err != nil {
+		return nil, err
 	}
 	if err := a.Engine.Sync(ctx); err != nil {
 		return nil, err
 	}
 	return ids, release.RemoveAll(a.Releases.Root(), loadMarker)
+}
+
+// keep protects images from a prune.
+func (a *App) keep(ctx context.Context, images []docker.TaggedImage) error {
+	for _, img := range images {
+		if err := a.Engine.Keep(ctx, a.Name, img.Tag); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // openBlob is bundle.Reader.OpenBlob.

@@ -173,6 +173,11 @@ func (a *App) link(m *bundle.Manifest, r installer.Release) error {
 	if err != nil {
 		return err
 	}
+	if r.Signer == installer.Adopted { // its file has no variables, and what it had is not ours to know
+		if env, err = environ.Compose.Load(a.envPath()); err != nil {
+			return err
+		}
+	}
 	if err := release.ReplaceFile(a.Releases.Root(), envName, env.Bytes(), 0o600); err != nil {
 		return err
 	}
@@ -208,10 +213,17 @@ func (a *App) keepEdits(r installer.Release) error {
 	if fi, err := root.Lstat(m.Device.Compose); err == nil && fi.Mode().IsRegular() {
 		// Editors and sed -i put a file of their own in the place of the link.
 		name := m.Device.Compose + ".edited-" + r.Version
+		if r.Signer == installer.Adopted {
+			name = m.Device.Compose + ".adopted"
+		}
 		if err := release.Rename(root, m.Device.Compose, name); err != nil {
 			return err
 		}
-		a.reportEdit(m.Device.Compose, r, name, "was never in effect")
+		if r.Signer == installer.Adopted {
+			a.report(installer.Event{Step: "edited", Detail: fmt.Sprintf("%s of before is kept as %s", m.Device.Compose, filepath.Join(a.Dir, name))})
+		} else {
+			a.reportEdit(m.Device.Compose, r, name, "was never in effect")
+		}
 	} else if err := a.keepLinked(m, r); err != nil {
 		return err
 	}

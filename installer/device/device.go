@@ -294,7 +294,7 @@ func (a *lockedApp) resume(ctx context.Context) error {
 	if err != nil || st.Current == nil {
 		return err
 	}
-	return installer.Within(ctx, "undo", a.Limits.Undo, func(ctx context.Context) error { return a.Runtime.Resume(ctx, *st.Current) })
+	return installer.Within(ctx, "undo", a.Limits.Undo, func(ctx context.Context) error { return a.Runtime.Resume(ctx, *st.Current, *st.Current) })
 }
 
 // errNoData is what a tree has to say about backups.
@@ -404,8 +404,11 @@ func (m *Machine) prepareTree(ctx context.Context, manifest *bundle.Manifest) (k
 	if err != nil {
 		m.Note("%v", err)
 	}
-	// Services alone wait for recovery: sockets and mounts are there before any service
-	// can be, and what one starts is a service.
-	services := slices.DeleteFunc(manifest.Device.Tree.UnitNames(), func(name string) bool { return !strings.HasSuffix(name, ".service") })
-	return keep, m.installRecovery(ctx, manifest.App, services, nil)
+	return keep, m.installRecovery(ctx, manifest.App, servicesOf(manifest.Device.Tree.UnitNames()), nil)
+}
+
+// servicesOf are the units that wait for recovery: sockets and mounts are there before
+// any service can be, and what one starts is a service.
+func servicesOf(units []string) []string {
+	return slices.DeleteFunc(slices.Clone(units), func(name string) bool { return !strings.HasSuffix(name, ".service") || strings.Contains(name, "@.") })
 }

@@ -237,6 +237,10 @@ func (m *Machine) examineTree(ctx context.Context, f *findings, a *tree.App, st 
 	}
 	if err := a.UnitsRun(ctx, *st.Current); err != nil {
 		f.add(a.Name, "units", FindingFailed, do(PutUnitsBack, st.Current.Version), "%v", err)
+	} else if again, err := a.Restless(ctx, *st.Current, m.Now()); err != nil || len(again) > 0 {
+		for _, u := range again {
+			f.add(a.Name, "units", FindingFailed, do(SeeLogs), "service %s ends again and again: it was started again %d times, the last time at %s", u.Name, u.Restarts, Stamp(u.Since))
+		}
 	} else {
 		f.add(a.Name, "units", FindingOK, do(""), "they run, start at boot and are those of the release")
 	}
@@ -258,7 +262,7 @@ func (m *Machine) examineReleases(ctx context.Context, f *findings, app string, 
 			continue
 		}
 		which := []string{"current", "previous"}[i]
-		if r.Signer == tree.Adopted && changed != nil {
+		if r.Signer == installer.Adopted && changed != nil {
 			if paths, err := changed(ctx, *r); err == nil && len(paths) > 0 {
 				f.add(app, which, FindingWarning, do(VerifiedNext), "%s was here before, never verified, and something else than this program changed %s: going back to it works, and leaves that as it is", r.Version, some(paths))
 				continue
@@ -275,7 +279,7 @@ func (m *Machine) examineReleases(ctx context.Context, f *findings, app string, 
 			f.add(app, which, status, remedy, "%s is not whole: %v", r.Version, err)
 			continue
 		}
-		if r.Signer == tree.Adopted {
+		if r.Signer == installer.Adopted {
 			f.add(app, which, FindingWarning, do(VerifiedNext), "%s was here before: its files were never verified", r.Version)
 			continue
 		}
@@ -303,6 +307,17 @@ func (m *Machine) examineRunning(ctx context.Context, f *findings, app string, s
 	}
 	if err := m.runtime(app, store, engine, command).AsConfigured(ctx, *st.Current); err != nil {
 		f.add(app, "services", FindingFailed, do(ApplyIt), "%v", err)
+		return
+	}
+	again, err := m.runtime(app, store, engine, command).Restless(ctx, *st.Current, m.Now())
+	if err != nil {
+		f.add(app, "services", FindingFailed, do(StartEngine), "%v", err)
+		return
+	}
+	for _, c := range again {
+		f.add(app, "services", FindingFailed, do(SeeLogs), "service %s ends again and again: it was started again %d times, the last time at %s", c.Service, c.RestartCount, Stamp(c.StartedAt))
+	}
+	if len(again) > 0 {
 		return
 	}
 	f.add(app, "services", FindingOK, do(""), "they run as they are configured")
@@ -470,6 +485,12 @@ func (m *Machine) Lost(ctx context.Context, st installer.State) (lost []string) 
 		err := m.runtime(st.App, store, engine, command).AsConfigured(ctx, *st.Current)
 		if errors.As(err, new(*installer.ConfigError)) {
 			lost = append(lost, fmt.Sprintf("%s: %v; valise-installer apply", st.Current.Version, err))
+		}
+	}
+	if st.Current != nil {
+		again, _ := a.Restless(ctx, *st.Current, m.Now())
+		for _, c := range again {
+			lost = append(lost, fmt.Sprintf("%s: service %s ends again and again (started again %d times); valise-installer logs", st.Current.Version, c.Service, c.RestartCount))
 		}
 	}
 	return lost

@@ -41,7 +41,7 @@ const (
 	SeeEngineLog   Advice = "see the engine log" //
 	MakeGroup      Advice = "make the group"     // its name
 	EditEnv        Advice = "edit the file"      //
-	TakeOver       Advice = "take over"          // the compose project that is in the way
+	TakeOver       Advice = "take over"          // directory of the app, the compose project that is in the way
 	RepairRecords  Advice = "repair records"     //
 	UnmetCondition Advice = "unmet condition"    // the release is refused
 )
@@ -59,6 +59,7 @@ const (
 	MendFile       Advice = "mend the file"            // the file
 	RepairIt       Advice = "make records anew"        //
 	ApplyIt        Advice = "apply it"                 //
+	SeeLogs        Advice = "see the logs"             //
 	MendCause      Advice = "mend the cause"           //
 	RecoverIt      Advice = "recover it"               //
 	InstallAgain   Advice = "install again"            //

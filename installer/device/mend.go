@@ -175,6 +175,9 @@ func (m *Machine) enterReleases(ctx context.Context, app string, store *release.
 		if manifest.Kind != bundle.KindCompose {
 			r.Kind = manifest.Kind
 		}
+		if _, err := store.ReadFile(name, bundle.SignatureName, bundle.MaxManifestSize); errors.Is(err, fs.ErrNotExist) {
+			r.Signer = installer.Adopted // nothing that a bundle brought is without one
+		}
 		found = append(found, r)
 	}
 	if !slices.ContainsFunc(found, func(r installer.Release) bool { return r.Dir == current }) {

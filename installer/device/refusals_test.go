@@ -25,7 +25,6 @@ import (
 	"github.com/valise-ota/valise/installer/host"
 	"github.com/valise-ota/valise/installer/installertest"
 	"github.com/valise-ota/valise/installer/release"
-	"github.com/valise-ota/valise/installer/tree"
 	"github.com/valise-ota/valise/verify"
 	"github.com/valise-ota/valise/verify/verifytest"
 )
@@ -183,7 +182,7 @@ func TestAdvice(t *testing.T) {
 		},
 		NameSigner: func(t *testing.T) error { s := newShop(t); return s.take(s.bundle("1.0.0", nil), Options{First: true}) },
 		NameAdopted: func(t *testing.T) error {
-			_, err := newcomer(t).adoptedPolicy(t.Context(), "shop", &tree.Adoption{EnvFile: "/nowhere.env"}, Trust{})
+			_, err := newcomer(t).adoptedPolicy(t.Context(), &Adoption{App: "shop", EnvFile: "/nowhere.env"}, Trust{})
 			return err
 		},
 		ListSigners: func(t *testing.T) error { p := verifytest.NewSigner(t).Policy(); return RemoveSigner(&p, "x") },
@@ -256,6 +255,24 @@ func TestAdvice(t *testing.T) {
 	for _, a := range declaredAdvice(t) {
 		if refusals[a] == nil && a != MakeGroup {
 			t.Errorf("no test reaches %q", a)
+		}
+	}
+}
+
+// TestSameVersion: the bundle of the version that was adopted is taken; another release
+// of one that came in a bundle is not.
+func TestSameVersion(t *testing.T) {
+	s := newShop(t)
+	c, err := s.Verify(t.Context(), s.bundle("1.0.0", nil), s.first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for signer, taken := range map[string]bool{installer.Adopted: true, "key x": false} {
+		r := installer.Release{Version: "1.0.0", Dir: "1.0.0", Manifest: bundle.DigestOf(nil), Signer: signer}
+		st := installer.State{App: "shop", Current: &r, Kept: []installer.Release{r}, Floor: "1.0.0"}
+		if _, err := s.evaluate(t.Context(), s.double, nil, c.rel, st, "x", Options{}); (err == nil) != taken {
+			t.Errorf("%s: %v", signer, err)
 		}
 	}
 }

@@ -338,7 +338,9 @@ func (m *Machine) evaluate(ctx context.Context, rt installer.Runtime, engine *do
 		want.Forced = true // to repair what runs is no downgrade
 	}
 	for _, k := range st.Kept {
-		want.Known[k.Version] = k.Manifest
+		if k.Signer != installer.Adopted { // nobody signed that: the first bundle of its version is no second release
+			want.Known[k.Version] = k.Manifest
+		}
 	}
 	if err := rel.Check(want); err != nil {
 		return nil, err
@@ -348,7 +350,7 @@ func (m *Machine) evaluate(ctx context.Context, rt installer.Runtime, engine *do
 		if current, ok := m.leftover(manifest.App); ok {
 			return nil, advise(fmt.Errorf("release %s of %s is here, and its records are not: %w", current, manifest.App, err), RepairRecords)
 		}
-		return nil, advise(err, TakeOver, taken.Project)
+		return nil, advise(err, TakeOver, m.AppDir(manifest.App), taken.Project)
 	}
 	if err != nil {
 		return nil, err

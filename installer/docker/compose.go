@@ -146,6 +146,8 @@ type Compose struct {
 	Dir     string   // relative paths in the compose file start here
 	Files   []string // the compose file and the override that pins image IDs
 	EnvFile string   // empty for none
+
+	Profiles []string // that are on, besides those of COMPOSE_PROFILES in EnvFile
 }
 
 // Up makes what runs equal to the files: services, or all. It never builds or
@@ -198,7 +200,9 @@ func (c *Compose) Create(ctx context.Context) error {
 // kinds, goes to out.
 func (c *Compose) Run(ctx context.Context, name, service string, argv, env []string, out io.Writer) error {
 	remove := func() error {
-		_, err := c.Engine.client.ContainerRemove(context.WithoutCancel(ctx), name, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
+		tidy, cancel := tidying(ctx)
+		defer cancel()
+		_, err := c.Engine.client.ContainerRemove(tidy, name, client.ContainerRemoveOptions{Force: true, RemoveVolumes: true})
 		if errdefs.IsNotFound(err) {
 			return nil
 		}
@@ -279,14 +283,20 @@ type Port struct {
 
 // output runs one compose command and returns what it prints.
 func (c *Compose) output(ctx context.Context, args ...string) (string, error) {
+	out, _, err := c.outputs(ctx, args...)
+	return out, err
+}
+
+// outputs is output with what the command says besides.
+func (c *Compose) outputs(ctx context.Context, args ...string) (string, string, error) {
 	ctx, cancel := asking(ctx, "docker compose", cmp.Or(c.Env.Answer, AnswerTimeout))
 	defer cancel()
 	var out strings.Builder
 	var stderr tail
 	if err := run(ctx, c.Env, c.Dir, c.Command, append(c.options(), args...), nil, &out, &stderr); err != nil {
-		return "", fmt.Errorf("compose %s of project %s: %w", args[0], c.Project, withOutput(err, &stderr))
+		return "", "", fmt.Errorf("compose %s of project %s: %w", args[0], c.Project, withOutput(err, &stderr))
 	}
-	return out.String(), nil
+	return out.String(), stderr.String(), nil
 }
 
 // run runs one compose command and puts its output in the error.
@@ -321,7 +331,18 @@ func (c *Compose) options() []string {
 	for _, f := range c.Files {
 		opts = append(opts, "--file", f)
 	}
+	for _, p := range c.Profiles {
+		opts = append(opts, "--profile", p)
+	}
 	return opts
+}
+
+// tidyTimeout is how long the engine may take for what has to be done although the
+// caller has ended: to remove one container, to let some go on.
+const tidyTimeout = 2 * time.Minute
+
+func tidying(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(context.WithoutCancel(ctx), tidyTimeout, &SilentError{"the engine", tidyTimeout})
 }
 
 // waitDelay is how long a killed command's pipes may stay open.

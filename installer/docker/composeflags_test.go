@@ -40,10 +40,11 @@ func TestComposeOptions(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &Compose{Command: command, Env: env, Project: "shop", Dir: dir, Files: []string{"compose.yaml"}}
+	c := &Compose{Command: command, Env: env, Project: "shop", Dir: dir, Files: []string{"compose.yaml"}, Profiles: []string{AllProfiles}}
 	ctx := t.Context()
 	_, _ = c.Hashes(ctx)
 	_, _ = c.Model(ctx)
+	_, _, _ = c.Rendered(ctx)
 	for _, err := range []error{c.Up(ctx), c.Recreate(ctx, "a"), c.Down(ctx), c.Create(ctx), c.Stop(ctx, "a"), c.Logs(ctx, 1, true, io.Discard, "a"), c.Config(ctx)} {
 		if err != nil {
 			t.Fatal(err)

@@ -86,7 +86,7 @@ func (e *Engine) check(ctx context.Context, store Store, img TaggedImage) (id st
 		}
 	}
 	p := img.Image.Platform
-	if got.Os != p.OS() || got.Architecture != p.Arch() || (got.Variant != "" && p.Variant() != "" && got.Variant != p.Variant()) {
+	if !described(img.Image) && (got.Os != p.OS() || got.Architecture != p.Arch() || (got.Variant != "" && p.Variant() != "" && got.Variant != p.Variant())) {
 		return "", fmt.Errorf("is built for %s/%s %s, want %s", got.Os, got.Architecture, got.Variant, p)
 	}
 	return got.ID, nil
@@ -104,6 +104,19 @@ func (e *Engine) Keep(ctx context.Context, app, tag string) error {
 	if err != nil {
 		return fmt.Errorf("keep image: %w", err)
 	}
+	name := keeperName(app, tag)
+	old, err := e.client.ContainerInspect(ctx, name, client.ContainerInspectOptions{})
+	switch {
+	case errdefs.IsNotFound(err):
+	case err != nil:
+		return fmt.Errorf("keep image %s: %w", tag, err)
+	case old.Container.Image == img.ID && old.Container.Config != nil && old.Container.Config.Labels[appLabel] == app:
+		return nil
+	default: // it keeps what the tag named before the image was loaded again
+		if err := e.removeKeeper(ctx, app, tag); err != nil {
+			return fmt.Errorf("keep image %s: %w", tag, err)
+		}
+	}
 	// An anonymous volume per VOLUME of the image would be created and filled.
 	var mounts []mount.Mount
 	if img.Config != nil {
@@ -111,33 +124,15 @@ func (e *Engine) Keep(ctx context.Context, app, tag string) error {
 			mounts = append(mounts, mount.Mount{Type: mount.TypeTmpfs, Target: target})
 		}
 	}
-	name := keeperName(app, tag)
-	create := func() error {
-		_, err := e.client.ContainerCreate(ctx, client.ContainerCreateOptions{
-			Name: name,
-			Config: &container.Config{
-				Image:  tag,
-				Cmd:    []string{"valise-keep"}, // never runs; an image may have no command of its own
-				Labels: map[string]string{appLabel: app},
-			},
-			HostConfig: &container.HostConfig{NetworkMode: "none", Mounts: mounts},
-		})
-		return err
-	}
-	err = create()
-	if errdefs.IsConflict(err) {
-		var old client.ContainerInspectResult
-		old, err = e.client.ContainerInspect(ctx, name, client.ContainerInspectOptions{})
-		if err == nil && old.Container.Image == img.ID && old.Container.Config != nil && old.Container.Config.Labels[appLabel] == app {
-			return nil
-		}
-		// It keeps what the tag named before the image was loaded again.
-		if err == nil {
-			if err = e.removeKeeper(ctx, app, tag); err == nil {
-				err = create()
-			}
-		}
-	}
+	_, err = e.client.ContainerCreate(ctx, client.ContainerCreateOptions{
+		Name: name,
+		Config: &container.Config{
+			Image:  tag,
+			Cmd:    []string{"valise-keep"}, // never runs; an image may have no command of its own
+			Labels: map[string]string{appLabel: app},
+		},
+		HostConfig: &container.HostConfig{NetworkMode: "none", Mounts: mounts},
+	})
 	if err != nil {
 		return fmt.Errorf("keep image %s: %w", tag, err)
 	}

@@ -152,12 +152,17 @@ func (e *Engine) Pause(ctx context.Context, dir string) (resume func() error, er
 	if err != nil {
 		return nil, err
 	}
+	resume = func() error {
+		ctx, cancel := tidying(ctx)
+		defer cancel()
+		return e.Resume(ctx, dir)
+	}
 	for _, id := range running {
 		if err := e.pause(ctx, id); err != nil {
-			return nil, errors.Join(fmt.Errorf("pause container %s: %w", id, err), e.Resume(context.WithoutCancel(ctx), dir))
+			return nil, errors.Join(fmt.Errorf("pause container %s: %w", id, err), resume())
 		}
 	}
-	return func() error { return e.Resume(context.WithoutCancel(ctx), dir) }, nil
+	return resume, nil
 }
 
 // freezeTries is how often a container is asked to stand still: on a busy machine

@@ -224,6 +224,11 @@ func (p *prober) services(ctx context.Context) error {
 			}
 		}
 	}
+	for _, c := range list {
+		if c.State == "exited" && c.ExitCode != 0 && !slices.Contains(p.Services, c.Service) {
+			return fmt.Errorf("service %s ended with status %d", c.Service, c.ExitCode)
+		}
+	}
 	for _, s := range p.Services {
 		if len(byService[s]) == 0 {
 			return fmt.Errorf("service %s has no container", s)

@@ -56,6 +56,7 @@ func TestServices(t *testing.T) {
 		{"restarted by hand", [][]Container{{db, api}, {db, with(api, func(c *Container) { c.StartedAt = started.Add(1) })}}, 2, "restart loop", 2},
 		{"settles after restarts", [][]Container{{db, api}, {db, restarted(1)}, {db, restarted(2)}, {db, restarted(2)}}, 10, "", 5}, // it has run for 10 s then
 		{"restarted long ago", [][]Container{{db, with(api, func(c *Container) { c.RestartCount, c.StartedAt = 3, time.Time{} })}}, 10, "", 2},
+		{"another ended with an error", [][]Container{{db, api, {Service: "web", State: "exited", ExitCode: 1}}}, 3, "service web ended with status 1", 3},
 		{"another waits to be restarted", [][]Container{{db, api, {Service: "job", State: "restarting", RestartCount: 2}}}, 3, "service job is in a restart loop: it waits", 3},
 		{"replaced each time", [][]Container{{db, api}, {db, with(api, func(c *Container) { c.ID = "x" })}}, 2, "only just been seen", 2},
 		{"second replica is down", [][]Container{{db, api, with(api, func(c *Container) { c.ID, c.State = "id-api-2", "restarting" })}}, 2, "service api is in a restart loop: it waits", 2},

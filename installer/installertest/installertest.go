@@ -119,7 +119,7 @@ func (w *World) Stage(_ context.Context, rel *verify.Release, to installer.Relea
 	)
 }
 
-func (w *World) Backup(_ context.Context, from installer.Release, record string) error {
+func (w *World) Backup(_ context.Context, from, _ installer.Release, record string) error {
 	if w.Running != from.Version {
 		return fmt.Errorf("backup: %q runs instead of %s", w.Running, from.Version)
 	}
@@ -130,7 +130,7 @@ func (w *World) Backup(_ context.Context, from installer.Release, record string)
 	)
 }
 
-func (w *World) Resume(context.Context, installer.Release) error {
+func (w *World) Resume(context.Context, installer.Release, installer.Release) error {
 	return w.Effect("resume services", func() { w.Paused = false })
 }
 

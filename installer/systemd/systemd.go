@@ -22,20 +22,21 @@ const UnitDir = "/etc/systemd/system"
 // Unit is the state of one unit.
 type Unit struct {
 	Name        string
-	Loaded      bool     // systemd knows it
-	Active      string   // active, activating, inactive, failed, ...
-	Sub         string   // running, exited, auto-restart, dead, ...
-	Result      string   // why it is not active: success, exit-code, ...
-	Restarts    int      // by itself since it was started
-	Installable bool     // it has an [Install] section
-	Enabled     bool     // starts at boot
-	Changed     bool     // its file is newer than what systemd has read
-	Started     string   // identifies the run: another one has another value
-	Oneshot     bool     // a service that does something and ends
-	Skipped     bool     // its conditions did not hold, so systemd did not start it
-	Queued      bool     // systemd is about to start or stop it
-	Triggers    []string // what it starts when its time, file or connection comes
-	Wants       []string // what is started with it
+	Loaded      bool      // systemd knows it
+	Active      string    // active, activating, inactive, failed, ...
+	Sub         string    // running, exited, auto-restart, dead, ...
+	Result      string    // why it is not active: success, exit-code, ...
+	Restarts    int       // by itself since it was started
+	Installable bool      // it has an [Install] section
+	Enabled     bool      // starts at boot
+	Changed     bool      // its file is newer than what systemd has read
+	Since       time.Time // when it was active last, zero for never
+	Started     string    // identifies the run: another one has another value
+	Oneshot     bool      // a service that does something and ends
+	Skipped     bool      // its conditions did not hold, so systemd did not start it
+	Queued      bool      // systemd is about to start or stop it
+	Triggers    []string  // what it starts when its time, file or connection comes
+	Wants       []string  // what is started with it
 }
 
 // Running reports whether the unit does what it is for.
@@ -78,7 +79,7 @@ func ShowAll(ctx context.Context, names []string) ([]Unit, error) {
 	if len(names) == 0 {
 		return nil, nil
 	}
-	out, err := command(ctx, append([]string{"show", "--property=LoadState,ActiveState,SubState,Result,NRestarts,NeedDaemonReload,UnitFileState,InvocationID,ActiveEnterTimestampMonotonic," +
+	out, err := command(ctx, append([]string{"show", "--property=LoadState,ActiveState,SubState,Result,NRestarts,NeedDaemonReload,UnitFileState,InvocationID,ActiveEnterTimestamp,ActiveEnterTimestampMonotonic," +
 		"Type,Job,ConditionResult,ConditionTimestampMonotonic,Triggers,Wants,Requires,BindsTo,Upholds", "--"}, names...)...)
 	if err != nil {
 		return nil, err
@@ -116,6 +117,8 @@ func parseUnit(name, text string) Unit {
 			u.Changed = value == "yes"
 		case "InvocationID":
 			u.Started = value + u.Started
+		case "ActiveEnterTimestamp":
+			u.Since, _ = time.Parse("Mon 2006-01-02 15:04:05 MST", value)
 		case "ActiveEnterTimestampMonotonic":
 			u.Started += "@" + value
 		case "Type":
@@ -251,7 +254,7 @@ func run(ctx context.Context, args ...string) error {
 
 func command(ctx context.Context, args ...string) (string, error) {
 	c := exec.CommandContext(ctx, "systemctl", args...)
-	c.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "SYSTEMD_PAGER=", "SYSTEMD_COLORS=0"}
+	c.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C", "TZ=UTC", "SYSTEMD_PAGER=", "SYSTEMD_COLORS=0"}
 	c.WaitDelay = waitDelay
 	var out, errs bytes.Buffer
 	c.Stdout, c.Stderr = &out, &errs

@@ -29,14 +29,18 @@ import (
 // Adoption is what was found of an app that something else installed.
 type Adoption struct {
 	App      string   `json:"app"`
-	Unit     string   `json:"unit"`
+	Unit     string   `json:"unit"`  // the one with the environment file
+	Units    []string `json:"units"` // all of them, and templates
 	EnvFile  string   `json:"env_file"`
 	Releases []Found  `json:"releases"` // oldest first, by when they were unpacked
 	Current  string   `json:"current"`  // name of a directory
 	Previous string   `json:"previous,omitempty"`
-	Link     string   `json:"link"`              // where current leads today
-	Skipped  []string `json:"skipped,omitempty"` // what is not taken over, and why
+	Link     string   `json:"link"`               // where current leads today
+	Skipped  []string `json:"skipped,omitempty"`  // what is not taken over, and why
+	Updaters []string `json:"updaters,omitempty"` // units that are not taken over: they look like what updates the app
 	health   string
+
+	instances []string
 }
 
 // Found is one release that is there.
@@ -49,14 +53,11 @@ type Found struct {
 
 // AdoptOptions say what cannot be found out.
 type AdoptOptions struct {
-	Unit     string // name; empty is APP.service
-	EnvFile  string // empty is that of the unit
-	Health   string // URL; may be empty
-	Previous string // version; empty is the stable one below the current one that was unpacked last
+	Units    []string // names; none are those that belong to the app by name, or name its directory
+	EnvFile  string   // empty is that of the unit
+	Health   string   // URL; may be empty
+	Previous string   // version; empty is the stable one below the current one that was unpacked last
 }
-
-// Adopted is the signer of a release that was there before: nobody verified it.
-const Adopted = "adopted"
 
 // adoptedDir is where an adopted release gets the unit it runs with, when its
 // own tree does not have the same.
@@ -67,24 +68,50 @@ const maxVersionFile = 1 << 10
 
 // Find reads what is there. It changes nothing and runs nothing of the app's.
 func (a *App) Find(ctx context.Context, o AdoptOptions) (*Adoption, error) {
-	f := &Adoption{App: a.Name, Unit: o.Unit, EnvFile: o.EnvFile, health: o.Health}
-	if f.Unit == "" {
-		f.Unit = a.Name + ".service"
-	}
-	u, err := systemd.Show(ctx, f.Unit)
-	if err != nil {
-		return nil, err
-	}
-	if !u.Loaded || !release.Exists(unitPath(f.Unit)) {
-		return nil, fmt.Errorf("find unit %s: there is no %s: name the unit that runs the app", f.Unit, unitPath(f.Unit))
-	}
-	if f.EnvFile == "" {
-		if f.EnvFile, err = systemd.EnvironmentFile(ctx, f.Unit); err != nil {
+	f := &Adoption{App: a.Name, Units: o.Units, EnvFile: o.EnvFile, health: o.Health}
+	if len(f.Units) == 0 {
+		if err := a.findUnits(f); err != nil {
 			return nil, err
 		}
 	}
+	for _, name := range f.Units {
+		if !release.Exists(unitPath(name)) {
+			return nil, fmt.Errorf("find unit %s: there is no %s: name the units that run the app", name, unitPath(name))
+		}
+		if isTemplate(name) {
+			all, err := systemd.Instances(ctx, name)
+			if err != nil {
+				return nil, err
+			}
+			f.instances = append(f.instances, all...)
+		}
+	}
+	asked := slices.Concat(slices.DeleteFunc(slices.Clone(f.Units), isTemplate), f.instances)
+	if len(asked) == 0 {
+		return nil, fmt.Errorf("find units: %s are templates, and none of them runs", strings.Join(f.Units, ", "))
+	}
+	list, err := systemd.ShowAll(ctx, asked)
+	if err != nil {
+		return nil, err
+	}
+	for _, u := range list {
+		if !u.Loaded {
+			return nil, fmt.Errorf("find unit %s: systemd cannot load it: see systemctl status %s", u.Name, u.Name)
+		}
+		if f.Unit != "" || !strings.HasSuffix(u.Name, ".service") {
+			continue
+		}
+		file, err := systemd.EnvironmentFile(ctx, u.Name)
+		if err != nil {
+			return nil, err
+		}
+		if file != "" {
+			f.Unit, f.EnvFile = u.Name, cmp.Or(f.EnvFile, file)
+		}
+	}
+	f.Unit = cmp.Or(f.Unit, asked[0])
 	if f.EnvFile == "" {
-		return nil, fmt.Errorf("find environment file: unit %s has no EnvironmentFile: name the file", f.Unit)
+		return nil, fmt.Errorf("find environment file: none of %s has an EnvironmentFile: name the file", strings.Join(f.Units, ", "))
 	}
 	if _, err := os.Stat(f.EnvFile); err != nil {
 		return nil, fmt.Errorf("find environment file: %w", err)
@@ -104,6 +131,45 @@ func (a *App) Find(ctx context.Context, o AdoptOptions) (*Adoption, error) {
 		return nil, fmt.Errorf("find current release: %s is no release: %s", f.Current, strings.Join(f.Skipped, "; "))
 	}
 	return f, f.findPrevious(f.Releases[i].version, strings.TrimPrefix(o.Previous, "v"))
+}
+
+// findUnits finds the units of the app: by their names, APP.service, APP-web.socket,
+// APP@.service, or because they name its directory; APP.service first.
+func (a *App) findUnits(f *Adoption) error {
+	entries, err := os.ReadDir(systemd.UnitDir)
+	if err != nil {
+		return fmt.Errorf("find units: %w", err)
+	}
+	for _, e := range entries {
+		name := e.Name()
+		if !bundle.ValidUnit(name) || strings.HasPrefix(name, "valise") {
+			continue
+		}
+		text, err := os.ReadFile(unitPath(name)) // a link leads to the unit
+		rest, named := strings.CutPrefix(name, a.Name)
+		if named = named && strings.ContainsAny(rest[:1], ".-@"); err != nil || len(text) == 0 || !named && !bytes.Contains(text, []byte(a.Dir+"/")) {
+			continue
+		}
+		if strings.Contains(strings.ToLower(name), "update") {
+			f.Updaters = append(f.Updaters, name)
+			continue
+		}
+		f.Units = append(f.Units, name)
+	}
+	main := a.Name + ".service"
+	slices.SortStableFunc(f.Units, func(x, y string) int {
+		switch main {
+		case x:
+			return -1
+		case y:
+			return 1
+		}
+		return 0
+	})
+	if len(f.Units) == 0 {
+		return fmt.Errorf("find units: there is no %s, nor any other unit in %s that belongs to %s: name the units that run the app", unitPath(main), systemd.UnitDir, a.Name)
+	}
+	return nil
 }
 
 // findPrevious finds what ran before. A newer one than the current one may be
@@ -166,20 +232,24 @@ func (a *App) findReleases(f *Adoption) error {
 // they are to be committed: the previous one and the current one last. It may be
 // called again, with those that are known from the last time.
 func (a *App) Adopt(ctx context.Context, f *Adoption, known []installer.Release) ([]installer.Release, error) {
-	unit, err := os.ReadFile(unitPath(f.Unit))
-	if err != nil {
-		return nil, fmt.Errorf("read unit: %w", err)
+	units := map[string][]byte{}
+	for _, name := range f.Units {
+		text, err := os.ReadFile(unitPath(name))
+		if err != nil {
+			return nil, fmt.Errorf("read unit: %w", err)
+		}
+		units[name] = text
 	}
 	var others, last []installer.Release
 	for _, r := range f.Releases {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		digest, err := a.adoptRelease(f, r, unit, slices.ContainsFunc(known, func(k installer.Release) bool { return k.Dir == r.Dir }))
+		digest, err := a.adoptRelease(f, r, units, slices.ContainsFunc(known, func(k installer.Release) bool { return k.Dir == r.Dir }))
 		if err != nil {
 			return nil, fmt.Errorf("adopt release %s: %w", r.Dir, err)
 		}
-		rel := installer.Release{Version: r.Version, Dir: r.Dir, Manifest: digest, Signer: Adopted, Kind: bundle.KindTree}
+		rel := installer.Release{Version: r.Version, Dir: r.Dir, Manifest: digest, Signer: installer.Adopted, Kind: bundle.KindTree}
 		switch r.Dir {
 		case f.Current:
 			last = append(last, rel)
@@ -193,14 +263,16 @@ func (a *App) Adopt(ctx context.Context, f *Adoption, known []installer.Release)
 	if err != nil {
 		return nil, err
 	}
-	owned[unitPath(f.Unit)] = bundle.DigestOf(unit)
+	for name, text := range units {
+		owned[unitPath(name)] = bundle.DigestOf(text)
+	}
 	if err := a.setOwned(owned); err != nil {
 		return nil, err
 	}
 	return append(others, last...), a.Releases.SetCurrent(f.Current)
 }
 
-func (a *App) adoptRelease(f *Adoption, r Found, unit []byte, known bool) (bundle.Digest, error) {
+func (a *App) adoptRelease(f *Adoption, r Found, units map[string][]byte, known bool) (bundle.Digest, error) {
 	dir := path.Join("releases", r.Dir)
 	root := a.Releases.Root()
 	if b, err := root.ReadFile(path.Join(dir, bundle.ManifestName)); err == nil {
@@ -215,26 +287,30 @@ func (a *App) adoptRelease(f *Adoption, r Found, unit []byte, known bool) (bundl
 	m := &bundle.Manifest{
 		App: a.Name, Kind: bundle.KindTree, Version: r.Version, CreatedAt: r.Since, Platforms: []bundle.Platform{a.Platform}, Prefix: a.Name + "-v" + r.Version,
 		Device: bundle.Device{
-			Tree:   &bundle.Tree{EnvFile: f.EnvFile},
+			Tree:   &bundle.Tree{EnvFile: f.EnvFile, Instances: f.instances},
 			Health: bundle.Health{HTTP: f.health, Retries: 10, Interval: bundle.Duration(3 * time.Second)},
 			Keep:   bundle.Keep{Releases: 3, Backups: 5},
 		},
 	}
-	// The current release runs with the unit that is installed; one from before
-	// may have brought another.
-	name := path.Join("packaging", f.Unit)
-	own, err := root.ReadFile(path.Join(dir, name))
-	if err != nil || r.Dir == f.Current && !bytes.Equal(own, unit) {
-		name, own = path.Join(adoptedDir, f.Unit), unit
-		if err := release.Mkdir(root, path.Join(dir, adoptedDir), 0o755); err != nil {
-			return "", err
+	// The current release runs with the units that are installed; one from before
+	// may have brought others.
+	for _, unit := range f.Units {
+		text := units[unit]
+		name := path.Join("packaging", unit)
+		own, err := root.ReadFile(path.Join(dir, name))
+		if err != nil || r.Dir == f.Current && !bytes.Equal(own, text) {
+			name, own = path.Join(adoptedDir, unit), text
+			if err := release.Mkdir(root, path.Join(dir, adoptedDir), 0o755); err != nil {
+				return "", err
+			}
+			if err := release.WriteFile(root, path.Join(dir, name), own, 0o644); err != nil {
+				return "", err
+			}
 		}
-		if err := release.WriteFile(root, path.Join(dir, name), own, 0o644); err != nil {
-			return "", err
-		}
+		m.Device.Tree.Units = append(m.Device.Tree.Units, name)
+		m.Files = append(m.Files, bundle.File{Path: name, Size: int64(len(own)), Mode: 0o644, Digest: bundle.DigestOf(own)})
 	}
-	m.Device.Tree.Units = []string{name}
-	m.Files = []bundle.File{{Path: name, Size: int64(len(own)), Mode: 0o644, Digest: bundle.DigestOf(own)}}
+	slices.SortFunc(m.Files, func(x, y bundle.File) int { return strings.Compare(x.Path, y.Path) })
 	if err := m.Finish(); err != nil {
 		return "", err
 	}
@@ -394,7 +470,7 @@ func (a *App) adoptedConfigs(r installer.Release) (map[string][]byte, error) {
 // says nothing about its configuration, so what is there goes with it, and comes
 // back with it. What we wrote ourselves is no part of it.
 func (a *App) keepConfigs(from *installer.Release, files []file) error {
-	if from == nil || from.Signer != Adopted {
+	if from == nil || from.Signer != installer.Adopted {
 		return nil
 	}
 	configs, err := a.adoptedConfigs(*from)

@@ -47,7 +47,7 @@ func TestAdoptChangedBundle(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			return installer.Release{Version: "1.1.0", Dir: "v1.1.0", Manifest: digest, Signer: Adopted}
+			return installer.Release{Version: "1.1.0", Dir: "v1.1.0", Manifest: digest, Signer: installer.Adopted}
 		}
 		r := adopt(false)
 		look := func(whole bool, want ...string) {

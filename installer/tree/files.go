@@ -64,7 +64,7 @@ func (a *App) files(m *bundle.Manifest, r installer.Release, env *environ.File) 
 		}
 		list = append(list, file{path: unitPath(bundle.UnitFile(u)), data: b, mode: 0o644, unit: bundle.UnitFile(u)})
 	}
-	if r.Signer != Adopted {
+	if r.Signer != installer.Adopted {
 		return list, nil
 	}
 	configs, err := a.adoptedConfigs(r)
@@ -202,7 +202,12 @@ func writeFile(name string, data []byte, mode fs.FileMode) error {
 		return fmt.Errorf("write %s: %w", name, err)
 	}
 	defer root.Close()
-	return release.ReplaceFile(root, filepath.Base(name), data, mode)
+	base := filepath.Base(name)
+	// "systemctl link", and scripts, make a unit a link into the release.
+	if info, err := root.Lstat(base); err == nil && info.Mode().Type() == fs.ModeSymlink && strings.HasPrefix(name, systemd.UnitDir+"/") {
+		return release.ReplaceLink(root, base, data, 0o644)
+	}
+	return release.ReplaceFile(root, base, data, mode)
 }
 
 // removeFile removes a file of the device; a missing one is fine.

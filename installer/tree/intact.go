@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/systemd"
 )
 
 // Intact returns nil when the tree of release r, which is current, is here and is
@@ -85,6 +87,26 @@ func (a *App) UnitsRun(ctx context.Context, r installer.Release) error {
 		}
 	}
 	return errors.Join(wrong...)
+}
+
+// Restless are the units of release r that systemd started again by itself not long
+// before now.
+func (a *App) Restless(ctx context.Context, r installer.Release, now time.Time) ([]systemd.Unit, error) {
+	m, err := a.manifest(r)
+	if err != nil {
+		return nil, err
+	}
+	list, _, err := ask(ctx, m)
+	return restlessOf(list, now), err
+}
+
+// restless is how long a unit runs until that it was started again is no news.
+const restless = 10 * time.Minute
+
+func restlessOf(list []systemd.Unit, now time.Time) []systemd.Unit {
+	return slices.DeleteFunc(list, func(u systemd.Unit) bool {
+		return u.Restarts == 0 || u.Running() && now.Sub(u.Since) > restless
+	})
 }
 
 // Configured returns nil when the configuration files are what release r, which is

@@ -131,10 +131,10 @@ func Open(rel *verify.Release, p bundle.Platform, name string) (io.ReadCloser, e
 }
 
 // Backup has nothing to save: a tree has no data of its own.
-func (a *App) Backup(context.Context, installer.Release, string) error { return nil }
+func (a *App) Backup(context.Context, installer.Release, installer.Release, string) error { return nil }
 
 // Resume has nothing to let go on.
-func (a *App) Resume(context.Context, installer.Release) error { return nil }
+func (a *App) Resume(context.Context, installer.Release, installer.Release) error { return nil }
 
 // Probe asks the units and the release's own health check.
 func (a *App) Probe(ctx context.Context, r installer.Release) error {
