@@ -55,7 +55,10 @@ type Request struct {
 	Prerelease bool
 	Draft      bool // stop before publishing
 	Files      []File
-	TempDir    string // where copies to check are kept for a moment; empty means the system's
+	// Beside is asked about each file that the release has already and that is none of
+	// Files; its error ends the run before anything is changed. May be nil.
+	Beside  func(name string) error
+	TempDir string // where copies to check are kept for a moment; empty means the system's
 	// Progress, which may be nil, shows work counted in bytes.
 	Progress func(label string) (update func(done, total int64), finish func(error))
 	// Note is told what people should know and what changes no result.
@@ -251,6 +254,14 @@ func (j *job) besideOthers(ctx context.Context, rel *Release) error {
 	assets, err := j.Assets(ctx, rel.ID)
 	if err != nil {
 		return err
+	}
+	for _, a := range assets {
+		if j.Beside == nil || slices.ContainsFunc(j.files, func(f local) bool { return f.Name == a.Name }) {
+			continue
+		}
+		if err := j.Beside(a.Name); err != nil {
+			return err
+		}
 	}
 	has := func(name string) int {
 		return slices.IndexFunc(assets, func(a Asset) bool { return a.Name == name })

@@ -51,25 +51,32 @@ func checkLegacy(p *project.Project, names []string, platforms [][]bundle.Platfo
 	return nil
 }
 
-// checkLegacy refuses files of which such an updater would take the wrong one.
-func (p *publishing) checkLegacy(files []publish.File) error {
+// checkLegacy refuses files of which such an updater would take the wrong one, and
+// returns what refuses one that the release has already.
+func (p *publishing) checkLegacy(files []publish.File) (beside func(name string) error, err error) {
 	m := p.manifest()
-	if m.Kind == bundle.KindTree {
-		return nil
-	}
 	var taken []string
+	refuse := func() error {
+		return cli.WithHint(fmt.Errorf("publish %s: updaters older than Valise take the first file that is called %s-update*.tar.gz: want one, a complete bundle", strings.Join(taken, " and "), m.App),
+			"give the others names without %s-update: valise thin does so, and --split-platforms without output", m.App)
+	}
 	for _, f := range files {
-		if !legacyName(m.App, f.Name) {
+		if m.Kind == bundle.KindTree || !legacyName(m.App, f.Name) {
 			continue
 		}
 		taken = append(taken, f.Name)
 		i := slices.IndexFunc(p.bundles, func(b *parts.File) bool { return filepath.Clean(b.Name) == f.Path })
 		if i < 0 || !complete(p.releases[i]) || len(taken) > 1 {
-			return cli.WithHint(fmt.Errorf("publish %s: updaters older than Valise take the first file that is called %s-update*.tar.gz: want one, a complete bundle", strings.Join(taken, " and "), m.App),
-				"give the others names without %s-update: valise thin does so, and --split-platforms without output", m.App)
+			return nil, refuse()
 		}
 	}
-	return nil
+	return func(name string) error {
+		if len(taken) == 0 || !legacyName(m.App, name) {
+			return nil
+		}
+		taken = append(taken, name)
+		return refuse()
+	}, nil
 }
 
 // complete reports whether a bundle has every layer of its release.

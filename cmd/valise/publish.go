@@ -193,7 +193,7 @@ func (a *app) publish(ctx context.Context, paths []string, flags publishFlags) (
 	if q.Notes, err = p.writeNotes(ctx, q, before, result); err != nil {
 		return nil, err
 	}
-	if err := p.checkLegacy(q.Files); err != nil {
+	if q.Beside, err = p.checkLegacy(q.Files); err != nil {
 		return nil, err
 	}
 	if result.Result, err = p.repo.Publish(ctx, q); err != nil {
