@@ -296,9 +296,9 @@ func (j *job) besideOthers(ctx context.Context, rel *Release) error {
 }
 
 // listsOthers reports whether a list of checksums is about other files than our
-// bundles. Its signature, which names no file, is as the list.
+// bundles. What signs it, and names no file, is as the list.
 func (j *job) listsOthers(ctx context.Context, a Asset) (bool, error) {
-	if strings.HasSuffix(a.Name, ".sigstore.json") {
+	if !strings.HasSuffix(a.Name, ".txt") {
 		return false, nil
 	}
 	if a.Size > maxList {
