@@ -60,6 +60,7 @@ type examination struct {
 	all        []cli.Finding
 	p          *project.Project
 	top        string // of the checkout, "" without one
+	path       string // of the project below top
 	server     string // https://github.com
 	repository string // OWNER/NAME, "" when nothing says it
 	tags       []string
@@ -82,11 +83,12 @@ func (a *app) doctor(ctx context.Context, f doctorFlags) ([]cli.Finding, error) 
 	} else {
 		e.add(findingOK, "project", "", "%s is about %s", f.project, e.p.App)
 	}
-	e.checkout(ctx, filepath.Dir(f.project))
+	below := e.checkout(ctx, filepath.Dir(f.project))
 	if e.repository = cmp.Or(f.repository, a.Getenv("GITHUB_REPOSITORY"), e.repository); e.repository == "" {
 		e.add(findingWarning, "repository", "name it: --repository OWNER/NAME", "the checkout does not say which repository on GitHub this is")
 	}
 	if e.top != "" {
+		e.path = path.Join(below, filepath.Base(f.project))
 		e.workflows()
 		e.starts()
 		e.others()
@@ -94,16 +96,16 @@ func (a *app) doctor(ctx context.Context, f doctorFlags) ([]cli.Finding, error) 
 	return e.all, e.askGitHub(ctx)
 }
 
-// checkout looks at what git knows.
-func (e *examination) checkout(ctx context.Context, dir string) {
+// checkout looks at what git knows, and returns where dir is in the checkout.
+func (e *examination) checkout(ctx context.Context, dir string) (below string) {
 	git, err := readGit(ctx, dir, "", "")
 	switch {
 	case err != nil:
 		e.add(cli.FindingFailed, "checkout", "", "%v", err)
-		return
+		return ""
 	case git == nil:
 		e.add(cli.FindingFailed, "checkout", "run it in a checkout of the repository", "%s is in no git repository", dir)
-		return
+		return ""
 	}
 	e.top, _ = runGit(ctx, dir, "rev-parse", "--show-toplevel")
 	if at, name, ok := strings.Cut(strings.TrimPrefix(git.source.Repository, "https://"), "/"); ok && strings.Count(name, "/") == 1 {
@@ -121,6 +123,7 @@ func (e *examination) checkout(ctx context.Context, dir string) {
 			e.add(cli.FindingFailed, "key", "make another one (valise keygen), rotate devices to it (trust in valise.yaml), and keep it in secrets", "%s is a private key, and everybody who reads the repository has it", name)
 		}
 	}
+	return git.prefix
 }
 
 // isPrivateKey looks at the beginning of a file.
@@ -144,6 +147,7 @@ func (e *examination) workflows() {
 	for _, problem := range problems {
 		e.add(cli.FindingFailed, "workflow", "actionlint says where", "%s", problem)
 	}
+	steps = e.ofProject(steps)
 	unpinned := map[string]bool{}
 	for _, s := range steps {
 		if _, ref, _ := strings.Cut(s.uses, "@"); !regexp.MustCompile(`^[0-9a-f]{40}$`).MatchString(ref) && !unpinned[s.uses] {
@@ -196,6 +200,21 @@ func (e *examination) workflows() {
 }
 
 func (e *examination) url() string { return e.server + "/" + cmp.Or(e.repository, "OWNER/NAME") }
+
+// ofProject leaves out workflows that build other apps of the repository only.
+func (e *examination) ofProject(steps []releasing) []releasing {
+	own := func(top string) bool {
+		others := false
+		for _, s := range steps {
+			if s.top == top && s.project == e.path {
+				return true
+			}
+			others = others || s.top == top && s.project != ""
+		}
+		return !others
+	}
+	return slices.DeleteFunc(slices.Clone(steps), func(s releasing) bool { return !own(s.top) })
+}
 
 // starts looks at what starts the workflows, and says whom devices must trust.
 func (e *examination) starts() {

@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v4"
+
+	"github.com/valise-ota/valise/bundle/project"
 )
 
 const (
@@ -61,6 +63,7 @@ type releasing struct {
 	key         bool   // COSIGN_PRIVATE_KEY is in its environment
 	named       bool   // its inputs say the tag or the version
 	prefix      string // input tag-prefix
+	project     string // path of what it builds, "" when that is done elsewhere
 	contents    string // level of the permission
 	idToken     string
 	environment string
@@ -128,6 +131,9 @@ func readWorkflows(top string) (steps []releasing, calls []foreignCall, problems
 				r := releasing{top: top, file: file, job: name, uses: s.Uses, on: on, sign: with("sign", signKeyless), prefix: with("tag-prefix", ""),
 					publishes: with("publish", "true") != "false", dryRun: with("dry-run", "false") != "false", named: with("tag", "")+with("version", "") != "",
 					contents: level("contents", levelDefault), idToken: level("id-token", levelNone), environment: environmentOf(j.Environment)}
+				if with("bundle", "") == "" {
+					r.project = path.Join(with("working-directory", "."), with("project", project.DefaultFile))
+				}
 				for _, env := range []map[string]any{s.Env, j.Env, w.Env} {
 					r.key = r.key || env[privateKeyEnv] != nil
 				}
