@@ -1,10 +1,14 @@
 package compose
 
 import (
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/rogpeppe/go-internal/txtar"
 
 	"github.com/valise-ota/valise/installer/docker"
 )
@@ -126,5 +130,91 @@ volumes: {data: {name: shop_data}}
 		if _, err := frozen([]byte(bad), runs, nil); err == nil {
 			t.Errorf("%q is taken", bad)
 		}
+	}
+}
+
+// TestFrozenProjects: docker compose makes the same of a project that is frozen, read
+// anywhere and without its environment, as of its files: what the way back leads to is
+// what was adopted. The projects are those of testdata/compose, the fast ones unless
+// VALISE_TEST_COMPOSE is all.
+func TestFrozenProjects(t *testing.T) {
+	t.Parallel()
+	if os.Getenv("VALISE_TEST_DOCKER_HOST") == "" {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("docker compose is needed (VALISE_TEST_DOCKER_HOST)")
+		}
+		t.Skip("docker compose is needed (VALISE_TEST_DOCKER_HOST)")
+	}
+	env := docker.Env{Path: os.Getenv("PATH"), Home: t.TempDir(), DockerConfig: os.Getenv("DOCKER_CONFIG")}
+	command, _, err := docker.FindCompose(t.Context(), env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	archives, err := filepath.Glob("../../testdata/compose/*.txtar")
+	if err != nil || len(archives) < 60 {
+		t.Fatal(archives, err)
+	}
+	seen := 0
+	for _, file := range archives {
+		archive, err := txtar.ParseFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if os.Getenv("VALISE_TEST_COMPOSE") != "all" && !strings.Contains(string(archive.Comment), "fast") {
+			continue
+		}
+		name := strings.TrimSuffix(filepath.Base(file), ".txtar")
+		c := &docker.Compose{Command: command, Env: env, Project: "p", Dir: t.TempDir(), Profiles: []string{docker.AllProfiles}}
+		for _, f := range archive.Files {
+			at := filepath.Join(c.Dir, f.Name)
+			if err := os.MkdirAll(filepath.Dir(at), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(at, []byte(strings.ReplaceAll(string(f.Data), "APPNAME", "p")), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			switch {
+			case f.Name == ".env":
+				c.EnvFile = at
+			case slices.Contains([]string{"compose.yaml", "compose.yml", "docker-compose.yml", "compose.override.yaml", "docker-compose.override.yml"}, f.Name):
+				c.Files = append(c.Files, at)
+			}
+		}
+		text, _, err := c.Rendered(t.Context())
+		if err != nil || len(c.Files) == 0 {
+			continue // it wants values, or files, of a device
+		}
+		before, err := c.Hashes(t.Context())
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		var services []AdoptedService
+		for _, service := range slices.Sorted(maps.Keys(before)) {
+			services = append(services, AdoptedService{Name: service, Image: "p-" + service})
+		}
+		still, err := frozen(text, services, nil)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		c.Files, c.EnvFile, c.Dir, c.Profiles = []string{filepath.Join(c.Dir, "still.yaml")}, "", t.TempDir(), nil
+		if err := os.WriteFile(c.Files[0], still, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		after, err := c.Hashes(t.Context())
+		if err != nil {
+			t.Errorf("%s: %v\n%s", name, err, still)
+			continue
+		}
+		seen++
+		for service, hash := range before {
+			if after[service] != hash && !strings.Contains(string(text), "build:") { // which an image takes the place of
+				t.Errorf("%s: service %s is another one\n%s\n%s", name, service, text, still)
+			}
+		}
+	}
+	if least := map[bool]int{true: 50, false: 3}[os.Getenv("VALISE_TEST_COMPOSE") == "all"]; seen < least {
+		t.Errorf("only %d projects were looked at", seen)
 	}
 }
