@@ -266,13 +266,14 @@ func (a *App) findServices(ctx context.Context, f *Adoption, c *docker.Compose, 
 		return err
 	}
 	var wrong, differ []string
-	counts := map[string]int{}
+	counts, env := map[string]int{}, map[string][]string{}
 	for _, x := range containers {
 		i := slices.IndexFunc(started, func(s docker.Started) bool { return s.ID == x.ID })
 		if i < 0 {
 			continue // made since
 		}
 		counts[x.Service]++
+		env[x.Service] = started[i].Env
 		if x.State != "running" && (x.State != "exited" || x.ExitCode != 0) || x.Health == "unhealthy" {
 			wrong = append(wrong, fmt.Sprintf("service %s is %s (status %d): the way back leads to what runs, so start, mend or remove it first", x.Service, cmp.Or(x.Health, x.State), x.ExitCode))
 		}
@@ -305,8 +306,12 @@ func (a *App) findServices(ctx context.Context, f *Adoption, c *docker.Compose, 
 	} else if len(differ) > 0 {
 		f.Notes = append(f.Notes, fmt.Sprintf("%s: docker compose would make anew what runs (a file or a variable changed since, or another version of docker compose started it); the way back leads to what the files say now, with the images that run", strings.Join(differ, ", ")))
 	}
-	if f.text, err = frozen(text, f.Services, counts); err != nil {
+	var passed []string
+	if f.text, passed, err = frozen(text, f.Services, counts, env); err != nil {
 		wrong = append(wrong, err.Error())
+	}
+	if len(passed) > 0 {
+		wrong = append(wrong, fmt.Sprintf("services got values from the shell that started them (%s): write them into %s", strings.Join(passed, ", "), filepath.Join(f.Dir, envName)))
 	}
 	if len(wrong) > 0 {
 		return fmt.Errorf("take over compose project %s: %s", f.Project, strings.Join(wrong, "; "))
@@ -315,11 +320,12 @@ func (a *App) findServices(ctx context.Context, f *Adoption, c *docker.Compose, 
 }
 
 // frozen makes the file of a project say what runs: services without a container are
-// not in it, the others belong to no profile and are not built.
-func frozen(text []byte, services []AdoptedService, counts map[string]int) ([]byte, error) {
+// not in it, the others belong to no profile, are not built, and get no variable that
+// had no value. passed are those that containers, whose environment env is, had one of.
+func frozen(text []byte, services []AdoptedService, counts map[string]int, env map[string][]string) (out []byte, passed []string, err error) {
 	var doc yaml.Node
 	if err := yaml.Load(text, &doc); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	top := &doc
 	if doc.Kind == yaml.DocumentNode {
@@ -327,17 +333,22 @@ func frozen(text []byte, services []AdoptedService, counts map[string]int) ([]by
 	}
 	all := yamledit.Member(top, "services")
 	if all == nil {
-		return nil, errors.New("its files have no services")
+		return nil, nil, errors.New("its files have no services")
 	}
 	runs := map[string]bool{}
 	for _, s := range services {
 		service := yamledit.Member(all, s.Name)
 		if service == nil {
-			return nil, fmt.Errorf("service %s has a container, and is in none of its files: remove it, or name the files with --file", s.Name)
+			return nil, nil, fmt.Errorf("service %s has a container, and is in none of its files: remove it, or name the files with --file", s.Name)
 		}
 		runs[s.Name] = true
 		for _, key := range []string{"build", "develop", "profiles", "pull_policy"} {
 			yamledit.Set(service, key, nil)
+		}
+		for _, key := range without(yamledit.Member(service, "environment")) {
+			if slices.ContainsFunc(env[s.Name], func(kv string) bool { return strings.HasPrefix(kv, key+"=") }) {
+				passed = append(passed, s.Name+": "+key)
+			}
 		}
 		if yamledit.Member(service, "image") == nil {
 			yamledit.Set(service, "image", yamledit.Text(s.Image))
@@ -360,11 +371,24 @@ func frozen(text []byte, services []AdoptedService, counts map[string]int) ([]by
 			}
 		}
 	}
-	var out bytes.Buffer
-	e := yaml.NewEncoder(&out)
+	var b bytes.Buffer
+	e := yaml.NewEncoder(&b)
 	e.SetIndent(2)
-	err := errors.Join(e.Encode(&doc), e.Close())
-	return out.Bytes(), err
+	err = errors.Join(e.Encode(&doc), e.Close())
+	return b.Bytes(), passed, err
+}
+
+// without removes the members of a map that have no value, and returns their names.
+func without(m *yaml.Node) (keys []string) {
+	for i := 0; m != nil && m.Kind == yaml.MappingNode && i+1 < len(m.Content); i += 2 {
+		if m.Content[i+1].Tag == "!!null" {
+			keys = append(keys, m.Content[i].Value)
+		}
+	}
+	for _, key := range keys {
+		yamledit.Set(m, key, nil)
+	}
+	return keys
 }
 
 // adoptedManifest is that of the project, and the files that it names.

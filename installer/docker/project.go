@@ -34,6 +34,7 @@ type Started struct {
 	EnvFiles  []string
 	Compose   string   // version of docker compose
 	Anonymous []string // where in the container volumes without a name are
+	Env       []string // of the container, KEY=value
 }
 
 // Started says how the containers of a project were started, by their labels. Those
@@ -54,6 +55,16 @@ func (c *Compose) Started(ctx context.Context) ([]Started, error) {
 			if m.Type == mount.TypeVolume && anonymous.MatchString(m.Name) {
 				one.Anonymous = append(one.Anonymous, m.Destination)
 			}
+		}
+		res, err := c.Engine.client.ContainerInspect(ctx, s.ID, client.ContainerInspectOptions{})
+		if errdefs.IsNotFound(err) {
+			continue // removed since the list was made
+		}
+		if err != nil {
+			return nil, fmt.Errorf("inspect container %s: %w", containerName(s), err)
+		}
+		if res.Container.Config != nil {
+			one.Env = res.Container.Config.Env
 		}
 		started = append(started, one)
 	}
