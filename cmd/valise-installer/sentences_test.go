@@ -37,6 +37,9 @@ func TestSentences(t *testing.T) {
 		advised := &device.Error{Err: errors.New("why"), Advice: device.Advice(a[1])}
 		if a[2] != "" && !strings.Contains(a[2], "wrong usage") && !strings.Contains(a[2], "refused") && !strings.Contains(a[2], "adopted") {
 			advised.Args = []any{"ARGUMENT"}
+			if advised.Advice == device.TakeOver {
+				advised.Args = append(advised.Args, "PROJECT")
+			}
 		}
 		err := p.explained(advised)
 		hint := cli.Hint(err)
