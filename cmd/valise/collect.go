@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/google/go-containerregistry/pkg/authn"
@@ -52,7 +53,7 @@ func (a *app) collect(ctx context.Context, p *project.Project, r *project.Releas
 		CreatedAt: created,
 		Dir:       p.Dir,
 		CacheDir:  a.layerCache(),
-		Keychain:  authn.DefaultKeychain,
+		Keychain:  &logins{a: a, noted: map[string]bool{}},
 
 		DockerHost:   a.Getenv("DOCKER_HOST"),
 		BuildKitHost: a.Getenv("BUILDKIT_HOST"),
@@ -105,6 +106,28 @@ func (a *app) collect(ctx context.Context, p *project.Project, r *project.Releas
 		return nil, cli.WithHint(err, "provide the image for %s, or leave that platform out with --platform", missing.Want)
 	}
 	return c, err
+}
+
+// logins are those of docker login. One that cannot be read, such as by a credential
+// helper of another machine, is none, as it is to docker: most images are for everybody.
+type logins struct {
+	a     *app
+	mu    sync.Mutex // of noted
+	noted map[string]bool
+}
+
+func (l *logins) Resolve(r authn.Resource) (authn.Authenticator, error) {
+	auth, err := authn.DefaultKeychain.Resolve(r)
+	if err == nil {
+		return auth, nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if host := r.RegistryStr(); !l.noted[host] {
+		l.noted[host] = true
+		l.a.Note("no login for %s: %s", strings.TrimPrefix(host, "index."), cli.OneLine(err.Error()))
+	}
+	return authn.Anonymous, nil
 }
 
 // onGitHub is what to do in a job of GitHub Actions, or else.
