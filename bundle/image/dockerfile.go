@@ -27,7 +27,38 @@ type Dockerfile struct {
 	Target  string // stage; empty means the last one
 	Args    map[string]string
 	Labels  map[string]string
+
+	// Contexts are more contexts, by the name that FROM and COPY --from use: a directory,
+	// relative to Options.Dir, or docker-image://REFERENCE.
+	Contexts map[string]string
+	// Secrets, CacheFrom and CacheTo are as in BuildKit, whose secrets come before these.
+	Secrets, CacheFrom, CacheTo []string
+	Pull                        bool // ask registries for images that are there
+	NoCache                     bool
 }
+
+// with is what b says, and d.
+func (b BuildKit) with(d *Dockerfile) BuildKit {
+	id := func(secret string) string {
+		for field := range strings.SplitSeq(secret, ",") {
+			if id, ok := strings.CutPrefix(field, "id="); ok {
+				return id
+			}
+		}
+		return ""
+	}
+	given := b.Secrets
+	b.Secrets, b.CacheFrom, b.CacheTo = slices.Clip(b.Secrets), slices.Concat(b.CacheFrom, d.CacheFrom), slices.Concat(b.CacheTo, d.CacheTo)
+	for _, s := range d.Secrets {
+		if !slices.ContainsFunc(given, func(g string) bool { return id(g) == id(s) }) {
+			b.Secrets = append(b.Secrets, s)
+		}
+	}
+	return b
+}
+
+// contextImage is how a context that is an image begins.
+const contextImage = "docker-image://"
 
 // BuildKit is what a build says to BuildKit besides what the release says of an image.
 type BuildKit struct {
@@ -228,6 +259,19 @@ func (c *collector) buildCommand(ctx context.Context, d *Dockerfile, dir string)
 	}
 	output := "type=oci,tar=false,rewrite-timestamp=true," + csvField("dest="+dir)
 	platform := strings.Join(platforms, ",")
+	contexts := maps.Clone(d.Contexts)
+	for name, value := range contexts {
+		if strings.HasPrefix(value, contextImage) {
+			continue
+		}
+		contexts[name] = c.path(value)
+		if info, err := os.Stat(contexts[name]); err != nil {
+			return nil, fmt.Errorf("context %s: %w", name, err)
+		} else if !info.IsDir() {
+			return nil, fmt.Errorf("context %s: %s is not a directory", name, contexts[name])
+		}
+	}
+	names, said := slices.Sorted(maps.Keys(contexts)), c.BuildKit.with(d)
 
 	if c.BuildKitHost != "" {
 		program, err := exec.LookPath("buildctl")
@@ -237,7 +281,20 @@ func (c *collector) buildCommand(ctx context.Context, d *Dockerfile, dir string)
 		cmd := exec.CommandContext(ctx, program, "--addr", c.BuildKitHost, "build", "--progress", "plain",
 			"--frontend", "dockerfile.v0", "--local", "context="+context, "--local", "dockerfile="+filepath.Dir(file),
 			"--opt", "filename="+filepath.Base(file), "--opt", "platform="+platform, "--output", output)
-		cmd.Args = append(cmd.Args, c.BuildKit.flags("--secret", "--import-cache", "--export-cache")...)
+		cmd.Args = append(cmd.Args, said.flags("--secret", "--import-cache", "--export-cache")...)
+		for _, name := range names {
+			if strings.HasPrefix(contexts[name], contextImage) {
+				cmd.Args = append(cmd.Args, "--opt", "context:"+name+"="+contexts[name])
+				continue
+			}
+			cmd.Args = append(cmd.Args, "--local", "more-"+name+"="+contexts[name], "--opt", "context:"+name+"=local:more-"+name)
+		}
+		if d.Pull {
+			cmd.Args = append(cmd.Args, "--opt", "image-resolve-mode=pull")
+		}
+		if d.NoCache {
+			cmd.Args = append(cmd.Args, "--no-cache")
+		}
 		if d.Target != "" {
 			cmd.Args = append(cmd.Args, "--opt", "target="+d.Target)
 		}
@@ -265,7 +322,16 @@ func (c *collector) buildCommand(ctx context.Context, d *Dockerfile, dir string)
 	if c.BuildKit.Builder != "" {
 		cmd.Args = append(cmd.Args, "--builder", c.BuildKit.Builder)
 	}
-	cmd.Args = append(cmd.Args, c.BuildKit.flags("--secret", "--cache-from", "--cache-to")...)
+	cmd.Args = append(cmd.Args, said.flags("--secret", "--cache-from", "--cache-to")...)
+	for _, name := range names {
+		cmd.Args = append(cmd.Args, "--build-context", name+"="+contexts[name])
+	}
+	if d.Pull {
+		cmd.Args = append(cmd.Args, "--pull")
+	}
+	if d.NoCache {
+		cmd.Args = append(cmd.Args, "--no-cache")
+	}
 	if d.Target != "" {
 		cmd.Args = append(cmd.Args, "--target", d.Target)
 	}

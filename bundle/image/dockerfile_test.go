@@ -71,7 +71,27 @@ func TestBuildCommand(t *testing.T) {
 		!strings.Contains(got, " --opt build-arg:B=3 --opt build-arg:C=4 ") {
 		t.Errorf("got %s", got)
 	}
-	c.BuildKit = BuildKit{}
+	more := *d
+	more.Contexts = map[string]string{"here": ".", "alpine": "docker-image://alpine:3"}
+	more.Secrets, more.CacheFrom, more.Pull, more.NoCache = []string{"id=npm,env=OTHER", "id=pip,src=/pip.conf"}, []string{"type=local,src=c"}, true, true
+	cmd, err = c.buildCommand(t.Context(), &more, "/out")
+	must(t, err)
+	if got := strings.Join(cmd.Args, " "); !strings.Contains(got, " --secret id=npm,env=NPM_TOKEN --secret id=pip,src=/pip.conf --import-cache type=gha --import-cache type=local,src=c --export-cache type=gha,mode=max"+
+		" --opt context:alpine=docker-image://alpine:3 --local more-here="+dir+" --opt context:here=local:more-here --opt image-resolve-mode=pull --no-cache ") {
+		t.Errorf("got %s", got)
+	}
+	c.BuildKitHost = ""
+	cmd, err = c.buildCommand(t.Context(), &more, "/out")
+	must(t, err)
+	if got := strings.Join(cmd.Args, " "); !strings.Contains(got, " --secret id=pip,src=/pip.conf --cache-from type=gha --cache-from type=local,src=c --cache-to type=gha,mode=max"+
+		" --build-context alpine=docker-image://alpine:3 --build-context here="+dir+" --pull --no-cache ") {
+		t.Errorf("got %s", got)
+	}
+	more.Contexts["here"] = "hello.txt"
+	if _, err := c.buildCommand(t.Context(), &more, "/out"); err == nil || !strings.Contains(err.Error(), "hello.txt is not a directory") {
+		t.Errorf("got %v", err)
+	}
+	c.BuildKitHost, c.BuildKit = "tcp://b:1", BuildKit{}
 	cmd, err = c.buildCommand(t.Context(), d, "/out,a\"b")
 	must(t, err)
 	want = []string{bin + "/buildctl", "--addr", "tcp://b:1", "build", "--progress", "plain", "--frontend", "dockerfile.v0",

@@ -1,10 +1,8 @@
 package project
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -18,6 +16,7 @@ import (
 type composeFile struct {
 	p        *Project
 	services types.Services
+	secrets  types.Secrets
 	model    map[string]any          // as it is written, with its variables, in the long form
 	images   map[string]string       // of the services, as they are written
 	values   map[string]string       // of variables that the build knows
@@ -94,7 +93,9 @@ func (p *Project) loadCompose(ctx context.Context, version string) (*composeFile
 		_, err := loader.LoadWithContext(ctx, details, options, func(o *loader.Options) { o.Listeners = nil })
 		return err
 	}
-	c.services, c.changed = loaded.Services, c.changed || len(c.others) > 0
+	c.services, c.secrets = loaded.Services, loaded.Secrets
+	ofBuilds := c.ofBuilds()
+	c.changed = c.changed || len(c.others) > 0 || len(ofBuilds) > 0
 	// The same once more with variables left alone: what an image name is made of,
 	// and what a device gets.
 	load := func(environment types.Mapping) error {
@@ -122,6 +123,9 @@ func (p *Project) loadCompose(ctx context.Context, version string) (*composeFile
 			return nil, err
 		}
 		c.forget()
+	}
+	for _, name := range ofBuilds {
+		delete(section(c.model, "secrets"), name)
 	}
 	c.choose()
 	return c, nil
@@ -193,50 +197,6 @@ func (c *composeFile) partsOf(name string) {
 
 func (p *Project) composeError(format string, args ...any) error {
 	return &Error{File: filepath.Join(filepath.Dir(p.File), p.Compose.First()), Detail: fmt.Sprintf(format, args...)}
-}
-
-// composeBuild is the image that BuildKit makes of the build section of a
-// service. What would make another image than docker compose makes is refused.
-func (p *Project) composeBuild(c *composeFile, name string) (Image, error) {
-	b := c.services[name].Build
-	for _, other := range []struct {
-		key string
-		set bool
-	}{
-		{"dockerfile_inline", b.DockerfileInline != ""}, {"additional_contexts", len(b.AdditionalContexts) > 0},
-		{"secrets", len(b.Secrets) > 0}, {"ssh", len(b.SSH) > 0}, {"network", b.Network != ""}, {"extra_hosts", len(b.ExtraHosts) > 0},
-		{"entitlements", len(b.Entitlements) > 0}, {"privileged", b.Privileged}, {"isolation", b.Isolation != ""},
-	} {
-		if other.set && other.key == "secrets" {
-			return Image{}, p.composeError("service %s: build.secrets is not read: write in %s images: {%s: {dockerfile: %s}}, and say where the secret is: valise build --secret id=ID,env=NAME, or the input secrets of the Action",
-				name, DefaultFile, nameOf(c.services[name].Image), filepath.ToSlash(filepath.Join(p.beside(cmp.Or(b.Context, ".")), cmp.Or(b.Dockerfile, "Dockerfile"))))
-		}
-		if other.set {
-			return Image{}, p.composeError("service %s: build.%s is not supported: build the image before, and write in %s images: {%s: {from: ...}}",
-				name, other.key, DefaultFile, nameOf(c.services[name].Image))
-		}
-	}
-	if v := c.deviceVariable(c.attributes(name)["build"]); v != "" {
-		return Image{}, p.composeError("service %s: build depends on %s, which has no value: %s", name, v, p.advice(v))
-	}
-	if strings.Contains(b.Context, "://") || strings.HasPrefix(b.Context, "git@") {
-		return Image{}, p.composeError("service %s: build context %s is not on this machine: write in %s images: {%s: {dockerfile: ..., context: ...}}",
-			name, b.Context, DefaultFile, nameOf(c.services[name].Image))
-	}
-	img := Image{Context: p.beside(cmp.Or(b.Context, ".")), Target: b.Target, Labels: maps.Clone(b.Labels)}
-	if img.Dockerfile = cmp.Or(b.Dockerfile, "Dockerfile"); !filepath.IsAbs(img.Dockerfile) {
-		img.Dockerfile = filepath.Join(img.Context, img.Dockerfile)
-	}
-	for key, value := range b.Args {
-		if value == nil {
-			continue // it would be the value of whoever builds
-		}
-		if img.Args == nil {
-			img.Args = map[string]string{}
-		}
-		img.Args[key] = *value
-	}
-	return img, nil
 }
 
 // beside is the path, from the directory of the project, of what the compose file

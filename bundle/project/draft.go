@@ -239,7 +239,7 @@ func (d *drafter) images() error {
 		case s.Build == nil:
 			continue
 		}
-		img, err := d.p.composeBuild(d.c, name)
+		img, err := d.p.composeBuild(d.c, name, nil)
 		if err != nil {
 			var mistake *Error
 			if errors.As(err, &mistake) {

@@ -17,6 +17,7 @@ func (p *Project) notes(c *composeFile) []string {
 	once := c.onceOnly()
 	for _, name := range sortedKeys(c.services) {
 		s := c.services[name]
+		p.buildNotes(c, name, note)
 		if h := s.HealthCheck; h != nil && !h.Disable && h.StartPeriod != nil && *h.StartPeriod > 0 && h.StartInterval == nil {
 			note("service %s: healthcheck has start_period and no start_interval: an engine since 25 then looks every 5s while the service starts; with start_interval: 1s an update is done sooner", name)
 		}

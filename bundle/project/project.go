@@ -187,6 +187,7 @@ type Image struct {
 	Context    string            `yaml:"context"` // directory; empty means that of Dockerfile
 	Target     string            `yaml:"target"`  // stage; empty means the last one
 	Args       map[string]string `yaml:"args"`    // templates over VersionVars
+	Build      Build             `yaml:"-" json:"-"`
 
 	Files      []Copy            `yaml:"files"`
 	Entrypoint []string          `yaml:"entrypoint"` // replaces the base's, and its cmd
@@ -197,6 +198,13 @@ type Image struct {
 	Labels     map[string]string `yaml:"labels"` // added to the base's
 	Expose     []string          `yaml:"expose"` // PORT or PORT/PROTOCOL
 	StopSignal string            `yaml:"stop_signal"`
+}
+
+// Build is what the build section of a compose file says besides.
+type Build struct {
+	Contexts                    map[string]string // directories, from that of the project, or docker-image://REFERENCE
+	Secrets, CacheFrom, CacheTo []string          // as docker buildx takes them
+	Pull, NoCache               bool
 }
 
 // From is one source for all platforms, or one for each.

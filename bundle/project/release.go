@@ -143,7 +143,7 @@ func (p *Project) images(c *composeFile, version string, platforms []bundle.Plat
 		switch {
 		case !ok && s.Build != nil:
 			var err error
-			if img, err = p.composeBuild(c, name); err != nil {
+			if img, err = p.composeBuild(c, name, platforms); err != nil {
 				return nil, err
 			}
 		case !ok:

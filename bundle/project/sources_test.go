@@ -82,6 +82,60 @@ func TestSources(t *testing.T) {
 	}
 }
 
+// TestComposeBuild: every key of a build section counts, is noted or is refused; what
+// only builds read is nothing of a device.
+func TestComposeBuild(t *testing.T) {
+	r, _, err := release(t, map[string]string{"valise.yaml": goodProject + "installer: none\n", "compose.yaml": `services:
+  db:
+    image: x
+    restart: always
+    build:
+      context: web
+      args: [GIT_SHA, SHOP_VERSION, "A=1"]
+      additional_contexts: {shared: ./shared, alpine: "docker-image://alpine:3"}
+      cache_from: ["ghcr.io/acme/x:cache", "type=gha,scope=x"]
+      cache_to: ["type=inline"]
+      pull: true
+      no_cache: true
+      platforms: [linux/amd64, linux/arm64]
+      tags: ["ghcr.io/acme/x:1"]
+      provenance: true
+      sbom: true
+      secrets: [npm, {source: pip, target: pip.conf}, both]
+    secrets: [both]
+secrets: {npm: {environment: NPM_TOKEN}, pip: {file: ./pip.conf}, both: {environment: BOTH}}
+`})
+	if err != nil {
+		t.Fatal(err)
+	}
+	img := r.Images[0].Image
+	got := img.Build
+	got.Secrets = slices.Clone(got.Secrets)
+	for i, s := range got.Secrets {
+		if at := strings.Index(s, "src="); at > 0 { // of this test's directory
+			got.Secrets[i] = s[:at+4] + filepath.Base(s)
+		}
+	}
+	want := Build{Contexts: map[string]string{"shared": "shared", "alpine": "docker-image://alpine:3"}, Secrets: []string{"id=npm,env=NPM_TOKEN", "id=pip.conf,src=pip.conf", "id=both,env=BOTH"},
+		CacheFrom: []string{"type=registry,ref=ghcr.io/acme/x:cache", "type=gha,scope=x"}, CacheTo: []string{"type=inline"}, Pull: true, NoCache: true}
+	if !reflect.DeepEqual(got, want) || !reflect.DeepEqual(img.Args, map[string]string{"SHOP_VERSION": "1.2.3", "A": "1"}) {
+		t.Errorf("got %+v, %v", got, img.Args)
+	}
+	notes := strings.Join(r.Notes, "\n")
+	for _, want := range []string{"build argument GIT_SHA has no value", "build.tags is for registries", "build.provenance is for registries", "build.sbom is for registries"} {
+		if !strings.Contains(notes, want) {
+			t.Errorf("no note %q in:\n%s", want, notes)
+		}
+	}
+	if slices.Contains(r.RequiredEnv, "NPM_TOKEN") || len(r.Local) > 0 {
+		t.Errorf("a device must have %v and %v", r.RequiredEnv, r.Local)
+	}
+	resolved, err := r.Resolve(nil)
+	if err != nil || resolved == nil || strings.Contains(string(resolved.Text), "NPM_TOKEN") || strings.Contains(string(resolved.Text), "pip") || !strings.Contains(string(resolved.Text), "both") {
+		t.Errorf("got %v\n%s", err, resolved.Text)
+	}
+}
+
 // TestSharedBuild has a service that runs what another one builds.
 func TestSharedBuild(t *testing.T) {
 	r, _, err := release(t, map[string]string{"valise.yaml": goodProject,
@@ -121,8 +175,16 @@ func TestBadSources(t *testing.T) {
 
 		{"build key", goodProject, "services: {db: {image: a, build: {context: ., network: host}}}\n",
 			"compose.yaml: service db: build.network is not supported: build the image before, and write in valise.yaml images: {a: {from: ...}}"},
-		{"build secrets", goodProject, "services: {db: {image: \"a:1\", build: {context: web, secrets: [npm]}}}\nsecrets: {npm: {environment: NPM_TOKEN}}\n",
-			"compose.yaml: service db: build.secrets is not read: write in valise.yaml images: {a: {dockerfile: web/Dockerfile}}, and say where the secret is: valise build --secret id=ID,env=NAME, or the input secrets of the Action"},
+		{"build secret of nothing", goodProject, "services: {db: {image: \"a:1\", build: {context: web, secrets: [npm]}}}\nsecrets: {npm: {external: true}}\n",
+			"compose.yaml: service db: build.secrets has npm, which has neither environment nor file: build the image before, and write in valise.yaml images: {a: {from: ...}}"},
+		{"build secret with an option", goodProject, "services: {db: {image: \"a:1\", build: {context: web, secrets: [{source: npm, target: \"x,type=file\"}]}}}\nsecrets: {npm: {environment: NPM_TOKEN}}\n",
+			"compose.yaml: service db: build.secrets has npm, whose name or file has other characters than letters, digits, ., _ and -: build the image before, and write in valise.yaml images: {a: {from: ...}}"},
+		{"build context of a service", goodProject, "services: {db: {image: a, build: {context: ., additional_contexts: {base: \"service:e\"}}}, e: {image: b, build: x}}\n",
+			"compose.yaml: service db: build.additional_contexts has base of kind service, which is neither a directory nor docker-image://: build the image before, and write in valise.yaml images: {a: {from: ...}}"},
+		{"build ulimits", goodProject, "services: {db: {image: a, build: {context: ., ulimits: {nofile: 1024}}}}\n",
+			"compose.yaml: service db: build.ulimits is not supported: build the image before, and write in valise.yaml images: {a: {from: ...}}"},
+		{"build platforms", goodProject, "services: {db: {image: a, build: {context: ., platforms: [linux/s390x]}}}\n",
+			"compose.yaml: service db: build.platforms has no linux/amd64, for which the release is: build the image before, and write in valise.yaml images: {a: {from: ...}}"},
 		{"build variable", goodProject, "services: {db: {image: a, build: {context: ., args: {X: \"${TOKEN}\"}}}}\n",
 			"compose.yaml: service db: build depends on TOKEN, which has no value: when it is the version of the app, write ${SHOP_VERSION}, or version_env: TOKEN in valise.yaml; otherwise a default, --set TOKEN=VALUE, or env: {TOKEN: {default: VALUE}}"},
 		{"remote context", goodProject, "services: {db: {image: a, build: \"https://example.org/a.git\"}}\n",

@@ -206,7 +206,8 @@ func spec(p *project.Project, r project.ReleaseImage, platforms []bundle.Platfor
 		}
 	}
 	if img.Dockerfile != "" {
-		s.Dockerfile = &image.Dockerfile{Context: img.Context, File: img.Dockerfile, Target: img.Target, Args: img.Args, Labels: img.Labels}
+		s.Dockerfile = &image.Dockerfile{Context: img.Context, File: img.Dockerfile, Target: img.Target, Args: img.Args, Labels: img.Labels,
+			Contexts: img.Build.Contexts, Secrets: img.Build.Secrets, CacheFrom: img.Build.CacheFrom, CacheTo: img.Build.CacheTo, Pull: img.Build.Pull, NoCache: img.Build.NoCache}
 	}
 	for _, platform := range platforms {
 		for _, f := range img.Files {

@@ -38,6 +38,18 @@ var debianEngine = []string{"docker.io", "apparmor"}
 // the required ones, and downloads them. apt checks the signature of the index and the
 // digest of every package; its state is private, and nothing is installed.
 func (a *app) fetchDebian(ctx context.Context, p *project.Project, e *project.Engine, platform bundle.Platform, arch string) error {
+	target := filepath.Join(p.Path(e.Dir), platform.Dashed())
+	pinned, here := map[string]string{}, true
+	for name, sum := range e.Pinned(platform) {
+		if strings.HasSuffix(name, ".deb") {
+			pinned[name] = sum
+			got, err := hashFile(ctx, project.ReleaseFile{Source: filepath.Join(target, name)})
+			here = here && err == nil && got.Digest == bundle.Digest("sha256:"+sum)
+		}
+	}
+	if len(pinned) > 0 && here {
+		return nil
+	}
 	keyring := cmp.Or(e.Mirrors.Keyring, debianKeyring)
 	if e.Mirrors.Keyring != "" {
 		keyring = p.Path(keyring)
@@ -70,17 +82,10 @@ func (a *app) fetchDebian(ctx context.Context, p *project.Project, e *project.En
 	for _, d := range packages {
 		found[d.name] = d.sum
 	}
-	pinned := map[string]string{}
-	for name, sum := range e.Pinned(platform) {
-		if strings.HasSuffix(name, ".deb") {
-			pinned[name] = sum
-		}
-	}
 	if len(pinned) > 0 && !maps.Equal(pinned, found) {
 		return cli.WithHint(fmt.Errorf("Debian %s has other packages for %s now than %s has digests of: %s", e.Debian, arch, p.File, changedPackages(pinned, found)),
 			"valise engine fetch --update takes them")
 	}
-	target := filepath.Join(p.Path(e.Dir), platform.Dashed())
 	if err := os.MkdirAll(target, 0o755); err != nil {
 		return err
 	}
