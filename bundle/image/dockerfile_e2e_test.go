@@ -158,6 +158,7 @@ func TestBuildKitSaid(t *testing.T) {
 	dir := newContext(t, `FROM scratch
 COPY busybox /bin/busybox
 ARG FLAVOUR=red
+COPY --from=shared text /text
 RUN --mount=type=secret,id=npm ["/bin/busybox", "sh", "-c", "/bin/busybox sha256sum </run/secrets/npm >/sum && echo $FLAVOUR >/flavour"]
 `)
 	busybox, err := exec.LookPath("busybox")
@@ -165,12 +166,15 @@ RUN --mount=type=secret,id=npm ["/bin/busybox", "sh", "-c", "/bin/busybox sha256
 	data, err := os.ReadFile(busybox)
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(dir, "busybox"), data, 0o755))
+	must(t, os.Mkdir(filepath.Join(dir, "more"), 0o755))
+	must(t, os.WriteFile(filepath.Join(dir, "more", "text"), []byte("from another context"), 0o644))
 	t.Setenv("NPM_TOKEN", secret)
 	cache := filepath.Join(t.TempDir(), "cache")
 	var log strings.Builder
 	o := Options{Platforms: []bundle.Platform{"linux/" + bundle.Platform(runtime.GOARCH)}, Dir: dir, CacheDir: t.TempDir(), BuildKitHost: host,
-		Images:   []Spec{{Reference: "a:1", Dockerfile: &Dockerfile{Context: ".", File: "Dockerfile", Args: map[string]string{"FLAVOUR": "green"}}}},
-		BuildKit: BuildKit{Args: map[string]string{"FLAVOUR": "blue"}, Secrets: []string{"id=npm,env=NPM_TOKEN"}, CacheTo: []string{"type=local,mode=max,dest=" + cache}},
+		Images: []Spec{{Reference: "a:1", Dockerfile: &Dockerfile{Context: ".", File: "Dockerfile", Args: map[string]string{"FLAVOUR": "green"}, Contexts: map[string]string{"shared": "more"},
+			Secrets: []string{"id=npm,env=NPM_TOKEN"}}}},
+		BuildKit: BuildKit{Args: map[string]string{"FLAVOUR": "blue"}, CacheTo: []string{"type=local,mode=max,dest=" + cache}},
 		Progress: func(e Event) { fmt.Fprintln(&log, e) }}
 	c, err := Collect(t.Context(), o)
 	must(t, err)
@@ -179,6 +183,9 @@ RUN --mount=type=secret,id=npm ["/bin/busybox", "sh", "-c", "/bin/busybox sha256
 	want := fmt.Sprintf("%x  -\n", sha256.Sum256([]byte(secret)))
 	if sum, flavour := fileIn(t, c, last, "sum"), fileIn(t, c, last, "flavour"); sum != want || flavour != "blue\n" {
 		t.Errorf("sum %q, want %q; flavour %q", sum, want, flavour)
+	}
+	if got := fileIn(t, c, img.Layers[1].Digest, "text"); got != "from another context" {
+		t.Errorf("text %q", got)
 	}
 	if config := string(readBlob(t, c, img.Config.Digest)); strings.Contains(config+log.String(), secret) {
 		t.Errorf("the secret is in the image or the log")
@@ -192,7 +199,7 @@ RUN --mount=type=secret,id=npm ["/bin/busybox", "sh", "-c", "/bin/busybox sha256
 	c, err = Collect(t.Context(), o)
 	must(t, err)
 	defer c.Close()
-	if !strings.Contains(log.String(), "CACHED") || c.Components[0].Images[0].Layers[1].Digest != last {
+	if !strings.Contains(log.String(), "CACHED") || c.Components[0].Images[0].Layers[len(img.Layers)-1].Digest != last {
 		t.Errorf("it was built again:\n%s", log.String())
 	}
 }
