@@ -242,6 +242,13 @@ func (b *tab) says(selector, text string) {
 	b.until(fmt.Sprintf("[...document.querySelectorAll(%q)].some(e => e.checkVisibility() && e.innerText.includes(%q))", selector, text))
 }
 
+// unfold shows a part that is folded.
+func (b *tab) unfold(part string) {
+	fold := fmt.Sprintf("document.querySelector('[data-part=%s] .fold')", part)
+	b.until(fold + " !== null")
+	eval[bool](b, fold+".open = true")
+}
+
 func (b *tab) click(selector string) { b.do(chromedp.Click(selector, chromedp.NodeVisible)) }
 
 func (b *tab) login(name string) {
@@ -326,8 +333,10 @@ var scenarios = map[string]func(*tab, []string){
 		b.login("admin")
 		b.says("#version", "1.0.0")
 		b.says("#release", args[0])
-		b.says("[data-part=health]", "engine")
 		b.axe("page")
+		b.says("[data-part=health]", "checks ")
+		b.unfold("health")
+		b.says("[data-part=health]", "engine")
 		b.choose("1.1.0.tar.gz")
 		b.says("#plan", "What this update would do")
 		b.says("#plan .versions", "1.1.0")
@@ -419,6 +428,7 @@ var scenarios = map[string]func(*tab, []string){
 		if size < 20 {
 			b.ts.Fatalf("a backup of %d bytes was downloaded", size)
 		}
+		b.unfold("backups")
 		b.click("[data-part=backups] [data-action=restore]")
 		b.says("#confirm", "Today's data are saved first")
 		b.axe("restore")
@@ -429,6 +439,7 @@ var scenarios = map[string]func(*tab, []string){
 	},
 	"settings": func(b *tab, args []string) {
 		b.login("admin")
+		b.unfold("settings")
 		b.do(chromedp.WaitVisible("#settings-form"))
 		// Whom this device trusts is shown, and is no field.
 		b.says("[data-part=settings]", "sha256:")
@@ -448,7 +459,8 @@ var scenarios = map[string]func(*tab, []string){
 		set("channel", "beta")
 		b.click("#settings-form button")
 		b.says("#messages", "The settings are saved")
-		b.do(chromedp.Reload(), chromedp.WaitVisible("#settings-form"))
+		b.do(chromedp.Reload())
+		b.unfold("settings")
 		if got := eval[string](b, "new URLSearchParams(new FormData(document.querySelector('#settings-form'))).toString()"); got != "check_every=6h&auto=stage&from=02%3A00&to=04%3A30&channel=beta" {
 			b.ts.Fatalf("settings %s", got)
 		}
@@ -473,7 +485,7 @@ var scenarios = map[string]func(*tab, []string){
 	"download": func(b *tab, args []string) {
 		b.login("admin")
 		b.says("#release", "1.5.0")
-		b.says("#release .badge", "newer")
+		b.says("#release .badge", "available")
 		b.axe("newer")
 		b.click("#release [data-action=download]")
 		b.says("#plan .versions", "1.5.0")
@@ -539,6 +551,7 @@ var scenarios = map[string]func(*tab, []string){
 		b.login("kim")
 		b.says("#version .number", "1.0.0")
 		b.until("!document.querySelector('#drop') && !document.querySelector('[data-action=rollback]') && !document.querySelector('[data-action=delete]')")
+		b.unfold("settings")
 		b.says("[data-part=settings]", "every 6 hours · A newer release is downloaded and waits · 02:00-04:30")
 		b.until("!document.querySelector('#settings-form')")
 		for _, request := range []string{"POST /api/v1/ota", "PATCH /api/v1/ota/settings", "GET " + eval[string](b, "fetch('/api/v1/ota/backups').then(r => r.json()).then(l => '/api/v1/ota/backups/' + l[0].id + '/' + l[0].files[0].name)")} {
@@ -561,7 +574,7 @@ var scenarios = map[string]func(*tab, []string){
 	// A long history, a bundle that is dragged onto the page, and a part that the page cannot make.
 	"look": func(b *tab, args []string) {
 		b.login("admin")
-		b.says("#release .badge", "newer")
+		b.says("#release .badge", "available")
 		link := eval[string](b, "(a => [a.href, a.target, a.rel].join(' '))([...document.querySelectorAll('#release a')].find(a => a.innerText === 'Release page'))")
 		if link != "https://github.com/acme/tiny/releases/tag/v3.0.0 _blank noopener noreferrer" {
 			b.ts.Fatalf("the release page is %s", link)
@@ -597,12 +610,12 @@ var scenarios = map[string]func(*tab, []string){
 	// All of it can be done by keyboard, and the first load is small.
 	"keyboard": func(b *tab, args []string) {
 		b.login("admin")
-		b.says("[data-part=health]", "engine")
+		b.says("[data-part=health]", "checks ")
 		b.do(chromedp.Func(func(ctx context.Context, t *chromedp.Target) error {
 			_, err := cdp.Call(ctx, t, network.SetCacheDisabled, network.SetCacheDisabledParams{CacheDisabled: true})
 			return err
 		}), chromedp.Reload(), chromedp.WaitVisible("#main"))
-		b.says("[data-part=health]", "engine")
+		b.says("[data-part=health]", "checks ")
 		size := eval[int](b, `performance.getEntriesByType('navigation').concat(performance.getEntriesByType('resource').filter(e => /assets/.test(e.name))).reduce((n, e) => n + e.encodedBodySize, 0)`)
 		b.ts.Logf("first load: %d bytes", size)
 		if size < 10<<10 || size > 60<<10 {

@@ -44,7 +44,8 @@ type view struct {
 	History *history
 	Waiting []daemon.Update
 	Backups []daemon.Backup
-	Health  []daemon.Finding
+	Health  []daemon.Finding // those that failed first
+	Failed  int              // of Health
 	Plan    *installer.Plan
 	Update  *daemon.Update
 	Trouble string // why there is nothing to show
@@ -112,6 +113,9 @@ var parts = map[string]func(*Server, context.Context, *http.Request, *view) erro
 		for i, f := range v.Health {
 			v.Health[i] = s.texts.finding(v.Lang, f)
 		}
+		failed := slices.DeleteFunc(slices.Clone(v.Health), func(f daemon.Finding) bool { return f.OK })
+		v.Failed = len(failed)
+		v.Health = append(failed, slices.DeleteFunc(v.Health, func(f daemon.Finding) bool { return !f.OK })...)
 		return err
 	},
 }

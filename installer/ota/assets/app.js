@@ -55,8 +55,10 @@ async function load(part) {
   const e = $(`[data-part="${part}"]`), focus = e.contains(document.activeElement) && document.activeElement.id;
   const html = await shown(r);
   if (turn !== turns[part]) return; // it was asked for again: what comes late is old
+  const unfolded = $('.fold', e)?.open;
   if (!r.ok) { const h = $('h2', e); e.innerHTML = html; if (h) e.prepend(h); }
   else e.innerHTML = html;
+  if (unfolded && $('.fold', e)) $('.fold', e).open = true;
   if (focus) $('#' + focus)?.focus();
   localize(e);
 }
