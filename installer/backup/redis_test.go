@@ -1,3 +1,5 @@
+//go:build long
+
 package backup_test
 
 import (
