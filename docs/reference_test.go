@@ -76,6 +76,33 @@ func TestEnvironmentVariables(t *testing.T) {
 	}
 }
 
+// TestTroubleshooting: each exit code and each check that refuses has its section,
+// and so has what a hint names.
+func TestTroubleshooting(t *testing.T) {
+	sections := anchors(read(t, "troubleshooting.md"))
+	want := []string{"not-an-acceptable-bundle"}
+	for _, code := range exitCodes(t) {
+		want = append(want, "exit-code-"+code)
+	}
+	checks := regexp.MustCompile(`(?m)^\tCheck[A-Za-z]+ += "([a-z-]+)"`).FindAllStringSubmatch(read(t, "../verify/verify.go"), -1)
+	if len(checks) < 14 {
+		t.Errorf("found only %d checks", len(checks))
+	}
+	for _, m := range checks {
+		want = append(want, "check-"+m[1])
+	}
+	for _, anchor := range want {
+		if !slices.Contains(sections, anchor) {
+			t.Errorf("troubleshooting.md has no %s", anchor)
+		}
+	}
+	for _, anchor := range sections {
+		if (strings.HasPrefix(anchor, "check-") || strings.HasPrefix(anchor, "exit-code-")) && !slices.Contains(want, anchor) {
+			t.Errorf("troubleshooting.md has %s, which nothing answers with", anchor)
+		}
+	}
+}
+
 // exitCodes are the constants of package cli.
 func exitCodes(t *testing.T) []string {
 	var codes []string
@@ -88,7 +115,7 @@ func exitCodes(t *testing.T) []string {
 	return codes
 }
 
-// TestExitCodes: device.md has each, and troubleshooting.md says what to do.
+// TestExitCodes: device.md has each.
 func TestExitCodes(t *testing.T) {
 	var listed []string
 	for _, m := range regexp.MustCompile(`(?m)^\| (\d+) \|`).FindAllStringSubmatch(read(t, "device.md"), -1) {
@@ -97,4 +124,43 @@ func TestExitCodes(t *testing.T) {
 	if codes := exitCodes(t); !slices.Equal(listed, codes) {
 		t.Errorf("device.md has exit codes %v, the programs have %v", listed, codes)
 	}
+}
+
+// TestHelpers: testdata/README.md lists the commands that our test scripts have.
+func TestHelpers(t *testing.T) {
+	files, err := filepath.Glob("../cmd/*/*_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all strings.Builder
+	for _, file := range files {
+		all.WriteString(read(t, file))
+	}
+	listed := map[string]bool{"in": true, "mklayout": true} // programs
+	found := 0
+	for _, m := range regexp.MustCompile("(?:`|`, `)(?:! )?([a-z]+)[^`]*`").FindAllStringSubmatch(tables(read(t, "../testdata/README.md")), -1) {
+		listed[m[1]] = true
+	}
+	for _, m := range regexp.MustCompile(`"([a-z]+)"(?:: +|\] = )([a-zA-Z]+)\b`).FindAllStringSubmatch(all.String(), -1) {
+		if !strings.Contains(all.String(), "\nfunc "+m[2]+"(ts *testscript.TestScript, neg bool, args []string)") {
+			continue
+		}
+		if found++; !listed[m[1]] {
+			t.Errorf("testdata/README.md does not have %s", m[1])
+		}
+	}
+	if found < 35 {
+		t.Errorf("found %d commands, want at least 35: does the expression still find them?", found)
+	}
+}
+
+// tables are the first cells of the tables of a text.
+func tables(text string) string {
+	var b strings.Builder
+	for line := range strings.Lines(text) {
+		if cells := strings.Split(line, "|"); len(cells) > 2 {
+			b.WriteString(cells[1])
+		}
+	}
+	return b.String()
 }

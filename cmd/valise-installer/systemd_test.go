@@ -68,6 +68,7 @@ func onMachines(t *testing.T, dir, releases string) {
 			e.Setenv("DEVICE", filepath.Join(machine, "root"))
 			e.Setenv("APP", "cloud")
 			e.Setenv("README", filepath.Join(filepath.Dir(script), "../README.md"))
+			e.Setenv("TUTORIALS", filepath.Join(filepath.Dir(script), "../docs/tutorials"))
 			for _, key := range []string{"VALISE_COMPOSE", "VALISE_TEST_SLOW"} {
 				e.Setenv(key, os.Getenv(key))
 			}

@@ -191,7 +191,8 @@ func TestParseMirrors(t *testing.T) {
 }
 
 // TestVectors runs the format's vectors through the real command: what is refused is
-// refused with exit code 4 and one line that names the rule or check.
+// refused with exit code 4, one line that names the rule or check, and the section
+// about it.
 func TestVectors(t *testing.T) {
 	const dir = "../../testdata/vectors"
 	files, err := filepath.Glob(filepath.Join(dir, "*.bundle"))
@@ -208,13 +209,13 @@ func TestVectors(t *testing.T) {
 		if err := os.WriteFile(path, []byte(data), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		refusedBy := ""
+		refusedBy, section := "", cli.Site+"main/troubleshooting#"
 		for line := range strings.Lines(head) {
 			switch key, value, _ := strings.Cut(strings.TrimSpace(line), ": "); {
 			case key == "expect" && value != "success":
-				refusedBy = fmt.Sprintf("(rule %s)", value)
+				refusedBy, section = fmt.Sprintf("(rule %s)", value), section+"not-an-acceptable-bundle\n"
 			case key == "verify":
-				refusedBy = fmt.Sprintf("check %q", value)
+				refusedBy, section = fmt.Sprintf("check %q", value), section+"check-"+value+"\n"
 			}
 		}
 		want := cli.ExitDone
@@ -230,8 +231,8 @@ func TestVectors(t *testing.T) {
 		if got != want {
 			t.Errorf("%s: exit code %d, want %d: %s", filepath.Base(file), got, want, &stderr)
 		}
-		if lines := strings.Count(stderr.String(), "\n"); want == cli.ExitRefused && (lines != 1 || stdout.String() != "" || !strings.HasPrefix(stderr.String(), "valise: ") || !strings.Contains(stderr.String(), refusedBy)) {
-			t.Errorf("%s: want one line with %q, got %q and %q", filepath.Base(file), refusedBy, &stderr, &stdout)
+		if lines := strings.Count(stderr.String(), "\n"); want == cli.ExitRefused && (lines != 2 || !strings.Contains(stderr.String(), "\nhint: see "+section) || stdout.String() != "" || !strings.HasPrefix(stderr.String(), "valise: ") || !strings.Contains(stderr.String(), refusedBy)) {
+			t.Errorf("%s: want one line with %q and a hint that names a section, got %q and %q", filepath.Base(file), refusedBy, &stderr, &stdout)
 		}
 	}
 }

@@ -73,7 +73,13 @@ func (a *App) Run(ctx context.Context, root *cobra.Command) int {
 		return ExitDone
 	}
 	fmt.Fprintf(a.Stderr, "%s: %s\n", root.Name(), OneLine(err.Error()))
-	if hint := Hint(err); hint != "" {
+	hint, page := Hint(err), see(err)
+	switch {
+	case hint != "" && page != "":
+		fmt.Fprintf(a.Stderr, "hint: %s; see %s\n", hint, page)
+	case page != "":
+		fmt.Fprintf(a.Stderr, "hint: see %s\n", page)
+	case hint != "":
 		fmt.Fprintf(a.Stderr, "hint: %s\n", hint)
 	}
 	return exitCode(err)
