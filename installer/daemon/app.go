@@ -24,6 +24,7 @@ type app struct {
 	config  Config
 	records Records
 	inbox   *os.Root
+	left    []string // files that were in the inbox when it was opened
 	hub     *hub
 	end     context.CancelFunc // of its queue
 

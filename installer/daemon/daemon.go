@@ -17,6 +17,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 	"sync"
@@ -367,8 +368,14 @@ func (d *Daemon) open(ctx context.Context, name string) (*app, error) {
 		records.Close()
 		return nil, fmt.Errorf("open inbox: %w", err)
 	}
+	left, err := fs.Glob(inbox.FS(), "*")
+	if err != nil {
+		records.Close()
+		inbox.Close()
+		return nil, fmt.Errorf("look into inbox: %w", err)
+	}
 	return &app{
-		Daemon: d, name: name, config: config, records: records, inbox: inbox,
+		Daemon: d, name: name, config: config, records: records, inbox: inbox, left: left,
 		jobs: make(chan job, maxQueue), wake: make(chan struct{}, 1), rescheduled: make(chan struct{}, 1), onward: make(chan struct{}, 1), hub: newHub(d.Now), uploads: map[string]*upload{}, queued: map[string]int{}, seen: map[string]look{},
 	}, nil
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -272,6 +273,33 @@ func (d *reinstalled) Records(ctx context.Context, app string) (Records, error) 
 	return record.Open(ctx, d.dir+"/state.db", app)
 }
 func (d *reinstalled) Replaced() bool { return false }
+
+// TestOrphans: what an earlier daemon left in the inbox goes, not what comes while this
+// one still recovers.
+func TestOrphans(t *testing.T) {
+	dev := &reinstalled{dir: t.TempDir()}
+	write := func(name string) {
+		t.Helper()
+		if err := os.WriteFile(dev.dir+"/inbox/"+name, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(dev.dir+"/inbox", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write("A" + unverified)
+	write("B" + bundleSuffix)
+	a, err := (&Daemon{Device: dev, Log: slog.New(slog.DiscardHandler), Now: time.Now}).open(t.Context(), "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.close()
+	write("C" + unverified)
+	a.dropOrphans(t.Context())
+	if names, err := fs.Glob(a.inbox.FS(), "*"); err != nil || !slices.Equal(names, []string{"C" + unverified}) {
+		t.Errorf("%q, %v", names, err)
+	}
+}
 
 // TestReinstalled: a daemon that runs on follows an app that is removed and installed
 // again, and shows nothing of the one before.

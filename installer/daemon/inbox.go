@@ -378,16 +378,14 @@ func (a *app) dropStaleUploads() {
 }
 
 // dropOrphans removes files that no record knows: an earlier daemon ended between
-// file and record, and unfinished uploads ended with it.
+// file and record, and unfinished uploads ended with it. What has come since the
+// inbox was opened is no orphan.
 func (a *app) dropOrphans(ctx context.Context) {
-	names, err := fs.Glob(a.inbox.FS(), "*")
-	if err != nil {
-		return
-	}
-	for _, name := range names {
+	for _, name := range a.left {
 		known, err := a.records.OfFile(ctx, name)
 		if err == nil && len(known) == 0 && (strings.HasSuffix(name, unverified) || strings.HasSuffix(name, bundleSuffix)) {
 			a.removeFile(name)
 		}
 	}
+	a.left = nil
 }
