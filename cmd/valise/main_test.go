@@ -209,7 +209,7 @@ func TestVectors(t *testing.T) {
 		if err := os.WriteFile(path, []byte(data), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		refusedBy, section := "", cli.Site+"main/troubleshooting#"
+		refusedBy, section := "", cli.Docs+"main/docs/troubleshooting.md#"
 		for line := range strings.Lines(head) {
 			switch key, value, _ := strings.Cut(strings.TrimSpace(line), ": "); {
 			case key == "expect" && value != "success":

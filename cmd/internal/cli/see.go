@@ -7,16 +7,16 @@ import (
 	"github.com/valise-ota/valise/verify"
 )
 
-// Site is where the documentation of every release is, each in a directory.
-const Site = "https://valise-ota.github.io/valise/"
+// Docs is where the documentation of each release is, below the tag.
+const Docs = "https://github.com/valise-ota/valise/blob/"
 
-// see is the section of the site about a refusal, "" of another error.
+// see is the section of the documentation about a refusal, "" of another error.
 func see(err error) string {
-	page := Site + "main/"
+	ref := "main"
 	if version != "" {
-		page = Site + "v" + version + "/"
+		ref = "v" + version
 	}
-	page += "troubleshooting#"
+	page := Docs + ref + "/docs/troubleshooting.md#"
 	if refused := new(verify.Error); errors.As(err, &refused) {
 		return page + "check-" + refused.Check
 	}
