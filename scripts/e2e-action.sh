@@ -32,6 +32,7 @@ clean() {
     # shellcheck disable=SC2086
     [ -z "$images" ] || docker rmi -f $images >/dev/null || true
   fi
+  [ ! -e "$dir/field/root" ] || docker compose -p tiny down -v --remove-orphans >/dev/null 2>&1 || true
   [ ! -d "$dir/engine" ] || scripts/engine.sh down "$dir/engine" >&2 || true
   scripts/sigstore.sh down "$dir/sigstore" >&2 || true
   for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
@@ -64,6 +65,7 @@ field() { sed -nE "s/.*\"$1\":\"([^\"]*)\".*/\1/p" "$2"; }
 
 # The app: this repository as it is, with a workflow of its own. Its commit is tagged.
 git clone -q --no-hardlinks . "$dir/app"
+git -C "$dir/app" switch -q -C main # act copies no empty directory, and git wants .git/refs
 git ls-files -z --cached --others --exclude-standard | while IFS= read -r -d '' f; do if [ -f "$f" ]; then printf '%s\0' "$f"; fi; done |
   tar cf - --null -T - | tar xf - -C "$dir/app"
 rm -rf "$dir/app/.github/workflows"
@@ -108,16 +110,17 @@ echo "root trusted_root.json" >>"$dir/action/action.pin"
 github app -repository valise-test/app -tag "v1.0.0=$first" -tag "v1.1.0=$second" -tag "v1.2.0=$third"
 url=$(field url "$dir/app.json")
 
-# push NAME REF ACT-ARGUMENT...: runs the workflow NAME.yml for a ref. CODE says how it must end; SPLIT and THIN are
-# inputs of release.yml.
+# push NAME REF ACT-ARGUMENT...: runs the workflow NAME.yml of $app for a ref. CODE says how it must end; SPLIT and
+# THIN are inputs of release.yml.
+app=$dir/app
 push() {
   local name=$1 ref=$2 code=0
   shift 2
   printf '{"ref":"%s","repository":{"full_name":"valise-test/app","default_branch":"main"}}' "$ref" >"$dir/event.json"
   (
-    cd "$dir/app"
+    cd "$app"
     env -u ACTIONS_ID_TOKEN_REQUEST_URL -u ACTIONS_ID_TOKEN_REQUEST_TOKEN HOME="$dir/home" GOCACHE="$gocache" GOMODCACHE="$gomodcache" XDG_CACHE_HOME="$dir/home/.cache" VALISE_CACHE="$cache" \
-      "$act" push --pull=false -W ".github/workflows/$name.yml" -e "$dir/event.json" -P ubuntu-24.04=-self-hosted --no-cache-server \
+      "$act" push --pull=false -W ".github/workflows/$name.yml" -e "$dir/event.json" -P ubuntu-24.04=-self-hosted -P ubuntu-latest=-self-hosted --no-cache-server \
       --local-repository "valise-ota/valise@v9=$dir/action" --env "GITHUB_API_URL=$url" --env "GITHUB_REPOSITORY=valise-test/app" \
       --env "E2E_SPLIT=${SPLIT:-}" --env "E2E_THIN=${THIN:-1}" --env "E2E_STORE=$dir/store" --env "E2E_TRUSTED_ROOT=$VALISE_TRUSTED_ROOT" --env "E2E_SIGNING_CONFIG=$VALISE_SIGNING_CONFIG" "$@"
   ) >"$dir/act.log" 2>&1 || code=$?
@@ -154,7 +157,7 @@ said 'permissions: contents: write'
 step "Tag v1.0.0: one job builds, the other one signs and publishes"
 push release refs/tags/v1.0.0 "${as_v1[@]}"
 said "url=$url/valise-test/app/releases/tag/v1.0.0"
-public | grep -q '"tag_name":"v1.0.0"' || fail "v1.0.0 is not public"
+public | grep '"tag_name":"v1.0.0"' >/dev/null || fail "v1.0.0 is not public"
 
 step "The workflow is run again: done already"
 push release refs/tags/v1.0.0 "${as_v1[@]}"
@@ -203,7 +206,7 @@ tar xzOf "$dir/stick/shop-1.0.0.tar.gz" "installer/$machine/valise-installer" >"
 chmod +x "$dir/valise-installer"
 device=("$dir/valise-installer" --root "$dir/device" --progress plain)
 "${device[@]}" install "$dir/stick/shop-1.0.0.tar.gz" "${trust[@]}"
-"${device[@]}" plan "$dir/stick/shop-1.1.0-from-1.0.0.tar.gz" | grep -q 'update 1.0.0 -> 1.1.0' || fail "the thin bundle is no update"
+"${device[@]}" plan "$dir/stick/shop-1.1.0-from-1.0.0.tar.gz" | grep 'update 1.0.0 -> 1.1.0' >/dev/null || fail "the thin bundle is no update"
 # The first installation wrote where the bundle's source says releases are; here that repository is on the double.
 sed -i '/^source:/,$d' "$dir/device/etc/valise/shop.yaml"
 printf 'source:\n  github: valise-test/app\n  api: %s\n' "$url" >>"$dir/device/etc/valise/shop.yaml"
@@ -214,4 +217,109 @@ for version in 1.1.0 1.2.0; do
   answer=$(curl -fsS http://127.0.0.1:18080/health)
   [[ $answer == *"\"version\":\"$version\""* ]] || fail "the app answers $answer"
 done
+"${device[@]}" uninstall --purge --yes >/dev/null
+
+step "The workflow of the README, for tags as people write them: what the notes say installs N, and N+1 follows under the strictest policy"
+# block NAME: the lines between ```NAME and ```.
+block() { awk -v begin="\`\`\`$1" '$0 == begin {code = 1; next} $0 == "```" {code = 0} code'; }
+app=$dir/tiny
+mkdir -p "$app/.github/workflows"
+cat >"$dir/web.go" <<'END'
+package main
+
+import (
+	"context"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	ctx, _ := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	<-ctx.Done()
+}
+END
+CGO_ENABLED=0 go build -trimpath -o "$app/web" "$dir/web.go"
+cat >"$app/valise.yaml" <<END
+app: tiny
+compose: compose.yaml
+platforms: [linux/$(go env GOARCH)]
+images: {web: {base: scratch, files: [{from: web, to: /web}]}}
+health: {compose: [web], retries: 600, interval: 200ms}
+END
+block yaml <README.md | sed 's/valise@COMMIT/valise@v9/' >"$app/.github/workflows/release.yml"
+grep -q 'valise-ota/valise@v9$' "$app/.github/workflows/release.yml" || fail "the README has no workflow"
+# A private Sigstore in place of the public one is all that is added.
+cat >>"$app/.github/workflows/release.yml" <<'END'
+        with: {trusted-root: '${{ env.E2E_TRUSTED_ROOT }}', signing-config: '${{ env.E2E_SIGNING_CONFIG }}'}
+END
+sed "s/^on: .*/on: [push, workflow_call]/" "$app/.github/workflows/release.yml" >"$app/.github/workflows/shared.yml"
+cat >"$app/.github/workflows/caller.yml" <<'END'
+on: push
+permissions: {}
+jobs:
+  release:
+    permissions: {contents: write, id-token: write}
+    uses: ./.github/workflows/shared.yml
+END
+git -C "$app" init -q -b main
+git -C "$app" remote add origin https://github.com/valise-test/app.git
+shapes=(1.0.0 v3.0.0 2026.11.28 app/v1.0.0 tiny-v1.0.0 tiny@1.0.0)
+next_of() { case $1 in 2026.11.28) echo 2026.11.29 ;; *) echo "${1%.0.0}.1.0" ;; esac }
+tags=()
+for n in 1 2; do
+  echo "services: {web: {image: web, restart: always, command: [/web], environment: {N: '$n'}}}" >"$app/compose.yaml"
+  git -C "$app" add -A
+  git -C "$app" -c user.name=e2e -c user.email=e2e@example.org commit -q -m "feat: number $n"
+  for tag in "${shapes[@]}"; do
+    [ "$n" = 1 ] || tag=$(next_of "$tag")
+    git -C "$app" tag "$tag"
+    tags+=(-tag "$tag=$(git -C "$app" rev-parse HEAD)")
+  done
+done
+github tiny -repository valise-test/app "${tags[@]}"
+url=$(field url "$dir/tiny.json")
+write=$(field write "$dir/tiny.json")
+# release-please made one of the releases with its tag, and goreleaser put its files there.
+release=$(curl -fsS -H "Authorization: Bearer $write" -d '{"tag_name":"tiny-v1.1.0","name":"tiny-v1.1.0","body":"Notes of release-please.","draft":false}' "$url/repos/valise-test/app/releases")
+upload=$(sed -nE 's/.*"upload_url":"([^"{]*).*/\1/p' <<<"$release")
+echo "12ab  another_linux_amd64.tar.gz" >"$dir/theirs"
+curl -fsS -o "$dir/uploaded" -H "Authorization: Bearer $write" --data-binary "@$dir/theirs" "$upload?name=CHECKSUMS.txt"
+
+# released NAME TAG CLAIMS: the workflow NAME, as a job of CLAIMS on a machine of GitHub's, for a tag.
+released() {
+  git -C "$app" checkout -q "$2"
+  push "$1" "refs/tags/$2" -s "GITHUB_TOKEN=$write" --env "ACTIONS_ID_TOKEN_REQUEST_URL=$ACTIONS_ID_TOKEN_REQUEST_URL&ref=refs/tags/$2$3" --env "ACTIONS_ID_TOKEN_REQUEST_TOKEN=$ACTIONS_ID_TOKEN_REQUEST_TOKEN" \
+    --env RUNNER_ENVIRONMENT=github-hosted --env "GITHUB_WORKFLOW_REF=valise-test/app/.github/workflows/$1.yml@refs/tags/$2" --env GIT_TEST_ASSUME_DIFFERENT_OWNER=1
+  said "$url/valise-test/app/releases/tag/$2"
+}
+# notes TAG, asset TAG NAME: of a release, as everybody reads it.
+notes() { curl -fsS "$url/repos/valise-test/app/releases/tags/$1" | python3 -c 'import json, sys; print(json.load(sys.stdin)["body"])'; }
+asset() { curl -fsSL -o "$2" "$url/valise-test/app/releases/download/$1/$2"; }
+
+# follows NAME TAG CLAIMS WORKFLOW: a device installs TAG as its notes say, and takes the release after it.
+follows() {
+  local next version
+  next=$(next_of "$2") version=${2##*[!0-9.]}
+  released "$1" "$2" "$3"
+  released "$1" "$next" "$3"
+  rm -rf "$dir/field" && mkdir "$dir/field"
+  (
+    cd "$dir/field"
+    asset "$2" "tiny-$version.tar.gz"
+    asset "$2" trusted_root.json
+    notes "$2" | sed -n '/^## Install it/,$p' | block sh | grep install.sh >install
+    sed -i '$s|$| --root '"$dir/field/root"' --progress plain|' install
+    bash -euo pipefail install || { cat install >&2; exit 1; }
+    asset "$next" "tiny-${next##*[!0-9.]}.tar.gz"
+    sed -i "s|^trust:|&\n  provenance: {repository: 'https://github.com/valise-test/app', ref_regexp: 'refs/tags/.*', workflow: .github/workflows/$1.yml, builder: 'https://github.com/actions/runner/github-hosted', sbom: true}|" root/etc/valise/tiny.yaml
+    root/usr/local/bin/valise-installer --root "$dir/field/root" update "tiny-${next##*[!0-9.]}.tar.gz" --progress plain
+    root/usr/local/bin/valise-installer --root "$dir/field/root" uninstall --purge --yes >/dev/null
+  ) || fail "a device with $2 does not follow to $next"
+}
+for tag in 1.0.0 2026.11.28 app/v1.0.0 tiny-v1.0.0 tiny@1.0.0; do
+  follows release "$tag" ''
+done
+notes tiny-v1.1.0 | grep '^Notes of release-please\.' >/dev/null || fail "the notes of release-please are gone"
+follows caller v3.0.0 '&job_workflow_ref=acme/shared/.github/workflows/valise.yml@refs/heads/main'
+said 'and so is what any other repository signs that calls this workflow'
 echo "e2e-action: ok"
