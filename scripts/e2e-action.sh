@@ -180,9 +180,11 @@ push local refs/heads/main
 said 'version=0.0.0-dryrun'
 
 step "A program that is not the pinned one is not run"
+cp "$dir/action/action.pin" "$dir/action.pin"
 sed -i -E "s/^($machine) ./\1 0/; t; s/^($machine) 0/\1 1/" "$dir/action/action.pin"
 CODE=1 push dry refs/pull/1/merge
 said 'is not the one that this Action was released with'
+mv "$dir/action.pin" "$dir/action/action.pin"
 
 step "A device installs 1.0.0 from a stick, and shop-update takes 1.1.0 and the parts of 1.2.0 from the releases"
 if docker version --format '{{.Server.Version}}' >/dev/null 2>&1 && docker compose version >/dev/null 2>&1; then
