@@ -298,6 +298,7 @@ released() {
 notes() { curl -fsS "$url/repos/valise-test/app/releases/tags/$1" | python3 -c 'import json, sys; print(json.load(sys.stdin)["body"])'; }
 asset() { curl -fsSL -o "$2" "$url/valise-test/app/releases/download/$1/$2"; }
 
+# No command of a group before || ends it by failing: each says so.
 # follows NAME TAG CLAIMS WORKFLOW: a device installs TAG as its notes say, and takes the release after it.
 follows() {
   local next version
@@ -306,15 +307,15 @@ follows() {
   released "$1" "$next" "$3"
   rm -rf "$dir/field" && mkdir "$dir/field"
   (
-    cd "$dir/field"
-    asset "$2" "tiny-$version.tar.gz"
-    asset "$2" trusted_root.json
-    notes "$2" | sed -n '/^## Install it/,$p' | block sh | grep install.sh >install
+    cd "$dir/field" || exit 1
+    asset "$2" "tiny-$version.tar.gz" || exit 1
+    asset "$2" trusted_root.json || exit 1
+    notes "$2" | sed -n '/^## Install it/,$p' | block sh | grep install.sh >install || exit 1
     sed -i '$s|$| --root '"$dir/field/root"' --progress plain|' install
     bash -euo pipefail install || { cat install >&2; exit 1; }
-    asset "$next" "tiny-${next##*[!0-9.]}.tar.gz"
-    sed -i "s|^trust:|&\n  provenance: {repository: 'https://github.com/valise-test/app', ref_regexp: 'refs/tags/.*', workflow: .github/workflows/$1.yml, builder: 'https://github.com/actions/runner/github-hosted', sbom: true}|" root/etc/valise/tiny.yaml
-    root/usr/local/bin/valise-installer --root "$dir/field/root" update "tiny-${next##*[!0-9.]}.tar.gz" --progress plain
+    asset "$next" "tiny-${next##*[!0-9.]}.tar.gz" || exit 1
+    sed -i "s|^trust:|&\n  provenance: {repository: 'https://github.com/valise-test/app', ref_regexp: 'refs/tags/.*', workflow: .github/workflows/$1.yml, builder: 'https://github.com/actions/runner/github-hosted', sbom: true}|" root/etc/valise/tiny.yaml || exit 1
+    root/usr/local/bin/valise-installer --root "$dir/field/root" update "tiny-${next##*[!0-9.]}.tar.gz" --progress plain || exit 1
     root/usr/local/bin/valise-installer --root "$dir/field/root" uninstall --purge --yes >/dev/null
   ) || fail "a device with $2 does not follow to $next"
 }
@@ -322,6 +323,6 @@ for tag in 1.0.0 2026.11.28 app/v1.0.0 tiny-v1.0.0 tiny@1.0.0; do
   follows release "$tag" ''
 done
 notes tiny-v1.1.0 | grep '^Notes of release-please\.' >/dev/null || fail "the notes of release-please are gone"
-follows caller v3.0.0 '&job_workflow_ref=acme/shared/.github/workflows/valise.yml@refs/heads/main'
+follows caller v3.0.0 '&workflow=caller.yml&job_workflow_ref=acme/shared/.github/workflows/valise.yml@refs/heads/main'
 said 'and so is what any other repository signs that calls this workflow'
 echo "e2e-action: ok"
