@@ -86,14 +86,16 @@ func (d *drafter) backup() error {
 	}
 	seen := map[string]bool{} // data that are spoken of
 	names := sortedKeys(d.c.services)
-	slices.SortStableFunc(names, func(x, y string) int { // who knows most of a volume speaks of it
-		return strings.Compare(d.database(d.c.services[y]), d.database(d.c.services[x]))
-	})
+	kinds := map[string]string{}
+	for _, name := range names {
+		kinds[name] = d.database(d.c.services[name])
+	}
+	slices.SortStableFunc(names, func(x, y string) int { return strings.Compare(kinds[y], kinds[x]) }) // who knows most of a volume speaks of it
 	for _, name := range names {
 		s := d.c.services[name]
 		data := d.data(s)
 		service := "service: " + quote(name)
-		kind := d.database(s)
+		kind := kinds[name]
 		switch {
 		case kind == "postgres" || kind == "mysql":
 			tool := map[string]string{"postgres": "pg_dump", "mysql": "mysqldump or mariadb-dump"}[kind]

@@ -4,8 +4,6 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"io"
-	"os"
 	"path"
 	"path/filepath"
 	"regexp"
@@ -128,14 +126,8 @@ func (e *examination) checkout(ctx context.Context, dir string) (below string) {
 
 // isPrivateKey looks at the beginning of a file.
 func isPrivateKey(name string) bool {
-	f, err := os.Open(name)
-	if err != nil {
-		return false
-	}
-	defer f.Close()
-	head := make([]byte, 256)
-	n, _ := io.ReadFull(f, head)
-	return regexp.MustCompile(`-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----`).Match(head[:n])
+	head, _ := readHead(name, 256)
+	return regexp.MustCompile(`-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----`).Match(head)
 }
 
 // workflows looks at what runs the Action, and with which permissions.

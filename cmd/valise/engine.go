@@ -340,14 +340,8 @@ func checkArchive(path string) error {
 
 // checkProgram refuses what is no program of Linux.
 func checkProgram(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	head := make([]byte, 4)
-	if _, err := io.ReadFull(f, head); err != nil || string(head) != "\x7fELF" {
-		return errors.New("it is no program")
+	if head, err := readHead(path, 4); err != nil || string(head) != "\x7fELF" {
+		return cmp.Or(err, errors.New("it is no program"))
 	}
 	return nil
 }

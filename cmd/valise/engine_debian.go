@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/url"
 	"os"
@@ -111,11 +112,20 @@ func (a *app) fetchDebian(ctx context.Context, p *project.Project, e *project.En
 }
 
 func copyTo(to, from string) error {
-	b, err := os.ReadFile(from)
+	in, err := os.Open(from)
 	if err != nil {
 		return err
 	}
-	return writeFile(to, b)
+	defer in.Close()
+	f, err := newFile(to)
+	if err != nil {
+		return err
+	}
+	defer f.Cleanup()
+	if _, err := io.Copy(f, in); err != nil {
+		return err
+	}
+	return f.CloseAtomicallyReplace()
 }
 
 // changedPackages names some files that only one of two lists has.

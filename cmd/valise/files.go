@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"os"
 )
 
@@ -25,4 +26,14 @@ func writeFile(path string, data []byte) error {
 		return err
 	}
 	return f.CloseAtomicallyReplace()
+}
+
+// readHead reads at most n bytes of a file.
+func readHead(path string, n int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, n))
 }

@@ -105,8 +105,10 @@ func FindCompose(ctx context.Context, env Env) (command []string, version string
 			continue
 		}
 		command := append([]string{path}, words[1:]...)
-		if plugin := env.plugin(path); plugin != "" && len(words) > 1 {
-			command = []string{plugin}
+		if words[0] == "docker" {
+			if plugin := env.plugin(path); plugin != "" {
+				command = []string{plugin}
+			}
 		}
 		var out tail
 		soon, cancel := asking(ctx, name, cmp.Or(env.Answer, AnswerTimeout))

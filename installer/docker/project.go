@@ -22,7 +22,6 @@ const (
 	dirLabel      = "com.docker.compose.project.working_dir"
 	filesLabel    = "com.docker.compose.project.config_files"
 	envFilesLabel = "com.docker.compose.project.environment_file"
-	versionLabel  = "com.docker.compose.version"
 )
 
 // Started says how a container of a compose project was started.
@@ -32,7 +31,6 @@ type Started struct {
 	Dir       string   // of the project
 	Files     []string // compose files, below Dir unless they are absolute
 	EnvFiles  []string
-	Compose   string   // version of docker compose
 	Anonymous []string // where in the container volumes without a name are
 	Env       []string // of the container, KEY=value
 }
@@ -49,7 +47,7 @@ func (c *Compose) Started(ctx context.Context) ([]Started, error) {
 	}
 	var started []Started
 	for _, s := range list.Items {
-		one := Started{ID: s.ID, Image: s.Image, Dir: s.Labels[dirLabel], Compose: s.Labels[versionLabel],
+		one := Started{ID: s.ID, Image: s.Image, Dir: s.Labels[dirLabel],
 			Files: below(s.Labels[dirLabel], s.Labels[filesLabel]), EnvFiles: below(s.Labels[dirLabel], s.Labels[envFilesLabel])}
 		for _, m := range s.Mounts {
 			if m.Type == mount.TypeVolume && anonymous.MatchString(m.Name) {
