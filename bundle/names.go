@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"path"
 	"regexp"
 	"strings"
@@ -27,6 +28,13 @@ func (d Digest) Hex() string { return strings.TrimPrefix(string(d), "sha256:") }
 func DigestOf(b []byte) Digest {
 	sum := sha256.Sum256(b)
 	return digestFrom(sum[:])
+}
+
+// ReadDigest is the digest of all that r has, and how many bytes that is.
+func ReadDigest(r io.Reader) (Digest, int64, error) {
+	sum := sha256.New()
+	n, err := io.Copy(sum, r)
+	return digestFrom(sum.Sum(nil)), n, err
 }
 
 func digestFrom(sum []byte) Digest { return Digest("sha256:" + hex.EncodeToString(sum)) }

@@ -3,10 +3,7 @@ package project
 import (
 	"bytes"
 	"cmp"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -155,10 +152,10 @@ func (p *Project) engineFiles(platform bundle.Platform, add func(path, source st
 		}
 		source := filepath.Join(dir, name)
 		if want := pinned[name]; want != "" {
-			if got, err := hashOf(source); err != nil {
+			if got, err := digestOf(source); err != nil {
 				return p.at([]any{"engine", "sha256"}, "%v: %s", err, fetch)
-			} else if got != want {
-				return p.at([]any{"engine", "sha256"}, "%s has SHA-256 %s, want %s: remove it, and %s", source, got, want, fetch)
+			} else if got.Hex() != want {
+				return p.at([]any{"engine", "sha256"}, "%s has SHA-256 %s, want %s: remove it, and %s", source, got.Hex(), want, fetch)
 			}
 		}
 		if err := add(bundle.EnginePath(platform)+name, source, "engine"); err != nil {
@@ -174,15 +171,14 @@ func (p *Project) engineFiles(platform bundle.Platform, add func(path, source st
 	return nil
 }
 
-func hashOf(path string) (string, error) {
+func digestOf(path string) (bundle.Digest, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return "", err
 	}
 	defer f.Close()
-	sum := sha256.New()
-	_, err = io.Copy(sum, f)
-	return hex.EncodeToString(sum.Sum(nil)), err
+	d, _, err := bundle.ReadDigest(f)
+	return d, err
 }
 
 // WithEngine is the text of valise.yaml with another engine. Every other line stays as

@@ -3,8 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -205,12 +203,11 @@ func hashFile(ctx context.Context, f project.ReleaseFile) (bundle.File, error) {
 		return bundle.File{}, err
 	}
 	defer file.Close()
-	sum := sha256.New()
-	n, err := io.Copy(sum, file)
+	digest, n, err := bundle.ReadDigest(file)
 	if err != nil {
 		return bundle.File{}, err
 	}
-	out := bundle.File{Path: f.Path, Size: n, Mode: 0o644, Digest: bundle.Digest("sha256:" + hex.EncodeToString(sum.Sum(nil)))}
+	out := bundle.File{Path: f.Path, Size: n, Mode: 0o644, Digest: digest}
 	if f.Executable {
 		out.Mode = 0o755
 	}

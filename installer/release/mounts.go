@@ -93,11 +93,11 @@ func (s *Store) checkFile(name string, f bundle.File) error {
 		return err
 	}
 	defer file.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, io.LimitReader(file, f.Size+1)); err != nil {
+	got, _, err := bundle.ReadDigest(io.LimitReader(file, f.Size+1))
+	if err != nil {
 		return err
 	}
-	if hex.EncodeToString(h.Sum(nil)) != f.Digest.Hex() {
+	if got.Hex() != f.Digest.Hex() {
 		return errors.New("was changed")
 	}
 	return nil

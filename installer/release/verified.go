@@ -1,8 +1,6 @@
 package release
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -62,11 +60,11 @@ func (s *Store) Check(name, file string, size int64, want bundle.Digest) error {
 		return err
 	}
 	defer f.Close()
-	h := sha256.New()
-	if _, err := io.Copy(h, io.LimitReader(f, size+1)); err != nil {
+	got, _, err := bundle.ReadDigest(io.LimitReader(f, size+1))
+	if err != nil {
 		return fmt.Errorf("read %s of release %s: %w", file, name, err)
 	}
-	if hex.EncodeToString(h.Sum(nil)) != want.Hex() {
+	if got.Hex() != want.Hex() {
 		return fmt.Errorf("%s of release %s is not what was verified: it was changed", file, name)
 	}
 	return nil

@@ -4,12 +4,9 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -398,11 +395,9 @@ func (a *App) fileAsIs(dir string, f bundle.File) (*bundle.File, error) {
 		return nil, err
 	}
 	defer file.Close()
-	sum := sha256.New()
-	if f.Size, err = io.Copy(sum, file); err != nil {
+	if f.Digest, f.Size, err = bundle.ReadDigest(file); err != nil {
 		return nil, fmt.Errorf("read %s: %w", f.Path, err)
 	}
-	f.Digest = bundle.Digest("sha256:" + hex.EncodeToString(sum.Sum(nil)))
 	return &f, nil
 }
 
