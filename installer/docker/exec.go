@@ -2,9 +2,11 @@ package docker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/moby/moby/api/pkg/stdcopy"
@@ -90,7 +92,8 @@ func (c *Compose) exec(ctx context.Context, service string, argv []string, stdin
 			}
 		}()
 	}
-	if _, err := stdcopy.StdCopy(stdout, stderr, conn.Reader); err != nil {
+	_, err = stdcopy.StdCopy(stdout, stderr, conn.Reader)
+	if err != nil && (stdin == nil || !errors.Is(err, syscall.ECONNRESET)) { // which is how it ends when input was left over
 		return 0, err
 	}
 	// The engine closes the streams a moment before it notes the end.

@@ -86,12 +86,15 @@ func TestExec(t *testing.T) {
 	if err := execEngine(t, echo, good).Exec(t.Context(), "db", argv, io.MultiReader(strings.NewReader("half"), iotest.ErrReader(broken)), io.Discard); !errors.Is(err, broken) {
 		t.Errorf("input that breaks off: %v", err)
 	}
-	// A command that reads nothing and fails is not waited for.
-	r, w := io.Pipe()
-	defer w.Close()
-	go w.Write(big)
-	if err := execEngine(t, func(io.ReadWriter) {}, bad).Exec(t.Context(), "db", argv, r, io.Discard); !errors.As(err, new(*ExitError)) {
-		t.Errorf("reads nothing: %v", err)
+	// A command that reads nothing, or not all, and fails is not waited for; the socket is
+	// reset then.
+	for name, talk := range map[string]func(io.ReadWriter){"nothing": func(io.ReadWriter) {}, "a byte": func(c io.ReadWriter) { c.Read(make([]byte, 1)) }} {
+		r, w := io.Pipe()
+		defer w.Close()
+		go w.Write(big)
+		if err := execEngine(t, talk, bad).Exec(t.Context(), "db", argv, r, io.Discard); !errors.As(err, new(*ExitError)) {
+			t.Errorf("reads %s: %v", name, err)
+		}
 	}
 
 	full := errors.New("no space left on device")
