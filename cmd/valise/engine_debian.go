@@ -28,6 +28,7 @@ const (
 	debianKeyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
 	maxPackages   = 1 << 30          // bytes of all packages of a platform
 	maxAptOutput  = 256 << 20        // bytes that apt prints: its list of all packages is some 80 MiB
+	maxAptError   = 1 << 10          // bytes of why apt fails: a body without end is named for each piece of it
 	aptTimeout    = 30 * time.Minute // one call of apt
 )
 
@@ -61,17 +62,17 @@ func (a *app) fetchDebian(ctx context.Context, p *project.Project, e *project.En
 	if _, err := exec.LookPath("apt-get"); err != nil {
 		return cli.WithHint(fmt.Errorf("find the packages of Debian: %w", err), "use a machine with apt, such as Debian or Ubuntu, or leave --debian out for Docker's static archive")
 	}
-	keyring, err := filepath.Abs(keyring)
-	if err != nil {
-		return err
-	}
 	dir, err := os.MkdirTemp("", "valise-apt-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
+	keys := filepath.Join(dir, "keys"+filepath.Ext(keyring)) // a source of apt takes no path with a space
+	if err := copyTo(keys, keyring); err != nil {
+		return err
+	}
 	apt := &apt{dir: dir, config: filepath.Join(dir, "apt.conf")}
-	if err := apt.prepare(ctx, e, keyring, arch); err != nil {
+	if err := apt.prepare(ctx, e, keys, arch); err != nil {
 		return err
 	}
 	a.UI.Step("apt", "read the index of "+e.Debian+" for "+arch)
@@ -280,7 +281,11 @@ func (t *apt) run(ctx context.Context, name string, args ...string) ([]byte, err
 	out, log := &limited{limit: maxAptOutput}, &limited{limit: maxAptOutput}
 	c.Stdout, c.Stderr = out, log
 	if err := c.Run(); err != nil {
-		return nil, fmt.Errorf("%s %s: %w: %s", name, args[0], err, cli.OneLine(string(log.Bytes())))
+		said := cli.OneLine(string(log.Bytes()))
+		if len(said) > maxAptError {
+			said = strings.ToValidUTF8(said[:maxAptError], "") + "..."
+		}
+		return nil, fmt.Errorf("%s %s: %w: %s", name, args[0], err, said)
 	}
 	return out.Bytes(), nil
 }

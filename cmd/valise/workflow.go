@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	_ "embed"
 	"fmt"
@@ -51,6 +52,7 @@ type workflow struct {
 	Builds, Dockerfiles, Go bool
 	Tree                    bool
 	GoMod, QEMU, Action     string
+	Command                 string // that may build the files of a tree
 }
 
 // writeWorkflow writes the workflow that releases a project, and returns its path and
@@ -87,7 +89,13 @@ func (a *app) writeWorkflow(ctx context.Context, file, action string) (string, [
 		return "", nil, err
 	}
 	w.Builds = w.Dockerfiles || w.Go || w.Tree
-	w.GoMod = goMod(top, below)
+	w.GoMod = "go.mod"
+	if dir, _, ok := nearest(top, below, "go.mod"); ok {
+		w.GoMod = path.Join(dir, "go.mod")
+	}
+	if w.Tree {
+		w.buildCommand(top, below)
+	}
 	if w.Dockerfiles {
 		var foreign []string
 		for _, platform := range p.Platforms {
@@ -98,6 +106,9 @@ func (a *app) writeWorkflow(ctx context.Context, file, action string) (string, [
 		w.QEMU = strings.Join(foreign, ",")
 	}
 	notes := releaseTools(top)
+	if w.Tree {
+		notes = append(notes, "the workflow does not build the files of the tree: write your commands into it, before the Action, where it says so")
+	}
 	remote, _ := runGit(ctx, top, "remote", "get-url", "origin")
 	if at, _, _ := strings.Cut(strings.TrimPrefix(publicURL(remote), "https://"), "/"); at != "" && at != "github.com" {
 		notes = append(notes, at+" is not github.com: there, name a mirror of the Action with --action, sign with a key (sign: key) or a private Sigstore, and use artifact actions of version 3")
@@ -169,14 +180,36 @@ func tagPrefix(tags []string, app, below string, several bool) (string, bool) {
 	return "v", several
 }
 
-// goMod is the go.mod nearest to a directory of a repository.
-func goMod(top, below string) string {
-	for dir := strings.Trim(below, "/"); dir != "" && dir != "."; dir = path.Dir(dir) {
-		if _, err := os.Stat(filepath.Join(top, dir, "go.mod")); err == nil {
-			return dir + "/go.mod"
+// nearest finds the first of some files in a directory of a repository, or above it.
+func nearest(top, below string, files ...string) (dir, file string, ok bool) {
+	for dir = strings.Trim(below, "/"); ; dir = path.Dir(dir) {
+		for _, file := range files {
+			if _, err := os.Stat(filepath.Join(top, dir, file)); err == nil {
+				return dir, file, true
+			}
+		}
+		if dir == "" || dir == "." {
+			return "", "", false
 		}
 	}
-	return "go.mod"
+}
+
+// buildCommands are what builds a repository that has a file.
+var buildCommands = map[string]string{
+	"Makefile": "make", "go.mod": "go build -trimpath -o dist/linux-amd64/ ./...", "Cargo.toml": "cargo build --release --locked",
+	"package.json": "npm ci && npm run build", "pyproject.toml": "python3 -m pip wheel --wheel-dir dist .",
+	"requirements.txt": "python3 -m pip wheel --wheel-dir dist -r requirements.txt",
+}
+
+// buildCommand looks for what builds the files of a tree.
+func (w *workflow) buildCommand(top, below string) {
+	dir, file, ok := nearest(top, below, "Makefile", "go.mod", "Cargo.toml", "package.json", "pyproject.toml", "requirements.txt")
+	w.Command = cmp.Or(buildCommands[file], "make")
+	if ok && dir != "" && dir != "." {
+		w.Command = "cd " + dir + " && " + w.Command
+	}
+	_, err := os.Stat(filepath.Join(top, dir, "go.mod"))
+	w.Go = ok && err == nil
 }
 
 // releaseTools tells of tools that tag and release in this repository already.

@@ -34,7 +34,15 @@ func TestInitGitHub(t *testing.T) {
 			[]string{"v0.1.0", "v0.2.0-rc.1"}, "deploy", "valise-release.yml", "release-please pushes tags with GITHUB_TOKEN"},
 		"enterprise": {map[string]string{"compose.yaml": compose, "remote": "git@github.example.com:acme/shop.git"}, nil, "", "release.yml",
 			"github.example.com is not github.com: there, name a mirror of the Action with --action, sign with a key"},
-		"tree": {map[string]string{"valise.yaml": tree, "agent.service": ""}, []string{"agent/v1.0.0"}, "", "release.yml", ""},
+		"tree": {map[string]string{"valise.yaml": tree, "agent.service": ""}, []string{"agent/v1.0.0"}, "", "release.yml", "the workflow does not build the files of the tree"},
+		"go": {map[string]string{"go.mod": "module x\n", "main.go": "package main\n", "Makefile": "", "packaging/systemd/agent.service": "[Service]\nExecStart=/usr/bin/agent\n"},
+			[]string{"2.2.0", "2.3.3"}, "", "release.yml", ""},
+		"python": {map[string]string{"collector/requirements.txt": "", "collector/collector.service": "[Service]\nExecStart=/home/pi/venv/bin/python collector.py\n", "go.mod": "module x\n"},
+			nil, "collector", "release.yml", ""},
+		"node": {map[string]string{"package.json": "{}", "apps/api/Dockerfile": "FROM scratch\n", ".changeset/config.json": "{}", "docker-compose.yml": "services: {api: {build: {context: ., dockerfile: apps/api/Dockerfile}}, db: {image: 'postgres:16'}}\n"},
+			[]string{"app@1.2.0"}, "", "release.yml", "changesets pushes tags with GITHUB_TOKEN"},
+		"apps": {map[string]string{"apps/web/compose.yaml": build, "apps/web/Dockerfile": "FROM scratch\n", "apps/api/compose.yaml": build, "apps/api/Dockerfile": "FROM scratch\n", "apps/api/valise.yaml": tree, ".github/workflows/release-api.yml": ""},
+			[]string{"api/v1.0.0", "web/v2.0.0"}, "apps/web", "release-web.yml", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
