@@ -113,7 +113,7 @@ engine_starts() { scripts/engine.sh up "$dir/engine" >"$dir/engine.env" 2>"$dir/
 engine() {
   piece "packages: Docker's engine and what it needs" scripts/setup.sh demo || return
   if engine_runs >/dev/null 2>&1; then return; fi
-  piece "docker compose: the machine's own, or built from its module" scripts/compose-plugin.sh || return
+  piece "docker compose: the machine's own or Debian's, or built from its module" scripts/compose-plugin.sh || return
   piece "a private Docker engine, started" engine_starts
 }
 programs() {

@@ -5,7 +5,8 @@
 # The engine has a network of its own; test programs run inside it, so nothing of this machine's is touched. What is
 # made once (sample images, docker compose, a Debian with systemd) is kept in ~/.cache/valise or VALISE_CACHE; all else
 # lies in one temporary directory.
-# VALISE_ENGINE=29-overlay2 or 29-containerd takes engine 29 with that store (scripts/engine-29.sh) for the machine's own.
+# VALISE_ENGINE=29-overlay2 or 29-containerd takes engine 29 with that store (scripts/engine-29.sh) for the machine's own,
+# and the newest docker compose for the machine's own (scripts/compose-plugin.sh).
 # VALISE_TEST_SLOW multiplies every time limit of the tests; without it, the machine is measured at the start.
 set -euo pipefail
 if [ "$(id -u)" -ne 0 ]; then
@@ -73,6 +74,7 @@ installed) ;;
 29-overlay2 | 29-containerd)
   bin=$(scripts/engine-29.sh)
   export PATH=$bin:$PATH VALISE_DOCKERD=$bin/dockerd VALISE_ENGINE_STORE=${VALISE_ENGINE#29-}
+  export VALISE_COMPOSE=build # the newest engine with the newest docker compose
   ;;
 *) echo "test: VALISE_ENGINE is 29-overlay2 or 29-containerd, not $VALISE_ENGINE" >&2; exit 64 ;;
 esac
@@ -102,8 +104,8 @@ echo "engine: $(docker info --format '{{.ServerVersion}}, {{.Driver}}')" >&2
 
 # Tests of an engine mostly wait for it: more at once than there are cores, one for each GiB that is free. The limit is
 # there so that go test names what hangs; a run on a slow machine takes a fraction of it.
-at_once=$(awk '/^MemAvailable/ { n = int($2 / 1048576); print (n < 2 ? 2 : (n > 8 ? 8 : n)) }' /proc/meminfo)
-go=(go test -shuffle=on -timeout 75m -p 4 -parallel "$at_once" -exec "nsenter -t $(cat "$dir/engine/docker.pid") -n")
+at_once=$(awk '/^MemAvailable/ { n = int($2 / 1048576); print (n < 2 ? 2 : (n > 12 ? 12 : n)) }' /proc/meminfo)
+go=(go test -shuffle=on -ldflags '-s -w' -timeout 75m -p 4 -parallel "$at_once" -exec "nsenter -t $(cat "$dir/engine/docker.pid") -n")
 if [ $# -gt 0 ]; then
   "${go[@]}" "$@"
   exit
