@@ -70,6 +70,8 @@ type App struct {
 	// Retained opens a bundle of release r that is still on this device, located
 	// but not verified, or returns nil; may be nil itself.
 	Retained func(r installer.Release) (*Retained, error)
+
+	read docker.Read
 }
 
 var _ installer.Runtime = (*App)(nil)
@@ -238,7 +240,7 @@ func (a *App) operatorFiles(m *bundle.Manifest) (files []string) {
 }
 
 func (a *App) compose(m *bundle.Manifest, files ...string) *docker.Compose {
-	return &docker.Compose{Command: a.Command, Env: a.Env, Engine: a.Engine, Project: m.Device.Project, Dir: a.Dir, Files: files}
+	return &docker.Compose{Command: a.Command, Env: a.Env, Engine: a.Engine, Project: m.Device.Project, Dir: a.Dir, Files: files, Read: &a.read}
 }
 
 func (a *App) progress(step string) func(done, total int64) {

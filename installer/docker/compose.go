@@ -150,6 +150,8 @@ type Compose struct {
 	EnvFile string   // empty for none
 
 	Profiles []string // that are on, besides those of COMPOSE_PROFILES in EnvFile
+
+	Read *Read // what was read already; may be nil
 }
 
 // Up makes what runs equal to the files: services, or all. It never builds or
@@ -254,9 +256,17 @@ func (c *Compose) Logs(ctx context.Context, lines int, follow bool, out io.Write
 
 // Config returns what is wrong with the files or with the variables they need.
 func (c *Compose) Config(ctx context.Context) error {
+	key := c.content("valid")
+	if c.Read.answer(key) != nil {
+		return nil
+	}
 	ctx, cancel := asking(ctx, "docker compose", cmp.Or(c.Env.Answer, AnswerTimeout))
 	defer cancel()
-	return c.run(ctx, []string{"config", "--quiet"})
+	if err := c.run(ctx, []string{"config", "--quiet"}); err != nil {
+		return err
+	}
+	c.Read.remember(key, &Model{})
+	return nil
 }
 
 // Hashes returns what compose makes of the definition of every service: the

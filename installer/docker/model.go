@@ -148,6 +148,10 @@ func (d *Device) UnmarshalJSON(b []byte) error {
 
 // Model reads the files of the project as docker compose does.
 func (c *Compose) Model(ctx context.Context) (*Model, error) {
+	key := c.content("model")
+	if m := c.Read.answer(key); m != nil {
+		return m, nil
+	}
 	// Environment files are named, not read: one that is missing is for the caller to say.
 	out, err := c.output(ctx, "config", "--format", "json", "--no-env-resolution")
 	if err != nil && strings.Contains(err.Error(), "unknown flag") { // docker compose before 2.28
@@ -160,6 +164,7 @@ func (c *Compose) Model(ctx context.Context) (*Model, error) {
 	if err := json.Unmarshal([]byte(out), m); err != nil {
 		return nil, fmt.Errorf("read compose config of project %s: %w", c.Project, err)
 	}
+	c.Read.remember(key, m)
 	return m, nil
 }
 
