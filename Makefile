@@ -37,8 +37,15 @@ e2e-device: setup ## a whole machine without Docker: first install from a stick,
 e2e-engines: setup ## the engine tests on Docker 20.10 and 29, with graph driver and containerd store
 	scripts/e2e-engines.sh
 
-e2e-page: ## the update page in a real Chromium; pictures in build/page
+e2e-page: ## the update page and the documentation site in a real Chromium; pictures in build/page
 	scripts/e2e-page.sh
+
+.PHONY: docs docs-serve
+docs: ## the documentation site, into build/docs; a dead link or a page without a place fails
+	scripts/docs.sh
+
+docs-serve: ## the same on http://localhost:5173, built anew on each change
+	scripts/docs.sh serve
 
 .PHONY: e2e-systemd
 e2e-systemd: ## apps that are file trees, daemon and page in their units, on machines with a real systemd; power cuts one after the other

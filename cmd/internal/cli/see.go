@@ -7,7 +7,9 @@ import (
 	"github.com/valise-ota/valise/verify"
 )
 
-// Docs is where the documentation of each release is, below the tag.
+// Docs is where the documentation of each release is, below the tag. The site
+// has the same text; here it is from the moment of the tag on, even where no
+// site is published.
 const Docs = "https://github.com/valise-ota/valise/blob/"
 
 // see is the section of the documentation about a refusal, "" of another error.
