@@ -1,6 +1,7 @@
 // Command githubd runs the double of GitHub that the tests of publishing use, for
 // programs that are not Go: REST API, uploads, downloads, on a loopback address.
-// It prints one line of JSON and ends with its standard input.
+// It prints one line of JSON and ends with its standard input. The documentation of
+// package publishtest says what could not be compared with GitHub.
 //
 //	githubd -dir DIR -repository acme/shop -tag v1.0.0=COMMIT
 package main

@@ -3,6 +3,24 @@
 // sentences, the upload host, and the place where files are stored, which wants
 // no token. It keeps files in a directory and everything else in memory. What it
 // does not know it answers with 501, so that a new request is noticed.
+//
+// Shapes and statuses are those of GitHub's OpenAPI description (npm package
+// @octokit/openapi 23.0.2, api.github.com). What that does not say is from GitHub's
+// documentation or from what people saw, and not checked here against GitHub itself:
+//
+//   - the sentences of errors, and 403 in place of 404 where a token may not write;
+//   - that an upload which broke off leaves an asset in state "starter": the description
+//     knows "uploaded" and "open", and all but "uploaded" counts as broken;
+//   - immutable releases: that nothing can be added or removed, and that the tag of one
+//     that was deleted cannot be used again;
+//   - headers of the primary and the secondary rate limit;
+//   - which characters in names of files are replaced, and by what;
+//   - that a draft is at untagged-..., that its files need a token, and that the storage
+//     refuses a request with one.
+//
+// Not there at all: concurrency, approvals of environments, artifacts and which event
+// starts a workflow are GitHub's own, so no test of ours sees them. "Latest" is the newest
+// release here; publishing only says which one should be.
 package publishtest
 
 import (
@@ -351,6 +369,9 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 // base is where the request was sent to.
 func base(r *http.Request) string { return "http://" + r.Host }
 
+// bot is who a job of GitHub Actions is.
+var bot = map[string]any{"login": "github-actions[bot]", "id": 41898282, "type": "Bot", "site_admin": false}
+
 func (s *Server) releaseJSON(r *http.Request, rel *release) map[string]any {
 	assets := []map[string]any{}
 	for _, a := range rel.assets {
@@ -371,6 +392,8 @@ func (s *Server) releaseJSON(r *http.Request, rel *release) map[string]any {
 		"id":         rel.id, "tag_name": rel.tag, "target_commitish": rel.commitish, "name": rel.name, "body": rel.body,
 		"draft": rel.draft, "prerelease": rel.prerelease, "immutable": rel.immutable,
 		"created_at": time.Unix(rel.created, 0).UTC(), "published_at": published, "assets": assets,
+		"tarball_url": api + "/tarball/" + rel.tag, "zipball_url": api + "/zipball/" + rel.tag,
+		"node_id": fmt.Sprintf("RE_%d", rel.id), "author": bot,
 	}
 }
 
@@ -383,6 +406,8 @@ func (s *Server) assetJSON(r *http.Request, rel *release, a *asset) map[string]a
 		"url": fmt.Sprintf("%s/repos/%s/releases/assets/%d", base(r), s.Repository, a.id), "id": a.id, "name": a.name, "label": "",
 		"state": a.state, "content_type": "application/octet-stream", "size": a.size, "digest": digest, "download_count": 0,
 		"browser_download_url": fmt.Sprintf("%s/%s/releases/download/%s/%s", base(r), s.Repository, rel.tag, a.name),
+		"node_id":              fmt.Sprintf("RA_%d", a.id), "uploader": bot,
+		"created_at": time.Unix(rel.created, 0).UTC(), "updated_at": time.Unix(rel.created, 0).UTC(),
 	}
 }
 
