@@ -1,9 +1,11 @@
 package project
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path"
@@ -127,8 +129,25 @@ func (c *carrier) add(name string, at ...any) error {
 	if rel, err := filepath.Rel(c.root, real); err != nil || !filepath.IsLocal(rel) {
 		return c.p.at(at, "%s is a link to %s, which is outside the directory of %s", source, real, DefaultFile)
 	}
+	if _, again := c.files[name]; !again && windowsScript(source) {
+		c.note("%s is a script with Windows line endings: Linux looks for an interpreter whose name ends in a carriage return, and does not start it. Write \"%s text eol=lf\" into .gitattributes and check it out anew", name, path.Base(name))
+	}
 	c.files[name] = ReleaseFile{Path: name, Source: source, Executable: info.Mode()&0o100 != 0}
 	return nil
+}
+
+// windowsScript reports whether the first line of a file names an interpreter, and ends
+// as lines do on Windows.
+func windowsScript(file string) bool {
+	f, err := os.Open(file)
+	if err != nil {
+		return false // who packs it says so
+	}
+	defer f.Close()
+	head := make([]byte, 256)
+	n, _ := io.ReadFull(f, head)
+	line, _, whole := bytes.Cut(head[:n], []byte("\n"))
+	return whole && bytes.HasPrefix(line, []byte("#!")) && bytes.HasSuffix(line, []byte("\r"))
 }
 
 func kindOf(m fs.FileMode) string {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -26,6 +27,8 @@ const SourceDir = "compose-source"
 // release: it changes with their content, and with it compose makes a new container.
 const filesLabel = "valise.files"
 
+var windowsPath = regexp.MustCompile(`^[A-Za-z]:[/\\]|\\`)
+
 // carryReferences has what the compose file names relative to itself travel, as
 // far as it is here, and returns it by its path in the bundle.
 func (c *carrier) carryReferences(file *composeFile) ([]carried, error) {
@@ -38,6 +41,8 @@ func (c *carrier) carryReferences(file *composeFile) ([]carried, error) {
 		name := filepath.ToSlash(p.beside(filepath.FromSlash(r.file)))
 		info, err := os.Stat(p.Path(name))
 		switch {
+		case err != nil && windowsPath.MatchString(r.file):
+			return nil, refuse("which is a path of Windows: a device has Linux, where that is one name; write it with forward slashes and without a drive")
 		case r.file == ".":
 			return nil, refuse("its own directory: on a device that holds passwords and releases; mount a directory below it")
 		case !filepath.IsLocal(name) && err == nil:

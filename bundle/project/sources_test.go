@@ -400,3 +400,32 @@ func TestTooManyFiles(t *testing.T) {
 		}
 	}
 }
+
+// TestOfWindows: what works on a Windows machine alone is said, or refused.
+func TestOfWindows(t *testing.T) {
+	files := func(source string) map[string]string {
+		return map[string]string{
+			"valise.yaml":  "app: shop\r\ncompose: compose.yaml\r\nplatforms: [linux/amd64]\r\nhealth: {compose: [web]}\r\nfiles: [scripts, tool.txt]\r\n",
+			"compose.yaml": "services:\r\n  web:\r\n    image: \"web:1\"\r\n    restart: always\r\n    environment: [\"A=${A:-b}\"]\r\n    volumes:\r\n      - " + source + "\r\n",
+			"conf/a.conf":  "a = b\r\n", "scripts/run.sh": "#!/bin/sh\r\necho hello\r\n", "scripts/good.sh": "#!/bin/sh\necho a\r\n", "tool.txt": "#!", ".env.example": "A=b\r\n",
+		}
+	}
+	for _, source := range []string{`.\conf:/etc/conf`, `C:\data:/data`, `c:/data:/data:ro`, `..\conf\a.conf:/a.conf`} {
+		if _, _, err := release(t, files(source)); err == nil || !strings.Contains(err.Error(), "a path of Windows") {
+			t.Errorf("%s: %v", source, err)
+		}
+	}
+	r, _, err := release(t, files("./conf:/etc/conf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var notes []string
+	for _, n := range r.Notes {
+		if strings.Contains(n, "Windows") {
+			notes = append(notes, n)
+		}
+	}
+	if len(notes) != 1 || !strings.HasPrefix(notes[0], "scripts/run.sh is a script with Windows line endings") {
+		t.Errorf("notes: %q", notes)
+	}
+}
