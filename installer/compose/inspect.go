@@ -338,6 +338,9 @@ func (a *App) inspectServices(ctx context.Context, f *installer.Facts, rel *veri
 			hashes[ctr.Service] = "what it mounts was changed"
 		}
 	}
+	if err := a.markOutdated(hashes, inlined(model, env), running); err != nil {
+		return err
+	}
 	f.Services = changes(hashes, running)
 	return nil
 }

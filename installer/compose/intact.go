@@ -36,13 +36,22 @@ func (a *App) AsConfigured(ctx context.Context, r installer.Release) error {
 	if err != nil {
 		return err
 	}
+	now, err := inlinedNow(ctx, c)
+	if err != nil {
+		return err
+	}
+	if err := a.markOutdated(hashes, now, running); err != nil {
+		return err
+	}
 	if r.Signer == installer.Adopted {
 		if err := a.asAdopted(r, hashes, running); err != nil {
 			return err
 		}
 	}
 	list := slices.DeleteFunc(changes(hashes, running), func(s installer.ServiceChange) bool {
-		return s.Change == installer.KeptAsIs || s.Change == installer.Started && slices.ContainsFunc(running, func(c docker.Container) bool { return c.Service == s.Service && c.Ended })
+		return s.Change == installer.KeptAsIs || s.Change == installer.Started && slices.ContainsFunc(running, func(c docker.Container) bool {
+			return c.Service == s.Service && (c.Ended || c.State == "restarting") // the engine starts that again by itself
+		})
 	})
 	if len(list) == 0 {
 		return nil

@@ -125,23 +125,35 @@ func (a *App) up(ctx context.Context, m *bundle.Manifest, r installer.Release, s
 	if err := a.makeExternals(ctx, m, c); err != nil {
 		return err
 	}
-	if err := faultOf(c.Up(ctx)); err != nil || len(stale) == 0 {
+	now, err := inlinedNow(ctx, c)
+	if err != nil {
+		return err
+	}
+	if err := faultOf(c.Up(ctx)); err != nil || len(stale)+len(now) == 0 {
 		return err
 	}
 	running, err := c.Ps(ctx)
 	if err != nil {
 		return err
 	}
-	var services []string
+	services, err := a.outdated(now, running)
+	if err != nil {
+		return err
+	}
 	for _, ctr := range running {
 		if slices.Contains(stale, ctr.ID) && !slices.Contains(services, ctr.Service) {
 			services = append(services, ctr.Service)
 		}
 	}
-	if len(services) == 0 {
-		return nil
+	if len(services) > 0 {
+		if err := faultOf(c.Recreate(ctx, services...)); err != nil {
+			return err
+		}
+		if running, err = c.Ps(ctx); err != nil {
+			return err
+		}
 	}
-	return faultOf(c.Recreate(ctx, services...))
+	return a.keepInlined(now, running)
 }
 
 // noteEdits says what services made of mounts of release r that the next one does

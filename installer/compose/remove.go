@@ -37,7 +37,7 @@ func (a *App) Remove(ctx context.Context, current *installer.Release, purge bool
 	if err := a.Prune(ctx, nil); err != nil {
 		return err
 	}
-	gone := []string{"releases", loadMarker, hookLogsDir}
+	gone := []string{"releases", loadMarker, inlinedName, hookLogsDir}
 	if purge {
 		gone = append(gone, envName)
 	}

@@ -24,6 +24,19 @@ type Model struct {
 	Services map[string]Service `json:"services"`
 	Networks map[string]Named   `json:"networks"`
 	Volumes  map[string]Named   `json:"volumes"`
+	Configs  map[string]Inlined `json:"configs"`
+	Secrets  map[string]Inlined `json:"secrets"`
+}
+
+// Inlined is a config or a secret, with its content or the variable that has it.
+type Inlined struct {
+	Content     string `json:"content"`
+	Environment string `json:"environment"`
+}
+
+// Used is a config or a secret that a service has.
+type Used struct {
+	Source string `json:"source"`
 }
 
 // Named is a network or a volume.
@@ -63,6 +76,8 @@ type Service struct {
 			CreateHostPath *bool `json:"create_host_path"`
 		} `json:"bind"`
 	} `json:"volumes"`
+	Configs     []Used `json:"configs"`
+	Secrets     []Used `json:"secrets"`
 	HealthCheck *struct {
 		Test    []string `json:"test"`
 		Disable bool     `json:"disable"`
