@@ -66,3 +66,24 @@ func TestFetchRoom(t *testing.T) {
 		t.Errorf("%d bytes are in the inbox, %v", info.Size(), err)
 	}
 }
+
+// TestPlanUnhealthy: the plan of the release that runs, and so the daemon that is given its
+// bundle, says that it is put back when it looks whole and is not healthy.
+func TestPlanUnhealthy(t *testing.T) {
+	s := newShop(t)
+	file := s.bundle("1.0.0", nil)
+	if err := s.take(file, s.first); err != nil {
+		t.Fatal(err)
+	}
+	d := &Device{Machine: s.Machine, Explanation: error.Error}
+	for _, c := range []struct {
+		runs   string
+		action installer.Action
+	}{{"1.0.0", ""}, {"", installer.ActionUpdate}} {
+		s.Running = c.runs
+		offer, err := d.Plan(t.Context(), "shop", file, false, func(installer.Event) {})
+		if err != nil || offer.Plan.Action != c.action || (offer.Plan.Repair != "") != (c.action != "") {
+			t.Errorf("%q runs: %+v, %v", c.runs, offer.Plan, err)
+		}
+	}
+}

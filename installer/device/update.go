@@ -362,6 +362,17 @@ func (m *Machine) evaluate(ctx context.Context, rt installer.Runtime, engine *do
 			}
 		}
 	}
+	limits, err := m.limits(manifest.App, manifest)
+	if err != nil {
+		return nil, err
+	}
+	if o.DryRun && facts.Damage == nil && st.Unfinished == nil && st.Current != nil && st.Current.Manifest == rel.Digest() {
+		// It looks whole. An update would repair it when it is not healthy, so a plan says that.
+		facts.Damage = installer.Within(ctx, "probe", limits.Probe, func(ctx context.Context) error { return rt.Probe(ctx, *st.Current) })
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+	}
 	plan, err := installer.NewPlan(st, rel, facts)
 	if errors.As(err, new(*installer.UnmetError)) {
 		return nil, advise(err, UnmetCondition)
@@ -369,8 +380,8 @@ func (m *Machine) evaluate(ctx context.Context, rt installer.Runtime, engine *do
 	if err != nil {
 		return nil, err
 	}
-	plan.Limits, err = m.limits(manifest.App, manifest)
-	return plan, err
+	plan.Limits = limits
+	return plan, nil
 }
 
 // Check says what speaks against carrying a plan out.
