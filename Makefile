@@ -41,7 +41,7 @@ e2e-page: ## the update page and the documentation site in a real Chromium; pict
 	scripts/e2e-page.sh
 
 .PHONY: docs docs-serve
-docs: ## the documentation site, into build/docs; a dead link or a page without a place fails
+docs: ## the documentation site, into build/docs; a dead link or anchor fails
 	scripts/docs.sh
 
 docs-serve: ## the same on http://localhost:5173, built anew on each change

@@ -1,4 +1,4 @@
-// Which pages the site has, and their order. A new page needs a line in sidebar.
+// Which pages the site has, and their order. A new page needs a line in sidebar: TestSidebar.
 
 // outside are pages that stand elsewhere in the repository, and what they are called here.
 export const outside = {
