@@ -84,11 +84,11 @@ vuln: ## known holes in what the programs call (network)
 bench-device: setup ## a first install and a one-layer update on each engine, beside the same by hand
 	scripts/bench-device.sh
 
-lint: ## gofmt, shellcheck, vet
+lint: ## gofmt, shellcheck, vet, words that are refused where people read
 	scripts/lint.sh
 
 .PHONY: lint-all
-lint-all: ## the same, for other machines too, and staticcheck, actionlint
+lint-all: ## the same, for other machines too, and staticcheck, actionlint, codespell
 	scripts/lint.sh all
 
 verify-tarball: ## check a bundle as a device does: TARBALL= SIG= CERT= [SIGNER= ISSUER=]

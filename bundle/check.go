@@ -58,7 +58,7 @@ type check struct {
 	done     int64
 }
 
-// ErrTOC means that the table of contents is of no use. It is no verdict about the
+// ErrTOC means that the table of contents cannot be used. It is not a verdict about the
 // file: Check makes one, in one pass.
 var ErrTOC = errors.New("the table of contents cannot be used")
 

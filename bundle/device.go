@@ -26,7 +26,7 @@ func (h *Health) Check(kind string) error {
 	case h.Retries < 1 || h.Retries > 1000:
 		return fmt.Errorf("retries is %d, want 1 to 1000", h.Retries)
 	case h.Interval <= 0 || time.Duration(h.Interval) > time.Hour:
-		return fmt.Errorf("interval is %s, want more than 0s and at most 1h", time.Duration(h.Interval))
+		return fmt.Errorf("interval must be greater than 0s and at most 1h, got %s", time.Duration(h.Interval))
 	case h.StableFor < 0 || time.Duration(h.StableFor) > time.Hour:
 		return fmt.Errorf("stable_for is %s, want at most 1h", time.Duration(h.StableFor))
 	case kind == KindCompose && len(h.Compose) == 0 && !web && len(h.TCP) == 0 && h.Command == nil:
@@ -68,9 +68,9 @@ func (h *Health) services() []string {
 func (h Hook) Check(name string) error {
 	switch {
 	case !slices.Contains(HookNames, name):
-		return fmt.Errorf("%.80q is no moment, want one of %s", name, strings.Join(HookNames, ", "))
+		return fmt.Errorf("%.80q is not a moment, want one of %s", name, strings.Join(HookNames, ", "))
 	case h.Timeout <= 0 || time.Duration(h.Timeout) > 24*time.Hour:
-		return fmt.Errorf("%s: timeout is %s, want more than 0s and at most 24h", name, time.Duration(h.Timeout))
+		return fmt.Errorf("%s: timeout must be greater than 0s and at most 24h, got %s", name, time.Duration(h.Timeout))
 	case !isCommand(h.Run):
 		return fmt.Errorf("%s: want run, a list of words", name)
 	case h.Service != "" && strings.HasSuffix(name, "-stage"):
@@ -93,7 +93,7 @@ func (l Limits) Check() error {
 		d    Duration
 	}{{"stage", l.Stage}, {"backup", l.Backup}, {"activate", l.Activate}, {"probe", l.Probe}, {"undo", l.Undo}} {
 		if p.d < 0 || time.Duration(p.d) > longestPart {
-			return fmt.Errorf("%s is %s, want more than 0s and at most %s", p.name, time.Duration(p.d), longestPart)
+			return fmt.Errorf("%s must be greater than 0s and at most %s, got %s", p.name, longestPart, time.Duration(p.d))
 		}
 	}
 	return nil
@@ -220,7 +220,7 @@ func (d *Device) CheckRollback() error {
 		}
 	case RestoreAsk, RestoreAlways:
 		if len(d.Backup) == 0 {
-			return errors.New("data are to come back and no backup is made of them: want backup")
+			return errors.New("data must be restored and nothing is backed up: want backup")
 		}
 	default:
 		return fmt.Errorf("restore_data is %.80q, want never, ask or always", string(d.RestoreData()))

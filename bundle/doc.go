@@ -1,6 +1,6 @@
 // Package bundle reads, checks and writes release bundles: the format valise/1. It
 // needs no network, runs nothing and asks no clock, and everything here may be
-// given a file that somebody made on purpose.
+// given a file that was made to do harm.
 //
 // The text of the format is FORMAT.md in this directory; a reader can be written
 // from it. In short:
@@ -12,8 +12,8 @@
 //     a reader builds that and compares 512 bytes; it interprets none.
 //   - The manifest pins the digest and the size of every content, and the signature
 //     covers the manifest's bytes and nothing else.
-//   - The table of contents and the lengths in the footer are hints that nobody
-//     signs. They say where to look, and never what is there.
+//   - The table of contents and the lengths in the footer are hints without a
+//     signature. They say where to look, and never what is there.
 //
 // # What may be trusted when
 //

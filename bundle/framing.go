@@ -80,7 +80,7 @@ type footer struct {
 	table []member
 }
 
-var errFooter = formatErr("footer", "", "the file does not end in its footer: it is cut off or something was added")
+var errFooter = formatErr("footer", "", "the file does not end in its footer: it is truncated or something was added")
 
 // newFraming returns nil for what is no compression.
 func newFraming(c Compression) framing {

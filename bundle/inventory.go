@@ -13,7 +13,7 @@ import (
 const InventoryFormat = "valise-inventory/1"
 
 // Inventory is what a device says it has, so that a bundle can be made for it that
-// holds nothing else. Nobody signs it: when it is wrong, the bundle lacks a layer,
+// holds nothing else. It is not signed: when it is wrong, the bundle lacks a layer,
 // and the device refuses that before it touches anything.
 type Inventory struct {
 	Format   string   `json:"format"`

@@ -10,9 +10,9 @@ import (
 // the whole file to see it. It reads the end of the file, and it proves nothing:
 // what is opened afterwards is compared with the manifest as it is read, and what
 // is not opened is never looked at. So Locate is for a file of which only parts
-// are fetched, and whose other parts nobody will use.
+// are fetched, and whose other parts are not used.
 //
-// The error is ErrTOC, which is no verdict about the file, or one of reading.
+// The error is ErrTOC, which is not a verdict about the file, or one of reading.
 func (r *Reader) Locate() error {
 	toc, end, err := r.readTOC()
 	if f := new(FormatError); errors.As(err, &f) {

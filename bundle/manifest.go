@@ -65,7 +65,7 @@ type Trust struct {
 	TrustedRoot string `json:"trusted_root,omitempty" yaml:"trusted_root"`
 }
 
-// Signer is somebody who may sign releases: the holder of a key, or an identity
+// Signer is who may sign releases: the holder of a key, or an identity
 // that an issuer vouches for, such as a workflow of a repository.
 type Signer struct {
 	Key string `json:"key,omitempty" yaml:"key"` // public key, PEM
@@ -94,7 +94,7 @@ type Source struct {
 // Requires is what a device must have before it may take the release.
 type Requires struct {
 	// From is the lowest version that an update may start from; a device with
-	// an older one takes that version, or one above it, first. It is no matter
+	// an older one takes that version, or one above it, first. It does not matter
 	// to a device that has no release yet.
 	From   string `json:"from,omitempty" yaml:"from"`
 	Engine string `json:"engine,omitempty" yaml:"engine"` // lowest version of the container engine: "23.0"
@@ -245,7 +245,7 @@ type Migration string
 const (
 	// Reversible: the release before can still work with them.
 	Reversible Migration = "reversible"
-	// Irreversible: it cannot. Going back means bringing back a backup.
+	// Irreversible: it cannot. Going back means restoring a backup.
 	Irreversible Migration = "irreversible"
 )
 
@@ -254,7 +254,7 @@ type Rollback struct {
 	RestoreData RestoreData `json:"restore_data" yaml:"restore_data"`
 }
 
-// RestoreData says whether going back brings back the data saved before the
+// RestoreData says whether going back restores the data saved before the
 // update, and so loses what was written since.
 type RestoreData string
 

@@ -82,7 +82,7 @@ func (d *Device) checkLocal() error {
 	}
 	for i, p := range d.Local {
 		if !LocalPath(p) || i > 0 && d.Local[i-1] >= p {
-			return fmt.Errorf("%.80q is no path below the app's directory, belongs to the installer, or is listed twice or out of order", p)
+			return fmt.Errorf("%.80q is not a path below the app's directory, belongs to the installer, or is listed twice or out of order", p)
 		}
 	}
 	return nil

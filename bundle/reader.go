@@ -46,7 +46,7 @@ func Open(file io.ReaderAt, size int64) (*Reader, error) {
 		if size == 0 {
 			return nil, formatErr("framing", "", "the file is empty")
 		}
-		return nil, formatErr("framing", "", "the file is no bundle: neither gzip nor zstd nor tar")
+		return nil, formatErr("framing", "", "the file is not a bundle: neither gzip nor zstd nor tar")
 	}
 	r := &Reader{file: file, size: size, framing: f}
 	s := newStream(f, file, 0, size, headBuffer)
@@ -138,7 +138,7 @@ func (r *Reader) Size() int64 { return r.size }
 
 // OpenFile returns the content of a file of the manifest. What is read is the
 // manifest's only when reading ends with io.EOF: the storage may give something
-// else than Check saw, and after Locate nobody has looked yet.
+// else than Check saw, and after Locate nothing was checked yet.
 func (r *Reader) OpenFile(path string) (io.ReadCloser, error) { return r.open(path) }
 
 // OpenBlob returns the content of a blob, see OpenFile. HasBlob says which ones

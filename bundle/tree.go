@@ -240,13 +240,13 @@ func (m *Manifest) checkTreeDevice() error {
 	}
 	for _, name := range t.Instances {
 		if !units[TemplateOf(name)] || units[name] {
-			return bad("tree", "instance %.120q is repeated or is no instance of a template in units, such as worker@1.service of worker@.service", name)
+			return bad("tree", "instance %.120q is repeated or is not an instance of a template in units, such as worker@1.service of worker@.service", name)
 		}
 		units[name] = true
 	}
 	for _, u := range t.Units {
 		if of, name, dropIn := strings.Cut(UnitFile(u), ".d/"); dropIn && (!units[of] || !dropInPattern.MatchString(name)) {
-			return bad("tree", "unit %.120q is a drop-in of %.120q, which is no unit of this release, or has no name of one", u, of)
+			return bad("tree", "unit %.120q is a drop-in of %.120q, which is not a unit of this release, or has no name of one", u, of)
 		}
 	}
 	if len(t.UnitNames()) == 0 {
@@ -280,7 +280,7 @@ func (m *Manifest) checkTreeDevice() error {
 			return bad("tree", "mode of %s is %o, want 600, 640 or 644", f.To, f.Mode)
 		}
 		if f.Validate != nil && (len(f.Validate) == 0 || f.Validate[0] == "" || len(f.Validate) > 64) {
-			return bad("tree", "validate of %s is no command", f.To)
+			return bad("tree", "validate of %s is not a command", f.To)
 		}
 		for _, arg := range f.Validate {
 			if len(arg) > MaxStringLength || !plainText(arg) {

@@ -52,8 +52,8 @@ func VersionNumbers(version string) (list []int) {
 	return list
 }
 
-// Newer reports whether version a is after b. What is no version is after nothing,
-// and every version is after it.
+// Newer reports whether version a is after b. An invalid version sorts before
+// every valid one.
 func Newer(a, b string) bool {
 	x, err := ParseVersion(a)
 	if err != nil {

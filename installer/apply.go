@@ -24,7 +24,7 @@ type Installer struct {
 	NewID   func() string
 	Report  func(Event) // may be nil
 	// Rotate writes a rotation into the trust policy of this device. It may be
-	// called again with the same one. Nil leaves that to whoever has it.
+	// called again with the same one. Nil leaves that to the caller.
 	Rotate func(context.Context, *verify.Rotation) error
 	// Limits are how long the steps may take; zero is for ever.
 	Limits bundle.Limits
@@ -156,7 +156,7 @@ type step struct {
 
 // Data says what a rollback does to the app's data. The zero value keeps them.
 type Data struct {
-	Record  string // whose backup comes back
+	Record  string // whose backup is restored
 	Discard bool   // do not save today's data first: they are lost
 }
 
@@ -281,7 +281,7 @@ func (in *Installer) Update(ctx context.Context, rel *verify.Release, keep int) 
 }
 
 // Reapply has the current release run as it is configured now: what was changed is
-// made anew, what does not run is started. Unless always, nothing is done when it
+// made again, what does not run is started. Unless always, nothing is done when it
 // runs so.
 func (in *Installer) Reapply(ctx context.Context, keep int, always bool) Result {
 	st, err := in.Journal.Load(ctx)
@@ -346,7 +346,7 @@ func (in *Installer) Rollback(ctx context.Context, keep int, data Data) Result {
 	return in.run(ctx, st, Record{Action: ActionRollback, From: st.Current, To: *st.Previous}, nil, keep, data)
 }
 
-// RestoreData brings back saved data and runs the current release with them: a
+// RestoreData restores saved data and runs the current release with them: a
 // rollback to the same release.
 func (in *Installer) RestoreData(ctx context.Context, keep int, data Data) Result {
 	st, err := in.Journal.Load(ctx)

@@ -30,7 +30,7 @@ type Release struct {
 	CommittedAt time.Time     `json:"committed_at,omitzero"`
 }
 
-// Adopted is the signer of a release that was here before: nobody verified it.
+// Adopted is the signer of a release that was here before: it was never verified.
 const Adopted = "adopted"
 
 // Action is what a record is about.
@@ -58,7 +58,7 @@ const (
 
 var transitions = map[Status][]Status{
 	Pending:     {Pending, Downloading, Verifying, Failed},
-	Downloading: {Verifying, Failed, Pending}, // Pending: something stood in the way
+	Downloading: {Verifying, Failed, Pending}, // Pending: something blocked it
 	Verifying:   {Applying, Failed, Pending},
 	Applying:    {Completed, Failed, RolledBack},
 	Completed:   {RolledBack},
@@ -85,9 +85,9 @@ type Record struct {
 	Status    Status    `json:"status"`
 	Error     string    `json:"error,omitempty"`     // why it failed or was rolled back
 	Log       string    `json:"log,omitempty"`       // what failed services printed last, before the way back
-	Attention string    `json:"attention,omitempty"` // why the undo failed too: a person has to look
+	Attention string    `json:"attention,omitempty"` // why the undo failed too: a person must look
 	Changelog string    `json:"changelog,omitempty"`
-	Bundle    *Bundle   `json:"bundle,omitempty"` // the file it is about, where somebody handed one over
+	Bundle    *Bundle   `json:"bundle,omitempty"` // the file it is about, where one was handed over
 	By        string    `json:"by,omitempty"`     // who asked for it, where that is known
 	Created   time.Time `json:"created_at"`
 	Started   time.Time `json:"started_at,omitzero"` // when verifying or applying began
@@ -107,7 +107,7 @@ func (r Record) Repairs() bool {
 }
 
 // Bundle is a file that was handed over for a record. It is not trusted: every
-// use verifies it anew.
+// use verifies it again.
 type Bundle struct {
 	File   string `json:"file,omitempty"` // name in the app's inbox; empty when it is not kept
 	Size   int64  `json:"size"`           // bytes
@@ -224,7 +224,7 @@ type Runtime interface {
 	// Backup saves the app's data while from still runs, under the record's ID. What
 	// that is, from says; or to, when from was adopted.
 	Backup(ctx context.Context, from, to Release, recordID string) error
-	// Resume lets go on what a Backup that was cut off had stopped.
+	// Resume unpauses what an interrupted Backup left paused.
 	Resume(ctx context.Context, from, to Release) error
 	// Snapshot returns what Revert needs to undo Activate of s.
 	Snapshot(ctx context.Context, s Switch) (json.RawMessage, error)
@@ -240,7 +240,7 @@ type Runtime interface {
 	// is on this device and is what was verified. The error says all that is wrong.
 	Intact(ctx context.Context, rel Release) error
 	// Repair puts back what r, the current release, lacks, and starts it. fresh
-	// trusts nothing that the engine has of it: the app stands still meanwhile.
+	// trusts nothing that the engine has of it: the app is down meanwhile.
 	// Without rel there is only what is on this device.
 	Repair(ctx context.Context, rel *verify.Release, r Release, kept []Release, fresh bool) error
 	// Prune removes everything of ours on disk and in the engine that no kept

@@ -28,7 +28,7 @@ type Facts struct {
 	PortsTaken   []string               // that the release needs and others have
 	Unmet        []string               // what else the release needs of the device and does not find
 	RunsSince    time.Time              // when the release that runs was made; zero when none runs
-	DataLeft     []string               // volumes with data that the release leaves behind without a word
+	DataLeft     []string               // volumes with data that the release leaves behind silently
 	Notes        []string               // what else is to be said of it
 	Edited       []string               // what services made of files of the release that runs
 	Damage       error                  // of the release that runs, when that is the one to plan
@@ -50,7 +50,7 @@ type ServiceChange struct {
 	Change  Change `json:"change"`
 }
 
-// ConfigError says that what runs is not what is configured: somebody changed the
+// ConfigError says that what runs is not what is configured: a person changed the
 // environment file or an override, or stopped or removed services.
 type ConfigError struct{ Services []ServiceChange }
 
@@ -67,7 +67,7 @@ func (e *ConfigError) Edited() bool {
 	return slices.ContainsFunc(e.Services, func(s ServiceChange) bool { return s.Change != Started })
 }
 
-// Downtime says what of the app stands still for a moment.
+// Downtime says what of the app is down for a moment.
 type Downtime string
 
 const (
@@ -137,7 +137,7 @@ type Plan struct {
 	RollbackTo string            `json:"rollback_to,omitempty"`
 	Limits     bundle.Limits     `json:"limits,omitzero"` // set by who knows the device's own
 	Migration  bundle.Migration  `json:"migration,omitempty"`
-	// Irreversible says that going back brings back the data saved before.
+	// Irreversible says that going back restores the data saved before.
 	Irreversible bool               `json:"irreversible,omitempty"`
 	RestoreData  bundle.RestoreData `json:"restore_data"`
 	// Signers are who is trusted after it, when that changes.
@@ -148,14 +148,14 @@ type Plan struct {
 	Notes []string `json:"notes,omitempty"` // what an operator should look at; none stops the plan
 }
 
-// Hop is one update of several, as the head of its bundle says. Nobody verified the
-// later ones yet.
+// Hop is one update of several, as the head of its bundle says. The later ones
+// are not verified yet.
 type Hop struct {
 	Version string `json:"version"`
 	// Bytes are those of layers, or of the files of a tree, that this device would
 	// lack then.
 	Bytes int64 `json:"bytes"`
-	// Downtime is what stands still. Of a later one it is known when all or none of
+	// Downtime is what is down. Of a later one it is known when all or none of
 	// the images are new.
 	Downtime Downtime `json:"downtime"`
 }

@@ -50,7 +50,7 @@ func (e *NoWayError) Error() string {
 	if e.Hops > 0 {
 		return fmt.Sprintf("no way leads from %s to %s in %d updates or less", e.Current, e.Target, MaxHops)
 	}
-	return fmt.Sprintf("an update to %s starts from %s or a newer version, %s is installed, and no release between them that could come first is there", e.To, e.Need, e.Current)
+	return fmt.Sprintf("an update to %s starts from %s or a newer version, %s is installed, and no release between them is available", e.To, e.Need, e.Current)
 }
 
 // Way returns the versions to install, one after the other, to come from current

@@ -79,7 +79,7 @@ must() {
     printf '\n'
     docker ps -a --filter label=com.docker.compose.project=shop --format '{{.Names}}: {{.Status}}' || true
     docker compose -p shop logs --no-color --tail 10 || true
-    echo "demo: exit code $code, and this is no part of the demo: the command should have passed."
+    echo "demo: exit code $code, and this is not part of the demo: the command should have passed."
     echo "demo: the machine: $(machine). On one that has little to spare, try again when it is idle; else please report this."
   } >&2
   exit 1

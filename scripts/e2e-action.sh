@@ -208,7 +208,7 @@ tar xzOf "$dir/stick/shop-1.0.0.tar.gz" "installer/$machine/valise-installer" >"
 chmod +x "$dir/valise-installer"
 device=("$dir/valise-installer" --root "$dir/device" --progress plain)
 "${device[@]}" install "$dir/stick/shop-1.0.0.tar.gz" "${trust[@]}"
-"${device[@]}" plan "$dir/stick/shop-1.1.0-from-1.0.0.tar.gz" | grep 'update 1.0.0 -> 1.1.0' >/dev/null || fail "the thin bundle is no update"
+"${device[@]}" plan "$dir/stick/shop-1.1.0-from-1.0.0.tar.gz" | grep 'update 1.0.0 -> 1.1.0' >/dev/null || fail "the thin bundle is not an update"
 # The first installation wrote where the bundle's source says releases are; here that repository is on the double.
 sed -i '/^source:/,$d' "$dir/device/etc/valise/shop.yaml"
 printf 'source:\n  github: valise-test/app\n  api: %s\n' "$url" >>"$dir/device/etc/valise/shop.yaml"

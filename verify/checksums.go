@@ -26,7 +26,7 @@ func (v *Verifier) Checksums(list, sigstore []byte) (*Checksums, error) {
 	}
 	c := &Checksums{signer, map[string][sha256.Size]byte{}}
 	if len(list) > MaxChecksums || len(list) > 0 && !bytes.HasSuffix(list, []byte("\n")) {
-		return nil, refuse(CheckChecksums, nil, "the signed list of checksums is cut off or longer than %d bytes", MaxChecksums)
+		return nil, refuse(CheckChecksums, nil, "the signed list of checksums is truncated or longer than %d bytes", MaxChecksums)
 	}
 	number := 0
 	for line := range strings.Lines(string(list)) {

@@ -108,11 +108,11 @@ func (p ProvenancePolicy) check(rel *Release) error {
 				continue
 			}
 			if known = true; !whole.MatchString(source.claim) {
-				return refuse(CheckProvenance, nil, "it is signed by %s, but %s says its %s is %.200q, and this policy wants %q: it was built elsewhere or from something else; ask its maker", rel.Signer(), source.name, field.name, source.claim, field.want)
+				return refuse(CheckProvenance, nil, "signed by %s, but %s says its %s is %.200q, and this policy wants %q", rel.Signer(), source.name, field.name, source.claim, field.want)
 			}
 		}
 		if !known {
-			return refuse(CheckProvenance, nil, "it is signed by %s, but nothing in it says what its %s is, and this policy wants %q; ask its maker for a release that says how it was built", rel.Signer(), field.name, field.want)
+			return refuse(CheckProvenance, nil, "signed by %s, but it does not say what its %s is, and this policy wants %q", rel.Signer(), field.name, field.want)
 		}
 	}
 	return nil
@@ -139,7 +139,7 @@ func statement(rel *Release) (map[string]string, error) {
 		err = s.About(rel.Manifest())
 	}
 	if err != nil {
-		return nil, refuse(CheckProvenance, err, "it is signed by %s, but %s in it does not say how this release was built: %v; ask its maker for a release that is right", rel.Signer(), provenance.Name, err)
+		return nil, refuse(CheckProvenance, err, "signed by %s, but %s in it does not say how this release was built: %v", rel.Signer(), provenance.Name, err)
 	}
 	said := map[string]string{"builder": s.Predicate.RunDetails.Builder.ID}
 	if w := s.Predicate.BuildDefinition.ExternalParameters.Workflow; w != nil {
@@ -153,7 +153,7 @@ func statement(rel *Release) (map[string]string, error) {
 // for people.
 func checkSBOM(rel *Release) error {
 	if missing := missingSBOM(rel.Manifest()); missing != "" {
-		return refuse(CheckSBOM, nil, "it is signed by %s, but it has no list of what %s is made of, and this policy wants one; ask its maker for a release made with \"valise build --sbom\"", rel.Signer(), missing)
+		return refuse(CheckSBOM, nil, "signed by %s, but it has no SBOM of %s, which this policy wants; ask its maker for one made with \"valise build --sbom\"", rel.Signer(), missing)
 	}
 	return nil
 }

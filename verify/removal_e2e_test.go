@@ -13,7 +13,7 @@ import (
 	"testing"
 )
 
-var update = flag.Bool("update", false, "write testdata/removal.json anew")
+var update = flag.Bool("update", false, "write testdata/removal.json again")
 
 // TestRemoval takes away one refusal after the other and runs the attacks of this
 // package again: exactly those that testdata/removal.json names must then be

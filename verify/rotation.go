@@ -61,7 +61,7 @@ func (v *Verifier) rotate(rel *Release) (*Rotation, error) {
 		return nil, nil
 	}
 	if _, err := New(v.policy.After(next)); err != nil {
-		return nil, refuse(CheckTrust, err, "it is signed by %s, but nothing could be trusted by what it says about the signers after it (%v): this device would never accept another release; ask its maker for one that is right", rel.Signer(), err)
+		return nil, refuse(CheckTrust, err, "signed by %s, but with the signers that it names (%v) this device would never accept another release", rel.Signer(), err)
 	}
 	return next, nil
 }
@@ -114,7 +114,7 @@ func (v *Verifier) carriedRoot(rel *Release, path string) (json.RawMessage, erro
 		_, err = keyless.Verify(sig, sgverify.NewPolicy(sgverify.WithArtifactDigest("sha256", sum[:]), v.identities...))
 	}
 	if err != nil {
-		return nil, refuse(CheckTrust, err, "it is signed by %s, but the trusted root it carries does not vouch for that signature: the chain from the root of this device to that one is broken, and this device might accept no signer any more; ask its maker for a root that holds both (%v)", rel.Signer(), err)
+		return nil, refuse(CheckTrust, err, "signed by %s, but the trusted root in it does not vouch for that signature: this device might accept no signer any more (%v)", rel.Signer(), err)
 	}
 	return carried, nil
 }

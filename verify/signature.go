@@ -155,7 +155,7 @@ func (v *Verifier) signature(hash crypto.Hash, sum []byte, sig *sgbundle.Bundle)
 		return v.byIdentity(sig, cert, artifact)
 	}
 	if len(v.keys) == 0 {
-		return signed{}, refuse(CheckSigner, nil, "it was signed with a key, and this policy trusts no key but %s; get a release that was signed so, or ask its maker who signs now", v.expected())
+		return signed{}, refuse(CheckSigner, nil, "it was signed with a key, and this policy trusts no key but %s; ask its maker who signs now", v.expected())
 	}
 	for _, k := range v.keys {
 		if _, err = k.entity.Verify(sig, sgverify.NewPolicy(artifact, sgverify.WithKey())); err == nil {
@@ -169,7 +169,7 @@ func (v *Verifier) signature(hash crypto.Hash, sum []byte, sig *sgbundle.Bundle)
 func (v *Verifier) byIdentity(sig *sgbundle.Bundle, cert *x509.Certificate, artifact sgverify.ArtifactPolicyOption) (signed, error) {
 	claimed := claim(cert)
 	if v.keyless == nil {
-		return signed{}, refuse(CheckSigner, nil, "its certificate says that %s signed it, and this policy trusts %s only; get a release that was signed so, or ask its maker who signs now", claimed, v.expected())
+		return signed{}, refuse(CheckSigner, nil, "its certificate says that %s signed it, and this policy trusts %s only; ask its maker who signs now", claimed, v.expected())
 	}
 	result, err := v.keyless.Verify(sig, sgverify.NewPolicy(artifact, v.identities...))
 	if err == nil {
@@ -205,8 +205,8 @@ func unproved(claimed Signer, expected string, err error) error {
 	return refuse(check, err, "it names %s as its signer, and this policy trusts %s, but it proves nothing: %s; get it again from its maker (%v)", claimed, expected, means, err)
 }
 
-// Identify returns who signed a file of which sum is the SHA-256, whoever that
-// is, as far as a certificate below the trusted root proves it. It is for asking
+// Identify returns who signed a file of which sum is the SHA-256, any signer,
+// as far as a certificate below the trusted root proves it. It is for asking
 // an operator whether to trust them: it accepts nothing.
 func Identify(sum [sha256.Size]byte, sigstore, trustedRoot []byte) (Signer, error) {
 	sig, err := parseSignature(sigstore)
@@ -219,7 +219,7 @@ func Identify(sum [sha256.Size]byte, sigstore, trustedRoot []byte) (Signer, erro
 	}
 	cert := content.Certificate()
 	if cert == nil {
-		return Signer{}, refuse(CheckSigner, nil, "it was signed with a key, and a signature does not show with which: the public key has to come from the maker of the app")
+		return Signer{}, refuse(CheckSigner, nil, "it was signed with a key, and a signature does not show which: the public key must come from its maker")
 	}
 	keyless, err := keylessVerifier(trustedRoot)
 	if err != nil {
@@ -240,7 +240,7 @@ func (v *Verifier) Bare(sum [sha256.Size]byte, sig []byte) (Signer, error) {
 		}
 	}
 	if len(v.keys) == 0 {
-		return Signer{}, refuse(CheckTime, nil, "a bare signature proves neither who made it nor when, and this policy trusts %s; use the .sigstore.json that was published with the file, or a trusted public key", v.expected())
+		return Signer{}, refuse(CheckTime, nil, "a bare signature proves neither who made it nor when, and this policy trusts %s: use the .sigstore.json or a public key", v.expected())
 	}
 	return Signer{}, refuse(CheckSignature, nil, "it was not signed by %s, or it was changed after signing; get it again from its maker", v.expected())
 }

@@ -1,7 +1,7 @@
 // Package verify decides whether a bundle may be installed. It is the only
 // package that does, and the same one on the laptop and on the device.
 //
-// Who may attack: whoever can hand over a file (the stick, the download, the
+// Who may attack: who can hand over a file (the stick, the download, the
 // upload page), including old and foreign bundles of the right signer. The
 // signature covers manifest.json, and manifest.json pins every other byte, the
 // app, the version and the platforms. Nothing here asks the network or the
@@ -84,7 +84,7 @@ type keyVerifier struct {
 	entity *sgverify.Verifier
 }
 
-// New returns the verifier of a policy. A policy that names nobody is an error:
+// New returns the verifier of a policy. A policy without a signer is an error:
 // it could not accept anything.
 func New(p Policy) (*Verifier, error) {
 	v := &Verifier{policy: p}
@@ -182,7 +182,7 @@ func (v *Verifier) trusted(r *bundle.Reader, want Want) (*Release, error) {
 // it.
 func compare(m *bundle.Manifest, digest bundle.Digest, by Signer, want Want) error {
 	if want.App != "" && m.App != want.App {
-		return refuse(CheckApp, nil, "it is a release of %q, signed by %s, and a release of %q is wanted: the file is of another app; get one of %q from its maker", m.App, by, want.App, want.App)
+		return refuse(CheckApp, nil, "it is a release of %q, signed by %s, and not of %q: get one of %q from its maker", m.App, by, want.App, want.App)
 	}
 	if want.Version != "" && m.Version != want.Version {
 		return refuse(CheckVersion, nil, "%s signed it as version %s, %s was asked for: the file was renamed or is the wrong one; get %s from its maker", by, m.Version, want.Version, want.Version)
@@ -194,7 +194,7 @@ func compare(m *bundle.Manifest, digest bundle.Digest, by Signer, want Want) err
 		return nil
 	}
 	if known, ok := want.Known[m.Version]; ok && known != digest {
-		return refuse(CheckVersion, nil, "version %s is installed with other content: %s signed two releases of one version; ask its maker for one with a new version (--force installs it all the same)", m.Version, by)
+		return refuse(CheckVersion, nil, "version %s is installed with other content: %s signed two releases of one version (--force installs it all the same)", m.Version, by)
 	}
 	version, err := bundle.ParseVersion(m.Version)
 	if err != nil {
@@ -206,15 +206,15 @@ func compare(m *bundle.Manifest, digest bundle.Digest, by Signer, want Want) err
 			return fmt.Errorf("downgrade floor: %w", err)
 		}
 		if version.LessThan(floor) {
-			return refuse(CheckDowngrade, nil, "version %s is older than %s, the newest that ran here: %s signed it, but an old release may have known holes; get a newer one (--force installs it all the same)", m.Version, want.Floor, by)
+			return refuse(CheckDowngrade, nil, "version %s is older than %s, the newest that ran here: signed by %s, but it may have known holes (--force installs it)", m.Version, want.Floor, by)
 		}
 		// Build metadata has no order, so either could be the older one.
 		if version.Equal(floor) && m.Version != want.Floor {
-			return refuse(CheckDowngrade, nil, "version %s is neither older nor newer than %s, the newest that ran here: they differ in build metadata only (what follows +), which has no order; %s signed it, ask its maker for a release with a higher version (--force installs it all the same)", m.Version, want.Floor, by)
+			return refuse(CheckDowngrade, nil, "version %s differs from %s, the newest that ran here, in build metadata only, which has no order: signed by %s (--force installs it)", m.Version, want.Floor, by)
 		}
 	}
 	if slices.Contains(want.Bad, m.Version) {
-		return refuse(CheckBad, nil, "version %s failed on this device before: %s signed it, and it would most likely fail again; get a newer one from its maker (--force tries it again)", m.Version, by)
+		return refuse(CheckBad, nil, "version %s failed on this device before: signed by %s, but it would most likely fail again (--force tries it again)", m.Version, by)
 	}
 	return nil
 }

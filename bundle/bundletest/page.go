@@ -9,7 +9,7 @@ import (
 
 // Page compares a page of docs/reference, which is made from the source, with
 // what it must be. top is the way to the top of the repository; with update the
-// page is written anew.
+// page is rewritten.
 func Page(t *testing.T, top, name, text string, update bool) {
 	t.Helper()
 	file := filepath.Join(top, "docs", "reference", name)

@@ -12,7 +12,7 @@ import (
 func Patience() time.Duration { return Slower(2 * time.Minute) }
 
 // Slower is d on a quiet machine, and longer on one that is not. Short times that
-// something must not take belong into it, and the pauses that must be longer.
+// something must not take belong in it, and the pauses that must be longer.
 func Slower(d time.Duration) time.Duration {
 	slow, _ := strconv.Atoi(os.Getenv("VALISE_TEST_SLOW"))
 	return time.Duration(max(slow, 1)) * d

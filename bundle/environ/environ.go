@@ -90,9 +90,9 @@ func parse(data []byte, lookup dotenv.LookupFn) (map[string]string, error) {
 	values, err := dotenv.ParseWithLookup(bytes.NewReader(data), lookup)
 	if err != nil {
 		if line := lineNumber.FindString(err.Error()); line != "" {
-			return nil, fmt.Errorf("parse: %s is no KEY=value, or its quotes do not end", line)
+			return nil, fmt.Errorf("parse: %s is not KEY=value, or its quotes do not end", line)
 		}
-		return nil, errors.New("parse: a value refers to another one in a form that is not understood, or requires one that is missing")
+		return nil, errors.New("parse: a value refers to another one in an unknown form, or requires one that is missing")
 	}
 	delete(values, "")
 	return values, nil

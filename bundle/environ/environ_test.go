@@ -72,7 +72,7 @@ func TestParse(t *testing.T) {
 		{"A=1\nB='hunter2", "line 2"},
 		{"A=1\nhunter2 hunter2=x", "line 2"},
 		{"A=1\nB;hunter2=x", "line 2"},
-		{"A=${hunter2", "form that is not understood"},
+		{"A=${hunter2", "in an unknown form"},
 		{"A=${B:?hunter2}", "requires one that is missing"},
 	} {
 		_, err := Compose.Parse([]byte(tc.data))

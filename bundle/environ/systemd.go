@@ -16,7 +16,7 @@ import (
 
 // Systemd is the grammar of EnvironmentFile=, as the environment file of a file
 // tree has it: nothing is expanded, a number sign behind a value belongs to it, and
-// a line that is no assignment is passed over.
+// a line that is not an assignment is passed over.
 var Systemd = &Grammar{parse: parseSystemd, scan: func(data []byte) []statement {
 	statements, _, _ := scanSystemd(string(data), false)
 	return statements
@@ -214,7 +214,7 @@ func (f *File) Remarks() (remarks []string) {
 	statements, idle, _ := scanSystemd(text, false)
 	lines := map[int]string{}
 	for _, pos := range idle {
-		lines[lineOf(text, pos)] = "is no KEY=VALUE, and systemd passes it over"
+		lines[lineOf(text, pos)] = "is not KEY=VALUE, and systemd passes it over"
 	}
 	for _, st := range statements {
 		switch line := lineOf(text, st.start); {

@@ -99,7 +99,7 @@ func TestRemarks(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := "line 1 begins with export, and systemd passes it over; line 2 has a # behind its value: systemd takes it for a part of the value of PORT; " +
-		"line 4 is no KEY=VALUE, and systemd passes it over; line 7 has a key that can be none, and systemd passes it over"
+		"line 4 is not KEY=VALUE, and systemd passes it over; line 7 has a key that can be none, and systemd passes it over"
 	if got := strings.Join(f.Remarks(), "; "); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}

@@ -156,7 +156,7 @@ func walkTar(r io.Reader, do func(name string, h *tar.Header, content io.Reader)
 
 func cutOff(err error) error {
 	if errors.Is(err, io.ErrUnexpectedEOF) {
-		return fmt.Errorf("the archive is cut off: %w", err)
+		return fmt.Errorf("the archive is truncated: %w", err)
 	}
 	return err
 }

@@ -321,10 +321,10 @@ func TestArchiveRefused(t *testing.T) {
 			return path
 		}, "invalid tar header"},
 		{"empty", files(false), "neither an archive of docker save nor an OCI image layout"},
-		{"cut in a layer", cut(false, func(int) int { return 20000 }), "the archive is cut off"},
+		{"cut in a layer", cut(false, func(int) int { return 20000 }), "the archive is truncated"},
 		{"cut before the end", cut(false, func(n int) int { return n - 1024 - 512 - (len(good[3].data)+511)/512*512 }), "neither an archive of docker save"},
-		{"cut in gzip", cut(true, func(n int) int { return n / 2 }), "the archive is cut off"},
-		{"last byte of gzip", cut(true, func(n int) int { return n - 1 }), "the archive is cut off"},
+		{"cut in gzip", cut(true, func(n int) int { return n / 2 }), "the archive is truncated"},
+		{"last byte of gzip", cut(true, func(n int) int { return n - 1 }), "the archive is truncated"},
 		{"no layer", files(false, good[1:]...), "is missing in the archive"},
 		{"no config", files(false, good[0], good[1], good[3]), "is missing in the archive"},
 		{"no images", files(false, tarFile{name: "manifest.json", data: []byte("[]")}), "manifest.json lists 0 images"},

@@ -226,7 +226,7 @@ func (c *collector) savedStream(ctx context.Context, s Spec, p bundle.Platform, 
 			return nil, err
 		}
 		if list[i] = layers[file]; list[i] == nil {
-			return nil, fmt.Errorf("%.80q is no layer", file)
+			return nil, fmt.Errorf("%.80q is not a layer", file)
 		}
 		if list[i].diffID != diffIDs[i] {
 			return nil, &diffIDError{list[i].diffID, diffIDs[i]}

@@ -54,7 +54,7 @@ type Options struct {
 	// Dir is where relative directories of layouts and files start.
 	Dir string
 	// CacheDir keeps the layers made here, compressed. It is created when
-	// needed and may be deleted at any time when nobody builds.
+	// needed and may be deleted at any time when no build runs.
 	CacheDir string
 	// Keychain has the credentials for registries; nil means none.
 	Keychain authn.Keychain

@@ -291,7 +291,7 @@ type blobReader struct {
 	mark   int64  // at, when it failed
 }
 
-// Close may be called while somebody reads, who then gets an error.
+// Close may be called during a read, which then fails.
 func (b *blobReader) Close() error {
 	b.cancel()
 	return nil

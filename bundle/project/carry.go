@@ -23,7 +23,7 @@ import (
 // leading ! what is left out.
 type FileItem struct {
 	Path string `yaml:"path"`
-	// Public says that it may be read by anybody who gets a bundle, although git
+	// Public says that everyone who gets a bundle may read it, although git
 	// ignores it or it looks like a secret.
 	Public bool `yaml:"public"`
 }
@@ -130,7 +130,7 @@ func (c *carrier) add(name string, at ...any) error {
 		return c.p.at(at, "%s is a link to %s, which is outside the directory of %s", source, real, DefaultFile)
 	}
 	if _, again := c.files[name]; !again && windowsScript(source) {
-		c.note("%s is a script with Windows line endings: Linux looks for an interpreter whose name ends in a carriage return, and does not start it. Write \"%s text eol=lf\" into .gitattributes and check it out anew", name, path.Base(name))
+		c.note("%s is a script with Windows line endings: Linux looks for an interpreter whose name ends in a carriage return, and does not start it. Write \"%s text eol=lf\" into .gitattributes and check it out again", name, path.Base(name))
 	}
 	c.files[name] = ReleaseFile{Path: name, Source: source, Executable: info.Mode()&0o100 != 0}
 	return nil

@@ -84,7 +84,7 @@ func (p *Project) checkApp() error {
 func (p *Project) checkImages() error {
 	for _, host := range sortedKeys(p.Registries) {
 		if !hostPattern.MatchString(host) {
-			return p.at([]any{"registries", host}, "registry %q is no host: want for example docker.io or registry.example.com:5000", host)
+			return p.at([]any{"registries", host}, "registry %q is not a host: want for example docker.io or registry.example.com:5000", host)
 		}
 		r := p.Registries[host]
 		if r.HTTP && r.CA != "" {
@@ -325,7 +325,7 @@ func (p *Project) checkData() error {
 		}
 	}
 	if k := p.Keep.Releases; k < 2 || k > 100 {
-		return p.at([]any{"keep", "releases"}, "releases is %d, want 2 to 100: the running one and one to go back to", k)
+		return p.at([]any{"keep", "releases"}, "releases is %d, want 2 to 100: the running one and one to roll back to", k)
 	}
 	if k := p.Keep.Backups; k < 1 || k > 1000 {
 		return p.at([]any{"keep", "backups"}, "backups is %d, want 1 to 1000", k)
@@ -364,7 +364,7 @@ func (p *Project) checkFiles() error {
 	}
 	for i, name := range p.Profiles {
 		if !profilePattern.MatchString(name) || slices.Contains(p.Profiles[:i], name) {
-			return p.at([]any{"profiles", i}, "profile %q is listed twice or is no name of a profile", name)
+			return p.at([]any{"profiles", i}, "profile %q is listed twice or is not a name of a profile", name)
 		}
 	}
 	for i, f := range p.Files {

@@ -360,7 +360,7 @@ func parse(path string, data []byte) (*Project, error) {
 		doc:    doc,
 	}
 	if key, _ := child(doc.root, "templates"); key != nil {
-		return nil, doc.errorAt(key, "templates belong into tree: services of a compose app read the environment file themselves, or a file that docker compose makes of it: configs: {NAME: {content: \"... ${KEY} ...\"}} in the compose file")
+		return nil, doc.errorAt(key, "templates belong in tree: services of a compose app read the environment file themselves, or a file that docker compose makes of it: configs: {NAME: {content: \"... ${KEY} ...\"}} in the compose file")
 	}
 	if err := doc.decode(p); err != nil {
 		return nil, err

@@ -146,7 +146,7 @@ type Resolved struct {
 	Mounts []string // what it mounts, as bundle.Device has it
 }
 
-// Resolve writes the release's compose file anew when it has to be another one than
+// Resolve writes the release's compose file again when it has to be another one than
 // it is here: with what it takes from other files in it, and with the places on a
 // device of what travels. files are those of the manifest. It returns nil when
 // the file is good as it is.

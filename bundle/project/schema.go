@@ -456,7 +456,7 @@ var descriptions = map[string]string{
 	"hooks.*.timeout":           "5m when it is missing.",
 	"migration":                 "What the release does to the data of the one before: reversible, or irreversible when that one can no longer work with them.",
 	"rollback":                  "What going back from this release does.",
-	"rollback.restore_data":     "Whether the data saved before the update come back, and what was written since is lost.",
+	"rollback.restore_data":     "Whether the data saved before the update are restored, and what was written since is lost.",
 	"requires":                  "What a device must have before it may take the release.",
 	"requires.from":             "Lowest version that an update may start from.",
 	"requires.engine":           "Lowest version of the container engine, like 23.0.",

@@ -46,7 +46,7 @@ func TestSchemaAgrees(t *testing.T) {
 			_, want := parse("valise.yaml", []byte(text))
 			if _, ok := beyondSchema[name]; ok {
 				if want == nil {
-					t.Fatal("is no mistake")
+					t.Fatal("is not a mistake")
 				}
 				return
 			}

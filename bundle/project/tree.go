@@ -103,7 +103,7 @@ func (p *Project) checkTree() error {
 	for key, list := range map[string][]string{"units": t.Units, "required": t.Required} {
 		for i, name := range list {
 			if !localPath(name) || slices.Contains(list[:i], name) {
-				return p.at([]any{"tree", key, i}, "%q is listed twice or is no clean path in the tree", name)
+				return p.at([]any{"tree", key, i}, "%q is listed twice or is not a clean path in the tree", name)
 			}
 		}
 	}

@@ -1,6 +1,6 @@
 // Package provenance says how a release was built: in the bundle's file
 // provenance.json stands an in-toto statement with SLSA provenance about
-// everything else in the bundle. The manifest lists that file, so whoever signs the
+// everything else in the bundle. The manifest lists that file, so who signs the
 // release signs its provenance, and a device can compare it with a policy offline.
 package provenance
 
@@ -167,7 +167,7 @@ func (s *Statement) Encode() ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// Parse reads what Encode wrote. Other bytes are refused, so nobody can read them
+// Parse reads what Encode wrote. Other bytes are refused, so they cannot be read
 // in another way.
 func Parse(b []byte) (*Statement, error) {
 	s := new(Statement)

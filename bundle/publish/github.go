@@ -58,7 +58,7 @@ type Repository struct {
 
 var repositoryName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9._-]+$`)
 
-// Open returns the repository that o names. It asks nobody yet.
+// Open returns the repository that o names. It sends no request yet.
 func Open(o Options) (*Repository, error) {
 	if !repositoryName.MatchString(o.Repository) || strings.HasSuffix(o.Repository, "/.") || strings.HasSuffix(o.Repository, "/..") {
 		return nil, fmt.Errorf("repository %q: want OWNER/NAME", o.Repository)

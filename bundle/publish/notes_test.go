@@ -11,7 +11,7 @@ import (
 	"github.com/valise-ota/valise/bundle/bundletest"
 )
 
-var update = flag.Bool("update", false, "write golden files anew")
+var update = flag.Bool("update", false, "write golden files again")
 
 const workflow = "https://github.com/acme/shop/.github/workflows/release.yml@refs/tags/v1.2.3"
 

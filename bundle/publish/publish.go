@@ -1,4 +1,4 @@
-// Package publish puts a release on GitHub so that nobody ever sees half of it.
+// Package publish puts a release on GitHub as a whole: half of it is never visible.
 //
 // Everything is uploaded to a draft, which only people who may write can see.
 // When GitHub has every file, the files are downloaded again and checked, the
@@ -49,7 +49,7 @@ type File struct {
 // Request is a release to publish.
 type Request struct {
 	Tag        string
-	Commit     string // that Tag must be, or will be; empty when nobody knows
+	Commit     string // that Tag must be, or will be; empty when it is not known
 	Title      string
 	Notes      string // Markdown; of a release that has some already they stay
 	Prerelease bool

@@ -99,7 +99,7 @@ func CycloneDX(img Image, packages []Package) ([]byte, error) {
 }
 
 // Read returns the packages that a document of either kind lists: ours, or one that
-// somebody attached to an image. Nothing is known of who wrote it.
+// was attached to an image. Nothing is known of who wrote it.
 func Read(b []byte) ([]Package, error) {
 	var doc struct {
 		Packages []struct {

@@ -278,7 +278,7 @@ func TestHostile(t *testing.T) {
 		return io.NopCloser(strings.NewReader(strings.Repeat("no tar ", 200))), nil
 	}
 	if _, _, err := sbom.Packages(t.Context(), sbom.Image{Layers: []func() (io.ReadCloser, error){bad}}, t.TempDir()); err == nil {
-		t.Error("a layer that is no tar: accepted")
+		t.Error("a layer that is not a tar: accepted")
 	}
 }
 
@@ -328,6 +328,6 @@ func TestFinder(t *testing.T) {
 	}
 	_, version, _ := strings.Cut(strings.TrimSpace(string(out)), " ")
 	if !strings.HasPrefix(sbom.Finder, "osv-scalibr-"+version+"-") {
-		t.Errorf("Finder is %s, go.mod has %s: set Finder anew", sbom.Finder, version)
+		t.Errorf("Finder is %s, go.mod has %s: set Finder again", sbom.Finder, version)
 	}
 }

@@ -25,7 +25,7 @@ import (
 // These tests need the services that scripts/sigstore.sh runs; make e2e does.
 // -update writes the fixtures that the tests of package verify read: signatures
 // by real servers, which stay what they are when the certificates have expired.
-var update = flag.Bool("update", false, "write verify/testdata/keyless anew")
+var update = flag.Bool("update", false, "write verify/testdata/keyless again")
 
 const fixtureDir = "../../verify/testdata/keyless"
 

@@ -134,11 +134,11 @@ func (w *writer) tar(ctx context.Context, r io.Reader) error {
 	})
 	switch {
 	case first && (errors.Is(err, tar.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) || err == nil && s.zeros == 0):
-		return errors.New("it is no archive of a known kind, or only the beginning of one: want zip, tar, or tar compressed with gzip, bzip2, xz, zstd or lz4")
+		return errors.New("it is not a whole archive of a known kind: want zip or tar, plain or compressed with gzip, bzip2, xz, zstd or lz4")
 	case err != nil:
 		return err
 	case s.zeros < 512: // the end of a tar is longer than the padding of its last file
-		return fmt.Errorf("the tar is cut off: %w", io.ErrUnexpectedEOF)
+		return fmt.Errorf("the tar is truncated: %w", io.ErrUnexpectedEOF)
 	}
 	// What compresses has its checksum at the end.
 	s.zeros = 0
@@ -248,7 +248,7 @@ func (w *writer) entry(ctx context.Context, e archives.FileInfo) error {
 	case e.IsDir() && (name == "" || name == "."):
 		return nil
 	case !fs.ValidPath(name) || strings.ContainsAny(name, "\\:\x00"):
-		return fmt.Errorf("entry %.120q leaves the archive or is no clean path", e.NameInArchive)
+		return fmt.Errorf("entry %.120q leaves the archive or is not a clean path", e.NameInArchive)
 	case len(name) > MaxPath:
 		return fmt.Errorf("entry %.120q... has a name of %d bytes, want at most %d", name, len(name), MaxPath)
 	case e.LinkTarget != "" || !e.IsDir() && !e.Mode().IsRegular():

@@ -288,8 +288,8 @@ func TestHostile(t *testing.T) {
 		"file as directory":                  {tarball(t, tar.Header{Name: "a", Mode: 0o644}, tar.Header{Name: "a/b", Mode: 0o644}), "a"},
 		"many":                               {tarball(t, many...), "too many files"},
 		"truncated":                          {good(t)[:2100], "unexpected EOF"},
-		"text":                               {[]byte("hello"), "no archive of a known kind"},
-		"gzip alone":                         {[]byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0}, "no archive of a known kind"},
+		"text":                               {[]byte("hello"), "not a whole archive of a known kind"},
+		"gzip alone":                         {[]byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0}, "not a whole archive of a known kind"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir, err := unpackTo(t, c.data)

@@ -34,10 +34,10 @@ func restoreCommand(p *program) *cobra.Command {
 	var list, discard bool
 	c := &cobra.Command{
 		Use:   "restore [BACKUP]",
-		Short: "Bring back saved data",
-		Long: "restore stops the app, brings back the data of BACKUP, starts the current release with them\n" +
+		Short: "Restore saved data",
+		Long: "restore stops the app, restores the data of BACKUP, starts the current release with them\n" +
 			"and checks its health. BACKUP is the ID that --list shows; without it the newest. Today's\n" +
-			"data are saved first, and come back when anything fails.\n\n" +
+			"data are saved first, and restored when anything fails.\n\n" +
 			"After an update whose way back failed (exit code 5), restore gives the release before its\n" +
 			"data and ends the way back.",
 		Example: "  valise-installer restore --list\n  valise-installer restore GQ2TMNZV",

@@ -262,7 +262,7 @@ func (p *composeProject) run() {
 	slices.Sort(recreated)
 	want := strings.Fields(p.head["recreated"])
 	if !slices.Equal(recreated, want) {
-		p.t.Errorf("the update made %v anew, want %v", recreated, want)
+		p.t.Errorf("the update made %v again, want %v", recreated, want)
 	}
 	var planned struct {
 		Services []struct{ Service, Change string }
@@ -281,7 +281,7 @@ func (p *composeProject) run() {
 		}
 	}
 	if !slices.Equal(recreated, want) {
-		p.t.Errorf("the plan said that %v are made anew, want %v", recreated, want)
+		p.t.Errorf("the plan said that %v are recreated, want %v", recreated, want)
 	}
 	p.install("rollback")
 	p.same("rollback", before, p.look())

@@ -30,7 +30,7 @@ func doctorCommand(p *program) *cobra.Command {
 			return p.doctor(cmd.Context())
 		},
 	}
-	c.Flags().BoolVar(&repair, "repair", false, "make records anew that are damaged or gone")
+	c.Flags().BoolVar(&repair, "repair", false, "rebuild damaged or missing records")
 	return c
 }
 
@@ -41,7 +41,7 @@ func (p *program) mendRecords(ctx context.Context) error {
 		if d.Copy {
 			from = "their copy of the last commit"
 		}
-		p.Note("the records of %s were made anew from %s: %s is current", d.App, from, d.Current)
+		p.Note("the records of %s were recreated from %s: %s is current", d.App, from, d.Current)
 		if d.Aside != "" {
 			p.Note("the damaged ones are kept as %s", d.Aside)
 		}

@@ -140,7 +140,7 @@ func givenSockets() (map[string]net.Listener, error) {
 	given := map[string]net.Listener{}
 	for _, l := range list {
 		if l == nil || l.Addr().Network() != "unix" {
-			return nil, errors.New("systemd hands over something that is no unix stream socket: mend the .socket unit")
+			return nil, errors.New("systemd hands over something that is not a Unix stream socket: fix the .socket unit")
 		}
 		given[l.Addr().String()] = l
 	}

@@ -433,7 +433,7 @@ var scenarios = map[string]func(*tab, []string){
 		b.says("#confirm", "Today's data are saved first")
 		b.axe("restore")
 		b.click("#confirm-yes")
-		b.says("#activity", "Data brought back")
+		b.says("#activity", "Data restored")
 		b.says("#activity", "completed")
 		b.until("document.querySelectorAll('[data-part=backups] [data-action=restore]').length === 4") // today's, too
 	},

@@ -272,7 +272,7 @@ func (p *program) pageKey() (crypto.Signer, error) {
 				}
 			}
 		}
-		return nil, fmt.Errorf("%s has no certificate beside it, and one can be made for a key in PKCS #8 only: put tls.crt there, or take the key away to have both made", path)
+		return nil, fmt.Errorf("%s is not in PKCS #8, so no certificate can be made for it: put tls.crt there, or remove the key", path)
 	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		return nil, err

@@ -30,7 +30,7 @@ func picture(ts *testscript.TestScript, neg bool, args []string) {
 	before, err := os.ReadFile(file)
 	ts.Check(err)
 	if measured := regexp.MustCompile(`\d[\d.]* ?(B|KiB|MiB|GiB|ms|s)\b`); measured.ReplaceAllString(now, "") != measured.ReplaceAllString(string(before), "") {
-		ts.Fatalf("%s shows what is not printed any more; VALISE_PICTURES=write writes it anew:\n%s", file, &transcript)
+		ts.Fatalf("%s shows what is not printed any more; VALISE_PICTURES=write rewrites it:\n%s", file, &transcript)
 	}
 }
 

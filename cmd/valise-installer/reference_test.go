@@ -13,7 +13,7 @@ import (
 	"github.com/valise-ota/valise/installer/device"
 )
 
-var update = flag.Bool("update", false, "write docs/reference/valise-installer.md anew")
+var update = flag.Bool("update", false, "write docs/reference/valise-installer.md again")
 
 // TestReference: docs/reference/valise-installer.md has all commands and flags,
 // also those of APP-update.

@@ -18,13 +18,13 @@ func rollbackCommand(p *program) *cobra.Command {
 		Short: "Return to the release that ran before",
 		Long: "rollback starts the release that was running and committed before the current one, and\n" +
 			"checks its health. It needs no bundle and no network. Whether the data saved before the\n" +
-			"update come back with it, the current release says (rollback: restore_data); the flags\n" +
+			"update are restored with it, the current release says (rollback: restore_data); the flags\n" +
 			"overrule it. Data that are replaced are saved first.",
 		Example: "  valise-installer rollback\n  valise-installer rollback --restore-data",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return p.rollback(cmd.Context(), restore, keep) },
 	}
-	c.Flags().BoolVar(&restore, "restore-data", false, "bring back the data saved before the current release came")
+	c.Flags().BoolVar(&restore, "restore-data", false, "restore the data saved before the current release came")
 	c.Flags().BoolVar(&keep, "keep-data", false, "keep the data as they are now")
 	return c
 }
@@ -44,7 +44,7 @@ func recoverCommand(p *program) *cobra.Command {
 	c := &cobra.Command{
 		Use:     "recover",
 		Short:   "Undo what a power cut left unfinished",
-		Long:    "recover brings a device back to its committed release after an update was cut off. It runs\nat boot; by hand it does no harm.",
+		Long:    "recover brings a device back to its committed release after an update was interrupted. It runs\nat boot; by hand it does no harm.",
 		Example: "  valise-installer recover",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -37,34 +37,34 @@ var hints = map[device.Advice]string{
 	device.SeeEngineLog:  `see why with "journalctl -u docker.service"; nothing was changed`,
 	device.MakeGroup:     `make the group %s by hand and repeat`,
 	device.TakeOver:      `take it over as it runs with "valise-installer adopt --root %s --project %s" and the same --key or --identity, then "valise-installer update" with this bundle`,
-	device.RepairRecords: `"valise-installer doctor --repair" makes the records anew from what is here`,
+	device.RepairRecords: `"valise-installer doctor --repair" recreates the records from what is here`,
 	device.EditEnv:       `change it in the environment file and start the app again`,
 }
 
 // remedies say what can be done about a finding of doctor.
 var remedies = map[device.Advice]string{
 	device.StartEngine:    `systemctl enable --now docker.service; see journalctl -u docker.service`,
-	device.MakeMissing:    `make what is missing: a service that is made anew or started again does not come up without it`,
+	device.MakeMissing:    `make what is missing: a service that is recreated or started again does not come up without it`,
 	device.RaiseEngine:    `install Docker Engine 20.10 or newer`,
 	device.BringCompose:   `install the docker-compose-plugin package, or a bundle that carries docker-compose`,
 	device.SeeDisk:        `look at the disk: df, dmesg`,
 	device.MakeRoom:       `make room: an update says what it needs with plan`,
 	device.SetClock:       `set it (timedatectl); updates work all the same, but times in the history are wrong`,
 	device.RestoreTrust:   `restore %s from a backup; without it no bundle is accepted`,
-	device.MendFile:       `mend %s`,
-	device.RepairIt:       `valise-installer doctor --repair sets them aside and makes them anew`,
+	device.MendFile:       `fix %s`,
+	device.RepairIt:       `valise-installer doctor --repair sets them aside and recreates them`,
 	device.ApplyIt:        `valise-installer apply`,
-	device.SeeLogs:        `valise-installer logs; valise-installer restart begins to count anew`,
-	device.MendCause:      `mend the cause, then run valise-installer recover`,
+	device.SeeLogs:        `valise-installer logs; valise-installer restart resets the count`,
+	device.MendCause:      `fix the cause, then run valise-installer recover`,
 	device.RecoverIt:      `wait when it runs right now, else run valise-installer recover`,
 	device.InstallAgain:   `install the app again: valise-installer install BUNDLE`,
 	device.InstallIt:      `valise-installer install BUNDLE`,
 	device.MendLink:       `ln -sfnT releases/%s %s`,
-	device.PutUnitsBack:   `valise-installer update BUNDLE of %s: it puts the units of the release back, keeps an edit beside them, and starts them; what is to be different belongs into systemctl edit UNIT`,
-	device.WriteAnew:      `valise-installer update BUNDLE of %s: it writes them anew and keeps an edit beside them`,
+	device.PutUnitsBack:   `valise-installer update BUNDLE of %s: it puts the units of the release back, keeps an edit beside them, and starts them; put your own settings into systemctl edit UNIT`,
+	device.WriteAnew:      `valise-installer update BUNDLE of %s: it rewrites them and keeps an edit beside them`,
 	device.PutBack:        `valise-installer update BUNDLE of %s: it puts back what is missing`,
-	device.NoWayBack:      `a rollback will not work; after the next update there is a new release to go back to`,
-	device.SwitchMends:    `a switch to this release, or an update with its own bundle, brings back what it has and keeps the change beside it`,
+	device.NoWayBack:      `a rollback will not work; after the next update there is a new release to roll back to`,
+	device.SwitchMends:    `a switch to this release, or an update with its own bundle, restores what it has and keeps the change beside it`,
 	device.VerifiedNext:   `the next update is verified`,
 	device.RestoreEnv:     `restore %s from a backup: databases depend on the passwords in it`,
 	device.HideFile:       `chmod 600 %s`,
@@ -80,9 +80,9 @@ var remedies = map[device.Advice]string{
 	device.EnableEngine:   `systemctl enable docker.service`,
 	device.EnableRecovery: `systemctl enable %s; the next update puts a lost one back`,
 	device.PutInstaller:   `put valise-installer there; the next update does so too`,
-	device.RecoveryAnew:   `the next update writes it anew; what is to be different belongs into systemctl edit %s`,
-	device.SetUpAgain:     `valise-installer page setup writes it anew; then systemctl enable --now valise`,
-	device.SetUpUnit:      `valise-installer page setup writes it anew; what is to be different belongs into systemctl edit %s`,
+	device.RecoveryAnew:   `the next update rewrites it; put your own settings into systemctl edit %s`,
+	device.SetUpAgain:     `valise-installer page setup rewrites it; then systemctl enable --now valise`,
+	device.SetUpUnit:      `valise-installer page setup rewrites it; put your own settings into systemctl edit %s`,
 	device.SeeUnit:        `systemctl status %s`,
 	device.EnableUnit:     `systemctl enable --now %s`,
 	device.RestartUnit:    `systemctl restart %s; see journalctl -u %s`,
@@ -122,7 +122,7 @@ func (p *program) explained(err error) error {
 		return cli.WithCode(cli.WithHint(err, "put them there and repeat; nothing was changed"), cli.ExitEnv)
 	}
 	if errors.As(err, new(*device.AttentionError)) {
-		return cli.WithCode(cli.WithHint(err, "mend the cause and run %q; it tries again", "valise-installer recover"), cli.ExitAttention)
+		return cli.WithCode(cli.WithHint(err, "fix the cause and run %q; it tries again", "valise-installer recover"), cli.ExitAttention)
 	}
 	if errors.Is(err, daemon.ErrUnreachable) {
 		return cli.WithHint(err, "start it: %q", "systemctl enable --now valise")

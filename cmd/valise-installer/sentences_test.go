@@ -20,7 +20,7 @@ func TestSentences(t *testing.T) {
 	}
 	all := regexp.MustCompile(`(?m)^\t\w+ +Advice = "([^"]+)" +// *(.*)$`).FindAllStringSubmatch(string(text), -1)
 	if len(all) < 20 {
-		t.Fatalf("found %d advices: mend the expression", len(all))
+		t.Fatalf("found %d advices: fix the expression", len(all))
 	}
 	p := &program{App: cli.App{Env: cli.Env{Stderr: new(strings.Builder)}}}
 	for _, a := range all {

@@ -47,7 +47,7 @@ func statusCommand(p *program) *cobra.Command {
 				return err
 			}
 			if u := st.Unfinished; u != nil && u.Attention != "" {
-				return cli.WithCode(cli.WithHint(fmt.Errorf("needs attention: %s", u.Attention), "mend the cause and run %q", "valise-installer recover"), cli.ExitAttention)
+				return cli.WithCode(cli.WithHint(fmt.Errorf("needs attention: %s", u.Attention), "fix the cause and run %q", "valise-installer recover"), cli.ExitAttention)
 			}
 			return nil
 		},

@@ -58,7 +58,7 @@ func (s *step) readInputs() error {
 		in.version = dryVersion
 	}
 	if in.version == "" && in.bundle == "" {
-		return cli.WithHint(cli.Usagef("no version: %s is no tag", cmp.Or(s.Getenv("GITHUB_REF"), "this run")), "run the workflow for tags, or set the input tag or version")
+		return cli.WithHint(cli.Usagef("no version: %s is not a tag", cmp.Or(s.Getenv("GITHUB_REF"), "this run")), "run the workflow for tags, or set the input tag or version")
 	}
 	for _, pattern := range lines(get("extra-files")) {
 		files, err := filepath.Glob(pattern)

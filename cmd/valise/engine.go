@@ -325,12 +325,12 @@ func checkArchive(path string) error {
 	defer f.Close()
 	z, err := gzip.NewReader(bufio.NewReader(f))
 	if err != nil {
-		return fmt.Errorf("it is no archive: %w", err)
+		return fmt.Errorf("it is not an archive: %w", err)
 	}
 	for t := tar.NewReader(io.LimitReader(z, maxPrograms)); ; {
 		h, err := t.Next()
 		if err != nil {
-			return fmt.Errorf("it is no archive of Docker, with docker/dockerd: %w", err)
+			return fmt.Errorf("it is not an archive of Docker, with docker/dockerd: %w", err)
 		}
 		if h.Name == "docker/dockerd" {
 			return nil
@@ -341,7 +341,7 @@ func checkArchive(path string) error {
 // checkProgram refuses what is no program of Linux.
 func checkProgram(path string) error {
 	if head, err := readHead(path, 4); err != nil || string(head) != "\x7fELF" {
-		return cmp.Or(err, errors.New("it is no program"))
+		return cmp.Or(err, errors.New("it is not a program"))
 	}
 	return nil
 }

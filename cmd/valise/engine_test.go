@@ -215,8 +215,8 @@ func TestEngineFetchRefused(t *testing.T) {
 		args   []string
 		want   string
 	}{
-		"a page":          {func(s *engineServer) { s.files["/docker/x86_64/docker-29.1.3.tgz"] = "<html>log in" }, nil, "it is no archive"},
-		"another archive": {func(s *engineServer) { s.files["/docker/x86_64/docker-29.1.3.tgz"] = dockerArchive(nil, "x", "x") }, nil, "it is no archive of Docker, with docker/dockerd"},
+		"a page":          {func(s *engineServer) { s.files["/docker/x86_64/docker-29.1.3.tgz"] = "<html>log in" }, nil, "it is not an archive"},
+		"another archive": {func(s *engineServer) { s.files["/docker/x86_64/docker-29.1.3.tgz"] = dockerArchive(nil, "x", "x") }, nil, "it is not an archive of Docker, with docker/dockerd"},
 		"no list":         {func(s *engineServer) { s.files["/docker/x86_64/"] = "hello" }, nil, "it lists no docker-VERSION.tgz\nhint: name a version: --docker 29.1.3"},
 		"no such version": {nil, []string{"--docker", "27.0.0"}, "docker-27.0.0.tgz: the server answers 404 Not Found"},
 		"a wrong sum": {func(s *engineServer) {

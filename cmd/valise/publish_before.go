@@ -78,7 +78,7 @@ func (p *publishing) checkPrivate(ctx context.Context) error {
 		}
 		if len(ignored) > 0 {
 			return cli.WithHint(fmt.Errorf("publish %s: it holds %s, which git ignores and everybody could read", p.paths[i], strings.Join(ignored, ", ")),
-				"build it anew; when everybody may read it, write files: [{path: %s, public: true}] in %s", ignored[0], p.project)
+				"build it again; when everybody may read it, write files: [{path: %s, public: true}] in %s", ignored[0], p.project)
 		}
 	}
 	return nil
@@ -137,7 +137,7 @@ func (p *publishing) compare(ctx context.Context, before []earlier, result *publ
 				return fmt.Errorf("publish: two thin bundles would be %s: give the bundles that they are made from other names", thin.Bundle)
 			}
 			if thin.Omitted == 0 {
-				p.Note("%s has all layers anew: no thin bundle for %s", filepath.Base(path), rel.Tag)
+				p.Note("%s has all layers again: no thin bundle for %s", filepath.Base(path), rel.Tag)
 				if err := removeBundle(thin.Bundle); err != nil {
 					return err
 				}

@@ -101,7 +101,7 @@ func receiptFiles(root *os.Root) (map[string][][]byte, error) {
 		if info, err := root.Lstat(name); err != nil {
 			return nil, err
 		} else if !info.Mode().IsRegular() {
-			return nil, fmt.Errorf("%s is no file", name)
+			return nil, fmt.Errorf("%s is not a file", name)
 		}
 		f, err := root.Open(name)
 		if err != nil {

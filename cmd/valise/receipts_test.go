@@ -73,7 +73,7 @@ func TestReceipts(t *testing.T) {
 	}()
 	select {
 	case stderr := <-done:
-		if stderr != "valise: read receipts: valise/pump-8/shop/000002.json is no file\n" {
+		if stderr != "valise: read receipts: valise/pump-8/shop/000002.json is not a file\n" {
 			t.Errorf("a pipe: %s", stderr)
 		}
 	case <-time.After(bundletest.Patience()):

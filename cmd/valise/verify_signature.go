@@ -71,7 +71,7 @@ func readChecksums(v *verify.Verifier, flags verifyFlags) (*verify.Checksums, er
 	}
 	sig, err := os.ReadFile(name)
 	if flags.signature == "" && errors.Is(err, fs.ErrNotExist) {
-		return nil, cli.WithHint(&verify.Error{Check: verify.CheckUnsigned, Reason: fmt.Sprintf("there is no %s, the signature of the list of checksums: anybody can write a list", name)},
+		return nil, cli.WithHint(&verify.Error{Check: verify.CheckUnsigned, Reason: fmt.Sprintf("there is no %s, the signature of the list of checksums: a list alone proves nothing", name)},
 			"name its signature with --bundle")
 	}
 	if err != nil {

@@ -3,7 +3,7 @@
 // warning: the update it was made for must not go on.
 //
 // All that one record saves is a set: a file for each backup, and an index that
-// is written last. What no index names is no backup.
+// is written last. What no index names is not a backup.
 package backup
 
 import (
@@ -39,13 +39,13 @@ type Execer interface {
 type Deps struct {
 	Execer
 	// HostPath is where on this device a path in a volume of a service is: a
-	// directory that no container can put anything else in the place of, and a
+	// directory that no container can put anything else in place of, and a
 	// path below it, of which containers may have made what they like.
 	HostPath func(ctx context.Context, service, path string) (source, below string, err error)
 	// Pause stops the containers that use a directory of this device from
 	// running on, until resume.
 	Pause func(ctx context.Context, hostPath string) (resume func() error, err error)
-	// MaxPause is how long they stand still at most; 0 is the package's MaxPause.
+	// MaxPause is the longest that they are paused; 0 is the package's MaxPause.
 	MaxPause time.Duration
 }
 
@@ -310,7 +310,7 @@ func writeFile(dir *os.Root, name string, write func(*os.File) error) (err error
 	return syncDir(dir)
 }
 
-// Restore brings back a set. Other services than those of the set should be
+// Restore restores a set. Other services than those of the set should be
 // stopped, and those must run, unless it is their volume that is restored.
 // Interrupted, it may be repeated, and has to be: a database is restored in one
 // transaction where it can, other data are half old until the end.
@@ -347,7 +347,7 @@ func (d Deps) restore(ctx context.Context, dir *os.Root, item Item) error {
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
-	return limited(ctx, maxTime, "it was brought back", func(ctx context.Context) error {
+	return limited(ctx, maxTime, "it was restored", func(ctx context.Context) error {
 		if err := wait(ctx, k.ready); err != nil {
 			return err
 		}
@@ -483,7 +483,7 @@ func remove(dir *os.Root, list []Set) (removed []string, err error) {
 
 // Prune removes all but the newest keep sets, and what interrupted backups left.
 // It must not run while one is made. The newest set that was made while another
-// version than current ran stays too: it is what a rollback brings back.
+// version than current ran stays too: it is what a rollback restores.
 func Prune(dir *os.Root, keep int, current string) (removed []string, err error) {
 	if keep < 1 {
 		return nil, fmt.Errorf("prune backups: keep is %d, want at least 1", keep)

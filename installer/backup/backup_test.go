@@ -86,7 +86,7 @@ func TestSaveAndRestore(t *testing.T) {
 	const name, index = "000001-019x-1.0.0-db.dump", "000001-019x-1.0.0.json"
 	content := "PGDMP" + strings.Repeat("data", 1000)
 	dir.WriteFile(tempPrefix+name, []byte("left by a power cut"), 0o644)
-	dir.WriteFile("000001-019x-1.0.0-db.tar.gz", []byte("left by an attempt that was cut off"), 0o600)
+	dir.WriteFile("000001-019x-1.0.0-db.tar.gz", []byte("left by an attempt that was interrupted"), 0o600)
 	var progress int64
 	set, err := Save(t.Context(), Deps{Execer: fakeDB{t, map[string]func(io.Reader, io.Writer) error{cmdDump: write(content), cmdCheck: expect(content)}}},
 		dir, head, shopOnly, func(n int64) { progress = n })

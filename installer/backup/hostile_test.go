@@ -472,7 +472,7 @@ func TestSQLiteLinks(t *testing.T) {
 			w.must(os.RemoveAll(w.in("app.db" + suffix)))
 			w.must(make(w.in("app.db" + suffix)))
 			if _, err := w.save("B", sqliteAt("/app.db")); err == nil {
-				t.Errorf("%s in the place of app.db%s: saved", name, suffix)
+				t.Errorf("%s in place of app.db%s: saved", name, suffix)
 			}
 			w.hostIsWhole()
 			w.must(Restore(t.Context(), w.deps, w.sets, set))
@@ -486,7 +486,7 @@ func TestSQLiteLinks(t *testing.T) {
 		}
 	}
 	if _, err := w.save("B", bundle.Backup{SQLite: &bundle.SQLite{Service: "app", Path: "/"}}); err == nil {
-		t.Error("a mount that is no directory: saved")
+		t.Error("a mount that is not a directory: saved")
 	}
 }
 

@@ -131,7 +131,7 @@ func (a *App) Find(ctx context.Context, o AdoptOptions) (*Adoption, error) {
 		}
 	}
 	if len(f.health.Compose) == 0 {
-		return nil, fmt.Errorf("nothing of the compose project %s runs: start it, so that it can be seen what it is to come back to", f.Project)
+		return nil, fmt.Errorf("nothing of the compose project %s runs: start it, so that a rollback has something to return to", f.Project)
 	}
 	_, _, err = a.adoptedManifest(ctx, f) // what is wrong with it is said now
 	return f, err
@@ -216,7 +216,7 @@ func (f *Adoption) read(has string) error {
 	case err != nil:
 		return fmt.Errorf("read environment file: %w", err)
 	case len(f.EnvFrom) == 0:
-		f.Notes = append(f.Notes, has+" was no part of the project, and is the environment file of each release from now on")
+		f.Notes = append(f.Notes, has+" was not part of the project, and is the environment file of each release from now on")
 	case !bytes.Equal(have, f.env):
 		return fmt.Errorf("%s and %s are two environment files with different contents: make one of them, as releases read the first", has, strings.Join(f.EnvFrom, ", "))
 	}
@@ -275,7 +275,7 @@ func (a *App) findServices(ctx context.Context, f *Adoption, c *docker.Compose, 
 		counts[x.Service]++
 		env[x.Service] = started[i].Env
 		if x.State != "running" && (x.State != "exited" || x.ExitCode != 0) || x.Health == "unhealthy" {
-			wrong = append(wrong, fmt.Sprintf("service %s is %s (status %d): the way back leads to what runs, so start, mend or remove it first", x.Service, cmp.Or(x.Health, x.State), x.ExitCode))
+			wrong = append(wrong, fmt.Sprintf("service %s is %s (status %d): the way back leads to what runs, so start, fix or remove it first", x.Service, cmp.Or(x.Health, x.State), x.ExitCode))
 		}
 		if len(started[i].Anonymous) > 0 {
 			f.Notes = append(f.Notes, fmt.Sprintf("service %s keeps data in a volume without a name, at %s: it goes along as long as each release has that service; name the volume", x.Service, strings.Join(started[i].Anonymous, ", ")))
@@ -292,7 +292,7 @@ func (a *App) findServices(ctx context.Context, f *Adoption, c *docker.Compose, 
 		f.Services = append(f.Services, AdoptedService{x.Service, started[i].Image, x.ImageID, x.State, []string{x.ConfigHash}})
 		img, made, err := a.Engine.Describe(ctx, x.ImageID, info.Platform)
 		if err != nil {
-			wrong = append(wrong, fmt.Sprintf("service %s could not come back: %v", x.Service, err))
+			wrong = append(wrong, fmt.Sprintf("service %s could not be restored: %v", x.Service, err))
 			continue
 		}
 		if f.images[x.Service] = img; made.After(f.made) {
@@ -304,7 +304,7 @@ func (a *App) findServices(ctx context.Context, f *Adoption, c *docker.Compose, 
 	if len(differ) > 0 && len(unset) > 0 {
 		wrong = append(wrong, fmt.Sprintf("variables have no value now (%s), and services do not run as their files say without them (%s): write what they were started with into %s", strings.Join(unset, ", "), strings.Join(differ, ", "), filepath.Join(f.Dir, envName)))
 	} else if len(differ) > 0 {
-		f.Notes = append(f.Notes, fmt.Sprintf("%s: docker compose would make anew what runs (a file or a variable changed since, or another version of docker compose started it); the way back leads to what the files say now, with the images that run", strings.Join(differ, ", ")))
+		f.Notes = append(f.Notes, fmt.Sprintf("%s: docker compose would recreate what runs (a file or a variable changed since, or another version of docker compose started it); the way back leads to what the files say now, with the images that run", strings.Join(differ, ", ")))
 	}
 	var passed []string
 	if f.text, passed, err = frozen(text, f.Services, counts, env); err != nil {

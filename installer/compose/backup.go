@@ -101,7 +101,7 @@ func (a *App) backupDeps(c *docker.Compose) backup.Deps {
 	return backup.Deps{Execer: c, HostPath: c.HostPath, Pause: a.Engine.Pause}
 }
 
-// Resume lets go on what a Backup that was cut off has paused.
+// Resume unpauses what an interrupted Backup left paused.
 func (a *App) Resume(ctx context.Context, from, to installer.Release) error {
 	m, err := a.manifest(from)
 	if err != nil {
@@ -149,7 +149,7 @@ func (a *App) Backups() ([]backup.Set, error) {
 	return backup.List(dir)
 }
 
-// RestoreData brings back the data that were saved for a record, and runs
+// RestoreData restores the data that were saved for a record, and runs
 // release r with them. Until it has ended well the app is stopped; it may be
 // repeated.
 func (a *App) RestoreData(ctx context.Context, r installer.Release, recordID string) error {

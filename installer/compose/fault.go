@@ -35,7 +35,7 @@ func (a *App) envIsFile() error {
 	case info.Mode().Type() == fs.ModeSymlink:
 		return fmt.Errorf("%s is a symbolic link, and an update writes a new file in its place: put the file itself there", a.envPath())
 	case !info.Mode().IsRegular():
-		return fmt.Errorf("%s is no file: put the environment file there", a.envPath())
+		return fmt.Errorf("%s is not a file: put the environment file there", a.envPath())
 	}
 	return nil
 }

@@ -40,7 +40,7 @@ func TestEnvIsFile(t *testing.T) {
 	for want, put := range map[string]func() error{
 		"":              func() error { return os.WriteFile(env, nil, 0o600) },
 		"symbolic link": func() error { return os.Symlink("/etc/passwd", env) },
-		"no file":       func() error { return os.Mkdir(env, 0o700) },
+		"not a file":    func() error { return os.Mkdir(env, 0o700) },
 	} {
 		if err := errors.Join(os.RemoveAll(env), put()); err != nil {
 			t.Fatal(err)

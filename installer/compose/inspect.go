@@ -134,7 +134,7 @@ func (a *App) lostSecrets(ctx context.Context, m *bundle.Manifest, env *environ.
 				return err
 			}
 			if len(volumes) > 0 {
-				return fmt.Errorf("inspect: %s is to be generated, but volume %s of an earlier installation may depend on the old one: put that into %s, or remove the volumes with all their data", key, strings.Join(volumes, ", "), place)
+				return fmt.Errorf("%s would be generated, but volume %s of an earlier installation may depend on the old one: put that into %s, or remove the volumes", key, strings.Join(volumes, ", "), place)
 			}
 		case hasSecret(a, *current, key):
 			return fmt.Errorf("inspect: %s lost %s, which existing data depends on: put the old value back (a new one would lock the data out)", place, key)

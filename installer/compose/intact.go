@@ -21,7 +21,7 @@ func (a *App) Intact(ctx context.Context, r installer.Release) error {
 
 // AsConfigured returns nil when the services of release r, which is current, run as
 // its compose file, the environment file and the operator's override say; else an
-// *installer.ConfigError. Without docker compose nobody can tell.
+// *installer.ConfigError. Without docker compose it cannot tell.
 func (a *App) AsConfigured(ctx context.Context, r installer.Release) error {
 	m, err := a.manifest(r)
 	if err != nil || a.Command == nil {

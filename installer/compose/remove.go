@@ -16,7 +16,7 @@ import (
 // Remove stops the app and removes its containers, networks and images and all
 // releases. Volumes and what was saved of them stay, and so does the environment
 // file, which they may need, unless purge says that it goes. current is nil when
-// nothing was ever committed. Cut off, it may be repeated.
+// nothing was ever committed. After an interruption it may be repeated.
 func (a *App) Remove(ctx context.Context, current *installer.Release, purge bool) error {
 	m, err := a.ofCurrent(current)
 	if err != nil {

@@ -23,7 +23,7 @@ type Retained struct {
 
 // Repair puts back files and images of release r, which is current, and starts
 // it. fresh takes its containers and images away first: an image may look whole
-// and not be, as after a load that was cut off.
+// and not be, as after a load that was interrupted.
 func (a *App) Repair(ctx context.Context, rel *verify.Release, r installer.Release, kept []installer.Release, fresh bool) error {
 	if rel != nil {
 		a.Releases.Remember(rel.Digest(), rel.Manifest())
@@ -131,7 +131,7 @@ func (a *App) bringImages(ctx context.Context, m *bundle.Manifest, r installer.R
 		}
 	}
 	if b == nil && r.Signer == installer.Adopted {
-		return fmt.Errorf("the images of what was adopted are not here any more (%w), and no bundle has them: docker pull or docker load brings back those with these IDs", gone)
+		return fmt.Errorf("the images of what was adopted are gone (%w), and no bundle has them: docker pull or docker load those with these IDs", gone)
 	}
 	if b == nil {
 		return fmt.Errorf("the images of %s are not here any more (%w), and neither is its bundle: bring them back with it, by update --force", r.Version, gone)

@@ -258,7 +258,7 @@ func (a *App) loadMissing(ctx context.Context, images, known []docker.TaggedImag
 		}
 		for _, l := range append(left, more...) {
 			if slices.Contains(torn, l.Tag) {
-				return nil, fmt.Errorf("image %s may be damaged, since a load of it was cut off, and cannot be loaded anew: others use it (%s); remove those containers or names and try again", l.Tag, strings.Join(l.Users, ", "))
+				return nil, fmt.Errorf("image %s may be damaged by an interrupted load, and cannot be loaded again while others use it (%s): remove those first", l.Tag, strings.Join(l.Users, ", "))
 			}
 		}
 	}
@@ -291,7 +291,7 @@ func (a *App) check(ctx context.Context, images []docker.TaggedImage) (map[strin
 	}
 	for _, img := range images {
 		if slices.Contains(torn, img.Tag) {
-			return nil, fmt.Errorf("check image %s: a load of it was cut off", img.Tag)
+			return nil, fmt.Errorf("check image %s: a load of it was interrupted", img.Tag)
 		}
 	}
 	return a.Engine.Check(ctx, images)

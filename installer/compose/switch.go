@@ -31,7 +31,7 @@ type snapshot struct {
 	Current string            `json:"current"` // name of the release, empty when there was none
 	Project string            `json:"project"`
 	Compose string            `json:"compose"`         // name of the compose file that Activate links
-	Data    string            `json:"data,omitempty"`  // record whose backup comes back; empty leaves the data as they are
+	Data    string            `json:"data,omitempty"`  // record whose backup is restored; empty leaves the data as they are
 	Moved   []string          `json:"moved,omitempty"` // volumes that Activate copies data to
 	To      installer.Release `json:"to"`              // what is undone
 }
@@ -273,7 +273,7 @@ func (a *App) rollbackHook(ctx context.Context, left installer.Release, name str
 	}
 }
 
-// Revert brings back the environment file, the current link and what ran. Keys
+// Revert restores the environment file, the current link and what ran. Keys
 // that Activate generated stay in the file: a volume may hold data that needs
 // them. What is as it was is not written again, so that a full disk, which may
 // be why Activate failed, does not stop the way back.

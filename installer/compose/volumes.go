@@ -55,7 +55,7 @@ func (a *App) volumes(ctx context.Context, m *bundle.Manifest, model *docker.Mod
 					v.fresh = append(v.fresh, fmt.Sprintf("volume %s begins empty: the release that runs has no volume %s to copy", key, origin.From))
 				}
 			case held:
-				v.left = append(v.left, fmt.Sprintf("volume %s is to get what volume %s holds, and has data already: docker volume rm %s when they are of no use", name, from, name))
+				v.left = append(v.left, fmt.Sprintf("volume %s is to get what volume %s holds, and has data already: docker volume rm %s when they are not needed", name, from, name))
 			default:
 				v.moves = append(v.moves, move{from, name})
 			}

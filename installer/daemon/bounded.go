@@ -20,7 +20,7 @@ const (
 	bodyTimeout = 15 * time.Second
 )
 
-// Bounded ends requests whose sender does not go on, and answers that nobody reads.
+// Bounded ends requests whose sender does not go on, and answers that are not read.
 type Bounded struct {
 	Next     http.Handler
 	Bundle   func(*http.Request) bool // reports whether the body is a bundle, which may be slow

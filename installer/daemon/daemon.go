@@ -1,4 +1,4 @@
-// Package daemon keeps one queue per app of a device: bundles that somebody put
+// Package daemon keeps one queue per app of a device: bundles that were put
 // into the app's drop folder, uploaded or had downloaded wait in it, and one at a
 // time goes through the transaction. It serves the OTA API on a local socket.
 //
@@ -6,7 +6,7 @@
 // is made by a Device, which is the code of the commands. What it knows about an
 // app are the records that the transaction writes.
 //
-// Who may attack: whoever can write to a drop folder or speak to the socket. They
+// Who may attack: who can write to a drop folder or speak to the socket. They
 // can hand over bytes and ask for an update, a rollback or a deletion. Nothing
 // they hand over is used before it is verified against the device's own policy,
 // and no name of theirs becomes a path.
@@ -54,7 +54,7 @@ type Device interface {
 	// Rollback returns to the previous release, as the record of that ID. data
 	// is RestoreData, KeepData, or empty for what the release says.
 	Rollback(ctx context.Context, app, record, data string, report func(installer.Event)) (installer.Result, error)
-	// Restore brings back saved data, as the record of that ID. Today's data are not
+	// Restore restores saved data, as the record of that ID. Today's data are not
 	// saved first with discard.
 	Restore(ctx context.Context, app, record, backup string, discard bool, report func(installer.Event)) (installer.Result, error)
 	// Start has the app run as it is configured now; always restarts a file tree. Stop
@@ -105,7 +105,7 @@ type Offer struct {
 	Changelog string
 }
 
-// Hop is an update on the way to a version. Nobody verified its bundle yet.
+// Hop is an update on the way to a version. Its bundle is not verified yet.
 type Hop struct {
 	installer.Hop
 	File string // empty where the source has it
@@ -126,7 +126,7 @@ type Latest struct {
 	Size        int64 // bytes, 0 when unknown
 }
 
-// What Rollback does to data, when somebody says.
+// What Rollback does to data, when the caller says so.
 const (
 	RestoreData = "restore"
 	KeepData    = "keep"
@@ -144,7 +144,7 @@ type Records interface {
 	Note(ctx context.Context, id, by string) error
 	Delete(ctx context.Context, id string) error
 	// Gone reports whether they are those of an app that was removed, or installed
-	// anew, since they were opened.
+	// again, since they were opened.
 	Gone() bool
 	Close() error
 }
@@ -154,7 +154,7 @@ type Mode string
 
 const (
 	Off   Mode = "off"
-	Stage Mode = "stage" // verified, shown, waiting for somebody to apply it
+	Stage Mode = "stage" // verified, shown, waiting for a person to apply it
 	Apply Mode = "apply"
 )
 

@@ -8,7 +8,7 @@ import (
 	"github.com/valise-ota/valise/installer"
 )
 
-// Event is something that somebody who watches an app wants to know.
+// Event is something to know for those who watch an app.
 type Event struct {
 	Type   string           `json:"type"` // begin, status, step, progress, queued, waiting, upload, download, deleted
 	Record string           `json:"record,omitempty"`

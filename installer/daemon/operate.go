@@ -129,5 +129,5 @@ func (d *Daemon) postRepair(w http.ResponseWriter, r *http.Request) {
 	default:
 	}
 	slices.Sort(names)
-	reply(w, http.StatusOK, Done{Status: "success", Message: fmt.Sprintf("Records that were made anew: %d %q.", len(names), names)})
+	reply(w, http.StatusOK, Done{Status: "success", Message: fmt.Sprintf("Records that were recreated: %d %q.", len(names), names)})
 }

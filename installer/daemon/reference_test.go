@@ -12,7 +12,7 @@ import (
 	"github.com/valise-ota/valise/installer"
 )
 
-var update = flag.Bool("update", false, "write docs/reference/events.md anew")
+var update = flag.Bool("update", false, "write docs/reference/events.md again")
 
 // TestReference: docs/reference/events.md has the events of a webhook and all
 // metrics, as they are sent.

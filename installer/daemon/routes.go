@@ -13,7 +13,7 @@ const Prefix = "/api/v1/ota"
 // the usb command speak them.
 const uploads = "/uploads"
 
-// Scope is what somebody must be permitted to make a call.
+// Scope is the permission that a call needs.
 type Scope string
 
 // The scopes.
@@ -97,12 +97,12 @@ func (r Route) Status() int {
 
 // Everywhere are refusals that any call may answer.
 var Everywhere = []Refusal{
-	{400, "Several apps are installed, and the request names none, or a header or file is not as it must be."},
+	{400, "Several apps are installed, and the request names none, or a header or file is malformed."},
 	{401, "The request has no session, or its token is not valid."},
 	{403, "Not permitted, or the request comes from another site."},
 	{404, "There is no such app, update, upload or file."},
 	{405, "The address has no such method."},
-	{421, "The device is not called so."},
+	{421, "The device does not have that name."},
 	{500, "It failed on this device."},
 	{502, "The update service does not answer."},
 }
@@ -146,7 +146,7 @@ var tusOther = Refusal{412, "Another version of tus."}
 var uploadRefusals = []Refusal{
 	{409, "That version is here already, or runs."},
 	{413, "Too large."},
-	{422, "It is no bundle, or was refused; check says by which check or rule."},
+	{422, "It is not a bundle, or was refused; check says by which check or rule."},
 	{423, "Another request writes to this upload."},
 	{429, "Too many uploads are unfinished."},
 	{503, "It could not be looked at."},
@@ -170,9 +170,9 @@ func Routes() []Route {
 		{Method: "GET", Path: "/check", Scope: Look, Summary: "Is there anything newer", endpoint: gives((*app).getCheck)},
 		{Method: "GET", Path: "/{id}", Scope: Read, Summary: "One update", endpoint: gives((*app).getUpdate)},
 		{Method: "POST", Path: "/{id}/apply", Scope: Act, Summary: "Apply it; to force it needs scope admin", endpoint: takes((*app).postApply),
-			Refuses: []Refusal{{409, "Its status does not allow it."}, {413, "Too large."}, {422, "Not understood."}, {429, "Too many wait."}}},
+			Refuses: []Refusal{{409, "Its status does not allow it."}, {413, "Too large."}, {422, "Malformed."}, {429, "Too many wait."}}},
 		{Method: "POST", Path: "/{id}/rollback", Scope: Act, Summary: "Return to the version before it", endpoint: takes((*app).postRollback),
-			Refuses: []Refusal{{409, "It does not run, or there is nothing before it."}, {422, "Not understood."}, {429, "Too many wait."}}},
+			Refuses: []Refusal{{409, "It does not run, or there is nothing before it."}, {422, "Malformed."}, {429, "Too many wait."}}},
 		{Method: "DELETE", Path: "/{id}", Scope: Manage, Summary: "Delete a record and its bundle", endpoint: gives((*app).deleteUpdate),
 			Refuses: []Refusal{{409, "It is being worked on."}}},
 		{Method: "POST", Path: "/upload", Scope: Send, Summary: "Upload a bundle as a form", Created: true, endpoint: endpoint{In: form{}, InMedia: "multipart/form-data", Out: Done{}},
@@ -192,12 +192,12 @@ func Routes() []Route {
 		{Method: "GET", Path: "/logs", Scope: Manage, Summary: "What the app printed last", Query: logQuery{}, endpoint: endpoint{OutMedia: "text/plain", serve: (*app).getLogs},
 			Refuses: append([]Refusal{{422, "A parameter is out of its range."}}, operated...)},
 		{Method: "POST", Path: "/backups", Scope: Act, Summary: "Save the app's data now", Created: true, endpoint: gives((*app).postBackup), Refuses: operated},
-		{Method: "POST", Path: "/repair", Scope: Manage, Summary: "Make records anew that are damaged or gone", endpoint: endpoint{Out: Done{}, whole: (*Daemon).postRepair},
+		{Method: "POST", Path: "/repair", Scope: Manage, Summary: "Rebuild damaged or missing records", endpoint: endpoint{Out: Done{}, whole: (*Daemon).postRepair},
 			Refuses: []Refusal{{409, "Another command is changing an app."}}},
 		{Method: "GET", Path: "/backups", Scope: Read, Summary: "Saved data, newest first", endpoint: gives((*app).getBackups)},
 		{Method: "GET", Path: "/backups/{id}/{file}", Scope: Manage, Summary: "One file of a backup", endpoint: endpoint{OutMedia: "application/octet-stream", serve: (*app).getBackup}},
-		{Method: "POST", Path: "/backups/{id}/restore", Scope: Manage, Summary: "Bring back saved data", endpoint: takes((*app).postRestore),
-			Refuses: []Refusal{{422, "Not understood."}, {429, "Too many wait."}}},
+		{Method: "POST", Path: "/backups/{id}/restore", Scope: Manage, Summary: "Restore saved data", endpoint: takes((*app).postRestore),
+			Refuses: []Refusal{{422, "Malformed."}, {429, "Too many wait."}}},
 		{Method: "GET", Path: "/doctor", Scope: Read, Summary: "What an update needs, looked at", endpoint: gives((*app).getDoctor)},
 		{Method: "GET", Path: "/metrics", Scope: Read, Summary: "Metrics in the text format of Prometheus", endpoint: endpoint{OutMedia: "text/plain", whole: (*Daemon).metrics}},
 		{Method: "POST", Path: "/download", Scope: Send, Summary: "Fetch the newest release from the source", Created: true, endpoint: gives((*app).postDownload),

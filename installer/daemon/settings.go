@@ -47,7 +47,7 @@ func (i *Interval) UnmarshalText(b []byte) error {
 	}
 	d, err := time.ParseDuration(string(b))
 	if err != nil {
-		return fmt.Errorf("%.40q is no time such as 6h or 90m", b)
+		return fmt.Errorf("%.40q is not a time such as 6h or 90m", b)
 	}
 	*i = Interval(d)
 	return nil

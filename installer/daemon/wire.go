@@ -11,7 +11,7 @@ import (
 // others are ours. Errors are problem details (RFC 9457), whose "detail" is also
 // what those apps show.
 
-// ActorHeader names who asks, for the records. Whoever may use the socket is
+// ActorHeader names who asks, for the records. Who may use the socket is
 // believed.
 const ActorHeader = "X-Valise-Actor"
 
@@ -156,7 +156,7 @@ type Data struct {
 	Data string `json:"data,omitempty" jsonschema:"restore or keep; empty: as the release says"`
 }
 
-// Restoration is how saved data are brought back.
+// Restoration is how saved data are restored.
 type Restoration struct {
 	Discard bool `json:"discard,omitempty" jsonschema:"do not save today's data first: for data that cannot be read any more"`
 }

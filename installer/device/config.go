@@ -171,7 +171,7 @@ func editConfig(text []byte, signers []verify.Signer, root string, from source.C
 	out, again, err := editYAML(text, func(top *yaml.Node) error {
 		trust := yamledit.Member(top, "trust")
 		if trust == nil || trust.Kind != yaml.MappingNode {
-			return errors.New("trust is no map")
+			return errors.New("trust is not a map")
 		}
 		trust.Style = 0
 		list := &yaml.Node{Kind: yaml.SequenceNode}

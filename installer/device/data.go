@@ -40,7 +40,7 @@ func (m *Machine) rollbackData(ctx context.Context, a *lockedApp, restore, keep 
 	case set == nil:
 		return installer.Data{}, advise(fmt.Errorf("the data saved before %s came are not here any more", st.Current.Version), DataGone)
 	case policy == bundle.RestoreAsk && !restore:
-		return installer.Data{}, advise(usagef("%s leaves it to you whether the data saved before it come back: they are of %s, and what was written since would be replaced", st.Current.Version, m.since(set.Created)), ChooseData)
+		return installer.Data{}, advise(usagef("%s leaves it to you whether the data saved before it are restored: they are of %s, and what was written since would be replaced", st.Current.Version, m.since(set.Created)), ChooseData)
 	}
 	m.noteReplaced(*set)
 	return installer.Data{Record: set.Record}, nil
@@ -79,7 +79,7 @@ const (
 
 // UntilBooted tries again what fails while everything else on the machine starts
 // too: an engine that is not there yet, a database that replays its log for
-// longer than those that wait for it allow. Nobody else would do it.
+// longer than those that wait for it allow. Nothing else would do it.
 func (m *Machine) UntilBooted(ctx context.Context, pause time.Duration, recover func() error) error {
 	for try := 1; ; try++ {
 		err := recover()
@@ -119,7 +119,7 @@ type Restored struct {
 	RunsAgain string // version of the release whose way back ended; there is no Result then
 }
 
-// Restore brings back the backup with an ID, or the newest when it is empty. Data
+// Restore restores the backup with an ID, or the newest when it is empty. Data
 // as they are now are saved first, unless discard says otherwise.
 func (m *Machine) Restore(ctx context.Context, id string, discard bool) (done Restored, err error) {
 	err = m.onApp(ctx, "restore", func(ctx context.Context, a *lockedApp) error {
@@ -253,7 +253,7 @@ func (m *Machine) Recover(ctx context.Context) (res installer.Result, err error)
 }
 
 func (m *Machine) noteReplaced(s backup.Set) {
-	m.Note("the data come back as they were with %s, %s; what was written since is saved first and then replaced", s.Version, m.since(s.Created))
+	m.Note("the data are restored as they were with %s, %s; what was written since is saved first and then replaced", s.Version, m.since(s.Created))
 }
 
 // since says a time and how long ago that is, unless the clock is wrong.

@@ -298,7 +298,7 @@ func (a *lockedApp) resume(ctx context.Context) error {
 }
 
 // errNoData is what a tree has to say about backups.
-var errNoData = errors.New("an app that is a file tree keeps its data where its units say, and nothing here saves them: save them as you do for other services")
+var errNoData = errors.New("a file tree keeps its data where its units say, and nothing here saves them: save them as for other services")
 
 // ReadState reads the records of an app without locking it.
 func (m *Machine) ReadState(ctx context.Context, app string) (*record.Store, installer.State, error) {

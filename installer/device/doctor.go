@@ -264,7 +264,7 @@ func (m *Machine) examineReleases(ctx context.Context, f *findings, app string, 
 		which := []string{"current", "previous"}[i]
 		if r.Signer == installer.Adopted && changed != nil {
 			if paths, err := changed(ctx, *r); err == nil && len(paths) > 0 {
-				f.add(app, which, FindingWarning, do(VerifiedNext), "%s was here before, never verified, and something else than this program changed %s: going back to it works, and leaves that as it is", r.Version, some(paths))
+				f.add(app, which, FindingWarning, do(VerifiedNext), "%s was here before, never verified, and something else than this program changed %s: rolling back to it works, and leaves that as it is", r.Version, some(paths))
 				continue
 			}
 		}
@@ -401,9 +401,9 @@ func (m *Machine) examineDrop(f *findings, app string) {
 	stat, _ := info.Sys().(*syscall.Stat_t)
 	switch mode := info.Mode(); {
 	case !mode.IsDir():
-		f.add(app, check, FindingFailed, do(MoveAway), "%s is no directory", c.Drop)
+		f.add(app, check, FindingFailed, do(MoveAway), "%s is not a directory", c.Drop)
 	case mode.Perm()&0o002 != 0:
-		f.add(app, check, FindingFailed, do(ShutFolder, c.Drop), "%s has mode %04o: anybody can take away what lies there", c.Drop, mode.Perm())
+		f.add(app, check, FindingFailed, do(ShutFolder, c.Drop), "%s has mode %04o: every user can remove what lies there", c.Drop, mode.Perm())
 	case stat != nil && stat.Uid != 0 && int(stat.Uid) != os.Geteuid():
 		f.add(app, check, FindingWarning, do(OwnFolder, c.Drop), "%s belongs to user %d, who can take away what lies there", c.Drop, stat.Uid)
 	case mode.Perm()&0o020 != 0 && mode&fs.ModeSticky == 0:
@@ -444,7 +444,7 @@ func (m *Machine) examineSource(ctx context.Context, f *findings, app string) {
 const lostWait = 5 * time.Second
 
 // Lost says what the current and the previous release of compose apps lack, as
-// far as it can be known now: somebody may have pruned their images.
+// far as it can be known now: their images may have been pruned.
 func (m *Machine) Lost(ctx context.Context, st installer.State) (lost []string) {
 	if st.Unfinished != nil || kindIn(st) != bundle.KindCompose {
 		return nil

@@ -1,5 +1,5 @@
 // Package device is what can be done with the apps of a device: open a bundle,
-// decide whether it is trusted, plan, update, roll back, save and bring back data,
+// decide whether it is trusted, plan, update, roll back, save and restore data,
 // Examine, adopt, uninstall. The commands of valise-installer and its daemon call
 // the same methods.
 //
@@ -42,7 +42,7 @@ type Machine struct {
 	Report  func(installer.Event)            // told how a transaction goes on
 	Secret  func(key, value, file string)    // told of a generated secret that is shown once, and where it is kept
 	Planned func(*installer.Plan)            // told of the plan that is carried out now; may be nil
-	Ask     func() Person                    // who answers questions; nil, or gives nil, where there is nobody
+	Ask     func() Person                    // who answers questions; nil, or gives nil, where no person can answer
 
 	// Runtime stands in for Docker or systemd, where it is not nil: to try what a
 	// device does without having one. It saves data and is uninstalled as far as it

@@ -164,7 +164,7 @@ func (m *Machine) enterReleases(ctx context.Context, app string, store *release.
 		}
 		manifest, err := bundle.ParseManifest(b)
 		if err != nil || manifest.App != app {
-			m.Note("%s is left out: %v", filepath.Join(m.AppDir(app), "releases", name), errors.Join(err, fmt.Errorf("it is no release of %s that can be read", app)))
+			m.Note("%s is left out: %v", filepath.Join(m.AppDir(app), "releases", name), errors.Join(err, fmt.Errorf("it is not a release of %s that can be read", app)))
 			continue
 		}
 		since := time.Time{}

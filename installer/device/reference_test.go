@@ -14,7 +14,7 @@ import (
 	"github.com/valise-ota/valise/bundle/bundletest"
 )
 
-var update = flag.Bool("update", false, "write docs/reference/app-yaml.md anew")
+var update = flag.Bool("update", false, "write docs/reference/app-yaml.md again")
 
 // TestReference: docs/reference/app-yaml.md has all keys of /etc/valise/APP.yaml
 // and an example that has each.

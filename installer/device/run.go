@@ -12,7 +12,7 @@ import (
 )
 
 // Start has the current release run as the environment file and an override say now:
-// after an edit, a stop, or containers that somebody removed. A file tree is
+// after an edit, a stop, or containers that were removed. A file tree is
 // restarted when always says so.
 func (m *Machine) Start(ctx context.Context, always bool) (res installer.Result, err error) {
 	err = m.onApp(ctx, "apply", func(ctx context.Context, a *lockedApp) error {

@@ -99,7 +99,7 @@ func (e *unfitError) Error() string {
 
 func (e *unfitError) Unwrap() error { return e.err }
 
-// SelfUpdate puts the installer that a release carries in the place of this one,
+// SelfUpdate puts the installer that a release carries in place of this one,
 // if it is newer, or with force.
 func (m *Machine) SelfUpdate(ctx context.Context, what string, force bool) (SelfUpdated, error) {
 	c, err := m.Verify(ctx, what, Options{Forced: force})
@@ -109,7 +109,7 @@ func (m *Machine) SelfUpdate(ctx context.Context, what string, force bool) (Self
 	defer c.Close()
 	f, ok := carriedInstaller(c.rel.Manifest())
 	if !ok || !c.from.HasFile(f.Path) {
-		return SelfUpdated{}, fmt.Errorf("self-update: %s %s carries no valise-installer for %s; nothing was changed", c.App, c.rel.Manifest().Version, host.Platform())
+		return SelfUpdated{}, fmt.Errorf("self-update: %s %s has no valise-installer for %s; nothing was changed", c.App, c.rel.Manifest().Version, host.Platform())
 	}
 	result, err := m.takeInstaller(ctx, c.rel, f, force)
 	if older := new(notNewerError); errors.As(err, &older) {

@@ -27,7 +27,7 @@ const signerEnv = "TRUSTED_SIGNER_IDENTITY"
 
 // Trust is whom the operator trusts, as they say it now.
 type Trust struct {
-	// Policy is what they say of the signer; nil when they name nobody.
+	// Policy is what they say of the signer; nil when they name no signer.
 	Policy func() (verify.Policy, error)
 	// Issuer and TrustedRoot, a file, are of a signer that is found elsewhere.
 	Issuer, TrustedRoot string

@@ -110,7 +110,7 @@ func (m *Machine) Verify(ctx context.Context, path string, o Options) (_ *Candid
 	// which policy that happens against.
 	app := b.Manifest().App
 	if m.App != "" && m.App != app {
-		return nil, &verify.Error{Check: verify.CheckApp, Reason: fmt.Sprintf("it says it is a release of %q, not of %q, which is wanted: the file is of another app, and its signature was not checked; get a release of %q from its maker", app, m.App, m.App)}
+		return nil, &verify.Error{Check: verify.CheckApp, Reason: fmt.Sprintf("it says it is a release of %q, not of %q, and its signature was not checked: get a release of %q", app, m.App, m.App)}
 	}
 	policy, pin, err := m.policyFor(ctx, b.Reader, o)
 	if !o.First && (errors.Is(err, fs.ErrNotExist) || !m.hasRecords(app)) {

@@ -189,7 +189,7 @@ func TestWalkCut(t *testing.T) {
 					t.Fatal(loadErr)
 				}
 				if u := st.Unfinished; u != nil && (st.Path == nil || st.Path.Target != "1.3.0" || st.Path.Version != u.To.Version) {
-					t.Fatalf("%s was cut off, and the path is %v", u.To.Version, st.Path)
+					t.Fatalf("%s was interrupted, and the path is %v", u.To.Version, st.Path)
 				}
 				if _, err := s.Recover(t.Context()); err != nil {
 					t.Fatal(err)

@@ -161,7 +161,7 @@ func (c *Compose) Up(ctx context.Context, services ...string) error {
 	return c.run(ctx, append([]string{"up", "-d", "--no-build", "--pull", "never", "--remove-orphans", "--"}, services...))
 }
 
-// Recreate makes the containers of services anew, and starts them.
+// Recreate recreates the containers of services, and starts them.
 func (c *Compose) Recreate(ctx context.Context, services ...string) error {
 	return c.run(ctx, append([]string{"up", "-d", "--no-build", "--pull", "never", "--no-deps", "--force-recreate", "--"}, services...))
 }

@@ -30,7 +30,7 @@ import (
 	"github.com/valise-ota/valise/bundle"
 )
 
-// DefaultHost is where an engine listens that nobody configured.
+// DefaultHost is where an engine listens by default.
 const DefaultHost = client.DefaultDockerHost
 
 // AnswerTimeout is how long an engine may take to say what it is, and docker
@@ -65,7 +65,7 @@ func (e *UnreachableError) Error() string {
 
 func (e *UnreachableError) Unwrap() error { return e.Err }
 
-// UnsupportedError says that what answers is no engine that can be used here.
+// UnsupportedError says that what answers is not an engine that can be used here.
 type UnsupportedError struct{ Engine, Why string }
 
 func (e *UnsupportedError) Error() string {
@@ -110,7 +110,7 @@ func (s silent) Write(p []byte) (int, error) {
 
 // Connect connects to the engine at host, "unix:///path"; an empty host is
 // DefaultHost. Only a local socket is accepted: Sync looks at the
-// engine's files. The error is an *UnreachableError when nobody answers within the
+// engine's files. The error is an *UnreachableError when nothing answers within the
 // time, which is AnswerTimeout when answer is 0.
 func Connect(ctx context.Context, host string, answer time.Duration) (*Engine, error) {
 	answer = cmp.Or(answer, AnswerTimeout)

@@ -44,8 +44,8 @@ func checkTag(app, tag string) error {
 // Check compares the images the engine has under their tags with what the
 // signed manifest says of them. It returns their image IDs by tag, which is
 // what the compose override pins: a tag can be moved, an ID cannot. A tag that
-// somebody took off comes back: a prune does that to images with several names,
-// whoever uses them.
+// was removed is set again: a prune removes tags of images with several names,
+// used or not.
 func (e *Engine) Check(ctx context.Context, images []TaggedImage) (map[string]string, error) {
 	info, err := e.Info(ctx)
 	if err != nil {

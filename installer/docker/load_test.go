@@ -440,7 +440,7 @@ func TestMissingContainerd(t *testing.T) {
 		{"known", manifests(true), []bundle.Image{old}, one},
 		{"incomplete", manifests(false), []bundle.Image{old}, all},
 		{"engine does not tell", fmt.Sprintf(`[{"Id":%q}]`, old.Manifest.Digest), []bundle.Image{old}, one},
-		{"config digest is no image ID", fmt.Sprintf(`[{"Id":%q}]`, old.Config.Digest), []bundle.Image{old}, all},
+		{"config digest is not an image ID", fmt.Sprintf(`[{"Id":%q}]`, old.Config.Digest), []bundle.Image{old}, all},
 		{"completely there", fmt.Sprintf(`[{"Id":%q}]`, next.Manifest.Digest), nil, map[bundle.Digest]bool{}},
 	} {
 		e := fakeEngine{"GET /version": answer(version29), "GET /info": answer(infoC8d), "GET /images/json": answer(tt.list)}.start(t)

@@ -14,7 +14,7 @@ import (
 // the engine; the others may be skipped by Load. known are images of releases
 // that are kept, as their manifests list them.
 //
-// A graph driver has a layer when one of its images, whoever made it, begins
+// A graph driver has a layer when one of its images, of any app, begins
 // with the same diffIDs up to that layer: it identifies a layer by all that lies
 // below it. A containerd store needs the very blob, and the API does not list
 // blobs, so a blob counts as there only when a complete image that we know

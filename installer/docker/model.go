@@ -190,7 +190,7 @@ func (m *Model) Runs(service string) bool {
 }
 
 // Ends reports whether a service may end: it is never started again, or only when
-// it failed, and nobody asks it anything; and whether it must: others wait for
+// it failed, and nothing asks it anything; and whether it must: others wait for
 // that.
 func (m *Model) Ends(service string) (may, must bool) {
 	for _, other := range m.Services {

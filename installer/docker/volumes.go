@@ -19,7 +19,7 @@ import (
 var ErrNoContainer = errors.New("the service has no container")
 
 // HostPath is where on this device a path in a volume of a service is. source is
-// a directory that no container can put anything else in the place of: none may
+// a directory that no container can put anything else in place of: none may
 // write to what is above it. Of what is below, a container may have made what it
 // likes. The service needs a container, which need not run.
 func (c *Compose) HostPath(ctx context.Context, service, file string) (source, below string, err error) {

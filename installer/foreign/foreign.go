@@ -1,5 +1,5 @@
 // Package foreign opens what lies where others than root may write: a folder that
-// people put files into, a directory that belongs to a service. Whoever owns a
+// people put files into, a directory that belongs to a service. Who owns a
 // directory may exchange what is in it for a link, at any moment, and have root read
 // or write wherever that leads.
 package foreign
@@ -15,20 +15,20 @@ import (
 	"syscall"
 )
 
-// LinkError says that a link lies on the way that somebody else made, or could have.
+// LinkError says that a link lies on the way that another user made, or could have.
 type LinkError struct {
 	Path string
 	UID  int // whose the link, or the directory it is in, is
 }
 
 func (e *LinkError) Error() string {
-	return fmt.Sprintf("%s is a link, and user %d could have made it: root does not follow it; name the place where it leads, or have only root write there", e.Path, e.UID)
+	return fmt.Sprintf("%s is a link that user %d could have made: name the place where it leads, or have only root write there", e.Path, e.UID)
 }
 
 const maxLinks = 40 // on one way, as Linux has it
 
 // OpenDir opens the directory path, which is absolute. Links on the way are followed
-// only when they are this user's or root's, in a directory where nobody else can
+// only when they are this user's or root's, in a directory where no one else can
 // write. What is missing is made, with the mode perm, unless that is 0.
 func OpenDir(path string, perm fs.FileMode) (*os.Root, error) {
 	for range maxLinks {
@@ -126,7 +126,7 @@ func owner(info fs.FileInfo) int {
 	return int(st.Uid)
 }
 
-// OpenOwn opens the directory name below dir, in which nobody but this user can have
+// OpenOwn opens the directory name below dir, in which only this user can have
 // put anything.
 func OpenOwn(dir *os.Root, name string) (*os.Root, error) {
 	own, to, err := step(dir, name, 0)
@@ -139,7 +139,7 @@ func OpenOwn(dir *os.Root, name string) (*os.Root, error) {
 	}
 	info, err := own.Stat(".")
 	if err == nil && (owner(info) != os.Geteuid() || info.Mode().Perm()&0o022 != 0) {
-		err = fmt.Errorf("%s belongs to user %d and has mode %04o, so others may have exchanged what lies there: look at it, then chown root %s; chmod 700 %s", path, owner(info), info.Mode().Perm(), path, path)
+		err = fmt.Errorf("%s belongs to user %d and has mode %04o: others may have changed it: look at it, then chown root %s; chmod 700 %s", path, owner(info), info.Mode().Perm(), path, path)
 	}
 	if err != nil {
 		own.Close()
@@ -178,7 +178,7 @@ func read(dir *os.Root, name string, limit int64) (b []byte, elsewhere string, e
 		return nil, elsewhere, err
 	case 0:
 	default:
-		return nil, "", fmt.Errorf("read %s: it is no file", path)
+		return nil, "", fmt.Errorf("read %s: it is not a file", path)
 	}
 	f, err := dir.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {

@@ -120,7 +120,7 @@ func TestExchange(t *testing.T) {
 func TestReadFile(t *testing.T) {
 	dir := t.TempDir()
 	must(t, syscall.Mkfifo(filepath.Join(dir, "pipe"), 0o600), os.WriteFile(filepath.Join(dir, "large"), make([]byte, 101), 0o600), os.Symlink("/dev/zero", filepath.Join(dir, "zero")), os.Symlink("loop", filepath.Join(dir, "loop")))
-	for name, want := range map[string]string{"pipe": "it is no file", "zero": "it is no file", ".": "it is no file", "large": "more than 100 bytes", "loop": "too many levels", "none": "no such file"} {
+	for name, want := range map[string]string{"pipe": "it is not a file", "zero": "it is not a file", ".": "it is not a file", "large": "more than 100 bytes", "loop": "too many levels", "none": "no such file"} {
 		if _, err := ReadFile(filepath.Join(dir, name), 100); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", name, err, want)
 		}

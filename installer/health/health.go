@@ -386,7 +386,7 @@ func member(raw json.RawMessage, names []string) (string, error) {
 		return text, nil
 	}
 	if raw[0] == '{' || raw[0] == '[' {
-		return "", errors.New("it is no single value")
+		return "", errors.New("it is not a single value")
 	}
 	return string(raw), nil
 }

@@ -224,7 +224,7 @@ func TestAnswerTCPCommand(t *testing.T) {
 		{"json", Checks{URL: url, JSON: map[string]string{"db.up": "true", "n": "1.5", "s": "x"}}, answer(200, `{"db":{"up":true},"n":1.5,"s":"x"}`), ""},
 		{"other json", Checks{URL: url, JSON: map[string]string{"db.up": "true"}}, answer(200, `{"db":{"up":false}}`), `db.up is "false", want "true"`},
 		{"no json", Checks{URL: url, JSON: map[string]string{"db.up": "true"}}, answer(200, `{"db":1}`), "answer has no db.up: it is not a JSON object"},
-		{"json object", Checks{URL: url, JSON: map[string]string{"db": "{}"}}, answer(200, `{"db":{}}`), "it is no single value"},
+		{"json object", Checks{URL: url, JSON: map[string]string{"db": "{}"}}, answer(200, `{"db":{}}`), "it is not a single value"},
 		{"tcp", Checks{TCP: []string{l.Addr().String()}}, Deps{}, ""},
 		{"closed tcp", Checks{TCP: []string{l.Addr().String(), closed.Addr().String()}}, Deps{}, "check tcp " + closed.Addr().String()},
 		{"command", Checks{Command: func(context.Context) error { return nil }}, Deps{}, ""},

@@ -84,8 +84,8 @@ func Carried(rel *verify.Release, p bundle.Platform) []bundle.File {
 	return files
 }
 
-// InstallEngine installs a container engine. It may be repeated after it was cut
-// off, and leaves alone what is there already in the same or a newer version.
+// InstallEngine installs a container engine. It may be repeated after an
+// interruption, and leaves alone what is there already in the same or a newer version.
 func (m *Machine) InstallEngine(ctx context.Context, rel *verify.Release) error {
 	p := m.Platform(ctx)
 	packages, archive := split(Carried(rel, p))

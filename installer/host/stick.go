@@ -17,7 +17,7 @@ var stickTypes = []struct{ name, read, write string }{
 }
 
 // MountStick mounts the file system of a block device at dir, which is made, and
-// returns how to unmount it. Nothing on it can be run, is a device, gets anybody
+// returns how to unmount it. Nothing on it can be run, is a device, gives
 // rights or, with Linux 5.10 and newer, leads anywhere else.
 func MountStick(device, dir string, write bool) (unmount func() error, err error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {

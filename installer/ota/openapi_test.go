@@ -28,7 +28,7 @@ import (
 	"github.com/valise-ota/valise/installer/daemon"
 )
 
-var update = flag.Bool("update", false, "write openapi.json anew")
+var update = flag.Bool("update", false, "write openapi.json again")
 
 // TestOpenAPI: openapi.json is what the table of calls and the types of the API
 // say.
@@ -145,7 +145,7 @@ func document() ([]byte, error) {
 	lines(&b, schemas)
 	b.WriteString("}}}\n")
 	if !json.Valid(b.Bytes()) {
-		return nil, fmt.Errorf("it is no JSON: %s", b.Bytes())
+		return nil, fmt.Errorf("it is not JSON: %s", b.Bytes())
 	}
 	return b.Bytes(), nil
 }

@@ -9,7 +9,7 @@
 // against the device's own policy, have a verified one applied, roll back, read the
 // history. It gives away no shell, no key and no file of the device.
 //
-// Who may attack: anybody in the network, with any browser of anybody who is
+// Who may attack: who is in the network, with any browser of a user who is
 // logged in (other sites, DNS rebinding), and the text of release notes, which is
 // not trusted and is shown without its HTML.
 package ota
@@ -35,7 +35,7 @@ import (
 //go:embed assets i18n openapi.json
 var files embed.FS
 
-// Config is the page's configuration file. The zero value serves nobody.
+// Config is the page's configuration file. The zero value listens nowhere.
 type Config struct {
 	// Listen is a TCP address, such as :8443; empty for none.
 	Listen string `yaml:"listen,omitempty"`
@@ -174,7 +174,7 @@ func (s *Server) Handler() http.Handler {
 	return s.bounded(s.outer(csrf.Handler(s.withFiles(mux))))
 }
 
-// SocketHandler serves the API to whoever can open a socket.
+// SocketHandler serves the API to those who can open a socket.
 func (s *Server) SocketHandler(role Role) http.Handler {
 	mux := http.NewServeMux()
 	s.api(mux)

@@ -58,7 +58,7 @@ type history struct {
 	Pages  int
 }
 
-// Name and Scopes of somebody, for the templates.
+// Name and Scopes of a user, for the templates.
 func (w *who) Name() string    { return w.name }
 func (w *who) Role() string    { return string(w.role) }
 func (w *who) Scopes() []Scope { return w.scopes }

@@ -23,7 +23,7 @@ import (
 	"github.com/valise-ota/valise/installer/daemon"
 )
 
-// Scope is something that somebody may do.
+// Scope is something that a user may do.
 type Scope = daemon.Scope
 
 const (

@@ -1,9 +1,9 @@
 // Package receipt is what a device gives back on a stick: what it did, signed
-// with a key of its own and chained, so that whoever collects sticks can tell
+// with a key of its own and chained, so that those who collect sticks can tell
 // that nothing was changed, left out or made up on the way.
 //
 // A receipt is a DSSE envelope whose payload is a Receipt in JSON. The first one
-// shows the device's key; whoever collects remembers its fingerprint.
+// shows the device's key; who collects remembers its fingerprint.
 package receipt
 
 import (

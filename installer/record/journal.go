@@ -216,7 +216,7 @@ func (s *Store) Commit(ctx context.Context, id string, at time.Time) error {
 			{`UPDATE record SET status = ?, error = ? WHERE turn = (
 				SELECT max(old.turn) FROM record old, record new
 				WHERE new.turn = ? AND new.action = ? AND old.status = ? AND old.turn <> new.turn
-				AND json_extract(new.to_release, '$.dir') <> json_extract(new.from_release, '$.dir') -- else only data came back
+				AND json_extract(new.to_release, '$.dir') <> json_extract(new.from_release, '$.dir') -- else only data was restored
 				AND json_extract(old.to_release, '$.dir') = json_extract(new.from_release, '$.dir')
 				AND json_extract(old.to_release, '$.dir') IS NOT json_extract(old.from_release, '$.dir'))`, // of a repair
 				[]any{installer.RolledBack, "rolled back by hand to " + r.To.Version, turn, installer.ActionRollback, installer.Completed}},

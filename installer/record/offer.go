@@ -54,7 +54,7 @@ func (s *Store) Add(ctx context.Context, r installer.Record) error {
 }
 
 // Become moves a record to Pending, Downloading, Verifying or Failed. Failed has a
-// cause, and Pending where something stood in the way. What an earlier try left goes when it is Pending again.
+// cause, and Pending where something blocked it. What an earlier try left goes when it is Pending again.
 func (s *Store) Become(ctx context.Context, id string, next installer.Status, cause string, at time.Time) error {
 	cause = plain.Text(cause)
 	err := s.change(ctx, func(tx *sql.Tx) error {

@@ -34,7 +34,7 @@ import (
 )
 
 var (
-	// ErrDamaged says that the file is no intact database.
+	// ErrDamaged says that the file is not an intact database.
 	ErrDamaged = errors.New("the record is damaged")
 	// ErrNewer says that a newer valise-installer wrote the file.
 	ErrNewer = errors.New("the record was written by a newer valise-installer")
@@ -218,7 +218,7 @@ func damaged(err error) error {
 }
 
 // Gone reports whether the file was removed, or another one has its place: the app was
-// uninstalled, perhaps installed again, or its records were made anew.
+// uninstalled, perhaps installed again, or its records were recreated.
 func (s *Store) Gone() bool {
 	now, err := os.Stat(s.path)
 	return errors.Is(err, fs.ErrNotExist) || err == nil && !os.SameFile(s.file, now)

@@ -732,7 +732,7 @@ func TestOtherSQLite(t *testing.T) {
 		// What is no JSON is refused as before, by this connection and the next.
 		for _, column := range []string{"from_release", "bundle", "rotation"} {
 			if _, err := s.db.Exec("UPDATE record SET " + column + " = 'no'"); err == nil {
-				t.Errorf("%s takes what is no JSON", column)
+				t.Errorf("%s takes what is not JSON", column)
 			}
 		}
 	}

@@ -65,9 +65,9 @@ CREATE TABLE step (
 	CHECK ((state = 'begun') = (ended IS NULL))
 ) STRICT;
 `, `
--- Records begin before their transaction does: when somebody hands over a
--- bundle, or announces one. SQLite cannot change a CHECK, so both tables are
--- made anew; step goes first because it refers to record.
+-- Records begin before their transaction does: when a bundle is handed over
+-- or announced. SQLite cannot change a CHECK, so both tables are
+-- recreated; step goes first because it refers to record.
 CREATE TABLE record2 (
 	turn         INTEGER PRIMARY KEY,
 	id           TEXT NOT NULL UNIQUE,

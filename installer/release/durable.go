@@ -55,7 +55,7 @@ func ReplaceFile(root *os.Root, name string, data []byte, perm fs.FileMode) erro
 	return writeFile(root, name, bytes.NewReader(data), old.Mode().Perm(), owner)
 }
 
-// ReplaceLink is WriteFile in the place of a symbolic link; what that leads to stays.
+// ReplaceLink is WriteFile in place of a symbolic link; what that leads to stays.
 func ReplaceLink(root *os.Root, name string, data []byte, perm fs.FileMode) error {
 	if info, err := root.Lstat(name); err != nil || info.Mode().Type() != fs.ModeSymlink {
 		return errors.Join(err, fmt.Errorf("replace link %s: it is none", name))

@@ -16,10 +16,10 @@ const (
 	OldProgram = ".old" // the one before, for the way back
 )
 
-// ReplaceProgram puts a program in the place of name, which people and services
+// ReplaceProgram puts a program in place of name, which people and services
 // may start at any moment: name is always there and always complete. check runs
 // the program at a path and says what is wrong with it: once before it gets its
-// name, and once afterwards. When it is wrong then, the old program comes back.
+// name, and once afterwards. When it is wrong then, the old program is restored.
 // The old one stays beside it, with OldProgram behind its name. After a power cut
 // it may be called again.
 func ReplaceProgram(ctx context.Context, dir *os.Root, name string, r io.Reader, check func(ctx context.Context, path string) error) error {

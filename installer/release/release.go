@@ -198,7 +198,7 @@ func (s *Store) OpenFile(name, file string) (*os.File, error) {
 	}
 	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
 		f.Close()
-		return nil, fmt.Errorf("open %s of release %s: it is no regular file", file, name)
+		return nil, fmt.Errorf("open %s of release %s: it is not a regular file", file, name)
 	}
 	return f, nil
 }

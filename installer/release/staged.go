@@ -9,7 +9,7 @@ import (
 	"path"
 )
 
-// Staged is a release being written. It is no release until Commit returns nil.
+// Staged is a release being written. It is not a release until Commit returns nil.
 // It belongs to one goroutine.
 type Staged struct {
 	store *Store

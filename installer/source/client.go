@@ -155,7 +155,7 @@ func (c *cached) read(file string, req *http.Request) *http.Response {
 	return res
 }
 
-// StatusError is an answer that is no success.
+// StatusError is an answer that is not a success.
 type StatusError struct {
 	Code int
 	Host string

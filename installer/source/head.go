@@ -15,7 +15,7 @@ import (
 const maxHead = bundle.MaxManifestSize + bundle.MaxSignatureSize + 1<<20
 
 // Head reads what a bundle says of itself, and no more than that takes: 32 KiB,
-// unless its manifest is longer. Nobody verified it: it tells what is worth fetching.
+// unless its manifest is longer. It is not verified: it tells what is worth fetching.
 func (s *Source) Head(ctx context.Context, b Bundle) (*bundle.Manifest, error) {
 	var at interface {
 		io.ReaderAt

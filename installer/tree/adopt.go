@@ -125,7 +125,7 @@ func (a *App) Find(ctx context.Context, o AdoptOptions) (*Adoption, error) {
 	}
 	i := slices.IndexFunc(f.Releases, func(r Found) bool { return r.Dir == f.Current })
 	if i < 0 {
-		return nil, fmt.Errorf("find current release: %s is no release: %s", f.Current, strings.Join(f.Skipped, "; "))
+		return nil, fmt.Errorf("find current release: %s is not a release: %s", f.Current, strings.Join(f.Skipped, "; "))
 	}
 	return f, f.findPrevious(f.Releases[i].version, strings.TrimPrefix(o.Previous, "v"))
 }
@@ -204,7 +204,7 @@ func (a *App) findReleases(f *Adoption) error {
 		parsed, err := bundle.ParseVersion(version)
 		switch {
 		case !e.IsDir():
-			f.Skipped = append(f.Skipped, e.Name()+" is no directory")
+			f.Skipped = append(f.Skipped, e.Name()+" is not a directory")
 			continue
 		case err != nil || !release.ValidName(e.Name()):
 			f.Skipped = append(f.Skipped, e.Name()+" is not called after a version")
@@ -402,8 +402,8 @@ func (a *App) fileAsIs(dir string, f bundle.File) (*bundle.File, error) {
 }
 
 // Changed are the files and units of an adopted release that are not those of the bundle
-// which it was unpacked from, if it was. The error says that going back to the release would not
-// bring back its units.
+// which it was unpacked from, if it was. The error says that rolling back to the release would not
+// restore its units.
 func (a *App) Changed(ctx context.Context, r installer.Release) (paths []string, err error) {
 	m, err := a.manifest(r)
 	if err != nil {

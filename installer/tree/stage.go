@@ -11,7 +11,7 @@ import (
 	"github.com/valise-ota/valise/verify"
 )
 
-// keepFailed is how many failed releases stay for whoever wants to know why.
+// keepFailed is how many failed releases stay for those who want to know why.
 const keepFailed = 2
 
 // Stage writes the tree into a directory that gets its name last, when

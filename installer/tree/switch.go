@@ -238,7 +238,7 @@ func (a *App) writeEnv(m *bundle.Manifest, env *environ.File, generated []string
 	return true, nil
 }
 
-// Revert brings back environment file, configuration, units and current
+// Revert restores environment file, configuration, units and current
 // together, and what ran. Keys that Activate generated stay in the environment
 // file: data may need them. What is as it was is not written again, so that a
 // full disk, which may be why Activate failed, does not stop the way back.

@@ -5,7 +5,7 @@
 //
 //	current                link to releases/<name>
 //	releases/<name>/       manifest.json, its signature, and the tree
-//	failed/<name>/         releases that did not get healthy, for whoever wants to know why
+//	failed/<name>/         releases that did not get healthy, for those who want to know why
 //	.valise-files.json     digests of the units and configuration files that are ours
 //
 // and, where the release says so, the environment file, configuration files made
@@ -78,7 +78,7 @@ func (a *App) Inspect(ctx context.Context, rel *verify.Release, st installer.Sta
 			return f, err
 		}
 		if old.Device.Tree == nil || old.Device.Tree.EnvFile != m.Device.Tree.EnvFile {
-			return f, fmt.Errorf("inspect: the release reads its environment from %s, the one that runs from another file: move that file first, or ask the maker of the app", m.Device.Tree.EnvFile)
+			return f, fmt.Errorf("inspect: the release reads its environment from %s, the one that runs from another file: move that file first", m.Device.Tree.EnvFile)
 		}
 		if st.Current.Manifest == rel.Digest() {
 			f.Damage = a.Intact(ctx, *st.Current)
@@ -133,7 +133,7 @@ func Open(rel *verify.Release, p bundle.Platform, name string) (io.ReadCloser, e
 // Backup has nothing to save: a tree has no data of its own.
 func (a *App) Backup(context.Context, installer.Release, installer.Release, string) error { return nil }
 
-// Resume has nothing to let go on.
+// Resume has nothing to unpause.
 func (a *App) Resume(context.Context, installer.Release, installer.Release) error { return nil }
 
 // Probe asks the units and the release's own health check.

@@ -17,7 +17,7 @@ func Text(s string) *yaml.Node {
 	return n
 }
 
-// Member is a member of a map; nil when there is none, or m is no map.
+// Member is a member of a map; nil when there is none, or m is not a map.
 func Member(m *yaml.Node, key string) *yaml.Node {
 	for i := 0; m.Kind == yaml.MappingNode && i+1 < len(m.Content); i += 2 {
 		if m.Content[i].Value == key {

@@ -214,7 +214,7 @@ type hintError struct {
 func (e *hintError) Error() string { return e.err.Error() }
 func (e *hintError) Unwrap() error { return e.err }
 
-// Hint is what to do next, "" when nobody said.
+// Hint is what to do next, "" when there is none.
 func Hint(err error) string {
 	if hint := new(hintError); errors.As(err, &hint) {
 		return hint.hint

@@ -26,7 +26,7 @@ func (t *Trust) Register(f *pflag.FlagSet) {
 	f.StringVar(&t.TrustedRoot, "trusted-root", "", "Sigstore trusted_root.json (default: the public instance's, built in)")
 }
 
-// Given reports whether the flags name anybody.
+// Given reports whether the flags name a signer.
 func (t *Trust) Given() bool { return t.Key != "" || t.Identity != "" || t.IdentityRegexp != "" }
 
 // Policy is the trust policy of the flags.

@@ -135,7 +135,7 @@ func TestImports(t *testing.T) {
 	for _, rule := range reachNothing {
 		p, ok := all[rule.from]
 		if !ok {
-			t.Errorf("%s does not exist: mend the rule", rule.from)
+			t.Errorf("%s does not exist: fix the rule", rule.from)
 		}
 		for _, dep := range p.Deps {
 			if under(dep, rule.not...) {

@@ -61,7 +61,7 @@ func New(stderr io.Writer, mode string, getenv func(string) string, now func() t
 func (u *UI) Mode() string { return u.mode }
 
 // Step says that something begins that takes no noticeable time, or whose length
-// nobody knows. Do not call it while a Track of the same UI is running on a
+// is not known. Do not call it while a Track of the same UI is running on a
 // terminal: it would write into the bar.
 func (u *UI) Step(name, detail string) {
 	if u.mode == None {

@@ -80,7 +80,7 @@ func readConfig(file string) (map[string]string, error) {
 		}
 		key, value, ok := strings.Cut(line, "=")
 		if !ok {
-			return nil, fmt.Errorf("%s: %q is no setting", file, line)
+			return nil, fmt.Errorf("%s: %q is not a setting", file, line)
 		}
 		config[strings.TrimSpace(key)] = strings.TrimSpace(value)
 	}

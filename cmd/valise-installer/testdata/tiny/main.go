@@ -2,7 +2,7 @@
 // a volume, with the API of examples/shop, and, called by their names, stand-ins for pg_dump and pg_restore.
 // Its version is in /version; "sick" behind it makes a release that never gets healthy, "eats" one that spoils the items
 // of the release before when it starts, "loops" one whose second service ends over and over, "swaps" one that has been
-// taken over: when it is told to end it puts a link to $NOTE in the place of /data/uploads.
+// taken over: when it is told to end it puts a link to $NOTE in place of /data/uploads.
 package main
 
 import (
