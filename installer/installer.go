@@ -13,7 +13,9 @@ package installer
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/valise-ota/valise/bundle"
@@ -257,4 +259,17 @@ type Event struct {
 	Total  int64  `json:"total,omitempty"`
 	Ended  bool   `json:"ended,omitempty"`
 	Err    error  `json:"-"`
+}
+
+// Note is what people should know of it who do not watch, empty for progress.
+func (e Event) Note() string {
+	switch {
+	case e.Ended && e.Err != nil && e.Step == "prune":
+		return fmt.Sprintf("cleaning up: %v", e.Err)
+	case e.Ended && e.Err != nil && e.Step == "hook":
+		return e.Err.Error()
+	case !e.Ended && slices.Contains([]string{"edited", "override", "repair", "prune"}, e.Step):
+		return e.Detail
+	}
+	return ""
 }

@@ -18,18 +18,12 @@ func (p *program) reporter() func(installer.Event) {
 		}
 	}
 	return func(e installer.Event) {
+		note := e.Note()
 		switch {
 		case e.Ended:
 			end(e.Err)
-			switch {
-			case e.Err != nil && e.Step == "prune":
-				p.Note("cleaning up: %v", e.Err)
-			case e.Err != nil && e.Step == "hook":
-				p.Note("%v", e.Err)
-			}
-		case e.Detail != "" && (e.Step == "edited" || e.Step == "override" || e.Step == "repair" || e.Step == "prune"):
+		case note != "":
 			end(nil)
-			p.Note("%s", cli.OneLine(e.Detail))
 		case e.Done > 0:
 			if update == nil {
 				update, finish = p.UI.Track(cmp.Or(e.Detail, stepLabel[e.Step]))
@@ -41,6 +35,9 @@ func (p *program) reporter() func(installer.Event) {
 		default:
 			end(nil)
 			p.UI.Step(e.Step, e.Detail)
+		}
+		if note != "" {
+			p.Note("%s", cli.OneLine(note))
 		}
 	}
 }

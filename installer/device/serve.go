@@ -48,6 +48,9 @@ func (d *Device) with(app, record string, report func(installer.Event)) *Machine
 		if e.Step == "verify" || e.Step == "download" {
 			e.Detail = "" // the record names it
 		}
+		if note := e.Note(); note != "" { // who did not watch finds it in the journal
+			m.Note("%s: %s", app, oneLine(note))
+		}
 		report(e)
 	}
 	m.Secret = func(key, _, file string) { // what a service prints is a log

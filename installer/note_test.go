@@ -1,0 +1,26 @@
+package installer
+
+import (
+	"errors"
+	"testing"
+)
+
+// TestNote: what people should know is told from progress.
+func TestNote(t *testing.T) {
+	for _, c := range []struct {
+		event Event
+		want  string
+	}{
+		{Event{Step: "edited", Detail: "compose.yaml was edited"}, "compose.yaml was edited"},
+		{Event{Step: "repair"}, ""},
+		{Event{Step: "prune", Ended: true, Err: errors.New("busy")}, "cleaning up: busy"},
+		{Event{Step: "hook", Detail: "post-probe of 1.0.0"}, ""},
+		{Event{Step: "hook", Ended: true, Err: errors.New("hook pre-rollback: exit status 3")}, "hook pre-rollback: exit status 3"},
+		{Event{Step: "stage", Ended: true, Err: errors.New("no")}, ""},
+		{Event{Step: "backup", Detail: "x", Done: 1}, ""},
+	} {
+		if got := c.event.Note(); got != c.want {
+			t.Errorf("%+v: %q", c.event, got)
+		}
+	}
+}
