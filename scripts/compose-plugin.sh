@@ -5,12 +5,44 @@
 # plugin of Debian 13 is fetched, checked by apt as every package is. Else the newest is built from its Go module. Both
 # once, into ${VALISE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/valise}/compose/VERSION/docker-compose.
 # Progress goes to stderr. VALISE_COMPOSE=build takes the newest at once, VALISE_COMPOSE=/FILE that one.
+#   scripts/compose-plugin.sh v2.10.2 ...    prints the paths of those versions, each built from its module once
 set -euo pipefail
 
 version=v5.5.1 # newer ones need a newer Go than go.mod asks for
 cache=${VALISE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/valise}/compose
 
 fail() { echo "compose-plugin: $*" >&2; exit 1; }
+
+# older VERSION: builds a version before 5 from the source in its module, whose go.mod replaces what it needs replaced.
+older() {
+  local version=$1 cache=${VALISE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/valise}/compose/$1 source work
+  mkdir -p "$cache"
+  exec 9>"$cache/lock"
+  flock 9
+  if [ ! -x "$cache/docker-compose" ]; then
+    work=$(mktemp -d)
+    echo "compose-plugin: building docker compose $version, this takes some minutes once" >&2
+    if ! {
+      source=$(cd "$work" && go mod download -json "github.com/docker/compose/v2@$version" | sed -n 's/^\t"Dir": "\(.*\)",$/\1/p') &&
+        cp -r --no-preserve=mode "$source" "$work/source" && cd "$work/source" &&
+        env -u GOOS -u GOARCH CGO_ENABLED=0 GOWORK=off GOFLAGS="-buildvcs=false -mod=mod -trimpath '-gcflags=all=-dwarf=false -l'" \
+          go build -ldflags "-s -w -X github.com/docker/compose/v2/internal.Version=$version" -o "$work/docker-compose" ./cmd
+    } >"$work/log" 2>&1 9>&-; then
+      tail -n 15 "$work/log" >&2
+      rm -rf "$work"
+      fail "cannot build docker compose $version (output above); check that Go reaches its module proxy"
+    fi
+    mv "$work/docker-compose" "$cache/docker-compose"
+    rm -rf "$work"
+  fi
+  flock -u 9
+  echo "$cache/docker-compose"
+}
+
+if [ $# -gt 0 ]; then
+  for wanted; do (older "$wanted"); done
+  exit
+fi
 
 # recent_enough FILE: is it a compose plugin, version 2.24 or newer?
 recent_enough() {
