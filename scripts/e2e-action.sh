@@ -19,7 +19,7 @@ if [ ! -x "$act" ]; then
 fi
 
 dir=$(mktemp -d /tmp/valise-e2e-action.XXXXXX)
-pids=()
+pids=() stand_ins=()
 clean() {
   status=$?
   trap '' INT TERM
@@ -32,8 +32,9 @@ clean() {
     # shellcheck disable=SC2086
     [ -z "$images" ] || docker rmi -f $images >/dev/null || true
   fi
-  [ ! -e "$dir/field/root" ] || docker compose -p tiny down -v --remove-orphans >/dev/null 2>&1 || true
+  for name in tiny pair; do [ ! -e "$dir/field/root" ] || docker compose -p "$name" down -v --remove-orphans >/dev/null 2>&1 || true; done
   [ ! -d "$dir/engine" ] || scripts/engine.sh down "$dir/engine" >&2 || true
+  scripts/buildkit.sh down "$dir/buildkit" >&2 || true
   scripts/sigstore.sh down "$dir/sigstore" >&2 || true
   for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
   if [ $status -ne 0 ] && [ -e "$dir/act.log" ]; then tail -n 40 "$dir/act.log" >&2; fi
@@ -70,6 +71,11 @@ git ls-files -z --cached --others --exclude-standard | while IFS= read -r -d '' 
   tar cf - --null -T - | tar xf - -C "$dir/app"
 rm -rf "$dir/app/.github/workflows"
 mkdir -p "$dir/app/.github/workflows" "$dir/store"
+# What act cannot fetch here is in testdata/action, for the commit that our workflows have.
+while read -r pin; do
+  name=${pin#*/}
+  stand_ins+=(--local-repository "$pin=$PWD/testdata/action/${name%@*}")
+done < <(grep -ohE '(actions/(up|down)load-artifact|docker/setup-[a-z]+-action)@[0-9a-f]{40}' examples/workflows/*.yml | sort -u)
 cp testdata/action/*.yml "$dir/app/.github/workflows/"
 sed -i '/^installer:/d' "$dir/app/examples/shop/valise.yaml" # those of the Action's release
 printf '# Changelog\n\n## 1.0.0\n\n- The first.\n' >"$dir/app/examples/shop/CHANGELOG.md"
@@ -120,8 +126,8 @@ push() {
   (
     cd "$app"
     env -u ACTIONS_ID_TOKEN_REQUEST_URL -u ACTIONS_ID_TOKEN_REQUEST_TOKEN HOME="$dir/home" GOCACHE="$gocache" GOMODCACHE="$gomodcache" XDG_CACHE_HOME="$dir/home/.cache" VALISE_CACHE="$cache" \
-      "$act" push --pull=false -W ".github/workflows/$name.yml" -e "$dir/event.json" -P ubuntu-24.04=-self-hosted -P ubuntu-latest=-self-hosted --no-cache-server \
-      --local-repository "valise-ota/valise@v9=$dir/action" --env "GITHUB_API_URL=$url" --env "GITHUB_REPOSITORY=valise-test/app" \
+      "$act" "${EVENT:-push}" --pull=false -W ".github/workflows/$name.yml" -e "$dir/event.json" -P ubuntu-24.04=-self-hosted -P ubuntu-24.04-arm=-self-hosted -P ubuntu-latest=-self-hosted --no-cache-server \
+      --container-daemon-socket - --local-repository "valise-ota/valise@v9=$dir/action" "${stand_ins[@]}" --env "GITHUB_API_URL=$url" --env "GITHUB_REPOSITORY=valise-test/app" \
       --env "E2E_SPLIT=${SPLIT:-}" --env "E2E_THIN=${THIN:-1}" --env "E2E_STORE=$dir/store" --env "E2E_TRUSTED_ROOT=$VALISE_TRUSTED_ROOT" --env "E2E_SIGNING_CONFIG=$VALISE_SIGNING_CONFIG" "$@"
   ) >"$dir/act.log" 2>&1 || code=$?
   [ $code -eq "${CODE:-0}" ] || fail "the workflow $name for $ref ended with $code, want ${CODE:-0}; the end of its log is below"
@@ -251,9 +257,8 @@ END
 block yaml <README.md | sed 's/valise@COMMIT/valise@v9/' >"$app/.github/workflows/release.yml"
 grep -q 'valise-ota/valise@v9$' "$app/.github/workflows/release.yml" || fail "the README has no workflow"
 # A private Sigstore in place of the public one is all that is added.
-cat >>"$app/.github/workflows/release.yml" <<'END'
-        with: {trusted-root: '${{ env.E2E_TRUSTED_ROOT }}', signing-config: '${{ env.E2E_SIGNING_CONFIG }}'}
-END
+private=$(sed -n '/^ *trusted-root:/p; /^ *signing-config:/p' testdata/action/release.yml)
+printf '        with:\n%s\n' "$private" >>"$app/.github/workflows/release.yml"
 sed "s/^on: .*/on: [push, workflow_call]/" "$app/.github/workflows/release.yml" >"$app/.github/workflows/shared.yml"
 cat >"$app/.github/workflows/caller.yml" <<'END'
 on: push
@@ -263,43 +268,74 @@ jobs:
     permissions: {contents: write, id-token: write}
     uses: ./.github/workflows/shared.yml
 END
+# Nothing is in the image: the programs are those of this machine.
+mkdir -p "$dir"/box/{etc,root,tmp,usr}
+for name in bin lib lib64 sbin; do ln -s "usr/$name" "$dir/box/$name"; done
+echo 'root:x:0:0:root:/root:/bin/sh' >"$dir/box/etc/passwd"
+tar c -C "$dir/box" . | docker import - valise-e2e-box >/dev/null
+cat >"$app/.github/workflows/box.yml" <<END
+on: push
+permissions: {}
+jobs:
+  release:
+    runs-on: ubuntu-24.04
+    container:
+      image: valise-e2e-box
+      volumes: ['/usr:/usr:ro', '$dir/trust:/trust:ro']
+    permissions: {contents: write, id-token: write}
+    steps:
+      - uses: actions/checkout@3d3c42e5aac5ba805825da76410c181273ba90b1
+      - run: chown -R 1001:1001 . && ! git status # as on a runner, who is another user than the container's
+      - uses: valise-ota/valise@v9
+        with: {trusted-root: /trust/trusted_root.json, signing-config: /trust/signing.json}
+END
+mkdir "$dir/trust"
+cp "$VALISE_TRUSTED_ROOT" "$dir/trust/trusted_root.json"
+cp "$VALISE_SIGNING_CONFIG" "$dir/trust/signing.json"
 git -C "$app" init -q -b main
 git -C "$app" remote add origin https://github.com/valise-test/app.git
-shapes=(1.0.0 v3.0.0 2026.11.28 app/v1.0.0 tiny-v1.0.0 tiny@1.0.0)
+shapes=(1.0.0 v3.0.0 2026.11.28 app/v1.0.0 tiny-v1.0.0 tiny@1.0.0 box/v1.0.0)
 next_of() { case $1 in 2026.11.28) echo 2026.11.29 ;; *) echo "${1%.0.0}.1.0" ;; esac }
-tags=()
-for n in 1 2; do
-  echo "services: {web: {image: web, restart: always, command: [/web], environment: {N: '$n'}}}" >"$app/compose.yaml"
-  git -C "$app" add -A
-  git -C "$app" -c user.name=e2e -c user.email=e2e@example.org commit -q -m "feat: number $n"
-  for tag in "${shapes[@]}"; do
-    [ "$n" = 1 ] || tag=$(next_of "$tag")
-    git -C "$app" tag "$tag"
-    tags+=(-tag "$tag=$(git -C "$app" rev-parse HEAD)")
+# publishes NAME ARGUMENT...: the repository $app gets two commits, tagged in $shapes, and a double NAME that knows them.
+publishes() {
+  local name=$1 n tag tags=()
+  shift
+  for n in 1 2; do
+    sed "s/NUMBER/$n/" "$app/compose.in" >"$app/compose.yaml"
+    git -C "$app" add -A
+    git -C "$app" -c user.name=e2e -c user.email=e2e@example.org commit -q -m "feat: number $n"
+    for tag in "${shapes[@]}"; do
+      [ "$n" = 1 ] || tag=$(next_of "$tag")
+      git -C "$app" tag "$tag"
+      tags+=(-tag "$tag=$(git -C "$app" rev-parse HEAD)")
+    done
   done
-done
-github tiny -repository valise-test/app "${tags[@]}"
-url=$(field url "$dir/tiny.json")
-write=$(field write "$dir/tiny.json")
+  github "$name" -repository valise-test/app "${tags[@]}" "$@"
+  url=$(field url "$dir/$name.json")
+  write=$(field write "$dir/$name.json")
+}
+echo "services: {web: {image: web, restart: always, command: [/web], environment: {N: 'NUMBER'}}}" >"$app/compose.in"
+publishes tiny -tag "box/v9.9.9=0123456789012345678901234567890123456789"
 # release-please made one of the releases with its tag, and goreleaser put its files there.
 release=$(curl -fsS -H "Authorization: Bearer $write" -d '{"tag_name":"tiny-v1.1.0","name":"tiny-v1.1.0","body":"Notes of release-please.","draft":false}' "$url/repos/valise-test/app/releases")
 upload=$(sed -nE 's/.*"upload_url":"([^"{]*).*/\1/p' <<<"$release")
 echo "12ab  another_linux_amd64.tar.gz" >"$dir/theirs"
 curl -fsS -o "$dir/uploaded" -H "Authorization: Bearer $write" --data-binary "@$dir/theirs" "$upload?name=CHECKSUMS.txt"
 
-# released NAME TAG CLAIMS: the workflow NAME, as a job of CLAIMS on a machine of GitHub's, for a tag.
+# released NAME TAG CLAIMS: the workflow NAME for a tag publishes it, as a job of CLAIMS on a machine of GitHub's.
 released() {
   git -C "$app" checkout -q "$2"
+  rm -rf "$dir/store" && mkdir "$dir/store"
   push "$1" "refs/tags/$2" -s "GITHUB_TOKEN=$write" --env "ACTIONS_ID_TOKEN_REQUEST_URL=$ACTIONS_ID_TOKEN_REQUEST_URL&ref=refs/tags/$2$3" --env "ACTIONS_ID_TOKEN_REQUEST_TOKEN=$ACTIONS_ID_TOKEN_REQUEST_TOKEN" \
-    --env RUNNER_ENVIRONMENT=github-hosted --env "GITHUB_WORKFLOW_REF=valise-test/app/.github/workflows/$1.yml@refs/tags/$2" --env GIT_TEST_ASSUME_DIFFERENT_OWNER=1
-  said "$url/valise-test/app/releases/tag/$2"
+    --env RUNNER_ENVIRONMENT=github-hosted --env "GITHUB_WORKFLOW_REF=valise-test/app/.github/workflows/$1.yml@refs/tags/$2"
+  [ "${CODE:-0}" -ne 0 ] || said "$url/valise-test/app/releases/tag/$2"
 }
 # notes TAG, asset TAG NAME: of a release, as everybody reads it.
 notes() { curl -fsS "$url/repos/valise-test/app/releases/tags/$1" | python3 -c 'import json, sys; print(json.load(sys.stdin)["body"])'; }
 asset() { curl -fsSL -o "$2" "$url/valise-test/app/releases/download/$1/$2"; }
 
 # No command of a group before || ends it by failing: each says so.
-# follows NAME TAG CLAIMS WORKFLOW: a device installs TAG as its notes say, and takes the release after it.
+# follows NAME TAG CLAIMS: a device installs TAG as its notes say, and takes the release after it.
 follows() {
   local next version
   next=$(next_of "$2") version=${2##*[!0-9.]}
@@ -308,21 +344,63 @@ follows() {
   rm -rf "$dir/field" && mkdir "$dir/field"
   (
     cd "$dir/field" || exit 1
-    asset "$2" "tiny-$version.tar.gz" || exit 1
+    asset "$2" "$product-$version.tar.gz" || exit 1
     asset "$2" trusted_root.json || exit 1
     notes "$2" | sed -n '/^## Install it/,$p' | block sh | grep install.sh >install || exit 1
     sed -i '$s|$| --root '"$dir/field/root"' --progress plain|' install
     bash -euo pipefail install || { cat install >&2; exit 1; }
-    asset "$next" "tiny-${next##*[!0-9.]}.tar.gz" || exit 1
-    sed -i "s|^trust:|&\n  provenance: {repository: 'https://github.com/valise-test/app', ref_regexp: 'refs/tags/.*', workflow: .github/workflows/$1.yml, builder: 'https://github.com/actions/runner/github-hosted', sbom: true}|" root/etc/valise/tiny.yaml || exit 1
-    root/usr/local/bin/valise-installer --root "$dir/field/root" update "tiny-${next##*[!0-9.]}.tar.gz" --progress plain || exit 1
+    asset "$next" "$product-${next##*[!0-9.]}.tar.gz" || exit 1
+    sed -i "s|^trust:|&\n  provenance: {repository: 'https://github.com/valise-test/app', ref_regexp: 'refs/tags/.*', workflow: .github/workflows/$1.yml, builder: 'https://github.com/actions/runner/github-hosted', sbom: true}|" "root/etc/valise/$product.yaml" || exit 1
+    root/usr/local/bin/valise-installer --root "$dir/field/root" update "$product-${next##*[!0-9.]}.tar.gz" --progress plain || exit 1
     root/usr/local/bin/valise-installer --root "$dir/field/root" uninstall --purge --yes >/dev/null
   ) || fail "a device with $2 does not follow to $next"
 }
+product=tiny
 for tag in 1.0.0 2026.11.28 app/v1.0.0 tiny-v1.0.0 tiny@1.0.0; do
   follows release "$tag" ''
 done
 notes tiny-v1.1.0 | grep '^Notes of release-please\.' >/dev/null || fail "the notes of release-please are gone"
 follows caller v3.0.0 '&workflow=caller.yml&job_workflow_ref=acme/shared/.github/workflows/valise.yml@refs/heads/main'
 said 'and so is what any other repository signs that calls this workflow'
+
+step "A job in a container, whose checkout belongs to another user: commit, tag and changelog are there, and the tag is checked"
+follows box box/v1.0.0 '&workflow=box.yml'
+notes box/v1.1.0 | grep 'number 2' >/dev/null || fail "the notes lack the commit: $(notes box/v1.1.0)"
+source=$(cd "$dir/field" && asset box/v1.1.0 tiny-1.1.0.manifest.json && python3 -c 'import json; s = json.load(open("tiny-1.1.0.manifest.json"))["source"]; print(s["commit"], s["ref"])')
+[ "$source" = "$(git -C "$app" rev-parse HEAD) refs/tags/box/v1.1.0" ] || fail "the bundle is from $source"
+git -C "$app" tag box/v9.9.9
+CODE=1 released box box/v9.9.9 '&workflow=box.yml'
+said 'tag box/v9.9.9 is commit 012345678901, but the bundle was built from'
+
+step "From a compose file and a Dockerfile: the workflow that valise init --github writes; releases that are immutable, and what workflow_dispatch does then"
+scripts/buildkit.sh up "$dir/buildkit" >"$dir/env"
+# shellcheck source=/dev/null
+E2E_BUILDKIT=$(. "$dir/env" && echo "$BUILDKIT_HOST") E2E_BUILDCTL=$(. "$dir/env" && dirname "$(command -v buildctl)")
+export E2E_BUILDKIT E2E_BUILDCTL
+app=$dir/pair product=pair shapes=(v1.0.0 v3.0.0)
+mkdir "$app"
+git -C "$app" init -q -b main
+git -C "$app" remote add origin https://github.com/valise-test/app.git
+for arch in amd64 arm64; do CGO_ENABLED=0 GOARCH=$arch go build -trimpath -o "$app/web-$arch" "$dir/web.go"; done
+# shellcheck disable=SC2016 # for BuildKit
+printf '%s\n' 'FROM scratch' 'ARG TARGETARCH' 'COPY web-$TARGETARCH /web' 'CMD ["/web"]' >"$app/Dockerfile"
+echo "services: {web: {build: ., restart: always, environment: {N: 'NUMBER'}}}" | tee "$app/compose.in" >"$app/compose.yaml"
+(cd "$app" && "$valise" init --github --action valise-ota/valise@v9)
+sed 's/valise@[0-9a-f]* # .*/valise@v9/' examples/workflows/native.yml >"$app/.github/workflows/native.yml"
+for name in release native; do echo "$private" >>"$app/.github/workflows/$name.yml"; done
+sed '/^  release:/,$d' "$app/.github/workflows/release.yml" >"$app/.github/workflows/single.yml" # its job that builds
+publishes pair -immutable
+follows release v1.0.0 ''
+CODE=1 EVENT=workflow_dispatch released release v1.1.0 '' # another run makes another bundle
+said 'release v1.1.0 is published and immutable already'
+CODE=1 EVENT=workflow_dispatch push release refs/heads/main
+said 'no version: refs/heads/main is no tag'
+
+step "examples/workflows/native.yml: a job for each platform, joined without QEMU: the bytes of one build, on a device"
+follows native v3.0.0 '&workflow=native.yml'
+"$valise" join "$dir"/store/bundle-[12]/pair-3.1.0.tar.gz -o "$dir/joined.tar.gz" --progress none
+(cd "$dir/field" && asset v3.1.0 pair-3.1.0.manifest.json)
+push single refs/tags/v3.1.0 --env RUNNER_ENVIRONMENT=github-hosted --env GITHUB_WORKFLOW_REF=valise-test/app/.github/workflows/native.yml@refs/tags/v3.1.0
+cmp "$dir/joined.tar.gz" "$dir/store/bundle/pair-3.1.0.tar.gz"
+tar xzOf "$dir/joined.tar.gz" manifest.json | cmp - "$dir/field/pair-3.1.0.manifest.json"
 echo "e2e-action: ok"
