@@ -32,7 +32,7 @@ func inspectCommand(a *app) *cobra.Command {
 		Example: "  valise inspect dist/shop-1.2.3.tar.gz\n  valise inspect --output json dist/shop-1.2.3.tar.gz\n" +
 			"  valise inspect --output markdown --from shop-1.2.2.manifest.json dist/shop-1.2.3.tar.gz",
 		Args:        cobra.ExactArgs(1),
-		Annotations: map[string]string{cli.Markdown: "yes"},
+		Annotations: map[string]string{cli.Forms: "markdown"},
 		RunE:        func(cmd *cobra.Command, args []string) error { return a.inspect(cmd.Context(), args[0], from) },
 	}
 	c.Flags().StringSliceVar(&from, "from", nil, "bundle or manifest.json of an older release to compare with, newest first (repeatable)")
@@ -95,7 +95,7 @@ func (a *app) inspect(ctx context.Context, path string, from []string) error {
 		s.Before = append(s.Before, compareWith(old, m))
 	}
 	return a.Result(s, func(w io.Writer) {
-		if a.Output() == cli.Markdown {
+		if a.Output() == "markdown" {
 			s.writeMarkdown(w)
 			return
 		}

@@ -25,6 +25,7 @@ var commands = []func(*app) *cobra.Command{
 	thinCommand,
 	engineCommand,
 	receiptsCommand,
+	fleetCommand,
 	publishCommand,
 	doctorCommand,
 	actionCommand,

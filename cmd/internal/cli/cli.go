@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -95,11 +96,9 @@ func (a *App) Execute(ctx context.Context, root *cobra.Command) error {
 	root.DisableSuggestions = true // ours is the hint
 	root.SuggestionsMinimumDistance = 2
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
-		if want, markdown := "text or json", cmd.Annotations[Markdown] != ""; a.output != "text" && a.output != "json" && !(markdown && a.output == Markdown) {
-			if markdown {
-				want = "text, json or markdown"
-			}
-			return fmt.Errorf("unknown output %q, want %s", a.output, want)
+		if forms := outputs(cmd); !slices.Contains(forms, a.output) {
+			last := len(forms) - 1
+			return fmt.Errorf("unknown output %q, want %s or %s", a.output, strings.Join(forms[:last], ", "), forms[last])
 		}
 		u, err := ui.New(plain.Raw(a.Stderr), progress, a.Getenv, a.Now)
 		if err != nil {
@@ -162,8 +161,17 @@ func exitCode(err error) int {
 	return ExitFailed
 }
 
-// Markdown is a form of results that commands with an annotation of that name have.
-const Markdown = "markdown"
+// Forms is the annotation of a command whose results have more forms than text and
+// JSON: their names, separated by commas.
+const Forms = "forms"
+
+func outputs(cmd *cobra.Command) []string {
+	forms := []string{"text", "json"}
+	if more := cmd.Annotations[Forms]; more != "" {
+		forms = append(forms, strings.Split(more, ",")...)
+	}
+	return forms
+}
 
 // Output is the form of the result that was asked for.
 func (a *App) Output() string { return a.output }

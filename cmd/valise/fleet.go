@@ -1,0 +1,372 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	_ "embed"
+	"encoding/csv"
+	"errors"
+	"fmt"
+	"html/template"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/valise-ota/valise/cmd/internal/cli"
+	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/receipt"
+)
+
+// Limits of what is collected: it comes from outside.
+const (
+	maxFleetFiles    = 1_000_000
+	maxFleetReceipts = 256 << 20
+)
+
+func fleetCommand(a *app) *cobra.Command {
+	c := &cobra.Command{Use: "fleet", Short: "See what many devices run"}
+	c.AddCommand(&cobra.Command{
+		Use:   "report [SITE=]DIR...",
+		Short: "Join the receipts of many devices into one table",
+		Long: "report reads every receipt below the directories, at any depth: sticks that came back, or copies of\n" +
+			"them. Receipts of one device that lie on several sticks are put together. SITE is written beside\n" +
+			"the devices of that directory.\n\n" +
+			"Each row is one app on one device: what runs, since when, and when it was last heard of. PROBLEM\n" +
+			"says where receipts are missing or changed; the exit code is then 4. A receipt proves which key\n" +
+			"wrote it, not whose key that is: compare the key with the one that the device showed.\n\n" +
+			"--output csv is for spreadsheets; --output html is one page without other files, with versions over\n" +
+			"time.",
+		Example:     "  valise fleet report berlin=/media/usb hamburg=sticks/hamburg\n  valise fleet report sticks --output html >fleet.html",
+		Annotations: map[string]string{cli.Forms: "csv,html"},
+		Args:        cobra.MinimumNArgs(1),
+		RunE:        func(cmd *cobra.Command, args []string) error { return a.fleetReport(cmd.Context(), args) },
+	})
+	return c
+}
+
+// fleetReport is who runs what, by receipts.
+type fleetReport struct {
+	Devices []fleetDevice `json:"devices"`
+	// Refused are files under the name of a receipt that are none.
+	Refused []string `json:"refused,omitempty"`
+}
+
+// fleetDevice is one app on one device.
+type fleetDevice struct {
+	Site     string         `json:"site,omitempty"`
+	Device   string         `json:"device"`
+	App      string         `json:"app"`
+	Version  string         `json:"version"` // empty when none runs
+	Since    time.Time      `json:"since,omitzero"`
+	Seen     time.Time      `json:"last_seen"` // the end of its last receipt
+	Signer   string         `json:"signer,omitempty"`
+	Receipts int            `json:"receipts"`
+	Key      string         `json:"key"`
+	Problem  string         `json:"problem,omitempty"`
+	Versions []fleetVersion `json:"versions"` // oldest first
+}
+
+// fleetVersion is a version and the time from which it ran.
+type fleetVersion struct {
+	Version string    `json:"version"`
+	Since   time.Time `json:"since"`
+}
+
+func (a *app) fleetReport(ctx context.Context, args []string) error {
+	c := fleetCollection{chains: map[fleetKey]*fleetChain{}}
+	for _, arg := range args {
+		site, dir, labelled := strings.Cut(arg, "=")
+		if !labelled || strings.ContainsRune(site, '/') {
+			site, dir = "", arg
+		}
+		if err := c.add(ctx, site, dir); err != nil {
+			return fmt.Errorf("read receipts: %w", err)
+		}
+	}
+	if len(c.chains)+len(c.refused) == 0 {
+		return fmt.Errorf("read receipts: no receipt (NUMBER.json) below %s", strings.Join(args, ", "))
+	}
+	r := c.report(ctx)
+	var err error
+	switch a.Output() {
+	case "csv":
+		err = r.csv(a.Stdout)
+	case "html":
+		err = r.html(a.Stdout)
+	default:
+		err = a.Result(r, r.text)
+	}
+	if err != nil {
+		return err
+	}
+	bad := len(r.Refused)
+	for _, d := range r.Devices {
+		if d.Problem != "" {
+			bad++
+		}
+	}
+	if bad > 0 {
+		return cli.WithCode(fmt.Errorf("receipts are not to be trusted or not complete in %d places", bad), cli.ExitRefused)
+	}
+	return nil
+}
+
+// fleetKey is who wrote receipts, and about what.
+type fleetKey struct{ key, app string }
+
+type fleetChain struct {
+	sites    []string
+	files    [][]byte
+	receipts []receipt.Receipt // of files, each with a signature that is right
+}
+
+type fleetCollection struct {
+	chains  map[fleetKey]*fleetChain
+	refused []string
+	visited int
+	bytes   int
+}
+
+var receiptName = regexp.MustCompile(`^[0-9]{1,19}\.json$`)
+
+// add reads all receipts below a directory. No link is followed.
+func (c *fleetCollection) add(ctx context.Context, site, dir string) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return fs.WalkDir(root.FS(), ".", func(name string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if c.visited++; c.visited > maxFleetFiles {
+			return fmt.Errorf("more than %d files", maxFleetFiles)
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if d.IsDir() || !receiptName.MatchString(path.Base(name)) {
+			return nil
+		}
+		refuse := func(why any) error {
+			c.refused = append(c.refused, cli.OneLine(fmt.Sprintf("%s: %v", path.Join(dir, name), why)))
+			return nil
+		}
+		if !d.Type().IsRegular() {
+			return refuse("it is no file")
+		}
+		f, err := root.Open(name)
+		if err != nil {
+			return refuse(err)
+		}
+		b, err := io.ReadAll(io.LimitReader(f, receipt.MaxSize+1))
+		f.Close()
+		if err != nil {
+			return refuse(err)
+		}
+		if c.bytes += len(b); c.bytes > maxFleetReceipts {
+			return fmt.Errorf("receipts of more than %d bytes", maxFleetReceipts)
+		}
+		r, err := receipt.Open(ctx, b)
+		if err != nil {
+			return refuse(err)
+		}
+		k := fleetKey{receipt.Fingerprint(r.Key), r.App}
+		chain := c.chains[k]
+		if chain == nil {
+			chain = &fleetChain{}
+			c.chains[k] = chain
+		}
+		if site != "" && !slices.Contains(chain.sites, site) {
+			chain.sites = append(chain.sites, site)
+		}
+		chain.files, chain.receipts = append(chain.files, b), append(chain.receipts, r)
+		return nil
+	})
+}
+
+// report judges every chain.
+func (c *fleetCollection) report(ctx context.Context) fleetReport {
+	r := fleetReport{Devices: []fleetDevice{}, Refused: c.refused}
+	for k, chain := range c.chains {
+		receipts, err := receipt.Chain(ctx, chain.files)
+		if err != nil { // what the receipts that are there say
+			receipts = chain.receipts
+			slices.SortStableFunc(receipts, func(x, y receipt.Receipt) int { return cmp.Compare(x.Sequence, y.Sequence) })
+		}
+		last := receipts[len(receipts)-1]
+		d := fleetDevice{
+			Site: strings.Join(chain.sites, ", "), Device: cli.OneLine(last.Device), App: cli.OneLine(k.app), Seen: ended(last), Receipts: len(receipts), Key: k.key,
+			Versions: []fleetVersion{},
+		}
+		if err != nil {
+			d.Problem = cli.OneLine(strings.TrimPrefix(err.Error(), "read receipts of "+last.Device+": "))
+		}
+		for _, x := range receipts {
+			version, since := x.From, x.Begun
+			if x.Status == string(installer.Completed) {
+				version, since = x.To, ended(x)
+			}
+			if version != "" && version != d.Version {
+				d.Version, d.Since, d.Signer = cli.OneLine(version), since, ""
+				d.Versions = append(d.Versions, fleetVersion{d.Version, since})
+			}
+			if x.To == version {
+				d.Signer = cli.OneLine(x.Signer)
+			}
+		}
+		r.Devices = append(r.Devices, d)
+	}
+	slices.SortFunc(r.Devices, func(x, y fleetDevice) int {
+		return cmp.Or(cmp.Compare(x.App, y.App), cmp.Compare(x.Site, y.Site), cmp.Compare(x.Device, y.Device), cmp.Compare(x.Key, y.Key))
+	})
+	for i := 1; i < len(r.Devices); i++ { // a name is not a device, a key is
+		x, y := &r.Devices[i-1], &r.Devices[i]
+		if x.App == y.App && x.Site == y.Site && x.Device == y.Device {
+			y.Problem = cmp.Or(y.Problem, "another key writes under this name: "+x.Key)
+		}
+	}
+	return r
+}
+
+func ended(r receipt.Receipt) time.Time {
+	if r.Ended.IsZero() {
+		return r.Begun
+	}
+	return r.Ended
+}
+
+func (r fleetReport) text(w io.Writer) {
+	t := tabwriter.NewWriter(w, 2, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "APP\tSITE\tDEVICE\tVERSION\tSINCE\tLAST SEEN\tRECEIPTS\tPROBLEM")
+	for _, d := range r.Devices {
+		fmt.Fprintln(t, strings.Join([]string{d.App, cmp.Or(d.Site, "-"), d.Device, cmp.Or(d.Version, "-"), day(d.Since), day(d.Seen), strconv.Itoa(d.Receipts), cmp.Or(d.Problem, "-")}, "\t"))
+	}
+	t.Flush()
+	for _, f := range r.Refused {
+		fmt.Fprintln(w, "refused:", f)
+	}
+	for _, n := range r.counts() {
+		fmt.Fprintf(w, "%s %s: %d of %d\n", n.app, cmp.Or(n.version, "none"), n.devices, n.of)
+	}
+}
+
+func day(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return t.UTC().Format(time.DateOnly)
+}
+
+type fleetCount struct {
+	app, version string
+	devices, of  int
+}
+
+// counts are how many devices run each version of each app, most first.
+func (r fleetReport) counts() (counts []fleetCount) {
+	of := map[string]int{}
+	n := map[[2]string]int{}
+	for _, d := range r.Devices {
+		of[d.App]++
+		n[[2]string{d.App, d.Version}]++
+	}
+	for k, devices := range n {
+		counts = append(counts, fleetCount{k[0], k[1], devices, of[k[0]]})
+	}
+	slices.SortFunc(counts, func(x, y fleetCount) int {
+		return cmp.Or(cmp.Compare(x.app, y.app), cmp.Compare(y.devices, x.devices), cmp.Compare(x.version, y.version))
+	})
+	return counts
+}
+
+// csv is for spreadsheets, which take a cell that begins like a formula for one.
+func (r fleetReport) csv(w io.Writer) error {
+	c := csv.NewWriter(w)
+	rows := [][]string{{"app", "site", "device", "version", "since", "last_seen", "signer", "receipts", "key", "problem"}}
+	for _, d := range r.Devices {
+		rows = append(rows, []string{d.App, d.Site, d.Device, d.Version, stamp(d.Since), stamp(d.Seen), d.Signer, strconv.Itoa(d.Receipts), d.Key, d.Problem})
+	}
+	for _, row := range rows {
+		for i, cell := range row {
+			if cell != "" && strings.ContainsRune("=+-@\t\r", rune(cell[0])) {
+				row[i] = "'" + cell
+			}
+		}
+	}
+	return errors.Join(c.WriteAll(rows), c.Error())
+}
+
+func stamp(t time.Time) string {
+	if t.IsZero() {
+		return ""
+	}
+	return t.UTC().Format(time.RFC3339)
+}
+
+//go:embed fleet.html
+var fleetPage string
+
+// html is one page: the table, and for each device a bar of the versions that it ran.
+func (r fleetReport) html(w io.Writer) error {
+	var first, last time.Time
+	colours := map[string]int{}
+	for _, d := range r.Devices {
+		for _, v := range d.Versions {
+			if first.IsZero() || v.Since.Before(first) {
+				first = v.Since
+			}
+			if _, ok := colours[v.Version]; !ok {
+				colours[v.Version] = len(colours)
+			}
+		}
+		if d.Seen.After(last) {
+			last = d.Seen
+		}
+	}
+	width := last.Sub(first).Seconds()
+	type bar struct {
+		Version, Since string
+		X, Width       float64 // of 1000
+		Hue            int
+	}
+	bars := func(d fleetDevice) (bars []bar) {
+		at := func(t time.Time) float64 {
+			if width <= 0 {
+				return 1000
+			}
+			return min(max(1000*t.Sub(first).Seconds()/width, 0), 1000)
+		}
+		for i, v := range d.Versions {
+			end := at(d.Seen)
+			if i+1 < len(d.Versions) {
+				end = at(d.Versions[i+1].Since)
+			}
+			bars = append(bars, bar{v.Version, stamp(v.Since), at(v.Since), max(end-at(v.Since), 3), colours[v.Version] * 137 % 360})
+		}
+		return bars
+	}
+	t, err := template.New("fleet").Funcs(template.FuncMap{"day": day, "bars": bars, "or": func(s string) string { return cmp.Or(s, "-") }}).Parse(fleetPage)
+	if err != nil {
+		return err
+	}
+	type count struct {
+		App, Version string
+		Devices, Of  int
+	}
+	var counts []count
+	for _, n := range r.counts() {
+		counts = append(counts, count{n.app, n.version, n.devices, n.of})
+	}
+	return t.Execute(w, map[string]any{"Report": r, "Counts": counts, "First": day(first), "Last": day(last)})
+}

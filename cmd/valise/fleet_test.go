@@ -1,0 +1,127 @@
+package main
+
+import (
+	"crypto/ed25519"
+	"encoding/csv"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/valise-ota/valise/cmd/internal/cli"
+	"github.com/valise-ota/valise/installer/receipt"
+)
+
+// fleetDay is a day of January 2026.
+func fleetDay(n int) time.Time { return time.Date(2026, 1, n, 12, 0, 0, 0, time.UTC) }
+
+// writeReceipts has a new device write a receipt a day, each to the directory of its
+// turn, and returns its key.
+func writeReceipts(t *testing.T, device string, dirs []string, receipts ...receipt.Receipt) string {
+	t.Helper()
+	public, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var before []byte
+	for i, r := range receipts {
+		r.Device, r.App, r.Action, r.Signer = device, "shop", "update", "key 1"
+		r.Begun, r.Ended = fleetDay(i+1), fleetDay(i+1).Add(time.Hour)
+		if before, err = receipt.Seal(t.Context(), key, before, r); err != nil {
+			t.Fatal(err)
+		}
+		if dirs[i%len(dirs)] == "" {
+			continue // lost
+		}
+		dir := filepath.Join(dirs[i%len(dirs)], "valise", fmt.Sprintf("%x", device), "shop")
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%06d.json", i+1)), before, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return receipt.Fingerprint(public)
+}
+
+func TestFleetReport(t *testing.T) {
+	berlin, other := t.TempDir(), t.TempDir()
+	first := receipt.Receipt{To: "1.0.0", Status: "completed"}
+	second := receipt.Receipt{From: "1.0.0", To: "1.1.0", Status: "completed"}
+	bad := receipt.Receipt{From: "1.1.0", To: "1.2.0", Status: "rolled_back", Reason: "sick"}
+	fleet := func(args ...string) (int, string, string) {
+		var stdout, stderr strings.Builder
+		code := run(t.Context(), cli.Env{Args: append([]string{"fleet", "report"}, args...), Stdout: &stdout, Stderr: &stderr, Getenv: func(string) string { return "" }, Now: time.Now})
+		return code, stdout.String(), stderr.String()
+	}
+
+	// One device whose receipts are on two sticks, and one that never took 1.1.0.
+	key := writeReceipts(t, "pump-7", []string{berlin, other}, first, second, bad)
+	writeReceipts(t, "pump-8", []string{berlin}, first)
+	code, out, stderr := fleet("berlin="+berlin, other)
+	want := "APP   SITE    DEVICE  VERSION  SINCE       LAST SEEN   RECEIPTS  PROBLEM\n" +
+		"shop  berlin  pump-7  1.1.0    2026-01-02  2026-01-03  3         -\n" +
+		"shop  berlin  pump-8  1.0.0    2026-01-01  2026-01-01  1         -\n" +
+		"shop 1.0.0: 1 of 2\nshop 1.1.0: 1 of 2\n"
+	if code != 0 || out != want || stderr != "" {
+		t.Errorf("exit code %d\n%s%s\nwant\n%s", code, out, stderr, want)
+	}
+	code, out, _ = fleet("berlin="+berlin, other, "--output", "json")
+	var r fleetReport
+	if err := json.Unmarshal([]byte(out), &r); err != nil || code != 0 || len(r.Devices) != 2 || r.Devices[0].Key != key || len(r.Devices[0].Versions) != 2 || r.Devices[0].Signer != "key 1" {
+		t.Errorf("exit code %d, %v\n%s", code, err, out)
+	}
+
+	// What is missing, changed or of another key is said, and the rest is shown.
+	hostile := t.TempDir()
+	writeReceipts(t, "=cmd|' /C calc'!A0<script>\x1b[31m", []string{hostile, ""}, first, second, bad)
+	writeReceipts(t, "twin", []string{hostile}, first)
+	writeReceipts(t, "twin", []string{filepath.Join(hostile, "deep/er")}, first, second)
+	changed := filepath.Join(hostile, "000009.json")
+	if err := os.WriteFile(changed, []byte(`{"payloadType":"x"}`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(filepath.Join(hostile, "1.json"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/etc", filepath.Join(hostile, "link")); err != nil {
+		t.Fatal(err)
+	}
+	code, out, stderr = fleet(hostile)
+	for _, want := range []string{"number 2 is missing", "another key writes under this name", "refused: " + changed + ": ", "1.json: it is no file", "shop 1.0.0: 1 of 3"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%q is not in\n%s", want, out)
+		}
+	}
+	if code != cli.ExitRefused || !strings.Contains(stderr, "in 4 places") || strings.Contains(out, "\x1b") {
+		t.Errorf("exit code %d, %s", code, stderr)
+	}
+	code, out, _ = fleet(hostile, "--output", "csv")
+	rows, err := csv.NewReader(strings.NewReader(out)).ReadAll()
+	if err != nil || code != cli.ExitRefused || len(rows) != 4 || rows[1][2][0] != '\'' {
+		t.Errorf("exit code %d, %v\n%s", code, err, out)
+	}
+	_, out, _ = fleet(hostile, "--output", "html")
+	if strings.Contains(out, "<script>") || !strings.Contains(out, "&lt;script&gt;") || strings.Contains(out, "http://") || !strings.Contains(out, "<rect x=") {
+		t.Errorf("html:\n%s", out)
+	}
+
+	for _, c := range []struct {
+		args   []string
+		code   int
+		stderr string
+	}{
+		{[]string{t.TempDir()}, cli.ExitFailed, "no receipt (NUMBER.json) below"},
+		{[]string{"/nowhere"}, cli.ExitFailed, "no such file"},
+		{nil, cli.ExitUsage, "at least 1 arg"},
+		{[]string{berlin, "--output", "markdown"}, cli.ExitUsage, "want text, json, csv or html"},
+	} {
+		if code, _, stderr := fleet(c.args...); code != c.code || !strings.Contains(stderr, c.stderr) {
+			t.Errorf("%q: exit code %d, %s", c.args, code, stderr)
+		}
+	}
+}
