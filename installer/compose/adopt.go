@@ -115,12 +115,12 @@ func (a *App) Find(ctx context.Context, o AdoptOptions) (*Adoption, error) {
 	if err := f.version(a.Name); err != nil {
 		return nil, err
 	}
-	env, err := inMemory(f.env)
+	env, name, err := docker.InMemory(f.env)
 	if err != nil {
 		return nil, err
 	}
 	defer env.Close()
-	c.Dir, c.Files, c.EnvFile = f.Dir, f.Files, fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), env.Fd())
+	c.Dir, c.Files, c.EnvFile = f.Dir, f.Files, name
 	if err := a.findServices(ctx, f, c, started); err != nil {
 		return nil, err
 	}

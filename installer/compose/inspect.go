@@ -14,8 +14,6 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/environ"
 	"github.com/valise-ota/valise/installer"
@@ -243,12 +241,11 @@ func (a *App) inspectServices(ctx context.Context, f *installer.Facts, rel *veri
 		}
 	}()
 	memory := func(b []byte) (string, error) {
-		file, err := inMemory(b)
-		if err != nil {
-			return "", err
+		file, name, err := docker.InMemory(b)
+		if err == nil {
+			open = append(open, file)
 		}
-		open = append(open, file)
-		return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), file.Fd()), nil
+		return name, err
 	}
 	text, err = planned(text, m, func(name string) (string, error) {
 		b, err := smallFile(rel, name)
@@ -343,20 +340,6 @@ func (a *App) inspectServices(ctx context.Context, f *installer.Facts, rel *veri
 	}
 	f.Services = changes(hashes, running)
 	return nil
-}
-
-// inMemory is a file with content that is on no disk.
-func inMemory(content []byte) (*os.File, error) {
-	fd, err := unix.MemfdCreate("valise", unix.MFD_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("make file in memory: %w", err)
-	}
-	f := os.NewFile(uintptr(fd), "memfd")
-	if _, err := f.Write(content); err != nil {
-		f.Close()
-		return nil, err
-	}
-	return f, nil
 }
 
 // changes compares the services of a release with the containers that are there.

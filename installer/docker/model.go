@@ -62,7 +62,8 @@ type Service struct {
 	Devices  []Device `json:"devices"`
 	GPUs     []any    `json:"gpus"`
 	EnvFile  []EnvFile
-	Sysctls  map[string]any `json:"sysctls"`
+	Labels   map[string]string `json:"labels"`
+	Sysctls  map[string]any    `json:"sysctls"`
 	Ports    []struct {
 		HostIP    string `json:"host_ip"`
 		Published string `json:"published"`
@@ -169,8 +170,14 @@ func (c *Compose) Model(ctx context.Context) (*Model, error) {
 	}
 	// Environment files are named, not read: one that is missing is for the caller to say.
 	out, err := c.output(ctx, "config", "--format", "json", "--no-env-resolution")
-	if err != nil && strings.Contains(err.Error(), "unknown flag") { // docker compose before 2.28
-		out, err = c.output(ctx, "config", "--format", "json")
+	old := err != nil && strings.Contains(err.Error(), "unknown flag") // docker compose before 2.28
+	if old {
+		named, done, nerr := c.namedEnvFiles()
+		if nerr != nil {
+			return nil, nerr
+		}
+		defer done()
+		out, err = named.output(ctx, "config", "--format", "json")
 	}
 	if err != nil {
 		return nil, err
@@ -178,6 +185,12 @@ func (c *Compose) Model(ctx context.Context) (*Model, error) {
 	m := &Model{}
 	if err := json.Unmarshal([]byte(out), m); err != nil {
 		return nil, fmt.Errorf("read compose config of project %s: %w", c.Project, err)
+	}
+	if old {
+		for name, s := range m.Services {
+			s.EnvFile = s.envFiles(c.Dir)
+			m.Services[name] = s
+		}
 	}
 	c.Read.remember(key, m)
 	return m, nil

@@ -77,7 +77,7 @@ var onlyImportedBy = []struct {
 	{"github.com/coreos/go-systemd", own("cmd/valise-installer"), "services are what the program runs as"},
 	{"github.com/vbauerster/mpb", own("cmd/internal/ui"), "libraries do not print"},
 	{"os/exec", own("installer/device", "installer/docker", "installer/host", "installer/hook", "installer/systemd", "installer/tree", "bundle/image", "cmd", "scripts"), "commands are run in few places"},
-	{"go.yaml.in/yaml", own("bundle/project", "installer/yamledit", "installer/device", "installer/compose", "cmd"), "the format and the device's records are JSON"},
+	{"go.yaml.in/yaml", own("bundle/project", "installer/yamledit", "installer/device", "installer/compose", "installer/docker", "cmd"), "the format and the device's records are JSON"},
 }
 
 // reachNothing: a package never reaches one of these, directly or not.
