@@ -37,7 +37,7 @@ func fleetCommand(a *app) *cobra.Command {
 	c.AddCommand(&cobra.Command{
 		Use:   "report [SITE=]DIR...",
 		Short: "Join the receipts of many devices into one table",
-		Long: "report reads every receipt below the directories, at any depth: sticks that came back, or copies of\n" +
+		Long: "report reads every receipt below the directories, at any depth: sticks that return, or copies of\n" +
 			"them. Receipts of one device that lie on several sticks are put together. SITE is written beside\n" +
 			"the devices of that directory.\n\n" +
 			"Each row is one app on one device: what runs, since when, and when it was last heard of. PROBLEM\n" +
@@ -163,7 +163,7 @@ func (c *fleetCollection) add(ctx context.Context, site, dir string) error {
 			return nil
 		}
 		if !d.Type().IsRegular() {
-			return refuse("it is no file")
+			return refuse("not a regular file")
 		}
 		f, err := root.Open(name)
 		if err != nil {

@@ -92,7 +92,7 @@ func TestFleetReport(t *testing.T) {
 		t.Fatal(err)
 	}
 	code, out, stderr = fleet(hostile)
-	for _, want := range []string{"number 2 is missing", "another key writes under this name", "refused: " + changed + ": ", "1.json: it is no file", "shop 1.0.0: 1 of 3"} {
+	for _, want := range []string{"number 2 is missing", "another key writes under this name", "refused: " + changed + ": ", "1.json: not a regular file", "shop 1.0.0: 1 of 3"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("%q is not in\n%s", want, out)
 		}
