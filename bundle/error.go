@@ -17,6 +17,9 @@ func (e *FormatError) Error() string {
 	return fmt.Sprintf("not an acceptable bundle: %s: %s (rule %s)", e.Path, e.Detail, e.Rule)
 }
 
+// Kind names these errors for front ends.
+func (e *FormatError) Kind() string { return "format" }
+
 func formatErr(rule, path, format string, args ...any) error {
 	return &FormatError{Rule: rule, Path: path, Detail: fmt.Sprintf(format, args...)}
 }

@@ -386,7 +386,7 @@ func (in *Installer) run(ctx context.Context, st State, r Record, rel *verify.Re
 	}
 	for _, s := range in.steps(r, rel, st.Kept, data) {
 		if begun, err := in.do(ctx, r.ID, s); err != nil {
-			cause := fmt.Errorf("%s %s: %w", s.name, r.To.Version, err)
+			cause := &stepError{s.name, r.To.Version, err}
 			// A release that fails by itself is marked; one that was
 			// interrupted, or never got as far, is not to blame.
 			bad := r.Action == ActionUpdate && ctx.Err() == nil && begun && !ofDevice(err) && (s.name == stepActivate || s.name == stepProbe)
@@ -451,7 +451,7 @@ func (in *Installer) revert(ctx context.Context, r Record, cause error, bad bool
 		r.Status = Completed
 		return Result{Outcome: Done, Record: r}
 	}
-	if err := in.Journal.Fail(ctx, r.ID, cause.Error(), bad); err != nil {
+	if err := in.Journal.Fail(ctx, r.ID, cause, bad); err != nil {
 		return attention(err)
 	}
 	in.witness(ctx, r, st.Unfinished.Steps)

@@ -86,6 +86,7 @@ type Record struct {
 	To        Release   `json:"to"`
 	Status    Status    `json:"status"`
 	Error     string    `json:"error,omitempty"`     // why it failed or was rolled back
+	Reason    string    `json:"reason,omitempty"`    // the kind of Error, as ReasonOf names it
 	Log       string    `json:"log,omitempty"`       // what failed services printed last, before the way back
 	Attention string    `json:"attention,omitempty"` // why the undo failed too: a person must look
 	Changelog string    `json:"changelog,omitempty"`
@@ -114,6 +115,7 @@ type Bundle struct {
 	File   string `json:"file,omitempty"` // name in the app's inbox; empty when it is not kept
 	Size   int64  `json:"size"`           // bytes
 	Digest string `json:"sha256"`         // hex, of the whole file
+	Name   string `json:"name,omitempty"` // what the sender called it; not trusted
 	// Verified: it passed every check when it came.
 	Verified bool `json:"verified,omitempty"`
 	// Tried: it had its try in the drop folder and lies there still, because it
@@ -174,7 +176,7 @@ type Journal interface {
 	// Fail notes why the unfinished record is being undone, before the undo
 	// begins; the first cause stays. bad marks its version as one that fails here,
 	// and ends the path it is on.
-	Fail(ctx context.Context, id, cause string, bad bool) error
+	Fail(ctx context.Context, id string, cause error, bad bool) error
 	// Said notes what failed services printed last, of the record that Fail named.
 	Said(ctx context.Context, id, log string) error
 	// Attention notes that the undo failed too. The record stays unfinished, so

@@ -22,8 +22,8 @@ func (in *Installer) Recover(ctx context.Context) (Result, error) {
 	}
 	r := *st.Unfinished
 	if r.Error == "" {
-		r.Error = "interrupted: power was lost or the installer was killed"
-		if err := in.Journal.Fail(ctx, r.ID, r.Error, false); err != nil {
+		r.Error = errInterrupted.Error()
+		if err := in.Journal.Fail(ctx, r.ID, errInterrupted, false); err != nil {
 			return Result{}, err
 		}
 	}

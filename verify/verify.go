@@ -52,6 +52,9 @@ func (e *Error) Error() string {
 }
 func (e *Error) Unwrap() error { return e.Err }
 
+// Kind names the check for front ends.
+func (e *Error) Kind() string { return "check." + e.Check }
+
 func refuse(check string, err error, format string, args ...any) error {
 	return &Error{Check: check, Reason: fmt.Sprintf(format, args...), Err: err}
 }

@@ -27,6 +27,9 @@ type Error struct{ Detail string }
 
 func (e *Error) Error() string { return e.Detail }
 
+// Kind names these errors for front ends.
+func (e *Error) Kind() string { return "format" }
+
 func refuse(format string, args ...any) error { return &Error{fmt.Sprintf(format, args...)} }
 
 // Name is the name of part n, from 1 on.

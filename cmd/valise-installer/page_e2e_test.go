@@ -371,7 +371,7 @@ var scenarios = map[string]func(*tab, []string){
 			time.Sleep(10 * time.Millisecond)
 		}
 		b.says("#activity", "rolled back")
-		b.says("#activity", "not healthy")
+		b.says("#activity", "The version did not become healthy. Version 1.1.0 runs again.")
 		b.says("#activity .steps .failed", "Check health")
 		b.until("!document.querySelector('#activity .spin')")
 		b.says("#version .number", "1.1.0")
@@ -397,12 +397,12 @@ var scenarios = map[string]func(*tab, []string){
 		late, closed := b.another()
 		defer closed()
 		late.do(chromedp.Navigate(b.base+"/"), chromedp.WaitVisible("#main"))
-		late.says("#main", "the update service does not answer")
+		late.says("#main", "The update service does not answer")
 		late.axe("down")
 		b.ts.Check(os.WriteFile(b.ts.MkAbs("again"), nil, 0o600))
 		for _, t := range []*tab{b, late} {
 			t.says("#activity", "rolled back")
-			t.says("#activity", "interrupted: power was lost or the installer was killed")
+			t.says("#activity", "The update was interrupted")
 			t.says("#version .number", "1.1.0")
 			t.says("#history", "rolled back")
 			t.until("document.querySelector('#messages').innerText === ''")
@@ -417,9 +417,14 @@ var scenarios = map[string]func(*tab, []string){
 		b.choose("stranger.tar.gz 1.1.0.tar.gz")
 		b.says("#messages", "Choose one bundle, or all parts of one")
 		b.choose("stranger.tar.gz")
-		b.says("#messages", "refused by check \"signature\"")
-		b.says("#history", "failed")
+		b.says("#messages", ": The bundle is not signed")
+		b.says("#history .file", "stranger.tar.gz")
 		b.axe("refused")
+		b.do(chromedp.Navigate(b.base + "/?lang=de"))
+		b.says("#history", "Das Bundle ist nicht signiert")
+		b.axe("refused german")
+		b.shots("refused")
+		b.do(chromedp.Navigate(b.base + "/?lang=en"))
 	},
 	// Saved data: downloaded, and brought back.
 	"backups": func(b *tab, args []string) {
@@ -454,7 +459,7 @@ var scenarios = map[string]func(*tab, []string){
 		set("auto", "stage")
 		set("from", "02:00")
 		b.click("#settings-form button")
-		b.says("#messages", `window is "02:00-", want HH:MM-HH:MM`)
+		b.says("#messages", "A setting has a value that is not possible")
 		set("to", "04:30")
 		set("channel", "beta")
 		b.click("#settings-form button")
@@ -604,7 +609,7 @@ var scenarios = map[string]func(*tab, []string){
 		b.click("#plan [data-close]")
 		eval[bool](b, `fetch = () => Promise.resolve(new Response('{"status": 500, "detail": "the page cannot be shown"}', {status: 500, headers: {'Content-Type': 'application/problem+json'}})), true`)
 		b.click("[data-action=check]")
-		b.says("#release [role=alert]", "the page cannot be shown")
+		b.says("#release [role=alert]", "This failed. The details say why.")
 		b.until("!document.querySelector('#release').innerText.includes('{')")
 	},
 	// All of it can be done by keyboard, and the first load is small.

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -94,17 +95,18 @@ func reply(w http.ResponseWriter, status int, v any) {
 func (d *Daemon) problem(w http.ResponseWriter, r *http.Request, err error) {
 	p := Problem{Type: "about:blank", Status: http.StatusInternalServerError, Detail: err.Error()}
 	if no := new(refusal); errors.As(err, &no) {
-		p.Status, p.Check = no.status, no.check
+		p.Status, p.Check, p.Reason = no.status, no.check, no.reason
 	} else if errors.Is(err, installer.ErrNoRecord) {
 		p.Status, p.Detail = http.StatusNotFound, "there is no such update"
 	} else {
 		d.Log.Error("request", "method", r.Method, "path", r.URL.Path, "err", err)
 		p.Detail, p.Check = d.Device.Explain(err)
+		p.Reason = installer.ReasonOf(err)
 		if p.Check != "" {
 			p.Status = http.StatusUnprocessableEntity
 		}
 	}
-	p.Title, p.Detail = http.StatusText(p.Status), plain.Text(p.Detail)
+	p.Title, p.Detail, p.Reason = http.StatusText(p.Status), plain.Text(p.Detail), cmp.Or(p.Reason, ReasonFor(p.Status))
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(p.Status)
@@ -186,14 +188,14 @@ func (a *app) getPage(r *http.Request) (out Page, err error) {
 
 func (a *app) postUpdate(r *http.Request, in Announcement) (out Done, err error) {
 	if _, err := bundle.ParseVersion(in.Version); err != nil {
-		return out, refuse(http.StatusUnprocessableEntity, "version is %.100q, want a semantic version such as 2.1.0", in.Version)
+		return out, because("version", http.StatusUnprocessableEntity, "version is %.100q, want a semantic version such as 2.1.0", in.Version)
 	}
 	old, err := a.open(r.Context(), in.Version)
 	if err != nil {
 		return out, err
 	}
 	if old != nil {
-		return out, refuse(http.StatusConflict, "version %s is here already, %s", in.Version, old.Status)
+		return out, because("here", http.StatusConflict, "version %s is here already, %s", in.Version, old.Status)
 	}
 	rec := installer.Record{ID: a.NewID(), To: installer.Release{Version: in.Version}, Status: installer.Pending, By: actor(r), Created: a.Now()}
 	if in.Changelog != nil {
@@ -276,7 +278,7 @@ func (a *app) planWay(ctx context.Context, r installer.Record) (*installer.Plan,
 	way, err := a.wayTo(ctx, r.To.Version, true)
 	if err != nil {
 		text, check := a.Device.Explain(err)
-		return nil, &refusal{http.StatusUnprocessableEntity, check, text}
+		return nil, &refusal{http.StatusUnprocessableEntity, check, text, installer.ReasonOf(err)}
 	}
 	st, err := a.records.Load(ctx)
 	if err != nil || st.Current == nil {
@@ -304,14 +306,14 @@ func (a *app) postApply(r *http.Request, in Application) (out Done, err error) {
 			return out, refuse(http.StatusConflict, "cannot apply: it is %s", rec.Status)
 		}
 		if rec.Bundle == nil || rec.Bundle.File == "" {
-			return out, refuse(http.StatusConflict, "cannot apply again: its bundle is not kept, upload it again")
+			return out, because("not-kept", http.StatusConflict, "cannot apply again: its bundle is not kept, upload it again")
 		}
-		if err := a.records.Become(r.Context(), rec.ID, installer.Pending, "", a.Now()); err != nil {
+		if err := a.records.Become(r.Context(), rec.ID, installer.Pending, nil, a.Now()); err != nil {
 			return out, err
 		}
 		a.changed(rec.ID, installer.Pending)
 	} else if rec.Error != "" { // of the try before
-		if err := a.records.Become(r.Context(), rec.ID, installer.Pending, "", a.Now()); err != nil {
+		if err := a.records.Become(r.Context(), rec.ID, installer.Pending, nil, a.Now()); err != nil {
 			return out, err
 		}
 	}
@@ -411,9 +413,9 @@ func (a *app) deleteUpdate(r *http.Request) (out Done, err error) {
 	}
 	switch {
 	case a.toUpdate(rec).Queued:
-		return out, refuse(http.StatusConflict, "cannot delete: it waits for its turn to be applied")
+		return out, because("busy", http.StatusConflict, "cannot delete: it waits for its turn to be applied")
 	case rec.Status == installer.Downloading, rec.Status == installer.Verifying, rec.Status == installer.Applying:
-		return out, refuse(http.StatusConflict, "cannot delete: it is %s", rec.Status)
+		return out, because("busy", http.StatusConflict, "cannot delete: it is %s", rec.Status)
 	}
 	if name := dropName(rec); name != "" {
 		if err := a.moveDropped(name, failedDir, rec.To.Version, "deleted by "+actor(r)); err != nil {
@@ -521,7 +523,7 @@ func (a *app) postDownload(r *http.Request) (out Update, err error) {
 	latest := a.latest
 	a.mu.Unlock()
 	if latest == nil {
-		return out, refuse(http.StatusConflict, "check for updates first: nothing newer is known")
+		return out, because("check-first", http.StatusConflict, "check for updates first: nothing newer is known")
 	}
 	rec, err := a.download(context.WithoutCancel(r.Context()), latest.Version, actor(r))
 	if err != nil {

@@ -110,10 +110,10 @@ func (a *app) afterRestart(ctx context.Context) {
 	}
 	for _, r := range found {
 		if r.By == bySchedule && r.Status == installer.Verifying { // its schedule tries it again
-			a.become(ctx, r.ID, installer.Pending, "")
+			a.become(ctx, r.ID, installer.Pending, nil)
 			continue
 		}
-		a.fail(ctx, r.ID, "interrupted: the daemon ended before it was done; apply it again")
+		a.fail(ctx, r.ID, &installer.Failure{Reason: "interrupted", Err: errors.New("interrupted: the daemon ended before it was done; apply it again")})
 	}
 	a.dropOrphans(ctx)
 }
@@ -254,9 +254,9 @@ func (a *app) walk(ctx context.Context, j job, target installer.Record, first Ho
 	if ctx.Err() != nil {
 		return // the next daemon goes on
 	}
-	cause := fmt.Sprintf("%s has to run first, and was not installed: see its record", first.Version)
+	cause := error(&installer.Failure{Reason: "first", Err: fmt.Errorf("%s has to run first, and was not installed: see its record", first.Version)})
 	if err != nil {
-		cause = a.explain(err)
+		cause = a.told(err)
 	}
 	a.become(ctx, target.ID, installer.Pending, cause)
 }
@@ -293,22 +293,22 @@ func (a *app) update(ctx context.Context, r installer.Record, on *installer.Path
 			a.obstructed(ctx, r, err)
 			return false
 		} else if err != nil {
-			a.fail(context.WithoutCancel(ctx), r.ID, a.explain(err))
+			a.fail(context.WithoutCancel(ctx), r.ID, a.told(err))
 			return false
 		}
 		path, err := a.pathOf(r)
 		if err != nil {
-			a.fail(ctx, r.ID, err.Error())
+			a.fail(ctx, r.ID, &installer.Failure{Reason: "not-kept", Err: err})
 			return false
 		}
-		a.become(ctx, r.ID, installer.Verifying, "")
+		a.become(ctx, r.ID, installer.Verifying, nil)
 		res, err = a.carryOut(ctx, path, r.ID, on, forced)
 		if again || !errors.As(err, new(*installer.LackingError)) || dropName(r) != "" || a.config.Source == "" {
 			a.ended(ctx, r, res, err)
 			break
 		}
 		// It was downloaded without what this device had then, and has no more.
-		a.become(ctx, r.ID, installer.Pending, "")
+		a.become(ctx, r.ID, installer.Pending, nil)
 		a.forgetFile(ctx, r.ID)
 		r.Bundle = nil
 	}
@@ -336,7 +336,7 @@ func (a *app) carryOut(ctx context.Context, path, id string, on *installer.Path,
 // obstructed leaves a record waiting: nothing is wrong with its release, and what stands
 // in the way may go.
 func (a *app) obstructed(ctx context.Context, r installer.Record, err error) {
-	a.become(context.WithoutCancel(ctx), r.ID, installer.Pending, a.explain(err))
+	a.become(context.WithoutCancel(ctx), r.ID, installer.Pending, a.told(err))
 	a.log().Warn("it waits", "version", r.To.Version, "err", err)
 }
 
@@ -347,7 +347,7 @@ func (a *app) withBundle(ctx context.Context, r installer.Record) (installer.Rec
 	}
 	a.fetching.Lock()
 	defer a.fetching.Unlock()
-	a.become(ctx, r.ID, installer.Downloading, "")
+	a.become(ctx, r.ID, installer.Downloading, nil)
 	err := a.fetch(ctx, r.ID, r.To.Version)
 	if errors.Is(err, ErrNoSource) {
 		return r, errors.New("it has no bundle, and this device knows no place to fetch one from: upload the bundle of that version")
@@ -378,7 +378,7 @@ func (a *app) await(ctx context.Context, f func() error) {
 		}
 		if text, _ := a.Device.Explain(err); !said {
 			a.log().Warn("waiting", "err", err)
-			a.hub.send(Event{Type: "waiting", Detail: text})
+			a.hub.send(Event{Type: "waiting", Detail: text, Reason: installer.ReasonOf(err)})
 		}
 		select {
 		case <-ctx.Done():
@@ -394,14 +394,14 @@ func (a *app) ended(ctx context.Context, r installer.Record, res installer.Resul
 	ctx = context.WithoutCancel(ctx)
 	switch {
 	case err == nil && res.Outcome == installer.NothingToDo:
-		a.fail(ctx, r.ID, fmt.Sprintf("%s runs already, nothing to do", r.To.Version))
+		a.fail(ctx, r.ID, &installer.Failure{Reason: "runs", Err: fmt.Errorf("%s runs already, nothing to do", r.To.Version)})
 	case err != nil && !stopped && (installer.Obstacle(err) || r.By == bySchedule && a.refusedBy(err) == ""):
 		a.obstructed(ctx, r, err)
 		return
 	case err == nil && res.Record.ID != r.ID: // it failed before the transaction had a record
-		a.fail(ctx, r.ID, a.explain(res.Err))
+		a.fail(ctx, r.ID, a.told(res.Err))
 	case err != nil:
-		a.fail(ctx, r.ID, a.explain(err))
+		a.fail(ctx, r.ID, a.told(err))
 	default:
 		a.changed(r.ID, res.Record.Status)
 	}
@@ -445,7 +445,7 @@ func (a *app) other(ctx context.Context, j job) {
 	if err == nil {
 		err = res.Err
 	}
-	r := installer.Record{ID: j.record, Action: installer.ActionRollback, Status: installer.Failed, Error: a.explain(err), By: j.by, Created: a.Now()}
+	r := installer.Record{ID: j.record, Action: installer.ActionRollback, Status: installer.Failed, Error: a.explain(err), Reason: installer.ReasonOf(err), By: j.by, Created: a.Now()}
 	if err := a.records.Add(ctx, r); err != nil {
 		a.log().Error("write record", "err", err)
 	}
@@ -463,11 +463,16 @@ func (a *app) refusedBy(err error) string {
 	return check
 }
 
-func (a *app) fail(ctx context.Context, id, cause string) {
+// told is an error in the words of the device.
+func (a *app) told(err error) error {
+	return &installer.Failure{Reason: installer.ReasonOf(err), Err: errors.New(a.explain(err))}
+}
+
+func (a *app) fail(ctx context.Context, id string, cause error) {
 	a.become(ctx, id, installer.Failed, cause)
 }
 
-func (a *app) become(ctx context.Context, id string, next installer.Status, cause string) {
+func (a *app) become(ctx context.Context, id string, next installer.Status, cause error) {
 	if err := a.records.Become(ctx, id, next, cause, a.Now()); err != nil {
 		a.log().Error("write record", "record", id, "err", err)
 		return
@@ -504,7 +509,7 @@ func (a *app) tell(id string, e installer.Event) {
 		out.Type = "progress"
 	}
 	if e.Err != nil {
-		out.Error = e.Err.Error()
+		out.Error, out.Reason = e.Err.Error(), installer.ReasonOf(e.Err)
 	}
 	a.hub.send(out)
 }

@@ -139,7 +139,7 @@ type Records interface {
 	Find(ctx context.Context, states []installer.Status, limit, offset int) ([]installer.Record, int, error)
 	OfFile(ctx context.Context, file string) ([]installer.Record, error)
 	Add(ctx context.Context, r installer.Record) error
-	Become(ctx context.Context, id string, next installer.Status, cause string, at time.Time) error
+	Become(ctx context.Context, id string, next installer.Status, cause error, at time.Time) error
 	SetBundle(ctx context.Context, id string, b *installer.Bundle, changelog string) error
 	Note(ctx context.Context, id, by string) error
 	Delete(ctx context.Context, id string) error

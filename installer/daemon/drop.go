@@ -137,6 +137,7 @@ type dropped struct {
 	size    int64
 	version *semver.Version
 	failure string
+	reason  string // its kind
 }
 
 // lookAtDrop takes the lowest version that is complete and has it applied. The
@@ -249,7 +250,7 @@ func (a *app) complete(ctx context.Context) (ready []dropped, again time.Duratio
 			continue
 		}
 		failure := fmt.Sprintf("%s, and it has not changed for %s: the copy is incomplete, or it is not a bundle", a.explain(err), rest.Round(time.Second))
-		_, err = a.takeDropped(ctx, dropped{name: name, size: is.size, failure: failure})
+		_, err = a.takeDropped(ctx, dropped{name: name, size: is.size, failure: failure, reason: cmp.Or(installer.ReasonOf(err), "format")})
 		if err != nil {
 			a.log().Error("drop folder", "file", name, "err", err)
 		}
@@ -309,7 +310,7 @@ func (a *app) takeDropped(ctx context.Context, f dropped) (id string, err error)
 		return "", err
 	}
 	if err != nil { // it cannot be read: known by its size
-		sum, f.failure = "", cmp.Or(f.failure, a.explain(err))
+		sum, f.failure, f.reason = "", cmp.Or(f.failure, a.explain(err)), cmp.Or(f.reason, installer.ReasonOf(err))
 	}
 	waits := a.config.DropMode == Stage
 	if f.failure == "" && !waits {
@@ -326,7 +327,7 @@ func (a *app) takeDropped(ctx context.Context, f dropped) (id string, err error)
 		case e.Bundle.Digest != sum || e.Bundle.Size != f.size: // another file of the same name
 			err := a.records.SetBundle(ctx, e.ID, nil, "")
 			if err == nil && e.Status == installer.Pending {
-				err = a.records.Become(ctx, e.ID, installer.Failed, f.name+" in the drop folder is another file now", a.Now())
+				err = a.records.Become(ctx, e.ID, installer.Failed, &installer.Failure{Reason: "exchanged", Err: errors.New(f.name + " in the drop folder is another file now")}, a.Now())
 			}
 			if err != nil {
 				return "", err
@@ -351,7 +352,7 @@ func (a *app) takeDropped(ctx context.Context, f dropped) (id string, err error)
 	if r == nil {
 		r = &installer.Record{
 			ID: a.NewID(), Status: installer.Pending, By: "drop folder", Created: a.Now(),
-			Bundle: &installer.Bundle{File: file, Size: f.size, Digest: sum},
+			Bundle: &installer.Bundle{File: file, Size: f.size, Digest: sum, Name: f.name},
 		}
 		if f.version != nil {
 			r.To.Version = f.version.Original()
@@ -371,13 +372,13 @@ func (a *app) takeDropped(ctx context.Context, f dropped) (id string, err error)
 			text, check = a.Device.Explain(err)
 		}
 		if check != "" || offer.Version == "" {
-			f.failure = cmp.Or(text, "it cannot be read")
+			f.failure, f.reason = cmp.Or(text, "it cannot be read"), installer.ReasonOf(err)
 		} else {
 			r.To.Version, r.Changelog, r.Bundle.Verified = offer.Version, offer.Changelog, true
 		}
 	}
 	if f.failure != "" {
-		r.Status, r.Error = installer.Failed, f.failure
+		r.Status, r.Error, r.Reason = installer.Failed, f.failure, f.reason
 	}
 	if err := a.keep(ctx, *r); err != nil {
 		return "", err
@@ -399,7 +400,7 @@ func (a *app) keep(ctx context.Context, r installer.Record) error {
 	case errors.Is(err, installer.ErrNoRecord):
 		err = a.records.Add(ctx, r)
 	case err == nil && r.Status == installer.Failed:
-		err = a.records.Become(ctx, r.ID, installer.Failed, r.Error, a.Now())
+		err = a.records.Become(ctx, r.ID, installer.Failed, &installer.Failure{Reason: r.Reason, Err: errors.New(r.Error)}, a.Now())
 	case err == nil:
 		err = a.records.SetBundle(ctx, r.ID, r.Bundle, r.Changelog)
 	}
@@ -453,7 +454,7 @@ func (a *app) dropGone(ctx context.Context, found map[string][]fs.FileInfo) {
 			if err := a.records.SetBundle(ctx, r.ID, &b, ""); err != nil {
 				a.log().Error("write record", "err", err)
 			}
-			a.fail(ctx, r.ID, name+" is not in the drop folder any more: copy it there again")
+			a.fail(ctx, r.ID, &installer.Failure{Reason: "not-kept", Err: errors.New(name + " is not in the drop folder any more: copy it there again")})
 		}
 	}
 }

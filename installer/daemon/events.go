@@ -19,6 +19,7 @@ type Event struct {
 	Total  int64            `json:"total,omitempty"`
 	Ended  bool             `json:"ended,omitempty"`
 	Error  string           `json:"error,omitempty"`
+	Reason string           `json:"reason,omitempty"` // the kind of the error, or of what an update waits for
 	Time   time.Time        `json:"time"`
 }
 

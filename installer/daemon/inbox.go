@@ -52,12 +52,44 @@ type refusal struct {
 	status int
 	check  string
 	text   string
+	reason string // as installer.ReasonOf names it
 }
 
 func (r *refusal) Error() string { return r.text }
+func (r *refusal) Kind() string  { return r.reason }
 
 func refuse(status int, format string, args ...any) error {
-	return &refusal{status: status, text: fmt.Sprintf(format, args...)}
+	return because(ReasonFor(status), status, format, args...)
+}
+
+// because refuses with a reason of its own.
+func because(reason string, status int, format string, args ...any) error {
+	return &refusal{status, "", fmt.Sprintf(format, args...), reason}
+}
+
+// ReasonFor is the reason of a refusal that has none but its status.
+func ReasonFor(status int) string {
+	switch status {
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return "forbidden"
+	case http.StatusNotFound:
+		return "gone"
+	case http.StatusConflict:
+		return "not-now"
+	case http.StatusRequestEntityTooLarge:
+		return "too-large"
+	case http.StatusLocked, http.StatusServiceUnavailable:
+		return "busy"
+	case http.StatusTooManyRequests:
+		return "too-many"
+	case http.StatusBadGateway:
+		return "unreachable"
+	case http.StatusInsufficientStorage:
+		return "space"
+	case http.StatusInternalServerError:
+		return "device"
+	}
+	return "invalid"
 }
 
 // begin makes room for a file of size bytes, before the first of them comes.
@@ -102,7 +134,7 @@ func (a *app) begin(by string, in NewUpload) (*upload, error) {
 func (a *app) keepable() error {
 	kept, err := fs.Glob(a.inbox.FS(), "*"+bundleSuffix)
 	if err == nil && len(kept) >= maxKept {
-		err = refuse(http.StatusInsufficientStorage, "%d bundles wait already: apply or delete one", maxKept)
+		err = because("too-many", http.StatusInsufficientStorage, "%d bundles wait already: apply or delete one", maxKept)
 	}
 	return err
 }
@@ -197,7 +229,7 @@ func (a *app) applyUploaded(ctx context.Context, r installer.Record) {
 		err = a.enqueue(job{record: r.ID})
 	}
 	if err != nil {
-		a.become(ctx, r.ID, installer.Pending, a.explain(err))
+		a.become(ctx, r.ID, installer.Pending, a.told(err))
 	}
 }
 
@@ -222,34 +254,34 @@ func (a *app) accept(ctx context.Context, id, by, name, version string) (r insta
 	if err != nil {
 		return r, err
 	}
-	r = installer.Record{ID: id, Status: installer.Pending, By: by, Created: a.Now(), Bundle: &installer.Bundle{Size: size, Digest: sum}}
+	r = installer.Record{ID: id, Status: installer.Pending, By: by, Created: a.Now(), Bundle: &installer.Bundle{Size: size, Digest: sum, Name: called(name)}}
 	offer, err := a.plan(ctx, path, true)
 	if err != nil {
 		text, check := a.Device.Explain(err)
-		text = strings.ReplaceAll(text, path, called(name))
+		text, r.Reason = strings.ReplaceAll(text, path, called(name)), installer.ReasonOf(err)
 		if check != "" {
 			r.Status, r.Error, r.To.Version = installer.Failed, text, cmp.Or(version, offer.Version)
 			if err := a.records.Add(ctx, r); err != nil {
 				return r, err
 			}
 			a.changed(r.ID, installer.Failed)
-			return r, &refusal{http.StatusUnprocessableEntity, check, text}
+			return r, &refusal{http.StatusUnprocessableEntity, check, text, r.Reason}
 		}
 		if offer.Version == "" { // it was not even looked at
-			return r, refuse(http.StatusServiceUnavailable, "%s", text)
+			return r, because(r.Reason, http.StatusServiceUnavailable, "%s", text)
 		}
 		// It is good; what keeps it from being applied may be mended first.
 	}
 	if version != "" && offer.Version != version {
-		r.Status, r.Error, r.To.Version = installer.Failed, fmt.Sprintf("the source gave %s under the name of %s", offer.Version, version), version
+		r.Status, r.Error, r.To.Version, r.Reason = installer.Failed, fmt.Sprintf("the source gave %s under the name of %s", offer.Version, version), version, "check.version"
 		if err := a.records.Add(ctx, r); err != nil {
 			return r, err
 		}
 		a.changed(r.ID, installer.Failed)
-		return r, refuse(http.StatusUnprocessableEntity, "%s", r.Error)
+		return r, because(r.Reason, http.StatusUnprocessableEntity, "%s", r.Error)
 	}
 	if offer.Plan != nil && offer.Plan.Action == "" {
-		return r, refuse(http.StatusConflict, "%s runs already", offer.Version)
+		return r, because("runs", http.StatusConflict, "%s runs already", offer.Version)
 	}
 	r.To.Version, r.Changelog = offer.Version, offer.Changelog
 	waiting, err := a.open(ctx, offer.Version)
@@ -257,7 +289,7 @@ func (a *app) accept(ctx context.Context, id, by, name, version string) (r insta
 		return r, err
 	}
 	if waiting != nil && (waiting.Status != installer.Pending || waiting.Bundle != nil && waiting.Bundle.File != "") {
-		return r, refuse(http.StatusConflict, "version %s is here already, %s", offer.Version, waiting.Status)
+		return r, because("here", http.StatusConflict, "version %s is here already, %s", offer.Version, waiting.Status)
 	}
 	r.Bundle.File, r.Bundle.Verified = id+bundleSuffix, true
 	if err := a.inbox.Rename(id+unverified, r.Bundle.File); err != nil {

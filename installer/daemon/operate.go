@@ -32,7 +32,7 @@ func (a *app) operate(r *http.Request, action func(ctx context.Context, report f
 	err := action(context.WithoutCancel(r.Context()), func(e installer.Event) { a.tell("", e) })
 	switch {
 	case errors.Is(err, ErrBusy):
-		return refuse(http.StatusConflict, "an update or another command is changing this app: try again when it has ended")
+		return because("busy", http.StatusConflict, "an update or another command is changing this app: try again when it has ended")
 	case errors.Is(err, installer.ErrNothingRuns), errors.Is(err, ErrNoData):
 		return refuse(http.StatusConflict, "%v", err)
 	}
@@ -118,7 +118,7 @@ func (d *Daemon) postRepair(w http.ResponseWriter, r *http.Request) {
 	names, err := d.Device.Repair(context.WithoutCancel(r.Context()))
 	d.audit(r, nil, nil, err)
 	if errors.Is(err, ErrBusy) {
-		err = refuse(http.StatusConflict, "another command is changing an app: try again when it has ended")
+		err = because("busy", http.StatusConflict, "another command is changing an app: try again when it has ended")
 	}
 	if err != nil {
 		d.problem(w, r, err)

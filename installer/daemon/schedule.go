@@ -157,7 +157,8 @@ func (a *app) notDownloaded(ctx context.Context, version string, cause error) er
 	pause := time.Until(a.late.again)
 	r := installer.Record{
 		ID: a.NewID(), To: installer.Release{Version: version}, Status: installer.Pending, By: bySchedule, Created: a.Now(),
-		Error: fmt.Sprintf("not downloaded, try %d: %s; the next one is in %s", a.late.tries, a.explain(cause), pause.Round(time.Minute)),
+		Reason: cmp.Or(installer.ReasonOf(cause), "source"),
+		Error:  fmt.Sprintf("not downloaded, try %d: %s; the next one is in %s", a.late.tries, a.explain(cause), pause.Round(time.Minute)),
 	}
 	if err := a.records.Add(ctx, r); err != nil {
 		return errors.Join(cause, err)
@@ -227,7 +228,7 @@ func (a *app) automatic(ctx context.Context, latest Latest, auto Mode, w window)
 		}
 		if b := found[i].Bundle; b == nil || b.File == "" {
 			i = -1
-		} else if err := errors.Join(a.records.Become(ctx, found[i].ID, installer.Pending, "", a.Now()), a.records.Note(ctx, found[i].ID, bySchedule)); err != nil {
+		} else if err := errors.Join(a.records.Become(ctx, found[i].ID, installer.Pending, nil, a.Now()), a.records.Note(ctx, found[i].ID, bySchedule)); err != nil {
 			return err
 		} else {
 			found[i].Status, found[i].By, found[i].Error = installer.Pending, bySchedule, ""
@@ -258,7 +259,7 @@ func (a *app) automatic(ctx context.Context, latest Latest, auto Mode, w window)
 		for _, old := range found {
 			if old.Status == installer.Pending && old.By == bySchedule {
 				a.forgetFile(ctx, old.ID)
-				a.fail(ctx, old.ID, "not applied before "+version+" came")
+				a.fail(ctx, old.ID, &installer.Failure{Reason: "superseded", Err: errors.New("not applied before " + version + " came")})
 			}
 		}
 		found, i = []installer.Record{r}, 0
@@ -299,13 +300,13 @@ func (a *app) check(ctx context.Context) (Latest, error) {
 // apply it.
 func (a *app) download(ctx context.Context, version, by string) (installer.Record, error) {
 	if old, err := a.open(ctx, version); err != nil || old != nil && old.Bundle != nil {
-		return installer.Record{}, cmp.Or(err, refuse(http.StatusConflict, "version %s is here already", version))
+		return installer.Record{}, cmp.Or(err, because("here", http.StatusConflict, "version %s is here already", version))
 	}
 	if err := a.keepable(); err != nil && by != bySchedule { // a schedule's bundle takes the place of the one before
 		return installer.Record{}, err
 	}
 	if !a.fetching.TryLock() {
-		return installer.Record{}, refuse(http.StatusConflict, "a download is running already")
+		return installer.Record{}, because("busy", http.StatusConflict, "a download is running already")
 	}
 	defer a.fetching.Unlock()
 	id := a.NewID()
@@ -314,12 +315,12 @@ func (a *app) download(ctx context.Context, version, by string) (installer.Recor
 		if check == "" {
 			return installer.Record{}, err
 		}
-		r := installer.Record{ID: id, To: installer.Release{Version: version}, Status: installer.Failed, Error: text, By: by, Created: a.Now()}
+		r := installer.Record{ID: id, To: installer.Release{Version: version}, Status: installer.Failed, Error: text, Reason: installer.ReasonOf(err), By: by, Created: a.Now()}
 		if err := a.records.Add(ctx, r); err != nil {
 			return r, err
 		}
 		a.changed(id, installer.Failed)
-		return r, &refusal{http.StatusUnprocessableEntity, check, text}
+		return r, &refusal{http.StatusUnprocessableEntity, check, text, r.Reason}
 	}
 	return a.accept(ctx, id, by, "", version)
 }

@@ -288,7 +288,7 @@ func TestScheduleWindow(t *testing.T) {
 		}
 		id := (<-a.jobs).record
 		for _, next := range []installer.Status{installer.Verifying, installer.Failed} {
-			if err := a.records.Become(t.Context(), id, next, "no", time.Now()); err != nil {
+			if err := a.records.Become(t.Context(), id, next, errors.New("no"), time.Now()); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -388,12 +388,12 @@ func TestScheduleObstacle(t *testing.T) {
 		"power cut": func(ctx context.Context, a *app, id string, _ int) error {
 			st, err := a.records.Load(ctx)
 			r := installer.Record{ID: id, Action: installer.ActionUpdate, From: st.Current, To: installer.Release{Version: "1.1.0", Dir: "1.1.0"}, Created: time.Now(), Path: st.PathTo("1.1.0", 1)}
-			return errors.Join(err, a.records.(*record.Store).Begin(ctx, r), a.records.(*record.Store).Fail(ctx, id, "power was lost", false), a.records.(*record.Store).End(ctx, id, installer.RolledBack, time.Now()))
+			return errors.Join(err, a.records.(*record.Store).Begin(ctx, r), a.records.(*record.Store).Fail(ctx, id, errors.New("power was lost"), false), a.records.(*record.Store).End(ctx, id, installer.RolledBack, time.Now()))
 		},
 		"it failed": func(ctx context.Context, a *app, id string, _ int) error {
 			st, err := a.records.Load(ctx)
 			r := installer.Record{ID: id, Action: installer.ActionUpdate, From: st.Current, To: installer.Release{Version: "1.1.0", Dir: "1.1.0"}, Created: time.Now(), Path: st.PathTo("1.1.0", 1)}
-			return errors.Join(err, a.records.(*record.Store).Begin(ctx, r), a.records.(*record.Store).Fail(ctx, id, "probe: sick", true), a.records.(*record.Store).End(ctx, id, installer.RolledBack, time.Now()))
+			return errors.Join(err, a.records.(*record.Store).Begin(ctx, r), a.records.(*record.Store).Fail(ctx, id, errors.New("probe: sick"), true), a.records.(*record.Store).End(ctx, id, installer.RolledBack, time.Now()))
 		},
 	}
 	for name, end := range ends {
@@ -405,7 +405,7 @@ func TestScheduleObstacle(t *testing.T) {
 						for len(a.jobs) > 0 {
 							id := (<-a.jobs).record
 							n++
-							if err := errors.Join(a.records.Become(t.Context(), id, installer.Verifying, "", time.Now()), end(t.Context(), a, id, n)); err != nil {
+							if err := errors.Join(a.records.Become(t.Context(), id, installer.Verifying, nil, time.Now()), end(t.Context(), a, id, n)); err != nil {
 								t.Fatal(err)
 							}
 						}
@@ -446,7 +446,7 @@ func TestScheduleInterrupted(t *testing.T) {
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()
 		id := (<-a.jobs).record
-		if err := a.records.Become(t.Context(), id, installer.Verifying, "", time.Now()); err != nil {
+		if err := a.records.Become(t.Context(), id, installer.Verifying, nil, time.Now()); err != nil {
 			t.Fatal(err)
 		}
 		a.afterRestart(t.Context())

@@ -98,10 +98,10 @@ func (a *app) patchSettings(_ http.ResponseWriter, r *http.Request) (any, error)
 		return nil, err
 	}
 	if err := s.Validate(); err != nil {
-		return nil, refuse(http.StatusUnprocessableEntity, "%v", err)
+		return nil, because("settings", http.StatusUnprocessableEntity, "%v", err)
 	}
 	if s.Channel != "" && a.config.Source == "" {
-		return nil, refuse(http.StatusUnprocessableEntity, "channel is %q, and this device has no source of releases: set one in its configuration first", s.Channel)
+		return nil, because("no-source", http.StatusUnprocessableEntity, "channel is %q, and this device has no source of releases: set one in its configuration first", s.Channel)
 	}
 	err := a.Device.Configure(a.name, s)
 	// An update is completed a moment before it has cleaned up.
@@ -110,7 +110,7 @@ func (a *app) patchSettings(_ http.ResponseWriter, r *http.Request) (any, error)
 		err = a.Device.Configure(a.name, s)
 	}
 	if errors.Is(err, ErrBusy) {
-		return nil, refuse(http.StatusConflict, "an update or another command is changing this app: try again when it has ended")
+		return nil, because("busy", http.StatusConflict, "an update or another command is changing this app: try again when it has ended")
 	}
 	if err != nil {
 		return nil, err

@@ -24,13 +24,15 @@ type Update struct {
 	FileSizeBytes   *int64           `json:"file_size_bytes"`
 	Status          installer.Status `json:"status"`
 	ErrorMessage    *string          `json:"error_message"`
+	Reason          *string          `json:"reason"` // the kind of that error
 	CreatedOn       *time.Time       `json:"created_on"`
 	StartedOn       *time.Time       `json:"started_on"`
 	CompletedOn     *time.Time       `json:"completed_on"`
 	UserPublicID    string           `json:"user_public_id"` // who asked for it
 	HasFirmwareFile bool             `json:"has_firmware_file"`
-	Verified        bool             `json:"verified"` // that file passed every check when it came
-	Queued          bool             `json:"queued"`   // it is about to be applied
+	FileName        *string          `json:"file_name"` // what the sender called it
+	Verified        bool             `json:"verified"`  // that file passed every check when it came
+	Queued          bool             `json:"queued"`    // it is about to be applied
 
 	Action      installer.Action `json:"action"`
 	FromVersion *string          `json:"from_version"`
@@ -50,7 +52,7 @@ func known[T comparable](v T) *T {
 
 func (a *app) toUpdate(r installer.Record) Update {
 	u := Update{
-		PublicID: r.ID, Version: r.To.Version, Changelog: known(r.Changelog), Status: r.Status, ErrorMessage: known(r.Error),
+		PublicID: r.ID, Version: r.To.Version, Changelog: known(r.Changelog), Status: r.Status, ErrorMessage: known(r.Error), Reason: known(r.Reason),
 		CreatedOn: known(r.Created), StartedOn: known(r.Started), CompletedOn: known(r.Ended), UserPublicID: r.By,
 		Action: r.Action, Signer: known(r.To.Signer), Attention: known(r.Attention), Log: known(r.Log), Path: r.Path, Steps: r.Steps,
 	}
@@ -61,6 +63,7 @@ func (a *app) toUpdate(r installer.Record) Update {
 		u.Steps = []installer.Step{}
 	}
 	if r.Bundle != nil {
+		u.FileName = known(r.Bundle.Name)
 		u.Verified = r.Bundle.Verified
 		u.FileHashSHA256, u.FileSizeBytes, u.HasFirmwareFile = known(r.Bundle.Digest), known(r.Bundle.Size), r.Bundle.File != ""
 	}
@@ -108,7 +111,8 @@ type Problem struct {
 	Title  string `json:"title"`
 	Status int    `json:"status"`
 	Detail string `json:"detail"`
-	Check  string `json:"check,omitempty"` // which check or rule refused a bundle
+	Check  string `json:"check,omitempty"`  // which check or rule refused a bundle
+	Reason string `json:"reason,omitempty"` // the kind of the error
 }
 
 // State is what is installed and what happens.

@@ -1,6 +1,7 @@
 package device
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -50,10 +51,10 @@ func TestStateFile(t *testing.T) {
 	says("completed 1.0.0\n")
 	do(j.Add(ctx, installer.Record{ID: "2", To: installer.Release{Version: "1.1.0"}, Status: installer.Pending, Created: now}))
 	says("pending 1.1.0\n")
-	do(j.Become(ctx, "2", installer.Verifying, "", now))
+	do(j.Become(ctx, "2", installer.Verifying, nil, now))
 	from := to("1.0.0")
 	do(j.Begin(ctx, installer.Record{ID: "2", Action: installer.ActionUpdate, From: &from, To: to("1.1.0"), Status: installer.Applying, Created: now, Started: now}))
-	do(j.Fail(ctx, "2", "not healthy", false))
+	do(j.Fail(ctx, "2", errors.New("not healthy"), false))
 	do(j.Attention(ctx, "2", "the old one neither"))
 	says("attention 1.1.0\n")
 	do(j.End(ctx, "2", installer.RolledBack, now))

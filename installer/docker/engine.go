@@ -72,6 +72,15 @@ func (e *UnsupportedError) Error() string {
 	return fmt.Sprintf("the container engine is %s, which is not supported: %s; install Docker Engine, or name its socket with DOCKER_HOST", e.Engine, e.Why)
 }
 
+// Kind names these errors for front ends.
+func (e *UnreachableError) Kind() string { return "engine" }
+
+// Kind names these errors for front ends.
+func (e *UnsupportedError) Kind() string { return "engine" }
+
+// Kind names these errors for front ends.
+func (e *SilentError) Kind() string { return "engine" }
+
 // SilentError says that a program of the engine runs and does not answer.
 type SilentError struct {
 	Who  string

@@ -46,6 +46,9 @@ type NoEngineError struct {
 	Bring  string // what an operator can do about it without a network
 }
 
+// Kind names these errors for front ends.
+func (e *NoEngineError) Kind() string { return "engine" }
+
 func (e *NoEngineError) Error() string {
 	return fmt.Sprintf("this machine has no usable %s, the bundle carries none in %s, and the distribution gave none: %s", e.What, e.Carry, e.Reason)
 }

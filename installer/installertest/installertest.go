@@ -352,10 +352,10 @@ func (j *Journal) end(id, name string, change func(*installer.Record)) error {
 	return j.Effect("journal: "+name, func() { change(r) })
 }
 
-func (j *Journal) Fail(_ context.Context, id, cause string, bad bool) error {
+func (j *Journal) Fail(_ context.Context, id string, cause error, bad bool) error {
 	return j.end(id, "fail", func(r *installer.Record) {
 		if r.Error == "" {
-			r.Error = cause
+			r.Error, r.Reason = cause.Error(), installer.ReasonOf(cause)
 		}
 		if bad && !slices.Contains(j.State.Bad, r.To.Version) {
 			j.State.Bad = append(j.State.Bad, r.To.Version)

@@ -50,7 +50,7 @@ func (buffers) Put([]byte)  {}
 
 // problem answers with a problem of our own.
 func problem(w http.ResponseWriter, status int, detail string) {
-	writeProblem(w, daemon.Problem{Type: "about:blank", Title: http.StatusText(status), Status: status, Detail: detail})
+	writeProblem(w, daemon.Problem{Type: "about:blank", Title: http.StatusText(status), Status: status, Detail: detail, Reason: daemon.ReasonFor(status)})
 }
 
 func writeProblem(w http.ResponseWriter, p daemon.Problem) {

@@ -112,7 +112,7 @@ func (c *catalogues) forScript(lang string) string {
 	for key := range c.texts[fallback] {
 		if name, ok := strings.CutPrefix(key, "js."); ok {
 			out[name] = text(key)
-		} else if strings.HasPrefix(key, "step.") || strings.HasPrefix(key, "status.") {
+		} else if strings.HasPrefix(key, "step.") || strings.HasPrefix(key, "status.") || strings.HasPrefix(key, "why.") || key == "details" {
 			out[key] = text(key)
 		}
 	}

@@ -48,7 +48,7 @@ type view struct {
 	Failed  int              // of Health
 	Plan    *installer.Plan
 	Update  *daemon.Update
-	Trouble string // why there is nothing to show
+	Trouble *failure // why there is nothing to show
 	Login   *loginError
 }
 
@@ -62,6 +62,41 @@ type history struct {
 func (w *who) Name() string    { return w.name }
 func (w *who) Role() string    { return string(w.role) }
 func (w *who) Scopes() []Scope { return w.scopes }
+
+// failure is an error as the page shows it: a sentence, and what is folded under it.
+type failure struct{ Sentence, Details, Text string }
+
+// Why is a failure of a kind, in the page's language.
+func (v view) Why(reason, text string) *failure {
+	sentence := v.T("why." + reason)
+	if sentence == "why."+reason {
+		sentence = v.T("why.")
+	}
+	return &failure{sentence, v.T("details"), text}
+}
+
+// WhyOf is why an update failed, or waits; nil when nothing is wrong. What runs now is said of one that was undone.
+func (v view) WhyOf(u daemon.Update) *failure {
+	if u.ErrorMessage == nil {
+		return nil
+	}
+	f := v.Why(value(u.Reason), *u.ErrorMessage)
+	if from := value(u.FromVersion); from != "" && u.Status == installer.RolledBack && value(u.Reason) != "by-hand" {
+		f.Sentence += " " + v.T("why.back", from)
+	}
+	return f
+}
+
+// Wrong is all that speaks against a plan.
+func (v view) Wrong() (all []*failure) {
+	err := v.Plan.Check()
+	if many, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, err := range many.Unwrap() {
+			all = append(all, v.Why(installer.ReasonOf(err), err.Error()))
+		}
+	}
+	return all
+}
 
 // May is whether who looks may do something.
 func (v view) May(scope string) bool { return v.Me.may(Scope(scope)) }
@@ -174,7 +209,7 @@ func (s *Server) newView(ctx context.Context, r *http.Request) (v *view, err err
 		v.App = v.Apps[0]
 	}
 	if !slices.Contains(v.Apps, v.App) {
-		return v, fmt.Errorf("%s", v.T("none.installed"))
+		return v, errNoApp
 	}
 	return v, nil
 }
@@ -184,13 +219,19 @@ func (s *Server) plainView(r *http.Request) *view {
 	return &view{T: s.texts.text(lang), Lang: lang, Texts: s.texts.forScript(lang), Me: whoIs(r), Path: r.URL.RequestURI()}
 }
 
-// why is an error in the page's language, as far as it has the words.
-func (v *view) why(err error) string {
-	if errors.Is(err, daemon.ErrUnreachable) {
-		return v.T("unreachable")
+// why is an error in the page's language.
+func (v *view) why(err error) *failure {
+	if errors.Is(err, errNoApp) {
+		return &failure{Sentence: v.T("none.installed")}
 	}
-	return err.Error()
+	reason := "unreachable"
+	if p := new(daemon.Problem); errors.As(err, &p) {
+		reason = p.Reason
+	}
+	return v.Why(reason, err.Error())
 }
+
+var errNoApp = errors.New("no app is installed")
 
 func (s *Server) page(w http.ResponseWriter, r *http.Request) {
 	if lang := r.URL.Query().Get("lang"); lang != "" {

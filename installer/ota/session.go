@@ -366,7 +366,7 @@ func (s *Server) getLogin(w http.ResponseWriter, r *http.Request) {
 func (s *Server) postLogin(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, 4<<10)
 	if err := r.ParseForm(); err != nil {
-		problem(w, http.StatusBadRequest, "the form is too large, or did not come whole")
+		s.render(w, r, http.StatusBadRequest, "login.html", loginError{"why.invalid", 0})
 		return
 	}
 	name, password := r.PostForm.Get("user"), r.PostForm.Get("password")

@@ -213,7 +213,7 @@ func (s *Store) Commit(ctx context.Context, id string, at time.Time) error {
 			{`UPDATE step SET state = ?, ended = ? WHERE record = ? AND state = ?`, []any{installer.StepDone, encodeTime(at), turn, installer.StepBegun}},
 			{forgetUndo, []any{turn}},
 			{`UPDATE record SET status = ?, to_release = ?, ended = ? WHERE turn = ?`, []any{installer.Completed, to, encodeTime(at), turn}},
-			{`UPDATE record SET status = ?, error = ? WHERE turn = (
+			{`UPDATE record SET status = ?, error = ?, reason = 'by-hand' WHERE turn = (
 				SELECT max(old.turn) FROM record old, record new
 				WHERE new.turn = ? AND new.action = ? AND old.status = ? AND old.turn <> new.turn
 				AND json_extract(new.to_release, '$.dir') <> json_extract(new.from_release, '$.dir') -- else only data was restored
@@ -228,8 +228,7 @@ func (s *Store) Commit(ctx context.Context, id string, at time.Time) error {
 // Fail implements installer.Journal. When the record is committed it does
 // nothing: a Commit that returned an error may have happened all the same, and
 // then nothing is undone. Load tells.
-func (s *Store) Fail(ctx context.Context, id, cause string, bad bool) error {
-	cause = plain.Text(cause)
+func (s *Store) Fail(ctx context.Context, id string, cause error, bad bool) error {
 	err := s.change(ctx, func(tx *sql.Tx) error {
 		turn, r, err := find(ctx, tx, id)
 		if err != nil || r.Status == installer.Completed {
@@ -238,7 +237,7 @@ func (s *Store) Fail(ctx context.Context, id, cause string, bad bool) error {
 		if err := checkStatus(r.Status, installer.Failed); err != nil {
 			return err
 		}
-		statements := []statement{{`UPDATE record SET error = ? WHERE turn = ? AND error = ''`, []any{cause, turn}}}
+		statements := []statement{{`UPDATE record SET error = ?, reason = ? WHERE turn = ? AND error = ''`, []any{plain.Text(cause.Error()), installer.ReasonOf(cause), turn}}}
 		if bad {
 			statements = append(statements, statement{`INSERT INTO bad (version) VALUES (?) ON CONFLICT DO NOTHING`, []any{r.To.Version}},
 				statement{`UPDATE app SET path = NULL`, nil})

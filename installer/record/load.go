@@ -81,7 +81,7 @@ func loadApp(ctx context.Context, tx *sql.Tx) (current, previous sql.NullString,
 	return current, previous, floor, err
 }
 
-const selectRecord = `SELECT turn, id, action, from_release, to_release, status, error, log, attention, changelog, bundle, actor, rotation, path, created, started, ended FROM record`
+const selectRecord = `SELECT turn, id, action, from_release, to_release, status, error, reason, log, attention, changelog, bundle, actor, rotation, path, created, started, ended FROM record`
 
 // loadRecords returns records with their steps.
 func loadRecords(ctx context.Context, tx *sql.Tx, where string, args ...any) ([]installer.Record, error) {
@@ -144,7 +144,7 @@ func scanRelease(row scanner) (r installer.Release, err error) {
 func scanRecord(row scanner) (turn int64, r installer.Record, err error) {
 	var from, file, rotation, path, started, ended sql.NullString
 	var to, created string
-	if err := row.Scan(&turn, &r.ID, &r.Action, &from, &to, &r.Status, &r.Error, &r.Log, &r.Attention, &r.Changelog, &file, &r.By, &rotation, &path, &created, &started, &ended); err != nil {
+	if err := row.Scan(&turn, &r.ID, &r.Action, &from, &to, &r.Status, &r.Error, &r.Reason, &r.Log, &r.Attention, &r.Changelog, &file, &r.By, &rotation, &path, &created, &started, &ended); err != nil {
 		return 0, r, err
 	}
 	if rotation.Valid {

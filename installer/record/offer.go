@@ -46,8 +46,8 @@ func (s *Store) Add(ctx context.Context, r installer.Record) error {
 		if err != nil {
 			return err
 		}
-		_, err = tx.ExecContext(ctx, `INSERT INTO record (id, action, to_release, status, error, changelog, bundle, actor, created, ended) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
-			r.ID, cmp.Or(r.Action, installer.ActionUpdate), to, r.Status, r.Error, r.Changelog, file, r.By, encodeTime(r.Created), ended)
+		_, err = tx.ExecContext(ctx, `INSERT INTO record (id, action, to_release, status, error, reason, changelog, bundle, actor, created, ended) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`,
+			r.ID, cmp.Or(r.Action, installer.ActionUpdate), to, r.Status, r.Error, r.Reason, r.Changelog, file, r.By, encodeTime(r.Created), ended)
 		return err
 	})
 	return wrap("add", r.ID, err)
@@ -55,8 +55,11 @@ func (s *Store) Add(ctx context.Context, r installer.Record) error {
 
 // Become moves a record to Pending, Downloading, Verifying or Failed. Failed has a
 // cause, and Pending where something blocked it. What an earlier try left goes when it is Pending again.
-func (s *Store) Become(ctx context.Context, id string, next installer.Status, cause string, at time.Time) error {
-	cause = plain.Text(cause)
+func (s *Store) Become(ctx context.Context, id string, next installer.Status, cause error, at time.Time) error {
+	text, reason := "", ""
+	if cause != nil {
+		text, reason = plain.Text(cause.Error()), installer.ReasonOf(cause)
+	}
 	err := s.change(ctx, func(tx *sql.Tx) error {
 		turn, r, err := find(ctx, tx, id)
 		if err != nil {
@@ -72,10 +75,10 @@ func (s *Store) Become(ctx context.Context, id string, next installer.Status, ca
 		case installer.Pending:
 			return execAll(ctx, tx, []statement{
 				{`DELETE FROM step WHERE record = ?`, []any{turn}},
-				{`UPDATE record SET status = ?, error = ?, attention = '', started = NULL, ended = NULL WHERE turn = ?`, []any{next, cause, turn}},
+				{`UPDATE record SET status = ?, error = ?, reason = ?, attention = '', started = NULL, ended = NULL WHERE turn = ?`, []any{next, text, reason, turn}},
 			})
 		case installer.Failed:
-			_, err = tx.ExecContext(ctx, `UPDATE record SET status = ?, error = ?, ended = ? WHERE turn = ?`, next, cause, encodeTime(at), turn)
+			_, err = tx.ExecContext(ctx, `UPDATE record SET status = ?, error = ?, reason = ?, ended = ? WHERE turn = ?`, next, text, reason, encodeTime(at), turn)
 			return err
 		}
 		_, err = tx.ExecContext(ctx, `UPDATE record SET status = ?, started = coalesce(started, ?) WHERE turn = ?`, next, encodeTime(at), turn)

@@ -15,7 +15,7 @@ import (
 // one taken back by hand, one that failed, one that a power cut left half-way, and
 // what waited.
 func TestMigrateOld(t *testing.T) {
-	for schema, waiting := range map[int]string{1: "", 2: "r7=downloading r6=pending ", 3: "r7=downloading r6=pending ", 4: "r7=downloading r6=pending "} {
+	for schema, waiting := range map[int]string{1: "", 2: "r7=downloading r6=pending ", 3: "r7=downloading r6=pending ", 4: "r7=downloading r6=pending ", 5: "r7=downloading r6=pending "} {
 		old, err := os.ReadFile(fmt.Sprintf("testdata/schema%d.db", schema))
 		ok(t, err)
 		path := filepath.Join(t.TempDir(), "record.db")
@@ -62,16 +62,16 @@ func TestOffer(t *testing.T) {
 	b := &installer.Bundle{File: "r2.tar.gz", Size: 7, Digest: "aa"}
 	ok(t, s.Add(ctx, installer.Record{ID: "r2", To: installer.Release{Version: "2.0.0"}, Status: installer.Pending, Created: at(1), By: "ann"}))
 	ok(t, s.SetBundle(ctx, "r2", b, "news"))
-	ok(t, s.Become(ctx, "r2", installer.Verifying, "", at(2)))
-	ok(t, s.Become(ctx, "r2", installer.Failed, "no space", at(3)))
-	ok(t, s.Become(ctx, "r2", installer.Pending, "", at(4)))
+	ok(t, s.Become(ctx, "r2", installer.Verifying, nil, at(2)))
+	ok(t, s.Become(ctx, "r2", installer.Failed, errors.New("no space"), at(3)))
+	ok(t, s.Become(ctx, "r2", installer.Pending, nil, at(4)))
 	ok(t, s.SetBundle(ctx, "r2", b, "")) // the old text stays
-	ok(t, s.Become(ctx, "r2", installer.Verifying, "", at(5)))
+	ok(t, s.Become(ctx, "r2", installer.Verifying, nil, at(5)))
 	begin(t, s, "r2", installer.ActionUpdate, "2.0.0")
 	wantErr(t, s.Delete(ctx, "r2"), "it is applying")
-	wantErr(t, s.Become(ctx, "r2", installer.Failed, "x", at(6)), "only a transaction")
+	wantErr(t, s.Become(ctx, "r2", installer.Failed, errors.New("x"), at(6)), "only a transaction")
 	ok(t, s.StepBegun(ctx, "r2", "activate", nil, at(6)))
-	ok(t, s.Fail(ctx, "r2", "probe: sick", true))
+	ok(t, s.Fail(ctx, "r2", errors.New("probe: sick"), true))
 	ok(t, s.End(ctx, "r2", installer.RolledBack, at(7)))
 	got, err := s.Get(ctx, "r2")
 	ok(t, err)
@@ -86,7 +86,7 @@ func TestOffer(t *testing.T) {
 		t.Fatalf("got  %+v\nwant %+v", got, want)
 	}
 	// A second try begins with nothing of the first.
-	ok(t, s.Become(ctx, "r2", installer.Pending, "", at(8)))
+	ok(t, s.Become(ctx, "r2", installer.Pending, nil, at(8)))
 	if got, err = s.Get(ctx, "r2"); err != nil || got.Error != "" || got.Steps != nil || !got.Ended.IsZero() || !got.Started.IsZero() {
 		t.Fatalf("%+v %v", got, err)
 	}
@@ -102,7 +102,7 @@ func TestOffer(t *testing.T) {
 	}
 	wantErr(t, s.Add(ctx, installer.Record{ID: "r4", Status: installer.Completed, To: release("2.0.0")}), "want pending")
 	wantErr(t, s.Add(ctx, installer.Record{ID: "r4", Status: installer.Pending, To: release("two")}), "two")
-	wantErr(t, s.Become(ctx, "r1", installer.Failed, "x", at(9)), "completed and cannot become failed")
+	wantErr(t, s.Become(ctx, "r1", installer.Failed, errors.New("x"), at(9)), "completed and cannot become failed")
 }
 
 // TestHostileText: what is stored of a stranger's text is what was seen, not what it
@@ -113,9 +113,9 @@ func TestHostileText(t *testing.T) {
 	s := newStore(t)
 	ok(t, s.Add(ctx, installer.Record{ID: "r1", To: installer.Release{Version: in}, Status: installer.Failed, Error: in, By: in, Created: at(0)}))
 	ok(t, s.Add(ctx, installer.Record{ID: "r2", To: release("1.0.0"), Status: installer.Pending, Created: at(0)}))
-	ok(t, s.Become(ctx, "r2", installer.Failed, in, at(1)))
+	ok(t, s.Become(ctx, "r2", installer.Failed, errors.New(in), at(1)))
 	begin(t, s, "r3", installer.ActionInstall, "1.1.0")
-	ok(t, s.Fail(ctx, "r3", in, false))
+	ok(t, s.Fail(ctx, "r3", errors.New(in), false))
 	ok(t, s.Attention(ctx, "r3", in))
 	records, err := s.History(ctx, -1, 0)
 	ok(t, err)

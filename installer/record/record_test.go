@@ -134,7 +134,7 @@ func TestLifeOfAnApp(t *testing.T) {
 
 	// An update that fails changes nothing but the list of bad versions.
 	begin(t, s, "r5", installer.ActionUpdate, "2.11.0")
-	ok(t, s.Fail(ctx, "r5", "probe 2.11.0: no answer", true))
+	ok(t, s.Fail(ctx, "r5", errors.New("probe 2.11.0: no answer"), true))
 	ok(t, s.End(ctx, "r5", installer.RolledBack, at(5)))
 	check("2.10.0", "2.9.0", "2.10.0 2.9.0", "2.10.0", "r5=rolled_back r4=completed r3=rolled_back r2=rolled_back r1=completed")
 	if got := load(t, s).Bad; !reflect.DeepEqual(got, []string{"2.11.0"}) {
@@ -260,9 +260,9 @@ func TestFailure(t *testing.T) {
 	commit(t, s, "r1", installer.ActionInstall, "1.0.0", 0)
 	begin(t, s, "r2", installer.ActionUpdate, "2.0.0")
 	ok(t, s.StepBegun(ctx, "r2", "activate", json.RawMessage(`1`), at(1)))
-	ok(t, s.Fail(ctx, "r2", "first", false))
-	ok(t, s.Fail(ctx, "r2", "second", true))
-	ok(t, s.Fail(ctx, "r2", "third", true))
+	ok(t, s.Fail(ctx, "r2", errors.New("first"), false))
+	ok(t, s.Fail(ctx, "r2", errors.New("second"), true))
+	ok(t, s.Fail(ctx, "r2", errors.New("third"), true))
 	ok(t, s.Attention(ctx, "r2", "undo once"))
 	ok(t, s.Attention(ctx, "r2", "undo twice"))
 	st := load(t, s)
@@ -287,7 +287,7 @@ func TestFailure(t *testing.T) {
 	ok(t, s.End(ctx, "r3", installer.Failed, at(4)))
 	// A commit that happened although its answer was lost stays as it is.
 	commit(t, s, "r4", installer.ActionUpdate, "2.0.0", 5)
-	ok(t, s.Fail(ctx, "r4", "commit: input/output error", true))
+	ok(t, s.Fail(ctx, "r4", errors.New("commit: input/output error"), true))
 	records, err = s.History(ctx, 1, 0)
 	ok(t, err)
 	if r := records[0]; r.Status != installer.Completed || r.Error != "" || load(t, s).Bad != nil {
@@ -332,8 +332,8 @@ func TestRefusals(t *testing.T) {
 		{"end unknown", "no such record", func(s *Store) error { return s.End(ctx, "r9", installer.Failed, at(1)) }},
 		{"end committed", "it is committed", func(s *Store) error { return s.End(ctx, "r1", installer.RolledBack, at(1)) }},
 		{"end twice", "failed and cannot become rolled_back", func(s *Store) error { return s.End(ctx, "failed", installer.RolledBack, at(1)) }},
-		{"fail ended", "failed and cannot become failed", func(s *Store) error { return s.Fail(ctx, "failed", "x", true) }},
-		{"fail unknown", "no such record", func(s *Store) error { return s.Fail(ctx, "r9", "x", true) }},
+		{"fail ended", "failed and cannot become failed", func(s *Store) error { return s.Fail(ctx, "failed", errors.New("x"), true) }},
+		{"fail unknown", "no such record", func(s *Store) error { return s.Fail(ctx, "r9", errors.New("x"), true) }},
 		{"attention committed", "it is completed", func(s *Store) error { return s.Attention(ctx, "r1", "x") }},
 		{"attention unknown", "no such record", func(s *Store) error { return s.Attention(ctx, "r9", "x") }},
 		{"step of ended one", "it is failed", func(s *Store) error { return s.StepBegun(ctx, "failed", "x", nil, at(1)) }},
@@ -418,7 +418,7 @@ func TestOpen(t *testing.T) {
 			valid(t, path)
 			ok(t, os.Truncate(path, 3*4096))
 		}},
-		{"newer", "has schema 99, this program knows up to 5", ErrNewer, func(t *testing.T, path string) {
+		{"newer", "has schema 99, this program knows up to 6", ErrNewer, func(t *testing.T, path string) {
 			valid(t, path)
 			exec(t, path, "PRAGMA user_version = 99")
 		}},
@@ -548,7 +548,7 @@ func TestDiskFull(t *testing.T) {
 	ctx := t.Context()
 	undone := func(t *testing.T, s *Store) {
 		t.Helper()
-		ok(t, s.Fail(ctx, "r1", "stage: no space left on device", false))
+		ok(t, s.Fail(ctx, "r1", errors.New("stage: no space left on device"), false))
 		for _, name := range stepNames {
 			ok(t, s.StepUndone(ctx, "r1", name, at(2)))
 		}
@@ -594,7 +594,7 @@ func TestDiskFull(t *testing.T) {
 			case "after a restart":
 				s = openAt(t, path)
 			case "no reserve":
-				err = s.Fail(ctx, "r1", "x", false)
+				err = s.Fail(ctx, "r1", errors.New("x"), false)
 				for err == nil { // what the log has left
 					err = s.Attention(ctx, "r1", "x")
 				}
@@ -636,7 +636,7 @@ func TestRotation(t *testing.T) {
 	want("no rotation", "")
 	rotate("r2", "1.1.0", "failed")
 	want("begun", "")
-	ok(t, s.Fail(ctx, "r2", "cause", true))
+	ok(t, s.Fail(ctx, "r2", errors.New("cause"), true))
 	ok(t, s.End(ctx, "r2", installer.RolledBack, at(2)))
 	want("undone", "")
 	rotate("r3", "1.2.0", "next")
@@ -801,7 +801,7 @@ func TestPath(t *testing.T) {
 		id := fmt.Sprint("r3.", try)
 		hop(id, "1.2.0", 2)
 		want(2, try, "1.2.0")
-		ok(t, s.Fail(ctx, id, "power was lost", false))
+		ok(t, s.Fail(ctx, id, errors.New("power was lost"), false))
 		ok(t, s.End(ctx, id, installer.RolledBack, at(3)))
 		want(2, try, "1.2.0")
 	}
@@ -812,7 +812,7 @@ func TestPath(t *testing.T) {
 	}
 	hop("r5", "1.3.0", 3)
 	want(3, 1, "1.3.0")
-	ok(t, s.Fail(ctx, "r5", "probe: sick", true))
+	ok(t, s.Fail(ctx, "r5", errors.New("probe: sick"), true))
 	ok(t, s.End(ctx, "r5", installer.RolledBack, at(5)))
 	want(0, 0, "")
 	hop("r6", "1.3.0", 3)

@@ -123,6 +123,8 @@ PRAGMA writable_schema = RESET;
 ALTER TABLE record ADD COLUMN path TEXT CHECK (path IS NULL OR json_valid(path)); -- which of several updates it is
 ALTER TABLE app ADD COLUMN path TEXT CHECK (path IS NULL OR json_valid(path)); -- that of the last one, until the target is reached
 ALTER TABLE record ADD COLUMN log TEXT NOT NULL DEFAULT ''; -- what failed services printed last
+`, `
+ALTER TABLE record ADD COLUMN reason TEXT NOT NULL DEFAULT ''; -- the kind of the error
 `}
 
 // schemaVersion returns 0 for a file that has no schema yet, and an error for

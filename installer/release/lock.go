@@ -21,6 +21,9 @@ type LockedError struct {
 	Age     time.Duration // zero when unknown, or when the clock went backward
 }
 
+// Kind names these errors for front ends.
+func (e *LockedError) Kind() string { return "busy" }
+
 func (e *LockedError) Error() string {
 	if e.Owner == "" {
 		return fmt.Sprintf("lock %s: another process holds it", e.Path)

@@ -161,6 +161,9 @@ type StatusError struct {
 	Host string
 }
 
+// Kind names these errors for front ends.
+func (e *StatusError) Kind() string { return "source" }
+
 func (e *StatusError) Error() string {
 	text := http.StatusText(e.Code)
 	if text == "" {

@@ -60,6 +60,7 @@ type gitHubError struct {
 	message string
 }
 
+func (e *gitHubError) Kind() string  { return "source" }
 func (e *gitHubError) Error() string { return fmt.Sprintf("%d: %s", e.status, e.message) }
 
 // ask decodes what GitHub says of the repository's releases, and whether there is

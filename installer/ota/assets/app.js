@@ -17,12 +17,27 @@ const localize = e => $$('time[datetime]', e).forEach(x => {
   if (!isNaN(d)) x.title = x.dateTime;
 });
 
+// sentence says a problem, or an event that failed, in the page's language.
+const sentence = p => texts['why.' + p.reason] || texts['why.'];
+// why is a sentence with what is folded under it.
+function why(text, detail) {
+  const e = document.createElement('div');
+  e.textContent = text;
+  if (detail) {
+    const d = document.createElement('details'), s = document.createElement('summary');
+    s.textContent = texts.details;
+    d.append(s, detail); e.append(d);
+  }
+  return e;
+}
+const failed = p => Object.assign(new Error(sentence(p)), {detail: p.detail});
+
 // say shows a message that is also read aloud.
-function say(text, kind = 'bad') {
-  const p = document.createElement('p');
+function say(text, kind = 'bad', detail) {
+  const p = document.createElement('div');
   p.className = 'alert ' + kind;
-  const s = document.createElement('span'), x = document.createElement('button');
-  s.textContent = text; x.textContent = '×'; x.setAttribute('aria-label', '×');
+  const s = why(text, detail), x = document.createElement('button');
+  x.textContent = '×'; x.setAttribute('aria-label', '×');
   x.onclick = () => p.remove();
   p.append(s, x);
   $('#messages').replaceChildren(p);
@@ -32,7 +47,7 @@ async function call(method, path, body) {
   const r = await fetch(path, {method, headers: body ? {'Content-Type': 'application/json'} : {}, body: body && JSON.stringify(body)});
   if (r.status === 401) { location.href = '/login'; throw new Error('401'); }
   const v = await r.json().catch(() => ({}));
-  if (!r.ok) throw new Error(v.detail || r.statusText);
+  if (!r.ok) throw failed(v);
   return v;
 }
 
@@ -40,8 +55,8 @@ async function call(method, path, body) {
 async function shown(r) {
   const text = await r.text();
   if (!r.headers.get('Content-Type')?.includes('json')) return text;
-  const p = document.createElement('p');
-  p.className = 'alert warn'; p.setAttribute('role', 'alert'); p.textContent = JSON.parse(text).detail;
+  const p = document.createElement('div'), v = JSON.parse(text);
+  p.className = 'alert warn'; p.setAttribute('role', 'alert'); p.append(why(sentence(v), v.detail));
   return p.outerHTML;
 }
 
@@ -123,7 +138,7 @@ const actions = {
   },
   download: async b => { b.disabled = true; try { const u = await call('POST', api + '/download' + q()); soon('waiting', 'history'); await plan(u.public_id); } finally { b.disabled = false; } },
 };
-const run = f => f().catch(e => say(e.message));
+const run = f => f().catch(e => say(e.message, 'bad', e.detail));
 
 document.addEventListener('click', e => {
   const b = e.target.closest('button');
@@ -161,16 +176,16 @@ function line(e) {
   const name = texts['step.' + e.step] || t(e.step || '');
   if (e.type === 'status') return [t('status.' + e.status)];
   if (e.type === 'queued') return [t('queued')];
-  if (e.type === 'waiting') return [t('waiting', e.detail || '')];
-  if (e.type === 'step' && e.step === 'undo') return [t('undo', e.detail || ''), 'bad'];
-  if (e.type === 'step' && e.error) return [name + ': ' + t('failed', e.error), 'bad'];
+  if (e.type === 'waiting') return [t('waiting', sentence(e)), '', e.detail];
+  if (e.type === 'step' && e.step === 'undo') return [t('undo'), 'bad', e.detail];
+  if (e.type === 'step' && e.error) return [name + ': ' + t('failed', sentence(e)), 'bad', e.error];
   if (e.type === 'step') return [name + (e.ended ? ': ' + t('done') : ' …') + (e.detail ? ' ' + e.detail : '')];
 }
 function log(e) {
   const l = line(e);
   if (!l) return;
   const li = document.createElement('li'), time = new Date(e.time).toLocaleTimeString();
-  li.textContent = time + '  ' + l[0];
+  li.append(why(time + '  ' + l[0], l[2]));
   if (l[1]) li.className = l[1];
   $('#log').append(li);
   $('#log').scrollTop = 1e9;
@@ -251,7 +266,8 @@ if (drop) {
     x.onerror = x.onabort = () => lost(new Error('network'));
     x.send(file.slice(offset, offset + piece));
   });
-  const problem = x => { try { return JSON.parse(x.responseText).detail; } catch { return x.statusText; } };
+  const problem = x => { try { return JSON.parse(x.responseText); } catch { return {}; } };
+  const refused = (name, p) => Object.assign(failed(p), {message: name + ': ' + sentence(p), final: true});
 
   // whole is one file, or the parts .001, .002, … of one as if they were one.
   function whole(files) {
@@ -282,7 +298,7 @@ if (drop) {
             const meta = 'app ' + btoa(app) + ',filename ' + btoa(String.fromCharCode(...new TextEncoder().encode(file.name)));
             const r = await fetch(api + '/files', {method: 'POST', headers: {...tus, 'Upload-Length': file.size, 'Upload-Metadata': meta}});
             if (r.status === 401) { location.href = '/login'; return; }
-            if (r.status !== 201) throw Object.assign(new Error((await r.json().catch(() => ({}))).detail || r.statusText), {final: true});
+            if (r.status !== 201) throw refused(file.name, await r.json().catch(() => ({})));
             url = new URL(r.headers.get('Location'), location.href).pathname; offset = 0;
             localStorage.setItem(key, url);
           }
@@ -292,7 +308,7 @@ if (drop) {
             if (x.status === 204) { offset = +x.getResponseHeader('Upload-Offset'); tries = 0; continue; }
             if (x.status === 423 || x.status === 409 || x.status >= 502 && x.status <= 504) throw new Error('network');
             localStorage.removeItem(key);
-            if (x.status !== 200) throw Object.assign(new Error(problem(x)), {final: true});
+            if (x.status !== 200) throw refused(file.name, problem(x));
             const u = JSON.parse(x.responseText);
             soon('waiting', 'history');
             if (u.queued) { say(t('applied', u.version), 'good'); watch(); return; }
@@ -310,7 +326,7 @@ if (drop) {
       localStorage.removeItem(key);
       if (job.url) await fetch(job.url, {method: 'DELETE', headers: tus});
     } catch (e) {
-      say(e.message); soon('history');
+      say(e.message, 'bad', e.detail); soon('history');
     } finally {
       $('#upload').hidden = true; drop.hidden = false; $('#file').value = ''; $('#file').focus();
       if (current === job) current = null;
