@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Prints the path of a docker compose plugin that works.
 # By hand:  plugin=$(scripts/compose-plugin.sh)
-# A plugin of the machine (2.24 or newer, the first that knows start_interval) is used as it is. Else, on Debian, the
+# A plugin of the machine (2.24 or newer) is used as it is. Else, on Debian, the
 # plugin of Debian 13 is fetched, checked by apt as every package is. Else the newest is built from its Go module. Both
 # once, into ${VALISE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/valise}/compose/VERSION/docker-compose.
 # Progress goes to stderr. VALISE_COMPOSE=build takes the newest at once, VALISE_COMPOSE=/FILE that one.

@@ -19,7 +19,7 @@ func (p *Project) notes(c *composeFile) []string {
 		s := c.services[name]
 		p.buildNotes(c, name, note)
 		if h := s.HealthCheck; h != nil && !h.Disable && h.StartPeriod != nil && *h.StartPeriod > 0 && h.StartInterval == nil {
-			note("service %s: healthcheck has start_period and no start_interval: an engine since 25 then looks every 5s while the service starts; with start_interval: 1s an update is done sooner", name)
+			note("service %s: healthcheck has start_period and no start_interval: an engine since 25 then looks every 5s while the service starts; use more retries in place of start_period, or start_interval: 1s when every device has engine 25 or newer", name)
 		}
 		switch policy := s.PullPolicy; policy {
 		case "", types.PullPolicyMissing, types.PullPolicyIfNotPresent, types.PullPolicyNever:

@@ -252,7 +252,7 @@ volumes: {named: {}}
 	want := []string{
 		`service data may write to ./data, which every release brings (files: 1): what it changes there is kept aside when another one comes; for data of the device, write files: ["!data"] or mount it :ro`,
 		"service pulls: pull_policy: always needs a registry or the source at every start: leave it out, the bundle has the image",
-		"service slow: healthcheck has start_period and no start_interval: an engine since 25 then looks every 5s while the service starts; with start_interval: 1s an update is done sooner",
+		"service slow: healthcheck has start_period and no start_interval: an engine since 25 then looks every 5s while the service starts; use more retries in place of start_period, or start_interval: 1s when every device has engine 25 or newer",
 		"service stops has no restart policy: it stays down when the device was switched off; write restart: unless-stopped",
 	}
 	if !reflect.DeepEqual(r.Notes, want) {

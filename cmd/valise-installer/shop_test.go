@@ -71,8 +71,6 @@ func buildShop(t *testing.T, dir string) {
 	}
 	build(filepath.Join(bin, "frontend"), "", "", "./frontend")
 	edit(t, filepath.Join(work, "valise.yaml"), `retries: \d+, interval: 1s`, "retries: 1000, interval: 250ms")
-	// The database may take as long as a busy machine needs.
-	edit(t, filepath.Join(work, "compose.yaml"), `start_period: \w+`, "start_period: 10m")
 	few := fmt.Sprintf("retries: %d", bundletest.Slower(8)) // it is given up soon, but not before it answers
 	for _, version := range []string{"1.0.0", "1.1.0", "1.2.0", "1.3.0", "1.4.0", "1.5.0"} {
 		broken := ""

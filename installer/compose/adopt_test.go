@@ -157,6 +157,21 @@ func TestFrozenProjects(t *testing.T) {
 	if err != nil || len(archives) < 60 {
 		t.Fatal(archives, err)
 	}
+	// Docker compose before some version counts the profiles of a service as part of it: the first update makes that
+	// service anew.
+	hash := func(service string) string {
+		c := &docker.Compose{Command: command, Env: env, Project: "p", Dir: t.TempDir(), Profiles: []string{docker.AllProfiles}}
+		c.Files = []string{filepath.Join(c.Dir, "compose.yaml")}
+		if err := os.WriteFile(c.Files[0], []byte("services: {a: {image: x"+service+"}}"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		hashes, err := c.Hashes(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return hashes["a"]
+	}
+	profilesCount := hash("") != hash(", profiles: [p]")
 	seen := 0
 	for _, file := range archives {
 		archive, err := txtar.ParseFile(file)
@@ -212,6 +227,9 @@ func TestFrozenProjects(t *testing.T) {
 		}
 		seen++
 		for service, hash := range before {
+			if profilesCount && regexp.MustCompile(`(?m)^  "?`+regexp.QuoteMeta(service)+`"?:\n(    .*\n)*    profiles:`).Match(text) {
+				continue
+			}
 			if after[service] != hash && !strings.Contains(string(text), "build:") && !passedOn.Match(text) { // an image takes its place; what has no value is not in it
 				t.Errorf("%s: service %s is another one\n%s\n%s", name, service, text, still)
 			}
