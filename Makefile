@@ -37,7 +37,7 @@ e2e-device: setup ## a whole machine without Docker: first install from a stick,
 e2e-engines: setup ## the engine tests on Docker 20.10 and 29, with graph driver and containerd store
 	scripts/e2e-engines.sh
 
-e2e-page: ## the update page in a real Chromium; pictures in build/page
+e2e-page: ## the update page and the documentation site in a real Chromium; pictures in build/page
 	scripts/e2e-page.sh
 
 .PHONY: docs docs-serve

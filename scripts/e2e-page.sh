@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Drives the update page in a real Chromium, on a real engine.
+# Drives the update page in a real Chromium, on a real engine, and looks at the documentation site.
 # By hand, as root:  scripts/e2e-page.sh [GO TEST ARGUMENTS]
+# The site alone:    scripts/e2e-page.sh site
 # Pictures of the page go to build/page, or to $VALISE_SCREENSHOTS. VALISE_PICTURES=write puts those of the README into
 # docs/images.
 set -euo pipefail
@@ -25,6 +26,9 @@ export VALISE_AXE=$cache/axe.min.js
 export VALISE_SCREENSHOTS=${VALISE_SCREENSHOTS:-$PWD/build/page}
 mkdir -p "$VALISE_SCREENSHOTS"
 rm -f "$VALISE_SCREENSHOTS"/*.png
+VALISE_DOCS_BASE=/valise/ scripts/docs.sh all
+go test -count=1 -tags e2e_page -run TestSite -v ./docs
+[ "${1:-}" != site ] || exit 0
 scripts/test.sh -tags e2e_page -run TestBrowser "$@" ./cmd/valise-installer
 if [ "${VALISE_PICTURES:-}" = write ]; then
   for mode in light dark; do cp "$VALISE_SCREENSHOTS/readme-$mode.png" "docs/images/page-$mode.png"; done

@@ -31,6 +31,15 @@ function braces(md) {
   }
 }
 
+// cells has an empty cell in the head of a table be no heading, which would have no name.
+function cells(md) {
+  md.core.ruler.push('empty_headings', ({ tokens }) => {
+    tokens.forEach((token, i) => {
+      if (token.type === 'th_open' && tokens[i + 1].content === '') token.tag = tokens[i + 2].tag = 'td'
+    })
+  })
+}
+
 // links makes the relative links of the files absolute ones of the site.
 function links(md) {
   md.core.ruler.push('repository_links', (state) => {
@@ -87,7 +96,7 @@ export default defineConfig({
   metaChunk: true,
   vite: { plugins: [vue] },
   head: [['link', { rel: 'icon', href: `data:image/svg+xml,${encodeURIComponent('<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><path d="M5 4V2h6v2h4v10H1V4zm2 0h2V3.500H7z" fill="#0b6bcb"/></svg>')}` }]],
-  markdown: { anchor: { slugify: slug }, config: (md) => md.use(links).use(braces) },
+  markdown: { theme: { light: 'github-light-high-contrast', dark: 'github-dark-high-contrast' }, anchor: { slugify: slug }, config: (md) => md.use(links).use(braces).use(cells) },
   themeConfig: {
     nav: [
       { text: 'Start', link: '/tutorials/' },
@@ -99,7 +108,6 @@ export default defineConfig({
     ],
     sidebar: sidebar.map(({ text, pages }) => ({
       text,
-      collapsed: false,
       items: pages.map(([title, file]) => ({ text: title, link: address(file) })),
     })),
     outline: { level: [2, 3] },
