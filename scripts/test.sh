@@ -104,7 +104,7 @@ echo "engine: $(docker info --format '{{.ServerVersion}}, {{.Driver}}')" >&2
 
 # Tests of an engine mostly wait for it: more at once than there are cores, one for each GiB that is free. The limit is
 # there so that go test names what hangs; a run on a slow machine takes a fraction of it.
-at_once=$(awk '/^MemAvailable/ { n = int($2 / 1048576); print (n < 2 ? 2 : (n > 12 ? 12 : n)) }' /proc/meminfo)
+at_once=$(awk '/^MemAvailable/ { n = int($2 / 1048576); print (n < 2 ? 2 : (n > 8 ? 8 : n)) }' /proc/meminfo)
 go=(go test -shuffle=on -ldflags '-s -w' -timeout 75m -p 4 -parallel "$at_once" -exec "nsenter -t $(cat "$dir/engine/docker.pid") -n")
 if [ $# -gt 0 ]; then
   "${go[@]}" "$@"
