@@ -5,7 +5,6 @@ import (
 	"context"
 	_ "embed"
 	"encoding/csv"
-	"errors"
 	"fmt"
 	"html/template"
 	"io"
@@ -165,12 +164,7 @@ func (c *fleetCollection) add(ctx context.Context, site, dir string) error {
 		if !d.Type().IsRegular() {
 			return refuse("not a regular file")
 		}
-		f, err := root.Open(name)
-		if err != nil {
-			return refuse(err)
-		}
-		b, err := io.ReadAll(io.LimitReader(f, receipt.MaxSize+1))
-		f.Close()
+		b, err := readReceipt(root, name)
 		if err != nil {
 			return refuse(err)
 		}
@@ -214,14 +208,15 @@ func (c *fleetCollection) report(ctx context.Context) fleetReport {
 		}
 		for _, x := range receipts {
 			version, since := x.From, x.Begun
-			if x.Status == string(installer.Completed) {
+			done := x.Status == string(installer.Completed)
+			if done {
 				version, since = x.To, ended(x)
 			}
 			if version != "" && version != d.Version {
 				d.Version, d.Since, d.Signer = cli.OneLine(version), since, ""
 				d.Versions = append(d.Versions, fleetVersion{d.Version, since})
 			}
-			if x.To == version {
+			if done {
 				d.Signer = cli.OneLine(x.Signer)
 			}
 		}
@@ -257,7 +252,7 @@ func (r fleetReport) text(w io.Writer) {
 		fmt.Fprintln(w, "refused:", f)
 	}
 	for _, n := range r.counts() {
-		fmt.Fprintf(w, "%s %s: %d of %d\n", n.app, cmp.Or(n.version, "none"), n.devices, n.of)
+		fmt.Fprintf(w, "%s %s: %d of %d\n", n.App, cmp.Or(n.Version, "none"), n.Devices, n.Of)
 	}
 }
 
@@ -269,8 +264,8 @@ func day(t time.Time) string {
 }
 
 type fleetCount struct {
-	app, version string
-	devices, of  int
+	App, Version string
+	Devices, Of  int
 }
 
 // counts are how many devices run each version of each app, most first.
@@ -285,14 +280,13 @@ func (r fleetReport) counts() (counts []fleetCount) {
 		counts = append(counts, fleetCount{k[0], k[1], devices, of[k[0]]})
 	}
 	slices.SortFunc(counts, func(x, y fleetCount) int {
-		return cmp.Or(cmp.Compare(x.app, y.app), cmp.Compare(y.devices, x.devices), cmp.Compare(x.version, y.version))
+		return cmp.Or(cmp.Compare(x.App, y.App), cmp.Compare(y.Devices, x.Devices), cmp.Compare(x.Version, y.Version))
 	})
 	return counts
 }
 
 // csv is for spreadsheets, which take a cell that begins like a formula for one.
 func (r fleetReport) csv(w io.Writer) error {
-	c := csv.NewWriter(w)
 	rows := [][]string{{"app", "site", "device", "version", "since", "last_seen", "signer", "receipts", "key", "problem"}}
 	for _, d := range r.Devices {
 		rows = append(rows, []string{d.App, d.Site, d.Device, d.Version, stamp(d.Since), stamp(d.Seen), d.Signer, strconv.Itoa(d.Receipts), d.Key, d.Problem})
@@ -304,7 +298,7 @@ func (r fleetReport) csv(w io.Writer) error {
 			}
 		}
 	}
-	return errors.Join(c.WriteAll(rows), c.Error())
+	return csv.NewWriter(w).WriteAll(rows)
 }
 
 func stamp(t time.Time) string {
@@ -360,13 +354,5 @@ func (r fleetReport) html(w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	type count struct {
-		App, Version string
-		Devices, Of  int
-	}
-	var counts []count
-	for _, n := range r.counts() {
-		counts = append(counts, count{n.app, n.version, n.devices, n.of})
-	}
-	return t.Execute(w, map[string]any{"Report": r, "Counts": counts, "First": day(first), "Last": day(last)})
+	return t.Execute(w, map[string]any{"Report": r, "Counts": r.counts(), "First": day(first), "Last": day(last)})
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"crypto/ed25519"
 	"encoding/csv"
 	"encoding/json"
@@ -29,7 +30,7 @@ func writeReceipts(t *testing.T, device string, dirs []string, receipts ...recei
 	}
 	var before []byte
 	for i, r := range receipts {
-		r.Device, r.App, r.Action, r.Signer = device, "shop", "update", "key 1"
+		r.Device, r.App, r.Action, r.Signer = device, "shop", "update", cmp.Or(r.Signer, "key 1")
 		r.Begun, r.Ended = fleetDay(i+1), fleetDay(i+1).Add(time.Hour)
 		if before, err = receipt.Seal(t.Context(), key, before, r); err != nil {
 			t.Fatal(err)
@@ -53,6 +54,7 @@ func TestFleetReport(t *testing.T) {
 	first := receipt.Receipt{To: "1.0.0", Status: "completed"}
 	second := receipt.Receipt{From: "1.0.0", To: "1.1.0", Status: "completed"}
 	bad := receipt.Receipt{From: "1.1.0", To: "1.2.0", Status: "rolled_back", Reason: "sick"}
+	failed := receipt.Receipt{From: "1.0.0", To: "1.0.0", Status: "failed", Signer: "key 2"} // of the same version, and never ran
 	fleet := func(args ...string) (int, string, string) {
 		var stdout, stderr strings.Builder
 		code := run(t.Context(), cli.Env{Args: append([]string{"fleet", "report"}, args...), Stdout: &stdout, Stderr: &stderr, Getenv: func(string) string { return "" }, Now: time.Now})
@@ -61,18 +63,19 @@ func TestFleetReport(t *testing.T) {
 
 	// One device whose receipts are on two sticks, and one that never took 1.1.0.
 	key := writeReceipts(t, "pump-7", []string{berlin, other}, first, second, bad)
-	writeReceipts(t, "pump-8", []string{berlin}, first)
+	writeReceipts(t, "pump-8", []string{berlin}, first, failed)
 	code, out, stderr := fleet("berlin="+berlin, other)
 	want := "APP   SITE    DEVICE  VERSION  SINCE       LAST SEEN   RECEIPTS  PROBLEM\n" +
 		"shop  berlin  pump-7  1.1.0    2026-01-02  2026-01-03  3         -\n" +
-		"shop  berlin  pump-8  1.0.0    2026-01-01  2026-01-01  1         -\n" +
+		"shop  berlin  pump-8  1.0.0    2026-01-01  2026-01-02  2         -\n" +
 		"shop 1.0.0: 1 of 2\nshop 1.1.0: 1 of 2\n"
 	if code != 0 || out != want || stderr != "" {
 		t.Errorf("exit code %d\n%s%s\nwant\n%s", code, out, stderr, want)
 	}
 	code, out, _ = fleet("berlin="+berlin, other, "--output", "json")
 	var r fleetReport
-	if err := json.Unmarshal([]byte(out), &r); err != nil || code != 0 || len(r.Devices) != 2 || r.Devices[0].Key != key || len(r.Devices[0].Versions) != 2 || r.Devices[0].Signer != "key 1" {
+	if err := json.Unmarshal([]byte(out), &r); err != nil || code != 0 || len(r.Devices) != 2 || r.Devices[0].Key != key || len(r.Devices[0].Versions) != 2 || r.Devices[0].Signer != "key 1" ||
+		r.Devices[1].Signer != "key 1" || !r.Devices[0].Since.Equal(fleetDay(2).Add(time.Hour)) {
 		t.Errorf("exit code %d, %v\n%s", code, err, out)
 	}
 

@@ -82,8 +82,7 @@ func (a *app) receipts(ctx context.Context, dir string) error {
 }
 
 // receiptFiles reads all receipts of a stick, or of its directory valise, by the
-// directory they are in. A link does not lead out of root, and what is no file,
-// such as a pipe that nobody writes to, is refused before it is opened.
+// directory they are in.
 func receiptFiles(root *os.Root) (map[string][][]byte, error) {
 	var names []string
 	for _, pattern := range []string{"valise/*/*/[0-9]*.json", "*/*/[0-9]*.json"} {
@@ -98,21 +97,27 @@ func receiptFiles(root *os.Root) (map[string][][]byte, error) {
 	}
 	files := map[string][][]byte{}
 	for _, name := range names {
-		if info, err := root.Lstat(name); err != nil {
-			return nil, err
-		} else if !info.Mode().IsRegular() {
-			return nil, fmt.Errorf("%s is not a file", name)
-		}
-		f, err := root.Open(name)
-		if err != nil {
-			return nil, err
-		}
-		b, err := io.ReadAll(io.LimitReader(f, receipt.MaxSize+1))
-		f.Close()
+		b, err := readReceipt(root, name)
 		if err != nil {
 			return nil, err
 		}
 		files[path.Dir(name)] = append(files[path.Dir(name)], b)
 	}
 	return files, nil
+}
+
+// readReceipt reads a file that may be a receipt. A link does not lead out of root, and
+// what is not a file, such as a pipe without a writer, is refused before it is opened.
+func readReceipt(root *os.Root, name string) ([]byte, error) {
+	if info, err := root.Lstat(name); err != nil {
+		return nil, err
+	} else if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a file", name)
+	}
+	f, err := root.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(io.LimitReader(f, receipt.MaxSize+1))
 }
