@@ -34,7 +34,7 @@ type Device interface {
 	Config(app string) (Config, error)
 	// Configure writes settings into that configuration, and nothing else. The
 	// error is ErrBusy while something changes the app.
-	Configure(app string, s Settings) error
+	Configure(ctx context.Context, app string, s Settings) error
 	// Records opens the records of an app, for as long as the daemon runs.
 	Records(ctx context.Context, app string) (Records, error)
 	// Ready returns nil when the engine answers, where an app needs one. Nothing

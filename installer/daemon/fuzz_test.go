@@ -23,10 +23,10 @@ import (
 // answering is a device that answers everything that is asked over the API.
 type answering struct{ *shop }
 
-func (answering) Configure(string, Settings) error         { return nil }
-func (answering) Backups(string) ([]Backup, error)         { return []Backup{{ID: "FIRST"}}, nil }
-func (answering) Doctor(context.Context, string) []Finding { return nil }
-func (answering) Replaced() bool                           { return false }
+func (answering) Configure(context.Context, string, Settings) error { return nil }
+func (answering) Backups(string) ([]Backup, error)                  { return []Backup{{ID: "FIRST"}}, nil }
+func (answering) Doctor(context.Context, string) []Finding          { return nil }
+func (answering) Replaced() bool                                    { return false }
 func (answering) OpenBackup(string, string, string) (io.ReadCloser, error) {
 	return io.NopCloser(strings.NewReader("data")), nil
 }

@@ -37,7 +37,7 @@ type planned struct {
 	broken  bool // what came cannot be looked at
 	slow    time.Duration
 	written Settings
-	busy    int
+	busy    bool
 }
 
 func (d *planned) set(change func()) {
@@ -56,9 +56,8 @@ func (d *planned) now() (t time.Time) {
 	return t
 }
 
-func (d *planned) Configure(_ string, s Settings) error {
-	if d.busy > 0 {
-		d.busy--
+func (d *planned) Configure(_ context.Context, _ string, s Settings) error {
+	if d.busy {
 		return ErrBusy
 	}
 	d.written = s
@@ -350,11 +349,11 @@ func TestReschedule(t *testing.T) {
 		if d.n(&d.checks) != 1 || d.n(&d.fetched) != 0 || d.written.Window != "05:00-06:00" {
 			t.Fatalf("%d checks, %d downloads, %+v", d.n(&d.checks), d.n(&d.fetched), d.written)
 		}
-		d.busy = 1 << 20
+		d.busy = true
 		if err := patch(`{"window":""}`); err == nil || a.settings().Window == "" {
 			t.Fatalf("%v, %+v", err, a.settings())
 		}
-		d.busy = 20 // an update that cleans up
+		d.busy = false
 		if err := patch(`{"window":""}`); err != nil {
 			t.Fatal(err)
 		}

@@ -63,9 +63,6 @@ const (
 	maxCheck = Interval(365 * 24 * time.Hour)
 )
 
-// settingsPatience is how long a change of the settings waits for the app.
-const settingsPatience = 10 * time.Second
-
 var channelPattern = regexp.MustCompile(`^[0-9A-Za-z-]{0,64}$`)
 
 // Validate says what is wrong with settings.
@@ -103,12 +100,7 @@ func (a *app) patchSettings(_ http.ResponseWriter, r *http.Request) (any, error)
 	if s.Channel != "" && a.config.Source == "" {
 		return nil, because("no-source", http.StatusUnprocessableEntity, "channel is %q, and this device has no source of releases: set one in its configuration first", s.Channel)
 	}
-	err := a.Device.Configure(a.name, s)
-	// An update is completed a moment before it has cleaned up.
-	for since := time.Now(); errors.Is(err, ErrBusy) && time.Since(since) < settingsPatience && r.Context().Err() == nil; {
-		time.Sleep(100 * time.Millisecond)
-		err = a.Device.Configure(a.name, s)
-	}
+	err := a.Device.Configure(r.Context(), a.name, s)
 	if errors.Is(err, ErrBusy) {
 		return nil, because("busy", http.StatusConflict, "an update or another command is changing this app: try again when it has ended")
 	}

@@ -151,10 +151,7 @@ func (m *Machine) lockApp(ctx context.Context, app, kind, what string) (_ *locke
 		return nil, err
 	}
 	state.Close()
-	unlock, err := release.Lock(filepath.Join(m.stateDir(app), "lock"), "valise-installer "+what, m.Now())
-	if locked := new(release.LockedError); errors.As(err, &locked) {
-		return nil, advise(err, Wait)
-	}
+	unlock, err := m.lock(ctx, app, what)
 	if err != nil {
 		return nil, err
 	}

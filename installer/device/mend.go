@@ -94,9 +94,9 @@ func (m *Machine) mend(ctx context.Context, app string) (done Mended, err error)
 		return done, err
 	}
 	dir.Close()
-	unlock, err := release.Lock(filepath.Join(m.stateDir(app), "lock"), "valise-installer doctor --repair", m.Now())
+	unlock, err := m.lock(ctx, app, "doctor --repair")
 	if err != nil {
-		return done, advise(err, Wait)
+		return done, err
 	}
 	defer unlock()
 	store, err := release.Open(m.AppDir(app))

@@ -147,7 +147,10 @@ func TestAdvice(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer unlock()
-			return s.take(s.bundle("1.1.0", nil), Options{})
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel() // it is not waited for
+			_, err = s.lock(ctx, "shop", "update")
+			return err
 		},
 		SeeStatus: func(t *testing.T) error {
 			s := installed(t)

@@ -285,7 +285,7 @@ func (m *Machine) lockAll(ctx context.Context, but string) (unlock func(), err e
 		if app == but {
 			continue
 		}
-		u, err := release.Lock(filepath.Join(m.stateDir(app), "lock"), "valise-installer self-update", m.Now())
+		u, err := m.lock(ctx, app, "self-update")
 		if err != nil {
 			unlock()
 			return nil, err

@@ -81,8 +81,8 @@ func (d *Device) Config(app string) (daemon.Config, error) {
 
 // Configure writes settings of the page into /etc/valise/APP.yaml, under the lock
 // of the app: a release may rotate whom the same file trusts.
-func (d *Device) Configure(app string, to daemon.Settings) error {
-	unlock, err := release.Lock(filepath.Join(d.Machine.stateDir(app), "lock"), "valise-installer serve: settings", d.Machine.Now())
+func (d *Device) Configure(ctx context.Context, app string, to daemon.Settings) error {
+	unlock, err := d.Machine.lock(ctx, app, "serve: settings")
 	if err != nil {
 		return busy(err)
 	}

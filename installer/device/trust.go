@@ -221,10 +221,7 @@ func (m *Machine) ChangeTrust(ctx context.Context, what string, change func(*ver
 		return app, policy, err
 	}
 	state.Close()
-	unlock, err := release.Lock(filepath.Join(m.stateDir(app), "lock"), "valise-installer trust "+what, m.Now())
-	if locked := new(release.LockedError); errors.As(err, &locked) {
-		return app, policy, advise(err, Wait)
-	}
+	unlock, err := m.lock(ctx, app, "trust "+what)
 	if err != nil {
 		return app, policy, err
 	}
