@@ -443,14 +443,22 @@ func (m *Machine) examineSource(ctx context.Context, f *findings, app string) {
 // else.
 const lostWait = 5 * time.Second
 
-// Lost says what the current and the previous release of compose apps lack, as
-// far as it can be known now: their images may have been pruned.
+// Lost says what the current and the previous release lack, as far as it can be known
+// now: their images may have been pruned, or what runs was stopped.
 func (m *Machine) Lost(ctx context.Context, st installer.State) (lost []string) {
-	if st.Unfinished != nil || kindIn(st) != bundle.KindCompose {
+	if st.Unfinished != nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, lostWait)
+	all := ctx
+	ctx, cancel := context.WithTimeout(all, lostWait)
 	defer cancel()
+	switch kindIn(st) {
+	case bundle.KindCompose:
+	case bundle.KindTree:
+		return m.lostUnits(ctx, st)
+	default:
+		return nil
+	}
 	engine, err := m.connect(ctx)
 	if err != nil {
 		return nil
@@ -480,21 +488,51 @@ func (m *Machine) Lost(ctx context.Context, st installer.State) (lost []string) 
 		}
 		lost = append(lost, fmt.Sprintf("%s: %s; %s", r.Version, oneLine(err.Error()), remedy))
 	}
-	// Last, as docker compose is what takes long.
-	if command, _, err := docker.FindCompose(ctx, m.dockerEnv()); err == nil && st.Current != nil {
+	if st.Current == nil {
+		return lost
+	}
+	again, err := a.Restless(ctx, *st.Current, m.Now())
+	for _, c := range again {
+		lost = append(lost, fmt.Sprintf(endsAgain, st.Current.Version, c.Service, c.RestartCount))
+	}
+	if err != nil {
+		return lost
+	}
+	// The engine answers, so docker compose may take its time.
+	if command, _, err := docker.FindCompose(all, m.dockerEnv()); err == nil {
+		ctx, cancel := context.WithTimeout(all, cmp.Or(m.EngineAnswer, docker.AnswerTimeout))
+		defer cancel()
 		err := m.runtime(st.App, store, engine, command).AsConfigured(ctx, *st.Current)
 		if errors.As(err, new(*installer.ConfigError)) {
 			lost = append(lost, fmt.Sprintf("%s: %v; valise-installer apply", st.Current.Version, err))
 		}
 	}
-	if st.Current != nil {
-		again, _ := a.Restless(ctx, *st.Current, m.Now())
-		for _, c := range again {
-			lost = append(lost, fmt.Sprintf("%s: service %s ends again and again (started again %d times); valise-installer logs", st.Current.Version, c.Service, c.RestartCount))
-		}
+	return lost
+}
+
+// lostUnits is Lost of a file tree: units that do not run, or not for long.
+func (m *Machine) lostUnits(ctx context.Context, st installer.State) (lost []string) {
+	if st.Current == nil || !release.Exists("/run/systemd/system") {
+		return nil
+	}
+	store, err := release.Open(m.AppDir(st.App))
+	if err != nil {
+		return nil
+	}
+	defer store.Close()
+	a := m.treeApp(st.App, store, nil)
+	if err := a.UnitsRun(ctx, *st.Current); err != nil && ctx.Err() == nil {
+		return []string{fmt.Sprintf("%s: %s; valise-installer doctor", st.Current.Version, oneLine(err.Error()))}
+	}
+	again, _ := a.Restless(ctx, *st.Current, m.Now())
+	for _, u := range again {
+		lost = append(lost, fmt.Sprintf(endsAgain, st.Current.Version, u.Name, u.Restarts))
 	}
 	return lost
 }
+
+// endsAgain is for a version, a service, and how often it was started again.
+const endsAgain = "%s: service %s ends again and again (started again %d times); valise-installer logs"
 
 // Stamp writes a time for people.
 func Stamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05Z") }
