@@ -1,6 +1,7 @@
 package main
 
 import (
+	"net/http/httptest"
 	"os"
 	"regexp"
 	"slices"
@@ -114,7 +115,21 @@ func TestOperations(t *testing.T) {
 			calls = append(calls, strings.TrimSpace(r.Method+" "+regexp.MustCompile(`\{[a-z]+\}`).ReplaceAllStringFunc(r.Path, func(s string) string { return strings.ToUpper(strings.Trim(s, "{}")) })))
 		}
 	}
+	api := (&daemon.Daemon{}).Handler()
 	for _, row := range rows {
+		if strings.HasPrefix(row[2], "no") { // the API names the command
+			for _, w := range words(row[1]) {
+				name, _, _ := strings.Cut(w, " ")
+				if strings.HasPrefix(name, "-") || slices.Contains([]string{"update", "serve", "page"}, name) {
+					continue
+				}
+				answer := httptest.NewRecorder()
+				api.ServeHTTP(answer, httptest.NewRequest("POST", daemon.Prefix+"/"+name, nil))
+				if !strings.Contains(answer.Body.String(), "valise-installer "+name) {
+					t.Errorf("POST /%s: %s", name, answer.Body)
+				}
+			}
+		}
 		for _, w := range words(row[2]) {
 			if method, _, _ := strings.Cut(w, " "); method == strings.ToUpper(method) {
 				named = append(named, w)

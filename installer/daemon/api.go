@@ -35,6 +35,7 @@ func (d *Daemon) Handler() http.Handler {
 			mux.HandleFunc(r.Method+" "+r.path(), func(w http.ResponseWriter, req *http.Request) { r.whole(d, w, req) })
 		}
 	}
+	mux.HandleFunc("POST "+Prefix+"/{command}", d.noCall)
 	return Bounded{Next: mux, Now: time.Now, Bundle: func(r *http.Request) bool {
 		return r.Method == http.MethodPatch && strings.HasPrefix(r.URL.Path, "/uploads/")
 	}, Patience: d.Timing.Patience}
@@ -55,6 +56,21 @@ func (d *Daemon) serve(w http.ResponseWriter, req *http.Request, r Route) {
 	case r.Out != nil:
 		reply(w, r.Status(), v)
 	}
+}
+
+// atDevice are the commands that no call has: docs/page.md says why.
+var atDevice = []string{"install BUNDLE", "adopt --root /opt/APP", "recover", "trust", "receipts", "usb", "self-update", "uninstall"}
+
+// noCall names the command to whoever looks for a call in its place.
+func (d *Daemon) noCall(w http.ResponseWriter, r *http.Request) {
+	name := r.PathValue("command")
+	err := refuse(http.StatusMethodNotAllowed, "there is no call POST /%.20s", name)
+	for _, command := range atDevice {
+		if first, _, _ := strings.Cut(command, " "); first == name {
+			err = refuse(http.StatusMethodNotAllowed, "there is no call POST /%s: on the device, use \"sudo valise-installer %s\"", name, command)
+		}
+	}
+	d.problem(w, r, err)
 }
 
 func (d *Daemon) getApps(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, d.names()) }
@@ -81,6 +97,9 @@ func (d *Daemon) appOf(r *http.Request) (*app, error) {
 	}
 	if name == "" && len(names) > 1 {
 		return nil, refuse(http.StatusBadRequest, "several apps are installed: name one with ?app=, one of %s", strings.Join(names, ", "))
+	}
+	if len(names) == 0 {
+		return nil, refuse(http.StatusNotFound, "no app is installed here: on the device, use \"sudo valise-installer %s\", or for one that runs already \"%s\"", atDevice[0], atDevice[1])
 	}
 	return nil, refuse(http.StatusNotFound, "app %q is not installed here", name)
 }

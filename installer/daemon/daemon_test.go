@@ -349,5 +349,5 @@ func TestReinstalled(t *testing.T) {
 	install("second")
 	becomes(200, "second")
 	install("")
-	becomes(404, "not installed")
+	becomes(404, `no app is installed here: on the device, use \"sudo valise-installer install BUNDLE\", or for one that runs already \"adopt --root /opt/APP\"`)
 }

@@ -25,6 +25,7 @@ func (s *Server) api(mux *http.ServeMux) {
 		}
 		mux.Handle(r.Method+" "+apiPrefix+r.Path, s.need(r.Scope, h))
 	}
+	mux.Handle("POST "+apiPrefix+"/{command}", s.need(daemon.Read, s.proxy.ServeHTTP)) // the daemon names the command
 	mux.HandleFunc("GET "+apiPrefix+"/openapi.json", func(w http.ResponseWriter, r *http.Request) {
 		b, _ := files.ReadFile("openapi.json")
 		serveCompressed(w, r, "openapi.json", b)
