@@ -6,17 +6,18 @@ import (
 	"fmt"
 	"net"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 )
 
 // The checks of what acts on a device, as far as they need no other part of the
 // manifest: valise.yaml has the same types and the same rules.
 
 // fingerprintPattern is a SHA-256 as openssl x509 -fingerprint prints it, or sha256sum.
-var fingerprintPattern = regexp.MustCompile(`^[0-9A-Fa-f]{2}(:?[0-9A-Fa-f]{2}){31}$`)
+var fingerprintPattern = lazyregexp.New(`^[0-9A-Fa-f]{2}(:?[0-9A-Fa-f]{2}){31}$`)
 
 // Check returns what is wrong with the health checks of a kind of app. The units
 // of a tree must run, so it needs no other check.

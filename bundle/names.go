@@ -6,16 +6,17 @@ import (
 	"fmt"
 	"io"
 	"path"
-	"regexp"
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 )
 
 // Digest is "sha256:" and 64 lower-case hex digits.
 type Digest string
 
-var digestPattern = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
+var digestPattern = lazyregexp.New(`^sha256:[0-9a-f]{64}$`)
 
 // Valid reports whether d has the form of a digest. Only a valid digest may
 // become part of a path.
@@ -43,7 +44,7 @@ func digestFrom(sum []byte) Digest { return Digest("sha256:" + hex.EncodeToStrin
 // spec: "linux/amd64", "linux/arm/v7".
 type Platform string
 
-var platformPattern = regexp.MustCompile(`^[a-z0-9]{1,32}/[a-z0-9_]{1,32}(/[a-z0-9.]{1,16})?$`)
+var platformPattern = lazyregexp.New(`^[a-z0-9]{1,32}/[a-z0-9_]{1,32}(/[a-z0-9.]{1,16})?$`)
 
 // ParsePlatform checks the form of s. linux/arm64/v8 is the same machine as
 // linux/arm64 and becomes it.
@@ -73,13 +74,13 @@ func (p Platform) part(i int) string {
 // Dashed is p as part of a file name: linux-arm-v7.
 func (p Platform) Dashed() string { return strings.ReplaceAll(string(p), "/", "-") }
 
-var appPattern = regexp.MustCompile(`^[a-z][a-z0-9-]{0,62}$`)
+var appPattern = lazyregexp.New(`^[a-z][a-z0-9-]{0,62}$`)
 
 // ValidApp reports whether s may be the name of an app: it becomes part of
 // paths, unit names and the compose project name.
 func ValidApp(s string) bool { return appPattern.MatchString(s) }
 
-var envPattern = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]{0,127}$`)
+var envPattern = lazyregexp.New(`^[A-Za-z_][A-Za-z0-9_]{0,127}$`)
 
 // ValidEnvKey reports whether s may be a key of an environment file.
 func ValidEnvKey(s string) bool { return envPattern.MatchString(s) }

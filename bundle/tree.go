@@ -3,9 +3,10 @@ package bundle
 import (
 	"fmt"
 	"path"
-	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 )
 
 // Tree is what a device does with a release that is a file tree.
@@ -129,12 +130,12 @@ func (t *Tree) UnitNames() (names []string) {
 func (m *Manifest) entryName(name string) string { return path.Join(m.Prefix, name) }
 
 var (
-	unitPattern = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9:_.-]{0,100}@?\.(service|socket|timer|path|mount|automount|swap|target|slice)$`)
+	unitPattern = lazyregexp.New(`^[A-Za-z0-9][A-Za-z0-9:_.-]{0,100}@?\.(service|socket|timer|path|mount|automount|swap|target|slice)$`)
 	// instancePattern is that of an instance: the name of its template without the
 	// type, what it is an instance for, the type.
-	instancePattern = regexp.MustCompile(`^([A-Za-z0-9][A-Za-z0-9:_.-]{0,100}@)[A-Za-z0-9:_.\\-]{1,100}(\.[a-z]+)$`)
-	dropInPattern   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,100}\.conf$`)
-	prefixPattern   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+~-]{0,99}$`)
+	instancePattern = lazyregexp.New(`^([A-Za-z0-9][A-Za-z0-9:_.-]{0,100}@)[A-Za-z0-9:_.\\-]{1,100}(\.[a-z]+)$`)
+	dropInPattern   = lazyregexp.New(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,100}\.conf$`)
+	prefixPattern   = lazyregexp.New(`^[A-Za-z0-9][A-Za-z0-9._+~-]{0,99}$`)
 )
 
 func (m *Manifest) checkTree() error {

@@ -2,12 +2,13 @@ package bundle
 
 import (
 	"path"
-	"regexp"
 	"strings"
+
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 )
 
 // updater are names of services and images that replace the containers of others.
-var updater = regexp.MustCompile(`watchtower|ouroboros|shepherd|dockupdater|pullio|(^|[-_])(auto|self)?[-_]?(updater?|upgrader?|ota)([-_]|$)`)
+var updater = lazyregexp.New(`watchtower|ouroboros|shepherd|dockupdater|pullio|(^|[-_])(auto|self)?[-_]?(updater?|upgrader?|ota)([-_]|$)`)
 
 // UpdatesItself reports whether a service looks, by its name and image, like one that
 // updates the app it is a part of.

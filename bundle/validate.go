@@ -12,15 +12,17 @@ import (
 	"unicode/utf8"
 
 	"github.com/Masterminds/semver/v3"
+
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 )
 
 var (
-	referencePattern = regexp.MustCompile(`^[a-z0-9][A-Za-z0-9._:/@-]{0,254}$`)
-	servicePattern   = regexp.MustCompile(`^[a-zA-Z0-9._-]{1,128}$`)
-	projectPattern   = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
-	hexPattern       = regexp.MustCompile(`^[0-9a-f]{64}$`)
-	enginePattern    = regexp.MustCompile(`^([0-9]{1,4}\.[0-9]{1,4}(\.[0-9]{1,4})?)?$`)
-	mediaTypePattern = regexp.MustCompile(`^[a-z0-9][a-z0-9.+/-]{0,126}$`)
+	referencePattern = lazyregexp.New(`^[a-z0-9][A-Za-z0-9._:/@-]{0,254}$`)
+	servicePattern   = lazyregexp.New(`^[a-zA-Z0-9._-]{1,128}$`)
+	projectPattern   = lazyregexp.New(`^[a-z0-9][a-z0-9_-]{0,62}$`)
+	hexPattern       = lazyregexp.New(`^[0-9a-f]{64}$`)
+	enginePattern    = lazyregexp.New(`^([0-9]{1,4}\.[0-9]{1,4}(\.[0-9]{1,4})?)?$`)
+	mediaTypePattern = lazyregexp.New(`^[a-z0-9][a-z0-9.+/-]{0,126}$`)
 )
 
 // ParseVersion checks that s is a SemVer 2 version that is safe in a path: no

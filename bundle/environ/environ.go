@@ -21,12 +21,12 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/compose-spec/compose-go/v2/dotenv"
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 )
 
 // Grammar is how a program reads environment files: Compose or Systemd.
@@ -98,7 +98,7 @@ func parse(data []byte, lookup dotenv.LookupFn) (map[string]string, error) {
 	return values, nil
 }
 
-var lineNumber = regexp.MustCompile(`^line \d+`)
+var lineNumber = lazyregexp.New(`^line \d+`)
 
 // Bytes is the content as it is now.
 func (f *File) Bytes() []byte { return bytes.Clone(f.data) }
@@ -199,7 +199,7 @@ func (g *Grammar) sameOthers(before, after []byte, except string) bool {
 	return true
 }
 
-var plainValue = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z._-]*$`)
+var plainValue = lazyregexp.New(`^[0-9A-Za-z][0-9A-Za-z._-]*$`)
 
 // quote returns the ways to write a value, best first. A plain one stays bare,
 // for scripts that read the file with grep. In single quotes nothing is
@@ -257,7 +257,7 @@ func pick(b []byte, rand io.Reader) error {
 	return nil
 }
 
-var reference = regexp.MustCompile(`\$\{([A-Za-z_][A-Za-z0-9_]*)(:-([^${}]*))?\}`)
+var reference = lazyregexp.New(`\$\{([A-Za-z_][A-Za-z0-9_]*)(:-([^${}]*))?\}`)
 
 // Expand replaces ${KEY} and ${KEY:-default} in s, which comes from a manifest,
 // by values of the file. The default is for a key that is unset or empty;
@@ -284,9 +284,9 @@ func (f *File) Expand(s string) (string, error) {
 	return out, nil
 }
 
-var templateReference = regexp.MustCompile(`\$?` + reference.String())
+var templateReference = lazyregexp.New(`\$?` + reference.String())
 
-var atReference = regexp.MustCompile(`@@([A-Za-z_][A-Za-z0-9_]*)@@`)
+var atReference = lazyregexp.New(`@@([A-Za-z_][A-Za-z0-9_]*)@@`)
 
 // Render replaces ${KEY} and ${KEY:-default} in the text of a configuration file
 // by values of the file or, first, of more. Every other $ stays; $${ stands for

@@ -5,11 +5,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 )
 
 // ExampleName is the file of a release that shows which keys there are. A key with a
@@ -103,7 +103,7 @@ func (f *File) text(key string) (text string) {
 	return text
 }
 
-var assignment = regexp.MustCompile(`^\s*(export\s+)?[A-Za-z_][A-Za-z0-9_]*\s*=`)
+var assignment = lazyregexp.New(`^\s*(export\s+)?[A-Za-z_][A-Za-z0-9_]*\s*=`)
 
 // Hint is what stands beside a key: the comment right above it, or else the one above
 // the keys before it in the same paragraph, and what stands behind its value.

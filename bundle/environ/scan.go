@@ -2,9 +2,10 @@ package environ
 
 import (
 	"bytes"
-	"regexp"
 	"strings"
 	"unicode"
+
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 )
 
 // statement is where one KEY=value stands in a file.
@@ -17,7 +18,7 @@ type statement struct {
 
 var (
 	bom          = []byte("\uFEFF")
-	exportPrefix = regexp.MustCompile(`^export\s+`)
+	exportPrefix = lazyregexp.New(`^export\s+`)
 )
 
 // scan finds the statements of a file that dotenv accepts. dotenv does not say

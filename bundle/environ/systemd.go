@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -12,6 +11,7 @@ import (
 	"github.com/compose-spec/compose-go/v2/dotenv"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 )
 
 // Systemd is the grammar of EnvironmentFile=, as the environment file of a file
@@ -202,7 +202,7 @@ func quoteSystemd(value string) (ways []string) {
 	return append(ways, `"`+strings.NewReplacer(`\`, `\\`, `"`, `\"`, "$", `\$`, "`", "\\`").Replace(value)+`"`)
 }
 
-var lateComment = regexp.MustCompile(`(?m)[ \t]#`)
+var lateComment = lazyregexp.New(`(?m)[ \t]#`)
 
 // Remarks says of which lines systemd makes something else than they look like. A
 // file in compose's grammar has none: what it cannot read there is an error.

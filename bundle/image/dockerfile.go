@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,6 +17,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/name"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 )
 
 // Dockerfile is an image that BuildKit builds for all platforms in one go.
@@ -214,7 +214,7 @@ func (c *collector) dockerfile(ctx context.Context, s Spec) (*root, error) {
 
 // baseLine is how BuildKit names the step that takes an image. What a command prints
 // has a time before it and never looks so.
-var baseLine = regexp.MustCompile(`^#[0-9]+ (?:\[[^\]]*\] )?(?:FROM |docker-image://)(\S+)@(sha256:[0-9a-f]{64})$`)
+var baseLine = lazyregexp.New(`^#[0-9]+ (?:\[[^\]]*\] )?(?:FROM |docker-image://)(\S+)@(sha256:[0-9a-f]{64})$`)
 
 // baseOf returns the image that a line of a build's output says was taken: by FROM or
 // COPY --from, or to read the Dockerfile with.

@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -21,6 +20,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 )
 
 // savedImage is an image in the manifest.json of docker save.
@@ -155,7 +155,7 @@ func (c *collector) gunzipLayers(ctx context.Context, s Spec, p bundle.Platform,
 }
 
 // hexName finds the digest in the name of a file of docker save.
-var hexName = regexp.MustCompile(`(?:^|[/:])([0-9a-f]{64})(?:\.json)?$`)
+var hexName = lazyregexp.New(`(?:^|[/:])([0-9a-f]{64})(?:\.json)?$`)
 
 // newSaved reads the config of a saved image. Where its name is a digest, as
 // every engine writes it, it must have that digest: the name is what tags and

@@ -11,12 +11,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"sort"
 	"strings"
 	"syscall"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 )
 
 // Max is how many parts three digits can number.
@@ -35,7 +35,7 @@ func refuse(format string, args ...any) error { return &Error{fmt.Sprintf(format
 // Name is the name of part n, from 1 on.
 func Name(name string, n int) string { return fmt.Sprintf("%s.%03d", name, n) }
 
-var numbered = regexp.MustCompile(`(?s)^(.*[^/])\.([0-9])([0-9])([0-9])$`)
+var numbered = lazyregexp.New(`(?s)^(.*[^/])\.([0-9])([0-9])([0-9])$`)
 
 // Split takes the name of a part apart. n is 0 for what is none.
 func Split(file string) (name string, n int) {

@@ -3,22 +3,22 @@ package project
 import (
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"text/template"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 )
 
 var (
-	projectPattern = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
-	profilePattern = regexp.MustCompile(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
-	hostPattern    = regexp.MustCompile(`^[A-Za-z0-9.-]+(:[0-9]{1,5})?$`)
-	mirrorPattern  = regexp.MustCompile(`^[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[a-z0-9._/-]+)?$`)
-	exposePattern  = regexp.MustCompile(`^[0-9]{1,5}(/(tcp|udp|sctp))?$`)
-	signalPattern  = regexp.MustCompile(`^(SIG[A-Z0-9+-]{2,12}|[0-9]{1,2})$`)
+	projectPattern = lazyregexp.New(`^[a-z0-9][a-z0-9_-]{0,62}$`)
+	profilePattern = lazyregexp.New(`^[a-zA-Z0-9][a-zA-Z0-9_.-]*$`)
+	hostPattern    = lazyregexp.New(`^[A-Za-z0-9.-]+(:[0-9]{1,5})?$`)
+	mirrorPattern  = lazyregexp.New(`^[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[a-z0-9._/-]+)?$`)
+	exposePattern  = lazyregexp.New(`^[0-9]{1,5}(/(tcp|udp|sctp))?$`)
+	signalPattern  = lazyregexp.New(`^(SIG[A-Z0-9+-]{2,12}|[0-9]{1,2})$`)
 )
 
 // check checks everything that can be known without another file. It repeats

@@ -4,13 +4,13 @@ import (
 	"cmp"
 	"maps"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/compose-spec/compose-go/v2/types"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 )
 
 // ofBuilds are the secrets that builds read and no service does: no device has them.
@@ -115,8 +115,8 @@ func (p *Project) composeBuild(c *composeFile, name string, platforms []bundle.P
 }
 
 var (
-	contextPattern     = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,100}$`)
-	buildSecretPattern = regexp.MustCompile(`^id=[A-Za-z0-9_.-]+,(env=[A-Za-z_][A-Za-z0-9_]*|src=[^,"\n]+)$`)
+	contextPattern     = lazyregexp.New(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,100}$`)
+	buildSecretPattern = lazyregexp.New(`^id=[A-Za-z0-9_.-]+,(env=[A-Za-z_][A-Za-z0-9_]*|src=[^,"\n]+)$`)
 )
 
 // caches writes the short form of a cache, the name of an image, in the long one.

@@ -5,10 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
-	"regexp"
 	"strings"
 
 	"go.yaml.in/yaml/v4"
+
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 )
 
 // Error is a mistake in a file of the project. Line and Column count from 1; they
@@ -155,7 +156,7 @@ func (d *document) errorAt(n *yaml.Node, format string, args ...any) error {
 }
 
 // otherKind is how the YAML library says that a value is not of the kind that belongs there.
-var otherKind = regexp.MustCompile("^cannot construct !!.* into (\\[\\]|map|bool|int|string)")
+var otherKind = lazyregexp.New("^cannot construct !!.* into (\\[\\]|map|bool|int|string)")
 
 var kinds = map[string]string{"[]": "a list, such as [one, two]", "map": "keys and values", "bool": "true or false", "int": "a whole number", "string": "a text"}
 

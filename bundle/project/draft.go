@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/environ"
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 )
 
 // Draft is a first valise.yaml for an app that has a compose file.
@@ -166,7 +166,7 @@ func quote(s string) string {
 	return strconv.Quote(s)
 }
 
-var notInApp = regexp.MustCompile(`[^a-z0-9]+`)
+var notInApp = lazyregexp.New(`[^a-z0-9]+`)
 
 // draftApp is the name of the compose project, or else of the directory.
 func draftApp(dir, project string) string {
@@ -198,9 +198,9 @@ func draftProject(compose []byte) string {
 
 var (
 	// tagVariable finds the variable of a tag.
-	tagVariable = regexp.MustCompile(`:[A-Za-z0-9_.-]*\$(?:\{([A-Za-z_][A-Za-z0-9_]*)[^{}]*\}|([A-Za-z_][A-Za-z0-9_]*))[A-Za-z0-9_.-]*$`)
+	tagVariable = lazyregexp.New(`:[A-Za-z0-9_.-]*\$(?:\{([A-Za-z_][A-Za-z0-9_]*)[^{}]*\}|([A-Za-z_][A-Za-z0-9_]*))[A-Za-z0-9_.-]*$`)
 	// ownVersion are names that people give to the version of their own app.
-	ownVersion = regexp.MustCompile(`^((APP|IMAGE|DOCKER|DOCKER_IMAGE|CONTAINER|RELEASE|BUILD|PROJECT|STACK|DEPLOY|GIT|CI_COMMIT)_)?(VERSION|TAG|RELEASE)$`)
+	ownVersion = lazyregexp.New(`^((APP|IMAGE|DOCKER|DOCKER_IMAGE|CONTAINER|RELEASE|BUILD|PROJECT|STACK|DEPLOY|GIT|CI_COMMIT)_)?(VERSION|TAG|RELEASE)$`)
 )
 
 // versionEnv is the variable that most images of the app itself have in their tag,

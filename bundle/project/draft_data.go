@@ -9,7 +9,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,24 +19,25 @@ import (
 	"github.com/compose-spec/compose-go/v2/types"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 )
 
 // databases are the images of databases, by the last part of their names, and the
 // directories they keep data in, which tell one that was built here.
 var databases = []struct {
 	kind  string
-	names *regexp.Regexp
+	names *lazyregexp.Regexp
 	data  []string
 }{
-	{"postgres", regexp.MustCompile(`^(postgres(ql)?(-repmgr|-ha)?|postgis|timescaledb(-ha)?|pgvector|pgvecto-rs|vectorchord-postgres)$`), []string{"/var/lib/postgresql", "/bitnami/postgresql"}},
-	{"mysql", regexp.MustCompile(`^(mariadb|mysql|mysql-server|percona|percona-server)$`), []string{"/var/lib/mysql", "/bitnami/mysql", "/bitnami/mariadb"}},
-	{"mongo", regexp.MustCompile(`^(mongo|mongodb|mongodb-community-server|percona-server-mongodb)$`), []string{"/data/db", "/bitnami/mongodb"}},
-	{"redis", regexp.MustCompile(`^(redis|redis-stack(-server)?|valkey)$`), []string{"/bitnami/redis", "/bitnami/valkey"}},
-	{"other", regexp.MustCompile(`^(influxdb|clickhouse(-server)?|couchdb|elasticsearch|opensearch|neo4j|cassandra|mssql|rethinkdb|etcd)$`), nil},
+	{"postgres", lazyregexp.New(`^(postgres(ql)?(-repmgr|-ha)?|postgis|timescaledb(-ha)?|pgvector|pgvecto-rs|vectorchord-postgres)$`), []string{"/var/lib/postgresql", "/bitnami/postgresql"}},
+	{"mysql", lazyregexp.New(`^(mariadb|mysql|mysql-server|percona|percona-server)$`), []string{"/var/lib/mysql", "/bitnami/mysql", "/bitnami/mariadb"}},
+	{"mongo", lazyregexp.New(`^(mongo|mongodb|mongodb-community-server|percona-server-mongodb)$`), []string{"/data/db", "/bitnami/mongodb"}},
+	{"redis", lazyregexp.New(`^(redis|redis-stack(-server)?|valkey)$`), []string{"/bitnami/redis", "/bitnami/valkey"}},
+	{"other", lazyregexp.New(`^(influxdb|clickhouse(-server)?|couchdb|elasticsearch|opensearch|neo4j|cassandra|mssql|rethinkdb|etcd)$`), nil},
 }
 
 // plainImages hold data for others, or run a script: no server comes with them.
-var plainImages = regexp.MustCompile(`^(busybox|alpine|debian|ubuntu|true)$`)
+var plainImages = lazyregexp.New(`^(busybox|alpine|debian|ubuntu|true)$`)
 
 // database recognises a database by its image, or by where it keeps its data: as the
 // only one that keeps them there.
@@ -242,7 +242,7 @@ func (d *drafter) environment(service string) (values map[string]setting, sure b
 type datum struct{ what, target string }
 
 // systemDirs are mounted for what they do, not for data in them.
-var systemDirs = regexp.MustCompile(`^/(dev|proc|sys|run|var/run|etc|lib|usr|boot|tmp)(/|$)`)
+var systemDirs = lazyregexp.New(`^/(dev|proc|sys|run|var/run|etc|lib|usr|boot|tmp)(/|$)`)
 
 // data are the volumes and directories of the device that a service may write to.
 func (d *drafter) data(s types.ServiceConfig) (list []datum) {
@@ -276,7 +276,7 @@ func (d *drafter) carried(source string) bool {
 
 // sqliteFile finds the path of a database file in what an app is told: sqlite:///data/app.db
 // and /data/app.sqlite3.
-var sqliteFile = regexp.MustCompile(`^(?:(?:sqlite3?|file):/{0,3})?(/[^?*"' :]+\.(?:db|sqlite3?|db3))(?:\?.*)?$`)
+var sqliteFile = lazyregexp.New(`^(?:(?:sqlite3?|file):/{0,3})?(/[^?*"' :]+\.(?:db|sqlite3?|db3))(?:\?.*)?$`)
 
 // sqlite is a database file among the data of a service, by its environment.
 func (d *drafter) sqlite(s types.ServiceConfig, data []datum) string {
@@ -311,22 +311,22 @@ func (d *drafter) hidesPassword(service string) bool {
 }
 
 var (
-	secretName = regexp.MustCompile(`PASSWORD|PASSPHRASE|SECRET|KEY|TOKEN|SALT|PEPPER`)
+	secretName = lazyregexp.New(`PASSWORD|PASSPHRASE|SECRET|KEY|TOKEN|SALT|PEPPER`)
 	// madeName are those that are made here even when they are called tokens, which
 	// others mostly hand out.
-	madeName = regexp.MustCompile(`PASSWORD|PASSPHRASE|SECRET|KEY|SALT|PEPPER`)
+	madeName = lazyregexp.New(`PASSWORD|PASSPHRASE|SECRET|KEY|SALT|PEPPER`)
 	// foreignName are secrets of others, which cannot be made up here, and files.
-	foreignName = regexp.MustCompile(`API_?KEY|ACCESS_?KEY|CLIENT_SECRET|PUBLIC|LICEN[CS]E|SMTP|MAIL|AWS|S3_|STRIPE|OAUTH|OIDC|GITHUB|GOOGLE|_FILE$|_PATH$|_ID$`)
-	adminName   = regexp.MustCompile(`(^|_)(ADMIN|ROOT_?USER|INITIAL|SUPERUSER)_?.*PASSWORD`)
+	foreignName = lazyregexp.New(`API_?KEY|ACCESS_?KEY|CLIENT_SECRET|PUBLIC|LICEN[CS]E|SMTP|MAIL|AWS|S3_|STRIPE|OAUTH|OIDC|GITHUB|GOOGLE|_FILE$|_PATH$|_ID$`)
+	adminName   = lazyregexp.New(`(^|_)(ADMIN|ROOT_?USER|INITIAL|SUPERUSER)_?.*PASSWORD`)
 	// ownSecret are names that an app gives to secrets of its own.
-	ownSecret = regexp.MustCompile(`^((APP|AUTH|COOKIE|DJANGO|FLASK|JWT|NEXTAUTH|RAILS|SESSION|WEB)_)?(SECRET|SECRET_KEY|SECRET_KEY_BASE|JWT_SECRET|SESSION_SECRET|SIGNING_KEY|ENCRYPTION_KEY|APP_KEY)$`)
+	ownSecret = lazyregexp.New(`^((APP|AUTH|COOKIE|DJANGO|FLASK|JWT|NEXTAUTH|RAILS|SESSION|WEB)_)?(SECRET|SECRET_KEY|SECRET_KEY_BASE|JWT_SECRET|SESSION_SECRET|SIGNING_KEY|ENCRYPTION_KEY|APP_KEY)$`)
 	// generator is a program that people are told to make a secret with.
-	generator = regexp.MustCompile(`(?i)openssl +rand( +-(?:hex|base64) +[0-9]+)?|urandom|pwgen|uuidgen|token_(hex|urlsafe|bytes)|random_?bytes|rake secret|key:generate`)
-	generate  = regexp.MustCompile(`(?i)\b(re)?generated?\b|\brandom`)
+	generator = lazyregexp.New(`(?i)openssl +rand( +-(?:hex|base64) +[0-9]+)?|urandom|pwgen|uuidgen|token_(hex|urlsafe|bytes)|random_?bytes|rake secret|key:generate`)
+	generate  = lazyregexp.New(`(?i)\b(re)?generated?\b|\brandom`)
 	// demand and waiver are words about a key that a device needs, or may do without.
-	demand = regexp.MustCompile(`(?i)\b(required|mandatory|must (be )?(set|provide[d]?)|you must|has to be set)\b`)
-	waiver = regexp.MustCompile(`(?i)\b(optional(ly)?|not (be )?(required|mandatory|needed)|(leave|left|keep) (\w+ )?(blank|empty|unset)|only (required|needed|if|when)|if you|does not need)\b`)
-	size   = regexp.MustCompile(`-(hex|base64) +([0-9]{1,3})`)
+	demand = lazyregexp.New(`(?i)\b(required|mandatory|must (be )?(set|provide[d]?)|you must|has to be set)\b`)
+	waiver = lazyregexp.New(`(?i)\b(optional(ly)?|not (be )?(required|mandatory|needed)|(leave|left|keep) (\w+ )?(blank|empty|unset)|only (required|needed|if|when)|if you|does not need)\b`)
+	size   = lazyregexp.New(`-(hex|base64) +([0-9]{1,3})`)
 )
 
 // readsLikeSecret reports whether a key is one that a device can generate, by its name

@@ -9,11 +9,11 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 )
 
 const (
@@ -39,7 +39,7 @@ type programs struct {
 	platforms []bundle.Platform
 }
 
-var plainPath = regexp.MustCompile(`^[A-Za-z0-9_./@+-]+$`)
+var plainPath = lazyregexp.New(`^[A-Za-z0-9_./@+-]+$`)
 
 // findPrograms finds executables for Linux below dir, and what {{.Arch}} is for them when
 // that is not its name.
@@ -106,7 +106,7 @@ func findPrograms(dir string) ([]programs, map[string]string, error) {
 	return all, arch, err
 }
 
-var systemWords = regexp.MustCompile(`[-_.]*(\{\{\.Arch\}\}|linux)`)
+var systemWords = lazyregexp.New(`[-_.]*(\{\{\.Arch\}\}|linux)`)
 
 func programName(base string) string {
 	name := strings.Trim(systemWords.ReplaceAllString(base, ""), "-_.")
@@ -141,7 +141,7 @@ func platformOf(name string) bundle.Platform {
 	return ""
 }
 
-var execLine = regexp.MustCompile(`^Exec(?:Start|StartPre|StartPost|Reload|Condition)=[-@:+!|]*"?(/[^\s"]+)`)
+var execLine = lazyregexp.New(`^Exec(?:Start|StartPre|StartPost|Reload|Condition)=[-@:+!|]*"?(/[^\s"]+)`)
 
 // started are the programs that a unit starts, by their paths on a device.
 func started(unit string) []string {

@@ -5,13 +5,13 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v4"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 )
 
 // ComposeFiles are one compose file, or several, each over those before it, as
@@ -127,7 +127,7 @@ func (c *composeFile) name(service string) {
 }
 
 // notInImage is what the name of an image cannot have.
-var notInImage = regexp.MustCompile(`[^a-z0-9]+`)
+var notInImage = lazyregexp.New(`[^a-z0-9]+`)
 
 // decided reports whether a build gives text its value, by more than the version.
 func (c *composeFile) decided(text string) bool {

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/compose-spec/compose-go/v2/types"
+
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 )
 
 // reference is a file or directory that a compose file names relative to itself.
@@ -33,7 +35,7 @@ const (
 )
 
 // wholeDefault finds ${NAME:-default} and ${NAME-default} that stand alone.
-var wholeDefault = regexp.MustCompile(`^\$\{[A-Za-z_][A-Za-z0-9_]*:?-([^${}]*)\}$`)
+var wholeDefault = lazyregexp.New(`^\$\{[A-Za-z_][A-Za-z0-9_]*:?-([^${}]*)\}$`)
 
 // literal is the text that s stands for unless a device says otherwise, and how
 // to write another one in its place; ok is false when only a device knows it.

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -18,6 +17,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 )
 
 // SourceDir holds, in a bundle, the compose files that its own one was made of.
@@ -27,7 +27,7 @@ const SourceDir = "compose-source"
 // release: it changes with their content, and with it compose makes a new container.
 const filesLabel = "valise.files"
 
-var windowsPath = regexp.MustCompile(`^[A-Za-z]:[/\\]|\\`)
+var windowsPath = lazyregexp.New(`^[A-Za-z]:[/\\]|\\`)
 
 // carryReferences has what the compose file names relative to itself travel, as
 // far as it is here, and returns it by its path in the bundle.

@@ -9,7 +9,6 @@ import (
 	"maps"
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,6 +20,7 @@ import (
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/environ"
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 )
 
 // buildValues are the variables whose value a build knows: those of the environment
@@ -121,7 +121,7 @@ type unknowns struct {
 	modes   map[string]string // modes of mounts that have a variable, with values, by target
 }
 
-var placeholder = regexp.MustCompile(`1077[0-9]{4}`)
+var placeholder = lazyregexp.New(`1077[0-9]{4}`)
 
 func (u *unknowns) placeholder(name string) string {
 	if name == u.blank {
@@ -367,10 +367,10 @@ func (c *composeFile) restore(name string, service map[string]any) error {
 }
 
 // variable finds any variable.
-var variable = regexp.MustCompile(`\$\{?([A-Za-z_][A-Za-z0-9_]*)`)
+var variable = lazyregexp.New(`\$\{?([A-Za-z_][A-Za-z0-9_]*)`)
 
 // noDefault finds ${NAME}, ${NAME:?why}, ${NAME?why} and $NAME.
-var noDefault = regexp.MustCompile(`\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)(?:\}|:?\?))`)
+var noDefault = lazyregexp.New(`\$(?:([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)(?:\}|:?\?))`)
 
 // deviceVariable returns the first variable in the strings of v that has no value
 // before a device sets it, or "".

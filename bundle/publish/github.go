@@ -7,13 +7,13 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"regexp"
 	"strings"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
 	"github.com/google/go-github/v60/github"
 
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 	"github.com/valise-ota/valise/bundle/web"
 )
 
@@ -56,7 +56,7 @@ type Repository struct {
 	pause  time.Duration
 }
 
-var repositoryName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9._-]+$`)
+var repositoryName = lazyregexp.New(`^[A-Za-z0-9][A-Za-z0-9-]*/[A-Za-z0-9._-]+$`)
 
 // Open returns the repository that o names. It sends no request yet.
 func Open(o Options) (*Repository, error) {

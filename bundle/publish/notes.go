@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 )
 
 // maxCommits is how many commits are named when there is no changelog.
@@ -153,7 +154,7 @@ func lasting(identity, version string) string {
 	}
 }
 
-var plainWord = regexp.MustCompile(`^[A-Za-z0-9_./:@%+=,-]+$`)
+var plainWord = lazyregexp.New(`^[A-Za-z0-9_./:@%+=,-]+$`)
 
 // quote writes a word so that a shell takes it as it is: people copy these lines,
 // and a branch may be called $(reboot).
@@ -164,7 +165,7 @@ func quote(s string) string {
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
-var special = regexp.MustCompile("[\\\\`*_{}\\[\\]<>#|~!&]")
+var special = lazyregexp.New("[\\\\`*_{}\\[\\]<>#|~!&]")
 
 // plain writes text that is not ours so that Markdown takes it as it is, and
 // nobody is notified.

@@ -22,11 +22,12 @@ import (
 	"net/http"
 	"net/url"
 	"os"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/cenkalti/backoff/v5"
+
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 )
 
 // parallel is how many files are sent at once. More of them makes GitHub's
@@ -119,7 +120,7 @@ func (e *BurntError) Error() string {
 }
 
 // assetName has the characters that GitHub keeps as they are.
-var assetName = regexp.MustCompile(`^[A-Za-z0-9_@+-][A-Za-z0-9_.@+-]*$`)
+var assetName = lazyregexp.New(`^[A-Za-z0-9_@+-][A-Za-z0-9_.@+-]*$`)
 
 // local is a File whose bytes are known.
 type local struct {

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -16,6 +15,7 @@ import (
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/image"
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 	"github.com/valise-ota/valise/bundle/parts"
 	"github.com/valise-ota/valise/bundle/project"
 	"github.com/valise-ota/valise/cmd/internal/cli"
@@ -203,7 +203,7 @@ func (a *app) setFlags(flag string, items []string) (map[string]string, error) {
 
 // secretPattern is a secret of a build, by where it is and never by its value, which
 // the command line and the log would show.
-var secretPattern = regexp.MustCompile(`^(type=(env|file),)?id=[A-Za-z0-9_.-]+(,(env=[A-Za-z_][A-Za-z0-9_]*|(src|source)=[^,"]+))?$`)
+var secretPattern = lazyregexp.New(`^(type=(env|file),)?id=[A-Za-z0-9_.-]+(,(env=[A-Za-z_][A-Za-z0-9_]*|(src|source)=[^,"]+))?$`)
 
 func checkSecrets(secrets []string) error {
 	for _, s := range secrets {

@@ -8,12 +8,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"unicode"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 )
 
 // changelogName stands beside valise.yaml.
@@ -50,7 +50,7 @@ func (a *app) changelog(ctx context.Context, dir, version, tag string) (string, 
 
 // conventional is a subject as conventionalcommits.org has it: type, scope, ! for
 // what breaks, and text.
-var conventional = regexp.MustCompile(`^([a-z]+)(?:\(([^)]*)\))?(!)?: +(.+)$`)
+var conventional = lazyregexp.New(`^([a-z]+)(?:\(([^)]*)\))?(!)?: +(.+)$`)
 
 // changelogOf groups subjects of commits. Types that change nothing for users are
 // left out; subjects without a type stand under Changes.

@@ -14,7 +14,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -22,6 +21,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 	"github.com/valise-ota/valise/bundle/project"
 	"github.com/valise-ota/valise/cmd/internal/cli"
 	"github.com/valise-ota/valise/cmd/internal/ui"
@@ -251,7 +251,7 @@ func (a *app) fetchPart(ctx context.Context, p *project.Project, e *project.Engi
 	return nil
 }
 
-var archiveLink = regexp.MustCompile(`"docker-([0-9]+\.[0-9]+\.[0-9]+)\.tgz"`)
+var archiveLink = lazyregexp.New(`"docker-([0-9]+\.[0-9]+\.[0-9]+)\.tgz"`)
 
 // newestDocker is the highest version that a directory of archives lists.
 func newestDocker(ctx context.Context, url string) (string, error) {

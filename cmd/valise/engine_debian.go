@@ -13,13 +13,13 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 	"github.com/valise-ota/valise/bundle/project"
 	"github.com/valise-ota/valise/cmd/internal/cli"
 )
@@ -188,12 +188,12 @@ func (t *apt) prepare(ctx context.Context, e *project.Engine, keyring, arch stri
 func (t *apt) status() string { return filepath.Join(t.dir, "status") }
 
 var (
-	simulated = regexp.MustCompile(`(?m)^Inst (\S+) `)
+	simulated = lazyregexp.New(`(?m)^Inst (\S+) `)
 	// printed is a line of apt-get --print-uris: address, name of the download, size.
-	printed = regexp.MustCompile(`(?m)^'([^']+)' (\S+) ([0-9]+)( |$)`)
+	printed = lazyregexp.New(`(?m)^'([^']+)' (\S+) ([0-9]+)( |$)`)
 	// packageFile and packageSum are lines of the index, which is signed.
-	packageFile = regexp.MustCompile(`(?m)^Filename: (\S+)$`)
-	packageSum  = regexp.MustCompile(`(?m)^SHA256: ([0-9a-f]{64})$`)
+	packageFile = lazyregexp.New(`(?m)^Filename: (\S+)$`)
+	packageSum  = lazyregexp.New(`(?m)^SHA256: ([0-9a-f]{64})$`)
 )
 
 // deb is a package to download.

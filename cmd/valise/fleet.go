@@ -11,7 +11,6 @@ import (
 	"io/fs"
 	"os"
 	"path"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,6 +19,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 	"github.com/valise-ota/valise/cmd/internal/cli"
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/receipt"
@@ -135,7 +135,7 @@ type fleetCollection struct {
 	bytes   int
 }
 
-var receiptName = regexp.MustCompile(`^[0-9]{1,19}\.json$`)
+var receiptName = lazyregexp.New(`^[0-9]{1,19}\.json$`)
 
 // add reads all receipts below a directory. No link is followed.
 func (c *fleetCollection) add(ctx context.Context, site, dir string) error {

@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/url"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -14,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 	"github.com/valise-ota/valise/bundle/parts"
 	"github.com/valise-ota/valise/cmd/internal/cli"
 	"github.com/valise-ota/valise/cmd/internal/ui"
@@ -135,7 +135,7 @@ func (s *inspection) writeMarkdown(w io.Writer) {
 	fmt.Fprintf(w, "Next: %s\n%s", mdCode(next), qrMarkdown(s.releasePage()))
 }
 
-var githubRepository = regexp.MustCompile(`^https://github\.com/[A-Za-z0-9-]+/[A-Za-z0-9._-]+$`)
+var githubRepository = lazyregexp.New(`^https://github\.com/[A-Za-z0-9-]+/[A-Za-z0-9._-]+$`)
 
 // releasePage is where a bundle that was built for a tag is published, "" for another.
 func (s *inspection) releasePage() string {

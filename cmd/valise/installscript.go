@@ -3,11 +3,11 @@ package main
 import (
 	_ "embed"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 )
 
 // installScriptName is the script that a technician without a signed program of
@@ -52,7 +52,7 @@ func installScriptOf(m *bundle.Manifest, bundleName string) string {
 }
 
 // bundleLine is where the script names its bundle.
-var bundleLine = regexp.MustCompile(`(?m)^bundle=\$\(dirname "\$0"\)/(.+)$`)
+var bundleLine = lazyregexp.New(`(?m)^bundle=\$\(dirname "\$0"\)/(.+)$`)
 
 // scriptFor is the name of the bundle in a script that addInstallScript made for m, or
 // "" of any other.

@@ -16,6 +16,7 @@ import (
 	"text/template"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 	"github.com/valise-ota/valise/bundle/project"
 	"github.com/valise-ota/valise/cmd/internal/cli"
 )
@@ -40,9 +41,9 @@ const ourRepository = "valise-ota/valise"
 var runnerArchs = []string{"amd64", "386"}
 
 // plainTag is a tag or path that means itself in YAML, and as a pattern of GitHub.
-var plainTag = regexp.MustCompile(`^[A-Za-z0-9_./@-]*$`)
+var plainTag = lazyregexp.New(`^[A-Za-z0-9_./@-]*$`)
 
-var actionPattern = regexp.MustCompile(`^[A-Za-z0-9_.-]+/[A-Za-z0-9_./-]+@[A-Za-z0-9_./-]+$`)
+var actionPattern = lazyregexp.New(`^[A-Za-z0-9_.-]+/[A-Za-z0-9_./-]+@[A-Za-z0-9_./-]+$`)
 
 // workflow is what the template of a release workflow says.
 type workflow struct {

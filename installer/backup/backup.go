@@ -17,7 +17,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,6 +25,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 )
 
 // Execer runs a command in the running container of a compose service. The
@@ -121,7 +121,7 @@ var suffixes = map[string]string{
 }
 
 // namePattern is NUMBER-RECORD-VERSION-SERVICE and a suffix, or NUMBER-RECORD-VERSION.json.
-var namePattern = regexp.MustCompile(`^([0-9]{6,18})-([0-9A-Za-z]+)-([0-9A-Za-z._+-]+)\.(dump|sql\.gz|sqlite\.gz|tar\.gz|data\.gz|archive\.gz|rdb\.gz|json)$`)
+var namePattern = lazyregexp.New(`^([0-9]{6,18})-([0-9A-Za-z]+)-([0-9A-Za-z._+-]+)\.(dump|sql\.gz|sqlite\.gz|tar\.gz|data\.gz|archive\.gz|rdb\.gz|json)$`)
 
 // kind is how the data of one bundle.Backup are saved, checked and restored.
 type kind interface {

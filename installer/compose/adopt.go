@@ -12,7 +12,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,6 +21,7 @@ import (
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/environ"
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/docker"
 	"github.com/valise-ota/valise/installer/foreign"
@@ -224,7 +224,7 @@ func (f *Adoption) read(has string) error {
 }
 
 // unsafeName is what the name of a copy does not have.
-var unsafeName = regexp.MustCompile(`[^A-Za-z0-9._-]`)
+var unsafeName = lazyregexp.New(`[^A-Za-z0-9._-]`)
 
 // version is what the project is recorded as.
 func (f *Adoption) version(app string) error {

@@ -5,14 +5,14 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"regexp"
 
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 	"github.com/valise-ota/valise/installer"
 )
 
 // deviceFault is what engines say of docker compose's requests when something of the
 // device is in the way, and no release could do better.
-var deviceFault = regexp.MustCompile(`(?i)port is already allocated|address already in use|ports are not available|` +
+var deviceFault = lazyregexp.New(`(?i)port is already allocated|address already in use|ports are not available|` +
 	`container name "[^"]+" is already in use|no space left on device|disk quota exceeded|read-only file system|too many open files|cannot allocate memory`)
 
 // faultOf says whose fault it is that compose could not start a release. Nothing

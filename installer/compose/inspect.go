@@ -9,13 +9,13 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/environ"
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/backup"
 	"github.com/valise-ota/valise/installer/docker"
@@ -161,7 +161,7 @@ func smallFile(rel *verify.Release, name string) ([]byte, error) {
 }
 
 // needed finds ${KEY:?why} and ${KEY?why}.
-var needed = regexp.MustCompile(`\$\{([A-Za-z_][A-Za-z0-9_]*):?\?`)
+var needed = lazyregexp.New(`\$\{([A-Za-z_][A-Za-z0-9_]*):?\?`)
 
 // required are the keys that must have a value: those the manifest names, and
 // those the compose file does not do without, which is the same unless somebody

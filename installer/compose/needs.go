@@ -11,7 +11,6 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,6 +18,7 @@ import (
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/environ"
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/docker"
 )
@@ -152,7 +152,7 @@ func lacksMounts(m *bundle.Manifest, dir, name string, s docker.Service, say fun
 
 // fileName are paths that would be files, by their names: not directories like
 // conf.d or v1.2.
-var fileName = regexp.MustCompile(`[^/]\.(?:[A-Za-z][A-Za-z0-9]+|[abce-z])$|^/etc/(?:localtime|timezone|passwd|group|hosts|machine-id)$`)
+var fileName = lazyregexp.New(`[^/]\.(?:[A-Za-z][A-Za-z0-9]+|[abce-z])$|^/etc/(?:localtime|timezone|passwd|group|hosts|machine-id)$`)
 
 // comes reports whether a path is one of what a release mounts of itself, or of the
 // files that are asked for and generated.

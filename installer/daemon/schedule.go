@@ -9,13 +9,13 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"os"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 	"github.com/valise-ota/valise/bundle/plain"
 	"github.com/valise-ota/valise/bundle/web"
 	"github.com/valise-ota/valise/installer"
@@ -32,7 +32,7 @@ const (
 // window is a time of day, from and to in minutes; all day when they are equal.
 type window struct{ from, to int }
 
-var windowPattern = regexp.MustCompile(`^([01]?[0-9]|2[0-3]):([0-5][0-9])-([01]?[0-9]|2[0-4]):([0-5][0-9])$`)
+var windowPattern = lazyregexp.New(`^([01]?[0-9]|2[0-3]):([0-5][0-9])-([01]?[0-9]|2[0-4]):([0-5][0-9])$`)
 
 func parseWindow(s string) (w window, err error) {
 	if s == "" {

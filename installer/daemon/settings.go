@@ -4,9 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"regexp"
 	"strings"
 	"time"
+
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 )
 
 // Settings are what an administrator can change by the page, in the device's own
@@ -63,7 +64,7 @@ const (
 	maxCheck = Interval(365 * 24 * time.Hour)
 )
 
-var channelPattern = regexp.MustCompile(`^[0-9A-Za-z-]{0,64}$`)
+var channelPattern = lazyregexp.New(`^[0-9A-Za-z-]{0,64}$`)
 
 // Validate says what is wrong with settings.
 func (s Settings) Validate() error {

@@ -14,6 +14,7 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 	"github.com/valise-ota/valise/installer/daemon"
 	"github.com/valise-ota/valise/installer/release"
 	"github.com/valise-ota/valise/installer/source"
@@ -40,7 +41,7 @@ type Config struct {
 }
 
 // goType is what the YAML library says of an unknown key beyond its name.
-var goType = regexp.MustCompile(`(?m) not found in type .*$`)
+var goType = lazyregexp.New(`(?m) not found in type .*$`)
 
 // YAMLError is what the YAML library says of a file, for people.
 func YAMLError(err error) string {

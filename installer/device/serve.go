@@ -10,12 +10,12 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
-	"regexp"
 	"slices"
 
 	"go.yaml.in/yaml/v4"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 	"github.com/valise-ota/valise/bundle/parts"
 	"github.com/valise-ota/valise/bundle/plain"
 	"github.com/valise-ota/valise/installer"
@@ -496,7 +496,7 @@ func (d *Device) Doctor(ctx context.Context, app string) []daemon.Finding {
 	return all
 }
 
-var verb = regexp.MustCompile(`%[0-9]*[a-z]`)
+var verb = lazyregexp.New(`%[0-9]*[a-z]`)
 
 // words are arguments as format writes them, one by one: those who say it in another
 // language put them in as they are.

@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -21,6 +20,7 @@ import (
 	"github.com/moby/moby/client"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 )
 
 // Env is the whole environment of the commands run here. Nothing is inherited:
@@ -322,7 +322,7 @@ func (c *Compose) run(ctx context.Context, args []string) error {
 
 // progressLine is what compose says of everything it does well:
 // " Container shop-db-1  Created".
-var progressLine = regexp.MustCompile(`(?m)^ *(Network|Volume|Container|Image) \S+ +(Creat|Start|Stopp|Remov|Recreat|Runn|Wait|Health|Exit|Restart|Kill)(e|ed|ing|y)\s*$\n?`)
+var progressLine = lazyregexp.New(`(?m)^ *(Network|Volume|Container|Image) \S+ +(Creat|Start|Stopp|Remov|Recreat|Runn|Wait|Health|Exit|Restart|Kill)(e|ed|ing|y)\s*$\n?`)
 
 // withoutProgress leaves what went wrong; all of it when that is nothing.
 func withoutProgress(b []byte) []byte {

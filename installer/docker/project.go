@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -15,6 +14,7 @@ import (
 	"github.com/moby/moby/client"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 )
 
 // Labels that say how docker compose was called for a container.
@@ -70,7 +70,7 @@ func (c *Compose) Started(ctx context.Context) ([]Started, error) {
 }
 
 // anonymous are the names that engines give to volumes.
-var anonymous = regexp.MustCompile(`^[0-9a-f]{64}$`)
+var anonymous = lazyregexp.New(`^[0-9a-f]{64}$`)
 
 // below reads a label with paths. Docker compose 1 wrote them as it was given them.
 func below(dir, label string) (files []string) {
@@ -127,7 +127,7 @@ func (e *Engine) Describe(ctx context.Context, id string, p bundle.Platform) (im
 func described(img bundle.Image) bool { return img.Manifest.Digest == img.Config.Digest }
 
 // unsetVariable is what docker compose says of a variable without a value.
-var unsetVariable = regexp.MustCompile(`The \\?"([^"\\]+)\\?" variable is not set`)
+var unsetVariable = lazyregexp.New(`The \\?"([^"\\]+)\\?" variable is not set`)
 
 // AllProfiles has every service be one of the project.
 const AllProfiles = "*"

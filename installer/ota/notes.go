@@ -5,12 +5,13 @@ import (
 	"crypto/sha256"
 	"errors"
 	"html/template"
-	"regexp"
 	"strings"
 	"sync"
 
 	"github.com/yuin/goldmark"
 	"github.com/yuin/goldmark/extension"
+
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 )
 
 // Release notes are whatever somebody wrote. They are Markdown, whose parsers take
@@ -30,7 +31,9 @@ const (
 )
 
 // markdown leaves HTML out and addresses that are no web addresses.
-var markdown = goldmark.New(goldmark.WithExtensions(extension.Linkify, extension.Strikethrough, extension.Table))
+var markdown = sync.OnceValue(func() goldmark.Markdown {
+	return goldmark.New(goldmark.WithExtensions(extension.Linkify, extension.Strikethrough, extension.Table))
+})
 
 // rendered keeps what notes are rendered to: they are the same for everybody and
 // each view. It is rendered under the lock, so once.
@@ -66,7 +69,7 @@ func notes(s *string) template.HTML {
 
 func renderNotes(text string) template.HTML {
 	var b bytes.Buffer
-	if !cheap(text) || markdown.Convert([]byte(text), &limited{&b, maxHTML}) != nil {
+	if !cheap(text) || markdown().Convert([]byte(text), &limited{&b, maxHTML}) != nil {
 		return template.HTML("<pre>" + template.HTMLEscapeString(text) + "</pre>")
 	}
 	return template.HTML(b.String())
@@ -109,7 +112,7 @@ func cheap(text string) bool {
 }
 
 // item begins an item of a list, wherever it stands.
-var item = regexp.MustCompile(`^ {0,3}[-*+] +\S`)
+var item = lazyregexp.New(`^ {0,3}[-*+] +\S`)
 
 // nesting is how many quotes and lists a line may open.
 func nesting(line string) (n int) {

@@ -97,7 +97,7 @@ func FuzzNotes(f *testing.F) {
 			return
 		}
 		nodes := 0
-		_ = ast.Walk(markdown.Parser().Parse(text.NewReader([]byte(s))), func(_ ast.Node, entering bool) (ast.WalkStatus, error) {
+		_ = ast.Walk(markdown().Parser().Parse(text.NewReader([]byte(s))), func(_ ast.Node, entering bool) (ast.WalkStatus, error) {
 			if entering {
 				nodes++
 			}

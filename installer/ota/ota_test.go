@@ -501,7 +501,7 @@ func TestReleaseLinks(t *testing.T) {
 		version := "2.0.0"
 		var b strings.Builder
 		v := &view{T: c.text("en"), Me: &who{scopes: roleScopes[Viewer]}, Check: &daemon.Check{GitHubLatestVersion: &version, LatestVersion: &version, GitHubReleaseURL: &url, GitHubDownloadURL: &url}}
-		if err := templates.ExecuteTemplate(&b, "release", v); err != nil {
+		if err := templates().ExecuteTemplate(&b, "release", v); err != nil {
 			t.Fatal(err)
 		}
 		return b.String()

@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/valise-ota/valise/installer"
@@ -300,7 +301,7 @@ func (s *Server) render(w http.ResponseWriter, r *http.Request, status int, name
 
 func (s *Server) execute(w http.ResponseWriter, r *http.Request, status int, name string, v *view) {
 	var b bytes.Buffer
-	if err := templates.ExecuteTemplate(&b, name, v); err != nil {
+	if err := templates().ExecuteTemplate(&b, name, v); err != nil {
 		s.Log.Error("render", "template", name, "err", err)
 		problem(w, http.StatusInternalServerError, "the page cannot be shown")
 		return
@@ -359,24 +360,27 @@ func etag(b []byte) string {
 	return `"` + hex.EncodeToString(sum[:8]) + `"`
 }
 
-var templates = template.Must(template.New("").Funcs(template.FuncMap{
-	"bytes":    byteSize,
-	"notes":    notes,
-	"when":     func(t *time.Time) string { return stamp(t) },
-	"took":     took,
-	"text":     func(s *string) string { return value(s) },
-	"size":     func(n *int64) string { return byteSize(value(n)) },
-	"short":    func(s string) string { return s[:min(len(s), 12)] },
-	"plus":     func(a, b int) int { return a + b },
-	"statuses": func() []installer.Status { return statuses },
-	"modes":    func() []daemon.Mode { return []daemon.Mode{daemon.Off, daemon.Stage, daemon.Apply} },
-	"times":    times,
-	"clock":    clockTime,
-	"join":     strings.Join,
-	"icon": func(name string) template.HTML {
-		return template.HTML(`<svg class="icon" aria-hidden="true"><use href="/assets/icons.svg#` + template.HTMLEscapeString(name) + `"></use></svg>`)
-	},
-}).ParseFS(files, "assets/*.html"))
+// templates are parsed for the first page: no other command waits for them.
+var templates = sync.OnceValue(func() *template.Template {
+	return template.Must(template.New("").Funcs(template.FuncMap{
+		"bytes":    byteSize,
+		"notes":    notes,
+		"when":     func(t *time.Time) string { return stamp(t) },
+		"took":     took,
+		"text":     func(s *string) string { return value(s) },
+		"size":     func(n *int64) string { return byteSize(value(n)) },
+		"short":    func(s string) string { return s[:min(len(s), 12)] },
+		"plus":     func(a, b int) int { return a + b },
+		"statuses": func() []installer.Status { return statuses },
+		"modes":    func() []daemon.Mode { return []daemon.Mode{daemon.Off, daemon.Stage, daemon.Apply} },
+		"times":    times,
+		"clock":    clockTime,
+		"join":     strings.Join,
+		"icon": func(name string) template.HTML {
+			return template.HTML(`<svg class="icon" aria-hidden="true"><use href="/assets/icons.svg#` + template.HTMLEscapeString(name) + `"></use></svg>`)
+		},
+	}).ParseFS(files, "assets/*.html"))
+})
 
 var statuses = []installer.Status{installer.Pending, installer.Downloading, installer.Verifying, installer.Applying, installer.Completed, installer.Failed, installer.RolledBack}
 

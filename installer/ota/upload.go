@@ -7,12 +7,12 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"regexp"
 	"strings"
 
 	tus "github.com/tus/tusd/v2/pkg/handler"
 	xslog "golang.org/x/exp/slog"
 
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 	bundleparts "github.com/valise-ota/valise/bundle/parts"
 	"github.com/valise-ota/valise/installer/daemon"
 )
@@ -132,9 +132,9 @@ func (s *Server) tus() http.HandlerFunc {
 	return http.StripPrefix(filesPrefix, h).ServeHTTP
 }
 
-var bundleName = regexp.MustCompile(`\.tar(\.gz|\.zst)?$`)
+var bundleName = lazyregexp.New(`\.tar(\.gz|\.zst)?$`)
 
-var idPattern = regexp.MustCompile(`^[A-Z2-7]{1,64}$`)
+var idPattern = lazyregexp.New(`^[A-Z2-7]{1,64}$`)
 
 // store is where tus keeps its files: in the daemon. An upload is called
 // APP.ID, or .ID where there is one app.

@@ -12,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -20,6 +19,7 @@ import (
 
 	"golang.org/x/crypto/argon2"
 
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 	"github.com/valise-ota/valise/installer/daemon"
 )
 
@@ -74,7 +74,7 @@ type List struct {
 	Tokens []Token `json:"tokens,omitempty"`
 }
 
-var namePattern = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z._@-]{0,63}$`)
+var namePattern = lazyregexp.New(`^[0-9A-Za-z][0-9A-Za-z._@-]{0,63}$`)
 
 // Cost of a password hash: 19 MiB and two passes, the second profile of the OWASP
 // recommendation. A device has 64 MiB for all of us.

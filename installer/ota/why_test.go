@@ -86,7 +86,7 @@ func TestWhySaid(t *testing.T) {
 		}
 		v := view{T: c.text("de"), Lang: "de", Me: &who{}, Update: &daemon.Update{Status: installer.RolledBack, Version: "1.1.0", FromVersion: &from, ErrorMessage: &text, Reason: &reason}}
 		var b strings.Builder
-		if err := templates.ExecuteTemplate(&b, "activity", v); err != nil {
+		if err := templates().ExecuteTemplate(&b, "activity", v); err != nil {
 			t.Fatal(err)
 		}
 		if got := b.String(); !strings.Contains(got, x.want) || !strings.Contains(got, "Version 1.0.0 läuft wieder.") || !strings.Contains(got, "<details><summary>Einzelheiten</summary>") || strings.Contains(got, "<script>") {

@@ -23,13 +23,13 @@ import (
 	"os"
 	"path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 )
 
 const (
@@ -46,7 +46,7 @@ const (
 // content is the same is for the caller to find out.
 var ErrExists = errors.New("a release of this name exists")
 
-var namePattern = regexp.MustCompile(`^[0-9A-Za-z][0-9A-Za-z.+~-]{0,200}$`)
+var namePattern = lazyregexp.New(`^[0-9A-Za-z][0-9A-Za-z.+~-]{0,200}$`)
 
 // ValidName reports whether s may be the name of a release directory.
 func ValidName(s string) bool { return namePattern.MatchString(s) }

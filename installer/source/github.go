@@ -10,12 +10,12 @@ import (
 	"net/http"
 	"net/url"
 	"path"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 	"github.com/valise-ota/valise/bundle/web"
 )
 
@@ -162,7 +162,7 @@ func (g *gitHub) find(ctx context.Context, version string) (Release, error) {
 	return Release{}, cmp.Or(err, fs.ErrNotExist)
 }
 
-var yanked = regexp.MustCompile(`(?i)\[yanked\]`)
+var yanked = lazyregexp.New(`(?i)\[yanked\]`)
 
 // tags reports whether a tag is one of those that the device follows.
 func (g *gitHub) tags(tag string) bool {

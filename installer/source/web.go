@@ -9,8 +9,9 @@ import (
 	"net/http"
 	"net/url"
 	"path"
-	"regexp"
 	"strings"
+
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 )
 
 // webDir is a directory on a web server. It is listed by what the server shows for
@@ -84,7 +85,7 @@ func (l listed) size() int64 {
 	return *l.Size
 }
 
-var link = regexp.MustCompile(`(?i)<a\s[^>]*href\s*=\s*["']?([^"'\s>]+)`)
+var link = lazyregexp.New(`(?i)<a\s[^>]*href\s*=\s*["']?([^"'\s>]+)`)
 
 func readListing(b []byte) []listed {
 	var list []listed

@@ -34,12 +34,13 @@ import (
 	"os"
 	pathpkg "path"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 )
 
 // Tokens, and what they may do. Any other is a bad credential.
@@ -604,7 +605,7 @@ func (s *Server) deleteAsset(w http.ResponseWriter, id int64) {
 }
 
 // unusual is what GitHub replaces in names of files.
-var unusual = regexp.MustCompile(`[^A-Za-z0-9_.@+-]`)
+var unusual = lazyregexp.New(`[^A-Za-z0-9_.@+-]`)
 
 func (s *Server) upload(w http.ResponseWriter, r *http.Request, id int64, cut bool) {
 	name := strings.TrimLeft(unusual.ReplaceAllString(r.URL.Query().Get("name"), "."), ".")

@@ -2,11 +2,12 @@ package manpage
 
 import (
 	"fmt"
-	"regexp"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 )
 
 // Markdown is the reference of a program: each command that people see, with its
@@ -47,7 +48,7 @@ func section(b *strings.Builder, c, root *cobra.Command) {
 	}
 }
 
-var indent = regexp.MustCompile(`(?m)^  `)
+var indent = lazyregexp.New(`(?m)^  `)
 
 func block(b *strings.Builder, language, text string) {
 	lines := strings.Split(strings.Trim(text, "\n"), "\n")
