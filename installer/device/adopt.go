@@ -77,10 +77,12 @@ func (m *Machine) FindAdoption(ctx context.Context, dir string, o AdoptOptions, 
 // adoptsTree reports whether a file tree is meant, and no compose project: as the
 // records or the operator say, else by the link that scripts make.
 func (m *Machine) adoptsTree(ctx context.Context, app, dir string, o AdoptOptions) (bool, error) {
+	if m.hasRecords(app) {
+		if kind, err := m.recordedKind(ctx, app); err != nil || kind != "" {
+			return kind == bundle.KindTree, err
+		}
+	}
 	switch {
-	case m.hasRecords(app):
-		kind, err := m.kindOf(ctx, app)
-		return kind == bundle.KindTree, err
 	case o.Compose.Project != "" || len(o.Compose.Files) > 0 || o.Compose.Version != "":
 		return false, nil
 	case len(o.Tree.Units) > 0 || o.Tree.Previous != "":

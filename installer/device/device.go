@@ -377,6 +377,13 @@ func kindIn(st installer.State) string {
 
 // kindOf is the kind of an installed app.
 func (m *Machine) kindOf(ctx context.Context, app string) (string, error) {
+	kind, err := m.recordedKind(ctx, app)
+	return cmp.Or(kind, bundle.KindCompose), err
+}
+
+// recordedKind is the kind of app that its records name; empty when its first
+// operation was cut off before it was written down.
+func (m *Machine) recordedKind(ctx context.Context, app string) (string, error) {
 	j, st, err := m.ReadState(ctx, app)
 	if err != nil {
 		return "", err
@@ -387,8 +394,8 @@ func (m *Machine) kindOf(ctx context.Context, app string) (string, error) {
 	}
 	// An installation that failed left records and nothing else.
 	last, err := j.History(ctx, 1, 0)
-	if err != nil || len(last) == 0 || last[0].To.Kind == "" {
-		return bundle.KindCompose, err
+	if err != nil || len(last) == 0 {
+		return "", err
 	}
 	return last[0].To.Kind, nil
 }
