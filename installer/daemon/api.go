@@ -395,7 +395,7 @@ func (a *app) backup(r *http.Request) (Backup, error) {
 	}
 	i := slices.IndexFunc(list, func(b Backup) bool { return b.ID == r.PathValue("id") })
 	if i < 0 {
-		return Backup{}, refuse(http.StatusNotFound, "there is no such backup")
+		return Backup{}, refuse(http.StatusNotFound, "there is no backup %.40q", r.PathValue("id"))
 	}
 	return list[i], nil
 }

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -102,13 +103,13 @@ func (a *app) begin(by string, in NewUpload) (*upload, error) {
 	if size <= 0 || size > limit {
 		return nil, refuse(http.StatusRequestEntityTooLarge, "the bundle has %d bytes, this device takes 1 to %d", size, limit)
 	}
+	if err := a.keepable(context.Background()); err != nil {
+		return nil, err
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if len(a.uploads) >= maxUploads {
 		return nil, refuse(http.StatusTooManyRequests, "%d uploads are unfinished already: finish or delete one", maxUploads)
-	}
-	if err := a.keepable(); err != nil {
-		return nil, err
 	}
 	need := size + installer.Spare
 	for _, u := range a.uploads {
@@ -130,13 +131,26 @@ func (a *app) begin(by string, in NewUpload) (*upload, error) {
 	return u, f.Close()
 }
 
-// keepable says why no further bundle can wait here.
-func (a *app) keepable() error {
+// keepable says why no further bundle can wait here. Of one that was tried the file
+// makes room, the oldest first: it is here for a person who insists on it.
+func (a *app) keepable(ctx context.Context) error {
 	kept, err := fs.Glob(a.inbox.FS(), "*"+bundleSuffix)
-	if err == nil && len(kept) >= maxKept {
-		err = because("too-many", http.StatusInsufficientStorage, "%d bundles wait already: apply or delete one", maxKept)
+	if err != nil || len(kept) < maxKept {
+		return err
 	}
-	return err
+	a.deciding.Lock()
+	defer a.deciding.Unlock()
+	tried, _, err := a.records.Find(ctx, []installer.Status{installer.Completed, installer.Failed, installer.RolledBack}, -1, 0)
+	if err != nil {
+		return err
+	}
+	for _, r := range slices.Backward(tried) {
+		if r.Bundle != nil && slices.Contains(kept, r.Bundle.File) {
+			a.forgetFile(ctx, r.ID)
+			return nil
+		}
+	}
+	return because("too-many", http.StatusInsufficientStorage, "%d bundles wait already: apply or delete one", maxKept)
 }
 
 func (a *app) upload(id string) (*upload, error) {

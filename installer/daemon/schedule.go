@@ -302,7 +302,7 @@ func (a *app) download(ctx context.Context, version, by string) (installer.Recor
 	if old, err := a.open(ctx, version); err != nil || old != nil && old.Bundle != nil {
 		return installer.Record{}, cmp.Or(err, because("here", http.StatusConflict, "version %s is here already", version))
 	}
-	if err := a.keepable(); err != nil && by != bySchedule { // a schedule's bundle takes the place of the one before
+	if err := a.keepable(ctx); err != nil && by != bySchedule { // a schedule's bundle takes the place of the one before
 		return installer.Record{}, err
 	}
 	if !a.fetching.TryLock() {

@@ -2,6 +2,9 @@ package daemon
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/valise-ota/valise/bundle/bundletest"
@@ -51,6 +54,36 @@ func TestUploadMode(t *testing.T) {
 	for mode, good := range map[Mode]bool{"": true, Stage: true, Apply: true, Off: false, "now": false} {
 		if err := (Config{Upload: mode}).Validate(); (err == nil) != good {
 			t.Errorf("upload %q: %v", mode, err)
+		}
+	}
+}
+
+// TestKeepable: bundles that failed do not keep the next one out, those that wait do.
+func TestKeepable(t *testing.T) {
+	d := newShop(t, Off)
+	a := d.boot()
+	defer a.close()
+	for i := range maxKept {
+		id := fmt.Sprintf("R%d", i)
+		r := installer.Record{ID: id, To: installer.Release{Version: fmt.Sprintf("1.1.%d", i)}, Status: installer.Pending, Created: a.Now(), Bundle: &installer.Bundle{File: id + bundleSuffix, Size: 1}}
+		if err := errors.Join(a.records.Add(t.Context(), r), a.inbox.WriteFile(id+bundleSuffix, []byte("x"), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := a.begin("ann", NewUpload{Size: 1}); err == nil || !strings.Contains(err.Error(), "8 bundles wait already") {
+		t.Errorf("with 8 that wait: %v", err)
+	}
+	for _, id := range []string{"R2", "R5"} {
+		a.fail(t.Context(), id, errors.New("it is not healthy"))
+	}
+	if _, err := a.begin("ann", NewUpload{Size: 1}); err != nil {
+		t.Errorf("with 2 that failed: %v", err)
+	}
+	for id, want := range map[string]string{"R2": "", "R5": "R5" + bundleSuffix, "R7": "R7" + bundleSuffix} {
+		r, err := a.records.Get(t.Context(), id)
+		_, gone := a.inbox.Stat(id + bundleSuffix)
+		if err != nil || r.Bundle.File != want || (gone != nil) != (want == "") {
+			t.Errorf("%s has file %q, %v, %v", id, r.Bundle.File, gone, err)
 		}
 	}
 }
