@@ -49,7 +49,11 @@ func Open(file io.ReaderAt, size int64) (*Reader, error) {
 		return nil, formatErr("framing", "", "the file is not a bundle: neither gzip nor zstd nor tar")
 	}
 	r := &Reader{file: file, size: size, framing: f}
-	s := newStream(f, file, 0, size, headBuffer)
+	end := size
+	if known, ok := file.(interface{ HeadEnd() int64 }); ok { // what follows costs something to read
+		end = min(size, known.HeadEnd())
+	}
+	s := newStream(f, file, 0, end, headBuffer)
 	// Whether the directory it is in is the right one is known afterwards.
 	raw, head, err := r.readHead(s, func(name string) bool { return path.Base(name) == ManifestName }, MaxManifestSize)
 	if err != nil {

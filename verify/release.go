@@ -44,3 +44,4 @@ func (r *Release) Size() int64 { return r.reader.Size() }
 func (r *Release) OpenFile(path string) (io.ReadCloser, error)     { return r.reader.OpenFile(path) }
 func (r *Release) OpenBlob(d bundle.Digest) (io.ReadCloser, error) { return r.reader.OpenBlob(d) }
 func (r *Release) HasBlob(d bundle.Digest) bool                    { return r.reader.HasBlob(d) }
+func (r *Release) HasFile(path string) bool                        { return r.reader.HasFile(path) }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -167,6 +168,8 @@ func params(dir, host string) testscript.Params {
 			"token":       makeToken,
 			"grows":       grows,
 			"web":         web,
+			"registry":    startRegistry,
+			"push":        pushBundle,
 			"fault":       fault,
 			"traffic":     traffic,
 			"enginedies":  engineDies,
@@ -185,6 +188,8 @@ type state struct {
 	web     *webServer      // of web
 	engine  func(string)    // of ownengine: kill, up, hang, go on
 	watched func() []string // of watch
+
+	registries map[string]*httptest.Server // of registry
 }
 
 // tb lets the helpers of other packages, which want a testing.TB, end a script.

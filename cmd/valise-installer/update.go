@@ -38,7 +38,7 @@ func installCommand(p *program) *cobra.Command {
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return p.apply(cmd.Context(), first(args), o) },
 	}
-	c.Flags().StringVar(&o.Source, "source", "", "where releases come from: github:OWNER/REPOSITORY, https://HOST/DIRECTORY/ or /DIRECTORY")
+	c.Flags().StringVar(&o.Source, "source", "", "where releases come from: github:OWNER/REPOSITORY, oci://HOST/REPOSITORY, https://HOST/DIRECTORY/ or /DIRECTORY")
 	c.Flags().BoolVar(&o.DryRun, "dry-run", false, "print the plan and stop")
 	o.trust.Register(c.Flags())
 	registerSet(c, &o)

@@ -20,6 +20,7 @@ import (
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/parts"
 	"github.com/valise-ota/valise/bundle/plain"
+	"github.com/valise-ota/valise/bundle/push"
 	"github.com/valise-ota/valise/bundle/sign"
 	"github.com/valise-ota/valise/cmd/internal/cli"
 )
@@ -72,6 +73,7 @@ type step struct {
 	built     summaries // one for each of bundles
 	bundles   []string
 	published *publishResult
+	pushed    []*push.Result
 }
 
 // summaries is the result of build: one, or a list of several.
@@ -112,6 +114,11 @@ func (s *step) run(ctx context.Context) error {
 		}
 		if s.in.publish {
 			if err := s.publish(ctx, trust); err != nil {
+				return err
+			}
+		} else if s.in.oci != "" {
+			args := append(append([]string{"push"}, s.bundles...), s.in.oci)
+			if err := s.command(ctx, &s.pushed, append(args, trust...)...); err != nil {
 				return err
 			}
 		}
@@ -326,6 +333,9 @@ func (s *step) publish(ctx context.Context, trust []string) error {
 	if s.in.draft {
 		args = append(args, "--draft")
 	}
+	if s.in.oci != "" {
+		args = append(args, "--oci", s.in.oci)
+	}
 	if s.in.notes != "" {
 		args = append(args, "--notes", s.in.notes)
 	}
@@ -333,5 +343,7 @@ func (s *step) publish(ctx context.Context, trust []string) error {
 		args = append(args, "--attach", f)
 	}
 	s.published = new(publishResult)
-	return s.command(ctx, s.published, args...)
+	err := s.command(ctx, s.published, args...)
+	s.pushed = s.published.Pushed
+	return err
 }

@@ -22,6 +22,8 @@ func (s *step) summary() string {
 		line("Dry run: built, not signed, not published.\n")
 	case p == nil && s.in.sign == signNone:
 		line("Built, not signed: sign it in a job that runs no build.\n")
+	case p == nil && s.pushed != nil:
+		line("Built, signed and pushed.\n")
 	case p == nil:
 		line("Built and signed, not published.\n")
 	case p.Draft:
@@ -30,6 +32,9 @@ func (s *step) summary() string {
 		line("Was [published](%s) before; what is there is this release.\n", p.URL)
 	default:
 		line("[Published](%s), after everything was downloaded again and verified.\n", p.URL)
+	}
+	for _, r := range s.pushed {
+		line("In a registry as `%s`.\n", r.Reference)
 	}
 	var before []comparison
 	if p != nil {

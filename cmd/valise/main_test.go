@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
@@ -44,7 +47,7 @@ func TestScript(t *testing.T) {
 			e.Setenv("PUBLICGOOD", filepath.Join(fixtures, "../../trustroot/public-good.json"))
 			return err
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "github": githubDouble},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "github": githubDouble, "registry": startRegistry},
 		Condition: func(name string) (bool, error) {
 			if name != "busybox" {
 				return false, fmt.Errorf("unknown condition %s", name)
@@ -76,6 +79,13 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	if got != want {
 		ts.Fatalf("exit code %d, want %d", got, want)
 	}
+}
+
+// startRegistry is registry: one in memory, at $REGISTRY, until the script ends.
+func startRegistry(ts *testscript.TestScript, neg bool, args []string) {
+	s := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	ts.Defer(s.Close)
+	ts.Setenv("REGISTRY", strings.TrimPrefix(s.URL, "http://"))
 }
 
 // makeLayout is mklayout DIR SEED PLATFORM...: it writes an OCI image layout with

@@ -10,12 +10,14 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/spf13/cobra"
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/parts"
 	"github.com/valise-ota/valise/bundle/project"
 	"github.com/valise-ota/valise/bundle/publish"
+	"github.com/valise-ota/valise/bundle/push"
 	"github.com/valise-ota/valise/cmd/internal/cli"
 	"github.com/valise-ota/valise/cmd/internal/ui"
 	"github.com/valise-ota/valise/verify"
@@ -39,6 +41,7 @@ type publishFlags struct {
 	attach     []string
 	thinFrom   int
 	project    string
+	oci        string
 }
 
 func publishCommand(a *app) *cobra.Command {
@@ -76,6 +79,7 @@ func publishCommand(a *app) *cobra.Command {
 	c.Flags().StringVar(&f.notes, "notes", "", "file with release notes, Markdown, in place of the changelog or commits")
 	c.Flags().StringSliceVar(&f.attach, "attach", nil, "publish this file too, with the signatures beside it (repeatable)")
 	c.Flags().StringVar(&f.project, "project", project.DefaultFile, "project file, if it is there: what git ignores beside it is not published without its public: true")
+	c.Flags().StringVar(&f.oci, "oci", "", "push the bundles into this registry too, when they are published: oci://HOST/REPOSITORY, as push does")
 	c.Flags().IntVar(&f.thinFrom, "thin-from", 0, "make and publish thin bundles for devices on this many releases before (of apps with images)")
 	return c
 }
@@ -83,14 +87,15 @@ func publishCommand(a *app) *cobra.Command {
 // publishResult is the result of publish.
 type publishResult struct {
 	*publish.Result
-	Version  string        `json:"version"`
-	Manifest bundle.Digest `json:"manifest"` // of the first bundle
-	Signer   verify.Signer `json:"signer"`
-	Files    []string      `json:"files"` // names
-	Thin     []thinResult  `json:"thin"`
-	Diff     *difference   `json:"diff,omitempty"`   // to the release before
-	Before   []comparison  `json:"before,omitempty"` // to releases before, newest first
-	Install  string        `json:"install"`          // command lines of a first installation
+	Version  string         `json:"version"`
+	Manifest bundle.Digest  `json:"manifest"` // of the first bundle
+	Signer   verify.Signer  `json:"signer"`
+	Files    []string       `json:"files"` // names
+	Thin     []thinResult   `json:"thin"`
+	Diff     *difference    `json:"diff,omitempty"`   // to the release before
+	Before   []comparison   `json:"before,omitempty"` // to releases before, newest first
+	Install  string         `json:"install"`          // command lines of a first installation
+	Pushed   []*push.Result `json:"pushed,omitempty"`
 }
 
 func (r *publishResult) print(w io.Writer) {
@@ -104,6 +109,7 @@ func (r *publishResult) print(w io.Writer) {
 		what = "published, immutable"
 	}
 	fmt.Fprintf(w, "%s %s: %s\n  signed by %s\n  files     %s\n", r.Version, what, r.URL, r.Signer, strings.Join(r.Files, "\n            "))
+	printPushed(w, r.Pushed)
 }
 
 // publishing is a run of publish.
@@ -130,6 +136,15 @@ func (a *app) publish(ctx context.Context, paths []string, flags publishFlags) (
 	}
 	if flags.repository == "" {
 		return nil, cli.Usagef("say where to publish: --repository OWNER/NAME")
+	}
+	var to name.Repository
+	if flags.oci != "" {
+		if to, err = a.registry(flags.oci, false); err != nil {
+			return nil, err
+		}
+		if flags.draft {
+			return nil, cli.WithHint(cli.Usagef("--oci with --draft: a registry has no drafts"), "run valise push when the draft is published")
+		}
 	}
 	if p.repo, err = publish.Open(publish.Options{
 		API:        cmp.Or(a.Getenv("GITHUB_API_URL"), "https://api.github.com"),
@@ -200,7 +215,14 @@ func (a *app) publish(ctx context.Context, paths []string, flags publishFlags) (
 		return nil, err
 	}
 	result.Files = result.Names
-	return result, nil
+	if flags.oci != "" {
+		var list []pushed
+		for i, r := range p.releases {
+			list = append(list, pushed{r, p.paths[i]})
+		}
+		result.Pushed, err = a.push(ctx, list, to)
+	}
+	return result, err
 }
 
 // tagOf is the git tag that a bundle was built from, or the usual one.

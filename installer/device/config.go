@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"reflect"
 	"regexp"
 
 	"go.yaml.in/yaml/v4"
@@ -185,7 +184,7 @@ func editConfig(text []byte, signers []verify.Signer, root string, from source.C
 		}
 		yamledit.Set(trust, "signers", list)
 		setText(trust, "trusted_root", root)
-		if reflect.ValueOf(from).IsZero() {
+		if from.IsZero() {
 			return nil
 		}
 		b, err := yaml.Dump(from)

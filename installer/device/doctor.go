@@ -420,7 +420,7 @@ const sourceWait = 5 * time.Second
 // that never asks by itself may well be without a network.
 func (m *Machine) examineSource(ctx context.Context, f *findings, app string) {
 	c, err := m.ReadConfig(app)
-	if err != nil || c.Source == (source.Config{}) {
+	if err != nil || c.Source.IsZero() {
 		return
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, sourceWait, fmt.Errorf("no answer within %s", sourceWait))

@@ -141,19 +141,41 @@ func (m *Machine) openRemote(ctx context.Context, src *source.Source, full sourc
 	return &opened{Reader: r, file: f, remote: f, version: version, whole: whole}, nil
 }
 
-// download fetches a whole bundle into a file that has no name: nobody can take
-// it for a verified one, and it is gone whatever happens.
-func (m *Machine) download(ctx context.Context, src *source.Source, b source.Bundle) (*bundle.Reader, *os.File, error) {
+// nameless is a file that has no name: nobody can take it for a verified one, and it is
+// gone whatever happens.
+func (m *Machine) nameless() (*os.File, error) {
 	dir := filepath.Join(m.Root, "var/tmp")
 	if _, err := os.Stat(dir); err != nil {
 		dir = os.TempDir()
 	}
 	f, err := os.CreateTemp(dir, "valise-*.unverified")
 	if err != nil {
-		return nil, nil, fmt.Errorf("download %s: %w", b.Name, err)
+		return nil, err
 	}
 	if err := os.Remove(f.Name()); err != nil {
 		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// hold gives files for content, and leaves room for need bytes.
+func (m *Machine) hold(need int64) func(size int64) (*os.File, error) {
+	return func(size int64) (*os.File, error) {
+		f, err := m.nameless()
+		if err == nil {
+			if err = installer.Room(f, size+need); err != nil {
+				f.Close()
+			}
+		}
+		return f, err
+	}
+}
+
+// download fetches a whole bundle into a file without a name.
+func (m *Machine) download(ctx context.Context, src *source.Source, b source.Bundle) (*bundle.Reader, *os.File, error) {
+	f, err := m.nameless()
+	if err != nil {
 		return nil, nil, fmt.Errorf("download %s: %w", b.Name, err)
 	}
 	update, finish := m.track("download", b.Name)
@@ -249,6 +271,7 @@ func (m *Machine) fetchAhead(c *Candidate) error {
 			return err
 		}
 	}
+	c.from.remote.Hold(m.hold(c.Plan.NeedBytes))
 	c.from.remote.Expect(fetches(c.from, c.Plan))
 	return nil
 }
@@ -273,8 +296,8 @@ func (m *Machine) sourceOf(o Options) (*source.Source, string, error) {
 			return nil, "", usagef("%v", err)
 		}
 		app := m.App
-		if app == "" && c.GitHub != "" {
-			app = strings.ToLower(path.Base(c.GitHub))
+		if app == "" && c.GitHub+c.OCI != "" {
+			app = strings.ToLower(path.Base(c.GitHub + c.OCI))
 		}
 		if !bundle.ValidApp(app) {
 			return nil, "", advise(usagef("the source does not say which app"), NameNewApp)
@@ -293,7 +316,7 @@ func (m *Machine) sourceOf(o Options) (*source.Source, string, error) {
 	if o.dir != "" {
 		c.Source = source.Config{Path: o.dir, Channel: c.Source.Channel}
 	}
-	if c.Source == (source.Config{}) {
+	if c.Source.IsZero() {
 		return nil, "", advise(fmt.Errorf("%s does not say where releases of %s come from", m.ConfigPath(app), app), NameSource)
 	}
 	src, err := source.New(app, c.Source, m.sourceOptions(app))
@@ -305,6 +328,7 @@ func (m *Machine) sourceOf(o Options) (*source.Source, string, error) {
 
 func (m *Machine) sourceOptions(app string) source.Options {
 	o := source.Options{Proxy: m.Proxy, Token: m.Getenv("VALISE_SOURCE_TOKEN"), Agent: "valise-installer/" + m.Version}
+	o.PassedOver = func(err error) { m.Note("a mirror was passed over: %v", err) }
 	if app != "" {
 		o.Cache = filepath.Join(m.stateDir(app), "cache")
 	}

@@ -70,7 +70,7 @@ func (d *Device) Config(app string) (daemon.Config, error) {
 	u.Drop = cmp.Or(u.Drop, filepath.Join(d.Machine.AppDir(app), "updates"))
 	u.DropMode, u.Upload, u.Auto = cmp.Or(u.DropMode, daemon.Apply), cmp.Or(u.Upload, daemon.Stage), cmp.Or(u.Auto, daemon.Off)
 	u.Inbox = filepath.Join(d.Machine.stateDir(app), "inbox")
-	if c.Source != (source.Config{}) {
+	if !c.Source.IsZero() {
 		u.Source, u.Channel = c.Source.String(), c.Source.Channel
 	}
 	for _, signer := range c.Trust.Signers {
@@ -352,7 +352,7 @@ func (d *Device) sourceOf(app string) (*source.Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	if c.Source == (source.Config{}) {
+	if c.Source.IsZero() {
 		return nil, daemon.ErrNoSource
 	}
 	return source.New(app, c.Source, d.Machine.sourceOptions(app))
@@ -478,6 +478,7 @@ func (d *Device) fetchMissing(ctx context.Context, app string, src *source.Sourc
 	if err := installer.Room(dst, size); err != nil {
 		return err
 	}
+	f.Hold(d.Machine.hold(size))
 	f.Expect(ranges)
 	return bundle.Thin(ctx, dst, r, omit, func(done, total int64) {
 		report(installer.Event{Step: "download", Done: done, Total: total})

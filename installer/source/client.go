@@ -33,7 +33,9 @@ const (
 type client struct {
 	http  *http.Client
 	agent string
+	host  string // of a registry
 	retry func(error)
+	over  func(error) // of Options.PassedOver
 	limits
 }
 
@@ -46,7 +48,7 @@ type limits struct {
 }
 
 func newClient(o Options) *client {
-	c := &client{agent: o.Agent, retry: o.Retry, limits: limits{stall: 60 * time.Second, attempts: 10, first: 500 * time.Millisecond, maxWait: 30 * time.Second}}
+	c := &client{agent: o.Agent, retry: o.Retry, over: o.PassedOver, limits: limits{stall: 60 * time.Second, attempts: 10, first: 500 * time.Millisecond, maxWait: 30 * time.Second}}
 	c.http = &http.Client{
 		Transport: &http.Transport{
 			Proxy:                  o.Proxy,

@@ -7,8 +7,6 @@ import (
 	"net/http"
 	"os"
 
-	"github.com/cenkalti/backoff/v5"
-
 	"github.com/valise-ota/valise/bundle"
 )
 
@@ -17,6 +15,9 @@ import (
 // server says of its size. progress, which may be nil, gets bytes; total is -1 while
 // it is unknown.
 func (s *Source) Download(ctx context.Context, b Bundle, dst *os.File, room func(size int64) error, progress func(done, total int64)) error {
+	if b.parts[0].tag != nil {
+		return s.downloadBlobs(ctx, b, dst, room, progress)
+	}
 	var base int64
 	for _, p := range b.parts {
 		n, err := p.download(ctx, dst, base, b.Size, room, progress)
@@ -31,18 +32,27 @@ func (s *Source) Download(ctx context.Context, b Bundle, dst *os.File, room func
 // download writes a part to dst from base on. An attempt that ends early is of no
 // use to the next one.
 func (p part) download(ctx context.Context, dst *os.File, base, total int64, room func(int64) error, progress func(done, total int64)) (int64, error) {
-	wait := &backoff.ExponentialBackOff{InitialInterval: p.client.first, RandomizationFactor: 0.2, Multiplier: 2, MaxInterval: p.client.maxWait}
-	wait.Reset()
+	var n int64
+	err := p.client.again(ctx, func() (err error) {
+		n, err = p.downloadOnce(ctx, dst, base, total, room, progress)
+		return err
+	})
+	return n, err
+}
+
+// again calls once until it is done, or fails in a way that will not pass.
+func (c *client) again(ctx context.Context, once func() error) error {
+	wait := c.backoff()
 	for failed := 1; ; failed++ {
-		n, err := p.downloadOnce(ctx, dst, base, total, room, progress)
+		err := once()
 		if err == nil || !temporary(err) {
-			return n, err
+			return err
 		}
-		if failed >= p.client.attempts {
-			return n, fmt.Errorf("%w (given up after %d attempts)", err, failed)
+		if failed >= c.attempts {
+			return fmt.Errorf("%w (given up after %d attempts)", err, failed)
 		}
-		if err := p.client.pause(ctx, wait.NextBackOff(), err); err != nil {
-			return n, err
+		if err := c.pause(ctx, wait.NextBackOff(), err); err != nil {
+			return err
 		}
 	}
 }

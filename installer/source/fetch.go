@@ -16,6 +16,7 @@ import (
 // part is one file of a bundle. Local ones have a path, others an address.
 type part struct {
 	path   string
+	tag    *tag // in a registry: the bundle is put together from what the tag names
 	url    string
 	accept string // Accept header; may be empty
 	size   int64  // -1 until it is known
@@ -39,13 +40,20 @@ type remote struct {
 	etag     string // of the first answer, else
 	modified string // its Last-Modified
 	seen     bool   // the first answer is there
+
+	whole    bool // an answer with all of the file is as good: what is not wanted is skipped
+	restarts int  // such answers
+	blob     *blob
+	data     []byte // in memory already
 }
+
+// maxRestarts is how often a server may begin at the beginning of a file.
+const maxRestarts = 64
 
 // fetch gives the bytes from up to to of the part, or up to its end, to write, in
 // order, and begins again where an attempt ended. It returns how many came.
 func (f *File) fetch(ctx context.Context, r *remote, from, to int64, write func([]byte)) (int64, error) {
-	wait := &backoff.ExponentialBackOff{InitialInterval: r.client.first, RandomizationFactor: 0.2, Multiplier: 2, MaxInterval: r.client.maxWait}
-	wait.Reset()
+	wait := r.client.backoff()
 	var done int64
 	for failed := 0; ; {
 		n, err := f.attempt(ctx, r, from+done, to, write)
@@ -73,6 +81,12 @@ func (f *File) fetch(ctx context.Context, r *remote, from, to int64, write func(
 			return done, err
 		}
 	}
+}
+
+func (c *client) backoff() *backoff.ExponentialBackOff {
+	wait := &backoff.ExponentialBackOff{InitialInterval: c.first, RandomizationFactor: 0.2, Multiplier: 2, MaxInterval: c.maxWait}
+	wait.Reset()
+	return wait
 }
 
 // pause waits before the next attempt, longer when the server asked for that.
@@ -114,6 +128,11 @@ func (f *File) attempt(ctx context.Context, r *remote, from, to int64, write fun
 		return 0, err
 	}
 	defer res.Body.Close()
+	if res.StatusCode == http.StatusOK {
+		if _, err := watch.copy(ctx, res, from, func(p []byte) error { f.count(int64(len(p))); return nil }); err != nil {
+			return 0, err
+		}
+	}
 	n, err := watch.copy(ctx, res, to-from, func(p []byte) error {
 		f.count(int64(len(p)))
 		write(p)
@@ -210,6 +229,8 @@ func (p part) get(ctx context.Context, address string, header http.Header) (*htt
 		err = errStalled
 	} else if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
+	} else if no := new(loginError); errors.As(err, &no) {
+		return nil, no
 	}
 	return nil, &temporaryError{err: fmt.Errorf("ask %s: %w", req.URL.Host, plain(err))}
 }
@@ -233,6 +254,14 @@ func (f *File) answer(r *remote, asked string, res *http.Response, from, to int6
 	unchanged := !r.seen || same(r.etag, etag) && same(r.modified, modified)
 	switch code := res.StatusCode; {
 	case code == http.StatusPartialContent:
+	case code == http.StatusOK && r.whole:
+		if r.restarts++; r.restarts > maxRestarts {
+			return 0, fmt.Errorf("%s gives whole files only, and broke off %d times", res.Request.URL.Host, maxRestarts)
+		}
+		if res.ContentLength >= 0 && res.ContentLength != r.size {
+			return 0, fmt.Errorf("%s sends %d bytes in place of %d", res.Request.URL.Host, res.ContentLength, r.size)
+		}
+		return to, nil
 	case code == http.StatusOK && (!r.seen || unchanged && res.ContentLength == r.size):
 		return 0, ErrNoRanges
 	case code == http.StatusOK, code == http.StatusRequestedRangeNotSatisfiable, code == http.StatusPreconditionFailed:

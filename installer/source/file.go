@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"sort"
 	"sync"
@@ -48,6 +49,10 @@ type File struct {
 	requests int
 	bytes    int64
 	spooled  int64
+
+	blobs bool                               // parts are content of a registry, or in memory
+	avoid map[*client]bool                   // mirrors that failed
+	room  func(size int64) (*os.File, error) // of Hold; may be nil
 }
 
 // chunk is a part of the file in memory, or on its way there.
@@ -65,8 +70,16 @@ type chunk struct {
 // that gives only whole files: see Download. The caller closes the file.
 func (s *Source) Open(ctx context.Context, b Bundle) (*File, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	f := &File{ctx: ctx, cancel: cancel, window: headWindow, lanes: 1}
+	f := &File{ctx: ctx, cancel: cancel, window: headWindow, lanes: 1, avoid: map[*client]bool{}}
 	f.changed.L = &f.mu
+	if t := b.parts[0].tag; t != nil {
+		f.blobs = true
+		if err := t.open(ctx, f); err != nil {
+			cancel()
+			return nil, fmt.Errorf("read %s: %w", b.Name, err)
+		}
+		return f, nil
+	}
 	var head *chunk
 	for i, p := range b.parts {
 		r := &remote{part: p, location: p.url}
@@ -124,7 +137,17 @@ func (f *File) count(n int64) {
 func (f *File) Close() error {
 	f.cancel()
 	f.running.Wait()
+	for _, r := range f.parts {
+		if r.blob != nil && r.blob.held != nil {
+			r.blob.held.Close()
+		}
+	}
 	return nil
+}
+
+// part is the index of the one that holds off.
+func (f *File) part(off int64) int {
+	return sort.Search(len(f.ends), func(i int) bool { return f.ends[i] > off })
 }
 
 // Join merges ranges that lie so near to each other that fetching what is between
@@ -146,7 +169,10 @@ func Join(ranges []bundle.Range) (joined []bundle.Range, bytes int64) {
 // Expect says which ranges, sorted, will be read, each soon after the one before.
 // It replaces what was said before.
 func (f *File) Expect(ranges []bundle.Range) {
-	joined, _ := Join(ranges)
+	joined := ranges
+	if !f.blobs { // else what is between is a request of its own
+		joined, _ = Join(ranges)
+	}
 	var plan []*chunk
 	for _, r := range joined {
 		for r.From < r.To {
@@ -156,8 +182,15 @@ func (f *File) Expect(ranges []bundle.Range) {
 			if to+chunkSize/4 >= r.To {
 				to = r.To
 			}
-			if i := sort.Search(len(f.ends), func(i int) bool { return f.ends[i] > r.From }); i < len(f.ends) {
+			if i := f.part(r.From); i < len(f.ends) {
 				to = min(to, f.ends[i])
+				if f.parts[i].small() {
+					r.From, to = f.ends[i]-f.parts[i].size, f.ends[i]
+				}
+				if f.parts[i].data != nil {
+					r.From = to
+					continue
+				}
 			}
 			plan = append(plan, &chunk{Range: bundle.Range{From: r.From, To: to}})
 			r.From = to
@@ -218,6 +251,9 @@ func (f *File) ReadAt(p []byte, off int64) (int, error) {
 
 // readSome reads at least one byte at off, which is in the file.
 func (f *File) readSome(p []byte, off int64) (int, error) {
+	if i := f.part(off); f.parts[i].data != nil {
+		return copy(p, f.parts[i].data[off-f.ends[i]+f.parts[i].size:]), nil
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	c := f.at(off, int64(len(p)))
@@ -270,6 +306,12 @@ func (f *File) at(off, n int64) *chunk {
 	c := &chunk{Range: bundle.Range{From: off, To: min(off+max(f.window, min(n, maxWindow)), f.size)}}
 	if f.size-off <= tailWindow {
 		c.From = max(f.size-tailWindow, 0)
+	}
+	if i := f.part(off); f.blobs {
+		base := f.ends[i] - f.parts[i].size
+		if c.From, c.To = max(c.From, base), min(c.To, f.ends[i]); f.parts[i].small() {
+			c.From, c.To = base, f.ends[i]
+		}
 	}
 	if f.windows = append(f.windows, c); len(f.windows) > 4 {
 		f.windows = slices.Delete(f.windows, 1, 2) // the head is read again
@@ -329,13 +371,16 @@ func (f *File) recycle(buf []byte) {
 // fill fetches a chunk, which may begin in one part and end in the next.
 func (f *File) fill(ctx context.Context, c *chunk, buf *[]byte) error {
 	for at := c.From; at < c.To; {
-		i := sort.Search(len(f.ends), func(i int) bool { return f.ends[i] > at })
+		i := f.part(at)
 		var base int64
 		if i > 0 {
 			base = f.ends[i-1]
 		}
-		to := min(c.To, f.ends[i])
-		n, err := f.fetch(ctx, f.parts[i], at-base, to-base, func(p []byte) {
+		to, fetch := min(c.To, f.ends[i]), f.fetch
+		if f.blobs {
+			fetch = f.fetchBlob
+		}
+		n, err := fetch(ctx, f.parts[i], at-base, to-base, func(p []byte) {
 			f.mu.Lock()
 			defer f.mu.Unlock()
 			*buf = append(*buf, p...)

@@ -45,10 +45,10 @@ func among(ctx context.Context, l lister, version string) (Release, error) {
 	return Release{}, fs.ErrNotExist
 }
 
-// URL is where a browser gets the bundle; empty for one that is on this device or
-// in several files.
+// URL is where a browser gets the bundle; empty for one that is on this device, in a
+// registry or in several files.
 func (b Bundle) URL() string {
-	if len(b.parts) != 1 {
+	if len(b.parts) != 1 || b.parts[0].tag != nil {
 		return ""
 	}
 	return b.parts[0].url

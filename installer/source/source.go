@@ -1,5 +1,5 @@
 // Package source finds the releases of an app and reads their bundles: on GitHub,
-// in a directory on a web server, or on this device.
+// in a registry, in a directory on a web server, or on this device.
 //
 // Nothing it finds is trusted. A list of releases says what to ask for, and what
 // is fetched is a stranger's file until package verify has decided: so a server,
@@ -17,6 +17,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -24,34 +25,46 @@ import (
 	"github.com/valise-ota/valise/bundle"
 )
 
-// Config says where the releases of one app come from. One of GitHub, URL and
+// Config says where the releases of one app come from. One of GitHub, OCI, URL and
 // Path is set.
 type Config struct {
 	GitHub string `yaml:"github,omitempty"` // OWNER/REPOSITORY
 	// Tags is a pattern of the tags to follow where a repository has several apps: shop-v*.
 	Tags string `yaml:"tags,omitempty"`
-	API  string `yaml:"api,omitempty"`  // of a GitHub Enterprise Server: https://HOST/api/v3
-	URL  string `yaml:"url,omitempty"`  // directory on a web server
-	Path string `yaml:"path,omitempty"` // directory on this device, absolute
+	API  string `yaml:"api,omitempty"` // of a GitHub Enterprise Server: https://HOST/api/v3
+	// OCI is a repository of a registry, filled by valise push: HOST/REPOSITORY, or
+	// http://HOST/REPOSITORY without TLS.
+	OCI string `yaml:"oci,omitempty"`
+	// Mirrors are repositories with the same content, asked first for content, and for
+	// the list of releases where OCI cannot be reached.
+	Mirrors []string `yaml:"mirrors,omitempty"`
+	URL     string   `yaml:"url,omitempty"`  // directory on a web server
+	Path    string   `yaml:"path,omitempty"` // directory on this device, absolute
 	// Channel admits pre-releases of that name too: with "beta", 1.2.0-beta.1.
 	Channel string `yaml:"channel,omitempty"`
-	// TokenFile holds a token for GitHub, or a bearer token for URL.
+	// TokenFile holds a token for GitHub, a bearer token for URL, or for OCI USER:PASSWORD,
+	// a token, or what docker login wrote.
 	TokenFile string `yaml:"token_file,omitempty"`
 }
 
-// Parse reads a source from one word: github:OWNER/REPOSITORY, an address, or an
-// absolute path.
+// IsZero reports whether there is no source.
+func (c Config) IsZero() bool { return reflect.ValueOf(c).IsZero() }
+
+// Parse reads a source from one word: github:OWNER/REPOSITORY, oci:HOST/REPOSITORY, an
+// address, or an absolute path.
 func Parse(s string) (Config, error) {
 	var c Config
 	switch {
 	case strings.HasPrefix(s, "github:"):
 		c.GitHub = strings.TrimPrefix(s, "github:")
+	case strings.HasPrefix(s, "oci:"):
+		c.OCI = strings.TrimPrefix(strings.TrimPrefix(s, "oci:"), "//")
 	case strings.HasPrefix(s, "https://"), strings.HasPrefix(s, "http://"):
 		c.URL = s
 	case filepath.IsAbs(s):
 		c.Path = s
 	default:
-		return c, fmt.Errorf("source %q: want github:OWNER/REPOSITORY, an address that begins with https://, or an absolute path", s)
+		return c, fmt.Errorf("source %q: want github:OWNER/REPOSITORY, oci:HOST/REPOSITORY, an address that begins with https://, or an absolute path", s)
 	}
 	return c, c.check()
 }
@@ -69,14 +82,14 @@ func FromRepository(repository string) Config {
 
 func (c Config) check() error {
 	set := 0
-	for _, s := range []string{c.GitHub, c.URL, c.Path} {
+	for _, s := range []string{c.GitHub, c.OCI, c.URL, c.Path} {
 		if s != "" {
 			set++
 		}
 	}
 	switch {
 	case set != 1:
-		return errors.New("source: set one of github, url and path")
+		return errors.New("source: set one of github, oci, url and path")
 	case c.GitHub != "":
 		owner, repo, _ := strings.Cut(c.GitHub, "/")
 		if !validRepo(owner) || !validRepo(repo) {
@@ -84,6 +97,20 @@ func (c Config) check() error {
 		}
 	case c.Path != "" && !filepath.IsAbs(c.Path):
 		return fmt.Errorf("source: path %q is not absolute", c.Path)
+	}
+	if len(c.Mirrors) > 0 && c.OCI == "" {
+		return errors.New("source: mirrors goes with oci")
+	}
+	if c.OCI != "" {
+		for i, s := range append([]string{c.OCI}, c.Mirrors...) {
+			u, err := repositoryURL(s)
+			if err != nil {
+				return err
+			}
+			if i == 0 && u.Scheme == "http" && c.TokenFile != "" {
+				return fmt.Errorf("source: a token would go to %s unencrypted: use https", u.Host)
+			}
+		}
 	}
 	if c.API != "" && c.GitHub == "" {
 		return errors.New("source: api goes with github")
@@ -117,6 +144,8 @@ func (c Config) String() string {
 	switch {
 	case c.GitHub != "":
 		return "GitHub releases of " + c.GitHub
+	case c.OCI != "":
+		return c.OCI
 	case c.URL != "":
 		return c.URL
 	}
@@ -132,6 +161,8 @@ type Options struct {
 	// Retry is told why a transfer stopped that is tried again. It may be nil,
 	// and is called from several goroutines.
 	Retry func(error)
+	// PassedOver is told why a mirror was. It is called like Retry.
+	PassedOver func(error)
 	// Token is used where Config has no TokenFile. Like that one it goes to the host
 	// of the source only, and not without TLS.
 	Token string
@@ -174,6 +205,8 @@ func New(app string, c Config, o Options) (*Source, error) {
 	switch {
 	case c.GitHub != "":
 		s.lister, err = newGitHub(app, c, token, o, s.client)
+	case c.OCI != "":
+		s.lister, err = newRegistry(app, c, token, s.client)
 	case c.URL != "":
 		s.lister, err = newWeb(app, c.URL, token, s.client)
 	default:

@@ -73,7 +73,7 @@ func TestConfig(t *testing.T) {
 		t.Errorf("got %+v", c)
 	}
 	for _, other := range []string{"", "https://gitlab.com/acme/shop", "https://github.com/acme", "https://github.com.evil.org/acme/shop"} {
-		if c := FromRepository(other); c != (Config{}) {
+		if c := FromRepository(other); !c.IsZero() {
 			t.Errorf("%s: got %+v", other, c)
 		}
 	}

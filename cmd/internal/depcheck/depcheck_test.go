@@ -63,7 +63,7 @@ var onlyImportedBy = []struct {
 }{
 	{"github.com/sigstore", own("verify", "bundle/sign"), "one place decides trust, one makes signatures"},
 	{"github.com/sigstore/cosign", own("bundle/sign"), "cosign's Go API has no stability promise"},
-	{"github.com/google/go-containerregistry", own("bundle/image", "cmd/valise", "scripts"), "images are made and read on the release side"},
+	{"github.com/google/go-containerregistry", own("bundle/image", "bundle/push", "cmd/valise", "scripts"), "images are made, read and pushed on the release side"},
 	{"github.com/mholt/archives", own("bundle/unpack"), "a dozen decoders, for what people hand to a build"},
 	{"github.com/google/go-github", own("bundle/publish"), "one place makes GitHub releases; a device reads them with two calls"},
 	{"github.com/sethvargo/go-githubactions", own("cmd/valise"), "libraries do not print"},
@@ -90,9 +90,9 @@ var reachNothing = []struct {
 	{module + "verify", []string{"github.com/sigstore/cosign", module + "installer", module + "bundle/image", module + "bundle/sign"}, "the device verifies with what it links anyway"},
 	{module + "installer/source", own("verify", "installer"), "what it finds is a stranger's"},
 	{module + "installer", own("installer/docker", "installer/record", "installer/release", "cmd"), "the transaction knows interfaces only"},
-	{module + "cmd/valise-installer", append(own("bundle/image", "bundle/unpack", "bundle/sbom", "bundle/sign", "bundle/publish", "bundle/project"), "github.com/sigstore/cosign", "github.com/google/go-containerregistry/pkg/v1/remote", "github.com/compose-spec/compose-go/v2/loader", "k8s.io/api", "k8s.io/client-go"), "every megabyte counts on a device"},
+	{module + "cmd/valise-installer", append(own("bundle/image", "bundle/unpack", "bundle/sbom", "bundle/sign", "bundle/publish", "bundle/push", "bundle/project"), "github.com/sigstore/cosign", "github.com/google/go-containerregistry/pkg/v1/remote", "github.com/compose-spec/compose-go/v2/loader", "k8s.io/api", "k8s.io/client-go"), "every megabyte counts on a device"},
 	{module + "installer/daemon", own("installer/docker", "installer/record", "installer/release", "cmd"), "the daemon decides when, the commands' code does it"},
-	{module + "installer/device", append(own("cmd", "bundle/image", "bundle/sign", "bundle/publish", "bundle/project", "installer/ota"), "github.com/spf13/cobra"), "what can be done on a device has no command line"},
+	{module + "installer/device", append(own("cmd", "bundle/image", "bundle/sign", "bundle/publish", "bundle/push", "bundle/project", "installer/ota"), "github.com/spf13/cobra"), "what can be done on a device has no command line"},
 	{module + "installer/ota", own("installer/docker", "installer/record", "installer/release", "installer/source", "cmd"), "the page asks the daemon, and can do nothing itself"},
 }
 
