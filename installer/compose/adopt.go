@@ -253,11 +253,11 @@ func (a *App) findServices(ctx context.Context, f *Adoption, c *docker.Compose, 
 	if err != nil {
 		return err
 	}
-	hashes, err := c.Hashes(ctx)
+	containers, err := c.Ps(ctx)
 	if err != nil {
 		return err
 	}
-	containers, err := c.Ps(ctx)
+	hashes, err := c.Hashes(ctx, containers)
 	if err != nil {
 		return err
 	}

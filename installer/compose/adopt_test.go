@@ -165,7 +165,7 @@ func TestFrozenProjects(t *testing.T) {
 		if err := os.WriteFile(c.Files[0], []byte("services: {a: {image: x"+service+"}}"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		hashes, err := c.Hashes(t.Context())
+		hashes, err := c.Hashes(t.Context(), nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -202,7 +202,7 @@ func TestFrozenProjects(t *testing.T) {
 		if err != nil || len(c.Files) == 0 {
 			continue // it wants values, or files, of a device
 		}
-		before, err := c.Hashes(t.Context())
+		before, err := c.Hashes(t.Context(), nil)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -220,7 +220,7 @@ func TestFrozenProjects(t *testing.T) {
 		if err := os.WriteFile(c.Files[0], still, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		after, err := c.Hashes(t.Context())
+		after, err := c.Hashes(t.Context(), nil)
 		if err != nil {
 			t.Errorf("%s: %v\n%s", name, err, still)
 			continue

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"strings"
 
 	"go.yaml.in/yaml/v4"
@@ -72,16 +71,9 @@ func inlines(texts ...[]byte) bool {
 // inlinedNow are the digests of what services would get now, nothing when no file of c
 // has any.
 func inlinedNow(ctx context.Context, c *docker.Compose) (map[string]bundle.Digest, error) {
-	var texts [][]byte
-	for _, file := range c.Files {
-		text, err := os.ReadFile(file)
-		if err != nil {
-			return nil, err
-		}
-		texts = append(texts, text)
-	}
-	if !inlines(texts...) {
-		return nil, nil
+	texts, err := c.Texts()
+	if err != nil || !inlines(texts...) {
+		return nil, err
 	}
 	model, err := c.Model(ctx)
 	if err != nil {

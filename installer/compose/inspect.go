@@ -312,11 +312,11 @@ func (a *App) inspectServices(ctx context.Context, f *installer.Facts, rel *veri
 	if first || a.SkipServices || len(f.EnvMissing)+len(f.LocalMissing)+len(f.Unmet) > 0 {
 		return nil
 	}
-	hashes, err := c.Hashes(ctx)
+	running, err := c.Ps(ctx)
 	if err != nil {
 		return err
 	}
-	running, err := c.Ps(ctx)
+	hashes, err := c.Hashes(ctx, running)
 	if err != nil {
 		return err
 	}
@@ -338,7 +338,39 @@ func (a *App) inspectServices(ctx context.Context, f *installer.Facts, rel *veri
 	if err := a.markOutdated(hashes, inlined(model, env), running); err != nil {
 		return err
 	}
+	maps.DeleteFunc(hashes, func(name, _ string) bool { return !model.Runs(name) })
 	f.Services = changes(hashes, running)
+	return a.withDependents(ctx, c, model, f.Services)
+}
+
+// withDependents marks the services that docker compose makes anew because one is that they
+// depend on.
+func (a *App) withDependents(ctx context.Context, c *docker.Compose, model *docker.Model, list []installer.ServiceChange) error {
+	anew := map[string]bool{}
+	for _, s := range list {
+		anew[s.Service] = s.Change == installer.Recreated
+	}
+	found := false
+	for again := true; again; {
+		again = false
+		for i, s := range list {
+			if anew[s.Service] || s.Change != installer.KeptAsIs {
+				continue
+			}
+			for on := range model.Services[s.Service].DependsOn {
+				if !anew[on] {
+					continue
+				}
+				if !found {
+					if does, err := c.RecreatesDependents(ctx); err != nil || !does {
+						return err
+					}
+				}
+				list[i].Change, anew[s.Service], found, again = installer.Recreated, true, true, true
+				break
+			}
+		}
+	}
 	return nil
 }
 

@@ -28,11 +28,11 @@ func (a *App) AsConfigured(ctx context.Context, r installer.Release) error {
 		return err
 	}
 	c := a.running(m, r)
-	hashes, err := c.Hashes(ctx)
+	running, err := c.Ps(ctx)
 	if err != nil {
 		return err
 	}
-	running, err := c.Ps(ctx)
+	hashes, err := c.Hashes(ctx, running)
 	if err != nil {
 		return err
 	}
@@ -52,6 +52,23 @@ func (a *App) AsConfigured(ctx context.Context, r installer.Release) error {
 		return s.Change == installer.KeptAsIs || s.Change == installer.Started && slices.ContainsFunc(running, func(c docker.Container) bool {
 			return c.Service == s.Service && (c.Ended || c.State == "restarting") // the engine starts that again by itself
 		})
+	})
+	if len(list) == 0 {
+		return nil
+	}
+	model, err := c.Model(ctx)
+	if err != nil {
+		return err
+	}
+	old, err := c.RecreatesDependents(ctx)
+	if err != nil {
+		return err
+	}
+	list = slices.DeleteFunc(list, func(s installer.ServiceChange) bool {
+		if s.Change == installer.Started {
+			return !model.Runs(s.Service) // some versions name those too
+		}
+		return old && s.Change == installer.Recreated && len(model.Services[s.Service].VolumesFrom) > 0 // which no question to them tells
 	})
 	if len(list) == 0 {
 		return nil

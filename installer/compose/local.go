@@ -82,7 +82,7 @@ func (a *App) writeSecretFiles(m *bundle.Manifest) (map[string]string, error) {
 					return nil, err
 				}
 			}
-			if err := mkdirs(a, path.Dir(s.File)); err != nil {
+			if err := mkdirs(a, path.Dir(s.File), 0o711); err != nil {
 				return nil, err
 			}
 			if err := release.WriteFile(root, s.File, []byte(value), 0o600); err != nil {
@@ -99,8 +99,8 @@ func (a *App) writeSecretFiles(m *bundle.Manifest) (map[string]string, error) {
 	return made, nil
 }
 
-// mkdirs makes a directory below the app's, which nobody else reads, and its parents.
-func mkdirs(a *App, dir string) error {
+// mkdirs makes a directory below the app's, and its parents.
+func mkdirs(a *App, dir string, mode fs.FileMode) error {
 	if dir == "." {
 		return nil
 	}
@@ -110,7 +110,7 @@ func mkdirs(a *App, dir string) error {
 		if _, err := a.Releases.Root().Stat(at); err == nil {
 			continue
 		}
-		if err := release.Mkdir(a.Releases.Root(), at, 0o711); err != nil {
+		if err := release.Mkdir(a.Releases.Root(), at, mode); err != nil {
 			return err
 		}
 	}

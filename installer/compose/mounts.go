@@ -122,7 +122,7 @@ func (a *App) up(ctx context.Context, m *bundle.Manifest, r installer.Release, s
 	}
 	stale = append(stale, more...)
 	c := a.running(m, r)
-	if err := a.makeExternals(ctx, m, c); err != nil {
+	if err := a.makeNeeded(ctx, m, c); err != nil {
 		return err
 	}
 	now, err := inlinedNow(ctx, c)

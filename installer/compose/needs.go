@@ -1,6 +1,7 @@
 package compose
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -36,7 +37,7 @@ func (a *App) lacks(ctx context.Context, m *bundle.Manifest, model *docker.Model
 			unmet = append(unmet, s)
 		}
 	}
-	if err := a.lacksNamed(ctx, m, model, say); err != nil {
+	if err := a.lacksNamed(ctx, m, model, dir, say); err != nil {
 		return nil, err
 	}
 	can, err := a.Engine.Abilities(ctx, a.Env)
@@ -77,7 +78,7 @@ func (a *App) lacks(ctx context.Context, m *bundle.Manifest, model *docker.Model
 }
 
 // lacksNamed looks for networks and volumes that others make.
-func (a *App) lacksNamed(ctx context.Context, m *bundle.Manifest, model *docker.Model, say func(string, ...any)) error {
+func (a *App) lacksNamed(ctx context.Context, m *bundle.Manifest, model *docker.Model, at string, say func(string, ...any)) error {
 	var create bundle.Create
 	if c := m.Device.Create; c != nil {
 		create = *c
@@ -93,6 +94,11 @@ func (a *App) lacksNamed(ctx context.Context, m *bundle.Manifest, model *docker.
 	} {
 		for _, key := range slices.Sorted(maps.Keys(kind.named)) {
 			n := kind.named[key]
+			if dir := n.Directory(); dir != "" && !there(dir) {
+				if rel, err := filepath.Rel(at, dir); err != nil || !filepath.IsLocal(rel) {
+					say("volume %s is directory %s, which is not there: mkdir -p %s", key, dir, dir)
+				}
+			}
 			if !bool(n.External) || slices.Contains(kind.made, key) {
 				continue
 			}
@@ -108,16 +114,32 @@ func (a *App) lacksNamed(ctx context.Context, m *bundle.Manifest, model *docker.
 	return nil
 }
 
-// makeExternals makes the external networks and volumes that a release says are to
-// be made. They belong to nobody: no undo and no removal takes them away.
-func (a *App) makeExternals(ctx context.Context, m *bundle.Manifest, c *docker.Compose) error {
+// makeNeeded makes the external networks and volumes that a release says are to
+// be made, and the directories of the app that volumes stand for. They belong to
+// nobody: no undo and no removal takes them away.
+func (a *App) makeNeeded(ctx context.Context, m *bundle.Manifest, c *docker.Compose) error {
 	create := m.Device.Create
-	if create == nil {
+	texts, err := c.Texts()
+	if err != nil {
+		return err
+	}
+	bound := slices.ContainsFunc(texts, func(b []byte) bool { return bytes.Contains(b, []byte("driver_opts")) })
+	if create == nil && !bound {
 		return nil
 	}
 	model, err := c.Model(ctx)
 	if err != nil {
 		return err
+	}
+	for _, key := range slices.Sorted(maps.Keys(model.Volumes)) {
+		if rel, err := filepath.Rel(a.Dir, model.Volumes[key].Directory()); err == nil && bundle.LocalPath(filepath.ToSlash(rel)) {
+			if err := mkdirs(a, filepath.ToSlash(rel), 0o755); err != nil {
+				return fmt.Errorf("make the directory of volume %s: %w", key, err)
+			}
+		}
+	}
+	if create == nil {
+		return nil
 	}
 	for _, key := range create.Networks {
 		if n, ok := model.Networks[key]; ok && bool(n.External) {

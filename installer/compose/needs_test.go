@@ -3,11 +3,14 @@ package compose
 import (
 	"encoding/json"
 	"net"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/docker"
 )
 
@@ -104,6 +107,28 @@ func TestLacksMounts(t *testing.T) {
 		lacksMounts(m, dir, "a", s, func(format string, args ...any) { said = append(said, args[1].(string)) })
 		if want := []string{"/etc/no-such.conf", "/srv/no-such"}; !slices.Equal(said, want) {
 			t.Errorf("below %s: %q, want %q", dir, said, want)
+		}
+	}
+}
+
+// TestWithDependents: a docker compose that makes dependents anew is believed to.
+func TestWithDependents(t *testing.T) {
+	var model docker.Model
+	if err := json.Unmarshal([]byte(`{"services": {"db": {}, "app": {"depends_on": {"db": {}}}, "web": {"depends_on": {"app": {}}}, "other": {}}}`), &model); err != nil {
+		t.Fatal(err)
+	}
+	for version, want := range map[string]installer.Change{"2.26.1-4": installer.Recreated, "v2.29.7": installer.KeptAsIs} {
+		program := filepath.Join(t.TempDir(), "compose")
+		if err := os.WriteFile(program, []byte("#!/bin/sh\necho "+version+"\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		list := []installer.ServiceChange{{Service: "web", Change: installer.KeptAsIs}, {Service: "app", Change: installer.KeptAsIs}, {Service: "db", Change: installer.Recreated}, {Service: "other", Change: installer.KeptAsIs}}
+		c := &docker.Compose{Command: []string{program}, Env: docker.Env{Path: "/usr/bin:/bin"}, Project: "p", Dir: t.TempDir()}
+		if err := (&App{}).withDependents(t.Context(), c, &model, list); err != nil {
+			t.Fatal(err)
+		}
+		if list[0].Change != want || list[1].Change != want || list[3].Change != installer.KeptAsIs {
+			t.Errorf("%s: got %v, want %v", version, list, want)
 		}
 	}
 }

@@ -141,7 +141,7 @@ func (a *App) activate(ctx context.Context, sw installer.Switch) error {
 	if err := a.link(m, to); err != nil {
 		return err
 	}
-	if err := a.makeExternals(ctx, m, a.running(m, to)); err != nil { // a hook may start services
+	if err := a.makeNeeded(ctx, m, a.running(m, to)); err != nil { // a hook may start services
 		return err
 	}
 	if err := a.moveData(ctx, m, sw, moved.moves); err != nil {

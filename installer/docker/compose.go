@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -154,6 +156,18 @@ type Compose struct {
 	Read *Read // what was read already; may be nil
 }
 
+// Texts are what Files have.
+func (c *Compose) Texts() (texts [][]byte, err error) {
+	for _, file := range c.Files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		texts = append(texts, text)
+	}
+	return texts, nil
+}
+
 // Up makes what runs equal to the files: services, or all. It never builds or
 // pulls, and returns when containers are started: whether they are healthy is
 // for the probe to say. Interrupted, it may be repeated.
@@ -269,9 +283,97 @@ func (c *Compose) Config(ctx context.Context) error {
 	return nil
 }
 
-// Hashes returns what compose makes of the definition of every service: the
-// container of a service with another one is replaced by Up.
-func (c *Compose) Hashes(ctx context.Context) (map[string]string, error) {
+// Hashes returns what compose makes of the definition of every service: a container of
+// running with another one is replaced by Up.
+//
+// Some versions, 2.26 is one, answer with the names of environment files, of dependencies
+// that are off, and of services that another one joins, where Up takes the values of the
+// files, leaves those dependencies out, and takes the container that is joined. So where a
+// container differs, it is also compared with what compose says of the resolved project.
+func (c *Compose) Hashes(ctx context.Context, running []Container) (map[string]string, error) {
+	hashes, err := c.hashes(ctx)
+	if err != nil || !slices.ContainsFunc(running, func(x Container) bool { return hashes[x.Service] != x.ConfigHash }) {
+		return hashes, err
+	}
+	texts, err := c.Texts()
+	if err != nil || !slices.ContainsFunc(texts, func(b []byte) bool { return named.Match(b) }) {
+		return hashes, err
+	}
+	resolved, err := c.resolvedHashes(ctx, running)
+	if err != nil {
+		return hashes, nil // versions that do not read what they write are none of those
+	}
+	for _, x := range running {
+		if hash := resolved[x.Service]; hash == x.ConfigHash {
+			hashes[x.Service] = hash
+		}
+	}
+	return hashes, nil
+}
+
+// named finds what may be of another name in the answer.
+var named = lazyregexp.New(`\b(env_file|required)\b|service:`)
+
+// resolvedHashes are the hashes of the project as compose writes it out, with containers
+// in place of services that are joined.
+func (c *Compose) resolvedHashes(ctx context.Context, running []Container) (map[string]string, error) {
+	out, err := c.output(ctx, "config", "--format", "json")
+	if err != nil {
+		return nil, err
+	}
+	var model map[string]any
+	d := json.NewDecoder(strings.NewReader(out))
+	d.UseNumber()
+	if err := d.Decode(&model); err != nil {
+		return nil, err
+	}
+	services, _ := model["services"].(map[string]any)
+	for _, s := range services {
+		s, _ := s.(map[string]any)
+		depends, _ := s["depends_on"].(map[string]any)
+		maps.DeleteFunc(depends, func(name string, _ any) bool { return services[name] == nil })
+		join(s, running)
+	}
+	text, err := json.Marshal(model)
+	if err != nil {
+		return nil, err
+	}
+	f, name, err := InMemory(text)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	resolved := *c
+	resolved.Files, resolved.EnvFile = []string{name}, ""
+	return resolved.hashes(ctx)
+}
+
+// join writes into a service which containers it joins, as Up does.
+func join(s map[string]any, running []Container) {
+	id := func(name string) string {
+		for _, x := range running {
+			if x.Service == name {
+				return x.ID
+			}
+		}
+		return name
+	}
+	for _, key := range []string{"network_mode", "ipc", "pid"} {
+		text, _ := s[key].(string)
+		if name, ok := strings.CutPrefix(text, "service:"); ok {
+			s[key] = "container:" + id(name)
+		}
+	}
+}
+
+// RecreatesDependents reports whether Up recreates the services that depend on one which
+// it recreates, as docker compose before 2.29.3 does.
+func (c *Compose) RecreatesDependents(ctx context.Context) (bool, error) {
+	out, err := c.output(ctx, "version", "--short")
+	return slices.Compare(bundle.VersionNumbers(strings.TrimPrefix(strings.TrimSpace(out), "v")), []int{2, 29, 3}) < 0, err
+}
+
+func (c *Compose) hashes(ctx context.Context) (map[string]string, error) {
 	out, err := c.output(ctx, "config", "--hash", "*")
 	if err != nil {
 		return nil, err

@@ -42,7 +42,7 @@ func TestComposeOptions(t *testing.T) {
 	}
 	c := &Compose{Command: command, Env: env, Project: "shop", Dir: dir, Files: []string{"compose.yaml"}, Profiles: []string{AllProfiles}}
 	ctx := t.Context()
-	_, _ = c.Hashes(ctx)
+	_, _ = c.Hashes(ctx, nil)
 	_, _ = c.Model(ctx)
 	_, _, _ = c.Rendered(ctx)
 	for _, err := range []error{c.Up(ctx), c.Recreate(ctx, "a"), c.Down(ctx), c.Create(ctx), c.Stop(ctx, "a"), c.Logs(ctx, 1, true, io.Discard, "a"), c.Config(ctx)} {
@@ -98,5 +98,33 @@ func TestComposeOptions(t *testing.T) {
 	}
 	if !slices.Contains(versions, "2.10.2") {
 		t.Error("the options of the oldest version are not recorded")
+	}
+}
+
+// TestHashes has a docker compose that, as 2.26, answers with names where it starts with
+// what they stand for, and services that are to be joined.
+func TestHashes(t *testing.T) {
+	c := fakeCompose(t, `case "$*" in
+*json*) echo '{"services": {"web": {"depends_on": {"db": {}, "off": {}}, "network_mode": "service:db"}, "db": {}}}' ;;
+*/proc/*) while [ "$1" != --file ]; do shift; done; case "$(cat "$2")" in
+  *off*|*service:db*) echo "web wrong" ;;
+  *container:1db*) echo "web started"; echo "db same" ;;
+  esac ;;
+*) echo "web named"; echo "db same" ;;
+esac`)
+	c.Files = []string{filepath.Join(t.TempDir(), "compose.yaml")}
+	running := []Container{{Service: "db", ID: "1db", ConfigHash: "same"}, {Service: "web", ID: "2web", ConfigHash: "started"}}
+	for _, x := range []struct{ text, has, want string }{
+		{"services: {web: {env_file: a}}", "started", "started"},
+		{"services: {web: {env_file: a}}", "another", "named"},
+		{"services: {web: {}}", "started", "named"}, // it has nothing that could be named in another way
+	} {
+		if err := os.WriteFile(c.Files[0], []byte(x.text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		running[1].ConfigHash = x.has
+		if hashes, err := c.Hashes(t.Context(), running); err != nil || hashes["web"] != x.want || hashes["db"] != "same" {
+			t.Errorf("%s, %s: got %v, %v, want %s", x.text, x.has, hashes, err, x.want)
+		}
 	}
 }

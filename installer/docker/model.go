@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"path"
 	"slices"
 	"strconv"
 	"strings"
@@ -43,6 +44,18 @@ type Used struct {
 type Named struct {
 	Name     string   `json:"name"` // the engine's name for it
 	External external `json:"external"`
+	Options  struct {
+		How    string `json:"o"`
+		Device string `json:"device"`
+	} `json:"driver_opts"` // of a volume
+}
+
+// Directory is that of this device which a volume stands for, or "".
+func (n Named) Directory() string {
+	if bool(n.External) || !path.IsAbs(n.Options.Device) || !slices.Contains(strings.Split(n.Options.How, ","), "bind") {
+		return ""
+	}
+	return n.Options.Device
 }
 
 // external is true, or what docker compose before 2.6 writes in its place.

@@ -46,7 +46,7 @@ func TestSilent(t *testing.T) {
 	if err := c.Config(t.Context()); !errors.As(err, &silent) {
 		t.Errorf("config: %v", err)
 	}
-	if _, err := c.Hashes(t.Context()); !errors.As(err, &silent) {
+	if _, err := c.Hashes(t.Context(), nil); !errors.As(err, &silent) {
 		t.Errorf("hashes: %v", err)
 	}
 	// A caller in a hurry is told so, not that the engine hangs.
