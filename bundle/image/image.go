@@ -309,6 +309,9 @@ func (c *collector) component(ctx context.Context, s Spec) (*bundle.Component, e
 	}
 	for i, p := range c.Platforms {
 		out.Images = append(out.Images, c.record(p, images[i]))
+		if len(out.Images[i].Layers) == 0 {
+			return nil, fmt.Errorf("the image for %s has no layers, and so no program: COPY one into it, or leave its service out", p)
+		}
 	}
 	switch {
 	case r != nil && r.index != nil:

@@ -230,6 +230,9 @@ func TestRefused(t *testing.T) {
 	must(t, err)
 	foreignDir := newLayout(t, mutate.AppendManifests(newIndex(t, "a", amd64), mutate.IndexAddendum{Add: foreign, Descriptor: v1.Descriptor{Platform: &arm64}}))
 	pin := strings.Repeat("0", 64)
+	bare, err := mutate.ConfigFile(empty.Image, &v1.ConfigFile{OS: "linux", Architecture: "amd64", Config: v1.Config{Cmd: []string{"sh"}}, RootFS: v1.RootFS{Type: "layers"}})
+	must(t, err)
+	push(t, host+"/bare:1", mutate.AppendManifests(newIndex(t, "a", arm64), mutate.IndexAddendum{Add: bare, Descriptor: v1.Descriptor{Platform: &amd64}}), nil)
 
 	broken := newLayout(t, index)
 	child, err := index.IndexManifest()
@@ -249,6 +252,7 @@ func TestRefused(t *testing.T) {
 		{"foreign layer", "a:1", "oci:" + foreignDir, "which must not be distributed or is unknown"},
 		{"changed blob", "a:1", "oci:" + broken, "image manifest: blob has digest sha256:"},
 		{"upper case", "a:1", host + "/Both:1", "could not parse reference: HOST/Both:1: the name of an image is in lower case"},
+		{"no layers", "a:1", host + "/bare:1", "collect image a:1: the image for linux/amd64 has no layers, and so no program: COPY one into it, or leave its service out"},
 		{"no such image", "a:1", host + "/none:1", "NAME_UNKNOWN"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -66,11 +66,11 @@ func (p *Project) Public(name string) bool {
 
 // carrier collects the files of a repository that travel with a release.
 type carrier struct {
-	p     *Project
-	ctx   context.Context
-	root  string // the project's directory, without links
+	p   *Project
+	ctx context.Context
+	place
 	leave *patternmatcher.PatternMatcher
-	files map[string]ReleaseFile // by path
+	files map[string]ReleaseFile // by path in the bundle, as everywhere here
 	// public are the files that a line allows to be read by anybody.
 	public map[string]bool
 	// local are files that do not travel and that the device must have, by their path
@@ -91,9 +91,7 @@ func (p *Project) carrier(ctx context.Context) (*carrier, error) {
 	if c.leave, err = patternmatcher.New(leave); err != nil {
 		return nil, p.at([]any{"files"}, "%v", err)
 	}
-	if c.root, err = filepath.Abs(p.Dir); err == nil {
-		c.root, err = filepath.EvalSymlinks(c.root)
-	}
+	c.place, err = p.top()
 	return c, err
 }
 
@@ -107,9 +105,34 @@ func (c *carrier) left(name string) bool {
 	return err == nil && matched
 }
 
-// add puts a file into the release, under its path here.
+// source is where a file of the bundle is on this machine.
+func (c *carrier) source(name string) string {
+	return c.p.Path(filepath.FromSlash(c.p.Source(name)))
+}
+
+// ignored returns those of names that git ignores.
+func (c *carrier) ignored(names ...string) (skip map[string]bool, err error) {
+	if c.p.Ignored == nil || len(names) == 0 {
+		return nil, nil
+	}
+	skip = map[string]bool{}
+	sources := map[string]string{}
+	var list []string
+	for _, name := range names {
+		source := c.p.Source(name)
+		sources[source] = name
+		list = append(list, source)
+	}
+	found, err := c.p.Ignored(c.ctx, list)
+	for _, source := range found {
+		skip[sources[source]] = true
+	}
+	return skip, err
+}
+
+// add puts a file into the release.
 func (c *carrier) add(name string, at ...any) error {
-	source := c.p.Path(filepath.FromSlash(name))
+	source := c.source(name)
 	info, err := os.Stat(source)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -126,8 +149,20 @@ func (c *carrier) add(name string, at ...any) error {
 	if err != nil {
 		return c.p.at(at, "%v", err)
 	}
-	if rel, err := filepath.Rel(c.root, real); err != nil || !filepath.IsLocal(rel) {
-		return c.p.at(at, "%s is a link to %s, which is outside the directory of %s", source, real, DefaultFile)
+	rel, err := filepath.Rel(c.top, real)
+	if err != nil || !filepath.IsLocal(rel) {
+		return c.p.at(at, "%s is a link to %s, which is outside %s", source, real, c.p.within())
+	}
+	if rel = filepath.ToSlash(rel); rel != path.Join(c.place.below, c.p.Source(name)) && !c.public[name] {
+		// What a link leads to has the rules of a file that is named.
+		target := path.Join(aboveDir, rel)
+		skip, err := c.ignored(target)
+		if err != nil {
+			return c.p.at(at, "%v", err)
+		}
+		if skip[target] || holdsValues(target) {
+			return c.p.at(at, "%s is a link to %s, which git ignores or which holds values: write {path: %s, public: true} when everybody may read it, or \"!%s\"", source, rel, name, name)
+		}
 	}
 	if _, again := c.files[name]; !again && windowsScript(source) {
 		c.note("%s is a script with Windows line endings: Linux looks for an interpreter whose name ends in a carriage return, and does not start it. Write \"%s text eol=lf\" into .gitattributes and check it out again", name, path.Base(name))
@@ -167,18 +202,19 @@ func kindOf(m fs.FileMode) string {
 // below lists the files at a path or below it that travel, and how many git
 // ignores. public takes those too.
 func (c *carrier) below(name string, public bool) (files []string, ignored int, err error) {
-	err = filepath.WalkDir(c.p.Path(filepath.FromSlash(name)), func(at string, d fs.DirEntry, err error) error {
+	from := c.source(name)
+	err = filepath.WalkDir(from, func(at string, d fs.DirEntry, err error) error {
 		if err == nil {
 			err = c.ctx.Err()
 		}
 		if err != nil {
 			return err
 		}
-		rel, err := filepath.Rel(c.p.Path("."), at)
+		rel, err := filepath.Rel(from, at)
 		if err != nil {
 			return err
 		}
-		rel = filepath.ToSlash(rel)
+		rel = path.Join(name, filepath.ToSlash(rel))
 		switch {
 		case d.IsDir() && d.Name() == ".git":
 			return filepath.SkipDir
@@ -190,15 +226,11 @@ func (c *carrier) below(name string, public bool) (files []string, ignored int, 
 		}
 		return nil
 	})
-	if err != nil || public || c.p.Ignored == nil || len(files) == 0 {
+	if err != nil || public {
 		return files, 0, err
 	}
-	skip, err := c.p.Ignored(c.ctx, files)
-	if err != nil {
-		return nil, 0, err
-	}
-	out := slices.DeleteFunc(files, func(f string) bool { return slices.Contains(skip, f) })
-	return out, len(skip), nil
+	skip, err := c.ignored(files...)
+	return slices.DeleteFunc(files, func(f string) bool { return skip[f] }), len(skip), err
 }
 
 // item adds what a line under files names.
@@ -211,15 +243,15 @@ func (c *carrier) item(item FileItem, at ...any) error {
 	var files []string
 	var ignored int
 	var err error
-	switch info, serr := os.Stat(p.Path(filepath.FromSlash(name))); {
+	switch info, serr := os.Stat(c.source(name)); {
 	case serr != nil && item.pattern():
 		files, ignored, err = c.matching(item)
 	case serr == nil && info.IsDir():
 		files, ignored, err = c.below(name, item.Public)
 	default:
 		files = []string{name}
-		if serr == nil && !item.Public && p.Ignored != nil {
-			if skip, err := p.Ignored(c.ctx, files); err != nil {
+		if serr == nil && !item.Public {
+			if skip, err := c.ignored(files...); err != nil {
 				return p.at(at, "%v", err)
 			} else if len(skip) > 0 {
 				return p.at(at, "git ignores %s: a bundle is read by everybody who gets it; write {path: %s, public: true} when they may read this", name, name)
@@ -238,11 +270,9 @@ func (c *carrier) item(item FileItem, at ...any) error {
 		if !item.Public && holdsValues(f) {
 			return p.at(at, "%s is an environment file: a bundle is read by everybody who gets it; write {path: %s, public: true} when they may read this", f, f)
 		}
+		c.public[f] = c.public[f] || item.Public
 		if err := c.add(f, at...); err != nil {
 			return err
-		}
-		if item.Public {
-			c.public[f] = true
 		}
 	}
 	return nil

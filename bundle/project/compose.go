@@ -56,6 +56,11 @@ func (p *Project) loadCompose(ctx context.Context, version string) (*composeFile
 	if err != nil {
 		return nil, err
 	}
+	for name, value := range map[string]string{workingEnv: ".", homeEnv: "~"} { // docker compose has them of its own
+		if _, given := values[name]; !given {
+			values[name] = value
+		}
+	}
 	values[p.VersionEnv] = version
 	c := &composeFile{p: p, values: values, images: map[string]string{}, others: slices.Clone(p.Compose[1:]), changed: len(p.Compose) > 1 || p.Profiles != nil}
 	options := func(o *loader.Options) {
@@ -75,15 +80,22 @@ func (p *Project) loadCompose(ctx context.Context, version string) (*composeFile
 	if err != nil {
 		return nil, p.composeError("%s", p.oneLine(err))
 	}
+	for _, name := range p.Compose {
+		if err := c.partsOf(name, filepath.Dir(p.Compose.First())); err != nil {
+			return nil, err
+		}
+	}
 	for i := 0; i < len(c.others); i++ { // grows
 		name := c.others[i]
-		if !filepath.IsLocal(name) {
-			return nil, p.composeError("it takes parts from %s, which is outside the directory of %s", name, DefaultFile)
-		}
 		if i >= maxParts {
 			return nil, p.composeError("it takes parts from more than %d other files", maxParts)
 		}
-		c.partsOf(name)
+		if err := c.within(name); err != nil {
+			return nil, err
+		}
+		if err := c.partsOf(name, filepath.Dir(name)); err != nil {
+			return nil, err
+		}
 	}
 	c.without = func(name string) error {
 		c.unknown.blank = name
@@ -142,19 +154,27 @@ func (c *composeFile) takes(event string, data map[string]any) {
 		names, _ = data["path"].(types.StringList)
 	}
 	for _, name := range names {
-		if filepath.IsAbs(name) {
-			if dir, err := filepath.Abs(c.p.Dir); err == nil {
-				name, _ = filepath.Rel(dir, name)
-			}
-		} else if name != "" {
-			name = c.p.beside(filepath.FromSlash(name))
+		if name != "" {
+			c.part(c.from(filepath.Dir(c.p.Compose.First()), name))
 		}
-		c.part(name)
 	}
 }
 
+// from is a path by that of the project of one that counts from dir.
+func (c *composeFile) from(dir, name string) string {
+	if name = filepath.FromSlash(name); !filepath.IsAbs(name) {
+		return filepath.Join(dir, name)
+	}
+	if project, err := filepath.Abs(c.p.Dir); err == nil {
+		if rel, err := filepath.Rel(project, name); err == nil {
+			return rel
+		}
+	}
+	return name
+}
+
 func (c *composeFile) part(name string) {
-	if name != "" && !slices.Contains(c.others, name) {
+	if !slices.Contains(c.others, name) {
 		c.others = append(c.others, name)
 	}
 }
@@ -162,37 +182,63 @@ func (c *composeFile) part(name string) {
 // maxParts is how many other files a compose file may take parts from.
 const maxParts = 1000
 
-// partsOf notes the files that one of the others takes parts from: the listener does
-// not hear of them. One that compose could not read was an error already.
-func (c *composeFile) partsOf(name string) {
+// within refuses to take parts from outside of the repository.
+func (c *composeFile) within(name string) error {
+	if _, ok := c.p.inBundle(name); !ok {
+		return c.p.composeError("it takes parts from %s, %s", name, c.p.outside())
+	}
+	return nil
+}
+
+// partsOf notes the files that one of the files takes parts from, which count from dir:
+// of those in another file the listener does not hear. One that compose could not read
+// was an error already.
+func (c *composeFile) partsOf(name, dir string) error {
 	data, err := readLimited(c.p.Path(name), MaxComposeSize)
 	if err != nil {
-		return
+		return nil
 	}
 	var file struct {
 		Include  []yaml.Node
 		Services map[string]struct{ Extends yaml.Node }
 	}
 	_ = yaml.Load(data, &file)
-	add := func(n *yaml.Node) {
-		if n != nil && n.Kind == yaml.ScalarNode && !strings.Contains(n.Value, "$") && n.Value != "" {
-			c.part(filepath.Join(filepath.Dir(name), filepath.FromSlash(n.Value)))
+	named := func(n *yaml.Node) (list []string) { // a path, or a list of them
+		if n == nil {
+			return nil
 		}
+		for _, n := range append([]*yaml.Node{n}, n.Content...) {
+			if n.Kind == yaml.ScalarNode && !strings.Contains(n.Value, "$") && n.Value != "" {
+				list = append(list, c.from(dir, n.Value))
+			}
+		}
+		return list
 	}
 	for _, n := range file.Include {
-		add(&n) // a path
-		_, path := child(&n, "path")
-		add(path)
-		if path != nil {
-			for _, n := range path.Content { // of a list
-				add(n)
+		for _, key := range []string{"env_file", "project_directory"} { // read here, and no part of the release
+			_, other := child(&n, key)
+			for _, name := range named(other) {
+				if err := c.within(name); err != nil {
+					return err
+				}
 			}
+		}
+		if _, path := child(&n, "path"); path != nil {
+			n = *path
+		} else if n.Kind != yaml.ScalarNode {
+			continue
+		}
+		for _, name := range named(&n) {
+			c.part(name)
 		}
 	}
 	for _, service := range file.Services {
 		_, file := child(&service.Extends, "file")
-		add(file)
+		for _, name := range named(file) {
+			c.part(name)
+		}
 	}
+	return nil
 }
 
 func (p *Project) composeError(format string, args ...any) error {

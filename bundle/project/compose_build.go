@@ -70,6 +70,15 @@ func (p *Project) composeBuild(c *composeFile, name string, platforms []bundle.P
 	if img.Dockerfile = cmp.Or(b.Dockerfile, "Dockerfile"); !filepath.IsAbs(img.Dockerfile) {
 		img.Dockerfile = filepath.Join(img.Context, img.Dockerfile)
 	}
+	outside := func(name string) bool {
+		_, inside := p.inBundle(name)
+		return !inside && !filepath.IsAbs(name)
+	}
+	for _, of := range []struct{ key, name string }{{"context", img.Context}, {"dockerfile", img.Dockerfile}} {
+		if outside(of.name) {
+			return Image{}, p.composeError("service %s: build.%s is %s, %s", name, of.key, of.name, p.outside())
+		}
+	}
 	for key, value := range b.Args {
 		if value == nil {
 			continue // it would be the value of whoever builds: a note says so
@@ -88,7 +97,9 @@ func (p *Project) composeBuild(c *composeFile, name string, platforms []bundle.P
 		case other && !filepath.IsAbs(value) || strings.HasPrefix(value, "git@"):
 			return refuse("additional_contexts", "has "+key+" of kind "+kind+", which is neither a directory nor docker-image://")
 		default:
-			value = p.beside(value)
+			if value = p.beside(value); outside(value) {
+				return Image{}, p.composeError("service %s: build.additional_contexts has %s, %s", name, value, p.outside())
+			}
 		}
 		if img.Build.Contexts == nil {
 			img.Build.Contexts = map[string]string{}
@@ -101,6 +112,8 @@ func (p *Project) composeBuild(c *composeFile, name string, platforms []bundle.P
 		switch {
 		case from.Environment != "":
 			flag += ",env=" + from.Environment
+		case from.File != "" && outside(p.beside(from.File)):
+			return Image{}, p.composeError("service %s: build.secrets has %s, %s", name, from.File, p.outside())
 		case from.File != "":
 			flag += ",src=" + p.Path(p.beside(from.File))
 		default:

@@ -209,7 +209,7 @@ func (d *drafter) environment(service string) (values map[string]setting, sure b
 		name, _ := f["path"].(string)
 		text, _, literal := literal(name)
 		at := d.p.beside(filepath.FromSlash(text))
-		if !literal || !filepath.IsLocal(at) || holdsValues(filepath.ToSlash(at)) {
+		if _, inside := d.p.inBundle(at); !literal || !inside || holdsValues(filepath.ToSlash(at)) {
 			sure = false
 			continue
 		}
@@ -261,7 +261,7 @@ func (d *drafter) data(s types.ServiceConfig) (list []datum) {
 // carried reports whether the release has what is mounted: it is no data then.
 func (d *drafter) carried(source string) bool {
 	at := d.p.beside(filepath.FromSlash(source))
-	if !filepath.IsLocal(at) {
+	if _, inside := d.p.inBundle(at); !inside {
 		return false
 	}
 	info, err := os.Stat(d.p.Path(at))
@@ -419,8 +419,8 @@ func (d *drafter) variables() error {
 	}
 	// Files of compose secrets do not travel.
 	for _, r := range d.c.references() {
-		if name, ok := strings.CutPrefix(r.user, refSecret+" "); ok && bundle.ValidEnvKey(name) && bundle.LocalPath(r.file) && !missing[name] {
-			add(name, r.file, d.databaseSecret(name))
+		if name, ok := strings.CutPrefix(r.user, refSecret+" "); ok && bundle.ValidEnvKey(name) && bundle.LocalPath(onDevice(r.file)) && !missing[name] {
+			add(name, onDevice(r.file), d.databaseSecret(name))
 		}
 	}
 	if len(secrets) > 0 {

@@ -49,6 +49,8 @@ const (
 	separatorEnv = "COMPOSE_PATH_SEPARATOR"
 	profilesEnv  = "COMPOSE_PROFILES"
 	projectEnv   = "COMPOSE_PROJECT_NAME"
+	workingEnv   = "PWD" // the directory that it runs in
+	homeEnv      = "HOME"
 )
 
 // splitList are the items of a list in a variable; nil when there are none.
@@ -141,9 +143,9 @@ func (c *composeFile) decided(text string) bool {
 }
 
 var (
-	// composeNames are those that docker compose looks for, in its order.
-	composeNames = []string{"compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"}
-	// releaseNames mean a release; some stand alone, others go over a file of composeNames.
+	// ComposeNames are those that docker compose looks for, in its order.
+	ComposeNames = []string{"compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"}
+	// releaseNames mean a release; some stand alone, others go over a file of ComposeNames.
 	releaseNames = namesOf("prod", "production", "deploy")
 )
 
@@ -174,7 +176,7 @@ func FindCompose(ctx context.Context, dir string, ignored func(context.Context, 
 	if list := splitList(values[filesEnv], cmp.Or(values[separatorEnv], ":")); list != nil {
 		return list, nil, nil
 	}
-	base, release, override := p.first(composeNames), p.first(releaseNames), p.first(bundle.ComposeOverrides[:])
+	base, release, override := p.first(ComposeNames), p.first(releaseNames), p.first(bundle.ComposeOverrides[:])
 	if release != "" {
 		p.Compose = ComposeFiles{release}
 		if _, err := p.loadCompose(ctx, "0.0.0"); err == nil || base == "" {
@@ -208,7 +210,7 @@ func (p *Project) first(names []string) string {
 
 // overrideNote says that docker compose would take another file by itself.
 func (p *Project) overrideNote(ctx context.Context) (string, error) {
-	if len(p.Compose) != 1 || !slices.Contains(composeNames, filepath.Base(p.Compose.First())) {
+	if len(p.Compose) != 1 || !slices.Contains(ComposeNames, filepath.Base(p.Compose.First())) {
 		return "", nil
 	}
 	for _, name := range bundle.ComposeOverrides[:] {
@@ -216,7 +218,7 @@ func (p *Project) overrideNote(ctx context.Context) (string, error) {
 		if !p.exists(name) {
 			continue
 		}
-		if p.Ignored != nil && filepath.IsLocal(name) {
+		if _, inside := p.inBundle(name); p.Ignored != nil && inside {
 			if own, err := p.Ignored(ctx, []string{name}); err != nil || len(own) > 0 {
 				return "", err
 			}

@@ -187,7 +187,7 @@ secrets: {s: {environment: S}, d: {environment: D}}
 	for _, c := range []struct{ name, project, want string }{
 		{"not there", strings.ReplaceAll(project, "deploy/", ""), "valise.yaml:2:1: read compose file: stat DIR/prod.yaml: no such file or directory"},
 		{"twice", strings.ReplaceAll(project, "deploy/prod", "compose"), "valise.yaml:2:25: compose.yaml is listed twice"},
-		{"outside", strings.ReplaceAll(project, "deploy/prod", "../prod"), "compose.yaml: it takes parts from ../prod.yaml, which is outside the directory of valise.yaml"},
+		{"outside", strings.ReplaceAll(project, "deploy/prod", "../prod"), "compose.yaml: it takes parts from ../prod.yaml, which is above the directory of valise.yaml, and there is no git repository: put valise.yaml into a directory that holds both"},
 		{"empty", strings.ReplaceAll(project, "[compose.yaml, deploy/prod.yaml]", "[]"), "valise.yaml: compose is missing, want the path of the compose file, or tree, the files of an app that systemd runs"},
 		{"profile", strings.ReplaceAll(project, "[web]", "[\"*\"]"), "valise.yaml:3:12: profile \"*\" is listed twice or is not a name of a profile"},
 		{"in a tree", "app: shop\nprofiles: [a]\nplatforms: [linux/amd64]\ntree: {files: [{from: a, to: a}], units: [a]}\n", "valise.yaml:2:1: profiles belongs to a compose app, and this one is a tree"},

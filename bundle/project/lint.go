@@ -38,6 +38,13 @@ func (p *Project) notes(c *composeFile) []string {
 			note("service %s mounts the engine's socket and looks like an updater of this app: what it pulls is not verified, and an update of Valise replaces it. Leave it out of the release (take it out of %s, or write \"services: {%s: !reset null}\" in a file that compose: in %s lists after it): valise serve updates the app", name, p.Compose, name, DefaultFile)
 		}
 	}
+	for _, name := range sortedKeys(c.services) {
+		for _, v := range c.services[name].Volumes {
+			if rest, ok := strings.CutPrefix(v.Source, "~"); ok && v.Type == types.VolumeTypeBind {
+				note("service %s mounts %s of the home directory: on a device that is /root%s, because root installs; an absolute path is clearer", name, v.Source, rest)
+			}
+		}
+	}
 	for _, profile := range p.Profiles {
 		has := func(name string) bool { return slices.Contains(c.services[name].Profiles, profile) }
 		if profile != "*" && !slices.ContainsFunc(sortedKeys(c.services), has) {

@@ -95,7 +95,8 @@ type Project struct {
 	// may be nil.
 	Ignored func(ctx context.Context, paths []string) ([]string, error) `yaml:"-" json:"-"`
 
-	doc *document // for errors with a position
+	doc   *document // for errors with a position
+	where place     // see top
 }
 
 // NoInstaller is said in place of a directory for a bundle without installers.

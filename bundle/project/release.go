@@ -18,6 +18,7 @@ import (
 	"github.com/compose-spec/compose-go/v2/types"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 )
 
 // Release is a project at one version. Close it.
@@ -89,6 +90,9 @@ func (p *Project) Release(ctx context.Context, version string, platforms []bundl
 	if err := p.checkExternal(c); err != nil {
 		return nil, err
 	}
+	if err := p.checkPaths(c); err != nil {
+		return nil, err
+	}
 	r.Create, r.Origins = p.creates(), p.origins()
 	r.compose = c
 	if r.Files, err = p.files(ctx, r, platforms); err != nil {
@@ -98,6 +102,9 @@ func (p *Project) Release(ctx context.Context, version string, platforms []bundl
 		return nil, err
 	}
 	r.Notes = append(r.Notes, p.notes(c)...)
+	if err := p.checkNamedPlatforms(c, platforms, r); err != nil {
+		return nil, err
+	}
 	if note, err := p.overrideNote(ctx); err != nil {
 		return nil, err
 	} else if note != "" {
@@ -301,6 +308,69 @@ func (p *Project) checkExternal(c *composeFile) error {
 	return nil
 }
 
+// checkNamedPlatforms compares the platform that a service names with those of the release:
+// other devices refuse it.
+func (p *Project) checkNamedPlatforms(c *composeFile, platforms []bundle.Platform, r *Release) error {
+	for _, name := range sortedKeys(c.services) {
+		named := c.services[name].Platform
+		if named == "" || placeholder.MatchString(named) {
+			continue
+		}
+		q, err := bundle.ParsePlatform(named)
+		if err != nil {
+			return p.composeError("service %s: platform %q is not one platform: leave it out, the release has an image for each", name, named)
+		}
+		others := slices.DeleteFunc(slices.Clone(platforms), func(o bundle.Platform) bool { return o.OS() == q.OS() && o.Arch() == q.Arch() })
+		if len(others) > 0 {
+			r.Notes = append(r.Notes, fmt.Sprintf("service %s has platform: %s: devices of %v refuse it; leave platform out, the release has an image for each", name, named, others))
+		}
+	}
+	return nil
+}
+
+// laptopPath are absolute paths of macOS, of Docker Desktop and of Windows below Linux.
+var laptopPath = lazyregexp.New(`^/(Users|Volumes|Applications|Library|System|private|host_mnt|mnt/[a-z]/Users)(/|$)`)
+
+// checkPaths refuses absolute paths that no device has: an engine would make an empty
+// directory in the place of each.
+func (p *Project) checkPaths(c *composeFile) error {
+	check := func(user, at string) error {
+		if !laptopPath.MatchString(at) {
+			return nil
+		}
+		if system, ok := strings.CutPrefix(at, "/private"); ok {
+			return p.composeError("%s uses %s, a path of macOS: on a device it is %s", user, at, system)
+		}
+		return p.composeError("%s uses %s, a path of a laptop that a device does not have: write one from the compose file, or a variable", user, at)
+	}
+	for _, name := range sortedKeys(c.services) {
+		s, user := c.services[name], "service "+name
+		for _, v := range s.Volumes {
+			if v.Type == types.VolumeTypeBind {
+				if err := check(user, v.Source); err != nil {
+					return err
+				}
+			}
+		}
+		for _, f := range s.EnvFiles {
+			if err := check(user, f.Path); err != nil {
+				return err
+			}
+		}
+	}
+	for _, kind := range []string{refConfig, refSecret} {
+		entries := section(c.model, kind+"s")
+		for _, name := range sortedKeys(entries) {
+			entry, _ := entries[name].(map[string]any)
+			at, _ := entry["file"].(string)
+			if err := check(kind+" "+name, at); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // files lists the files of the bundle that are not images.
 func (p *Project) files(ctx context.Context, r *Release, platforms []bundle.Platform) ([]ReleaseFile, error) {
 	files := map[string]ReleaseFile{}
@@ -408,7 +478,11 @@ func (p *Project) carry(ctx context.Context, r *Release, add func(path, source s
 		return nil
 	}
 	for _, name := range append([]string{p.Compose.First()}, r.compose.others...) {
-		if err := add(path.Join(SourceDir, filepath.ToSlash(filepath.Clean(name))), p.Path(name), "compose"); err != nil {
+		at, ok := p.inBundle(name)
+		if !ok {
+			return p.composeError("takes parts from %s, %s", name, p.outside())
+		}
+		if err := add(path.Join(SourceDir, at), p.Path(name), "compose"); err != nil {
 			return err
 		}
 	}

@@ -34,50 +34,73 @@ var windowsPath = lazyregexp.New(`^[A-Za-z]:[/\\]|\\`)
 func (c *carrier) carryReferences(file *composeFile) ([]carried, error) {
 	p := c.p
 	var list []carried
+	places := map[string]string{} // of what does not travel, below the app's directory
 	for _, r := range file.references() {
 		refuse := func(format string, args ...any) error {
 			return p.composeError("%s uses %s, %s", r.user, r.written, fmt.Sprintf(format, args...))
 		}
-		name := filepath.ToSlash(p.beside(filepath.FromSlash(r.file)))
-		info, err := os.Stat(p.Path(name))
+		if r.variable {
+			if strings.Contains(r.file, "..") {
+				return nil, refuse("which may lead out of the app's directory on a device: write it without .. behind the variable")
+			}
+			r.set("./"+r.file, false)
+			file.changed = true
+			continue
+		}
+		source := filepath.ToSlash(p.beside(filepath.FromSlash(r.file)))
+		info, err := os.Stat(p.Path(source))
+		name, inside := p.inBundle(source)
+		local := onDevice(r.file)
 		switch {
 		case err != nil && windowsPath.MatchString(r.file):
 			return nil, refuse("which is a path of Windows: a device has Linux, where that is one name; write it with forward slashes and without a drive")
-		case r.file == ".":
-			return nil, refuse("its own directory: on a device that holds passwords and releases; mount a directory below it")
-		case !filepath.IsLocal(name) && err == nil:
-			return nil, refuse("which is outside the directory of %s", DefaultFile)
-		case slices.ContainsFunc(p.Compose, func(f string) bool { return name == filepath.ToSlash(filepath.Clean(f)) }):
+		case !inside:
+			return nil, refuse("%s", p.outside())
+		case local == "." || local == "..":
+			return nil, refuse("the directory of the compose file or one above: on a device that holds passwords and releases; mount a directory below it")
+		case slices.ContainsFunc(p.Compose, func(f string) bool { return source == filepath.ToSlash(filepath.Clean(f)) }):
 			return nil, refuse("the compose file itself: give the service a copy")
 		}
-		reason, err := c.stays(r, name, info, err)
-		if err != nil {
-			return nil, err
+		reason := ""
+		if local != envName { // which is the device's
+			if reason, err = c.stays(r, name, info, err); err != nil {
+				return nil, err
+			}
+			if reason == "" {
+				if list = append(list, carried{r, name}); r.part != "" {
+					c.note("%s uses %s: the release has that, so %s decides nothing on a device", r.user, r.written, r.part)
+				}
+				continue
+			}
 		}
-		if reason == "" {
-			list = append(list, carried{r, name})
+		if local != r.file || r.moved {
+			r.set("./"+local, false)
+			file.changed = true
+		}
+		if local == envName {
 			continue
 		}
-		if !filepath.IsLocal(r.file) {
-			return nil, refuse("which leads out of the app's directory on a device: name an absolute path, or one below")
+		if other := places[local]; other != "" && other != r.file {
+			return nil, refuse("and another one %s: both would be /opt/%s/%s on a device; give one another name", other, p.App, local)
 		}
-		if !bundle.LocalPath(r.file) {
-			first, _, _ := strings.Cut(r.file, "/")
+		places[local] = r.file
+		if !bundle.LocalPath(local) {
+			first, _, _ := strings.Cut(local, "/")
 			return nil, refuse("and %s in the app's directory on a device belongs to Valise: choose another name", first)
 		}
 		if r.kind == refLabels {
 			return nil, refuse("which %s", reason)
 		}
-		generated := slices.ContainsFunc(sortedKeys(p.Secrets), func(key string) bool { return p.Secrets[key].File == r.file })
+		generated := slices.ContainsFunc(sortedKeys(p.Secrets), func(key string) bool { return p.Secrets[key].File == local })
 		switch {
 		case reason == notHere && (r.optional || !r.single): // data
 		case r.single && !r.optional:
-			c.local[r.file] = r
+			c.local[local] = r
 			if !generated {
-				c.note("%s uses %s, which %s: it does not travel, and the device must have it as /opt/%s/%s before an installation", r.user, r.written, reason, p.App, r.file)
+				c.note("%s uses %s, which %s: it does not travel, and the device must have it as /opt/%s/%s before an installation", r.user, r.written, reason, p.App, local)
 			}
 		default:
-			c.note("%s uses %s, which %s: it does not travel, and is /opt/%s/%s on a device", r.user, r.written, reason, p.App, r.file)
+			c.note("%s uses %s, which %s: it does not travel, and is /opt/%s/%s on a device", r.user, r.written, reason, p.App, local)
 		}
 	}
 	return list, nil
@@ -99,6 +122,11 @@ func (c *carrier) stays(r reference, name string, info os.FileInfo, err error) (
 		return notHere, nil
 	case c.left(name):
 		return "a line under files leaves out", nil
+	case r.kind == refVolume:
+		if files, _, err := c.below(name, false); err != nil || len(withoutKeepers(files)) > 0 {
+			return "", c.p.composeError("%s is %s, which is in the repository: mount that path in services, without a volume", r.user, r.written)
+		}
+		return notHere, nil
 	case c.files[name].Source != "":
 		if (r.kind == refSecret || holdsValues(name)) && !c.public[name] {
 			return "", c.p.composeError("%s uses %s, which is listed under files: a bundle is read by everybody who gets it; write {path: %s, public: true} when they may read this", r.user, r.written, name)
@@ -115,8 +143,7 @@ func (c *carrier) stays(r reference, name string, info os.FileInfo, err error) (
 	if err != nil {
 		return "", c.p.composeError("%s uses %s: %v", r.user, r.written, err)
 	}
-	files = slices.DeleteFunc(files, func(f string) bool { return slices.Contains([]string{".gitkeep", ".keep", ".gitignore"}, path.Base(f)) })
-	if len(files) == 0 {
+	if files = withoutKeepers(files); len(files) == 0 {
 		if !info.IsDir() {
 			return "git ignores", nil
 		}
@@ -138,6 +165,11 @@ func (c *carrier) stays(r reference, name string, info os.FileInfo, err error) (
 		c.note("%s may write to %s, which every release brings (files: %d): what it changes there is kept aside when another one comes; for data of the device, write files: [\"!%s\"] or mount it :ro", r.user, r.written, len(files), name)
 	}
 	return "", nil
+}
+
+// withoutKeepers leaves out files that only keep a directory in git.
+func withoutKeepers(files []string) []string {
+	return slices.DeleteFunc(files, func(f string) bool { return slices.Contains([]string{".gitkeep", ".keep", ".gitignore"}, path.Base(f)) })
 }
 
 // Resolved is a compose file whose references lead to what a release carries.
@@ -169,7 +201,7 @@ func (r *Release) Resolve(files []bundle.File) (*Resolved, error) {
 			// mount: what counts of it is its content.
 			place = "./" + bundle.MountDir + "/./" + name
 		}
-		c.set(place)
+		c.set(place, true)
 		out.Mounts = append(out.Mounts, c.path)
 	}
 	slices.Sort(out.Mounts)
@@ -292,7 +324,7 @@ func (r *Release) inlineLabels(service map[string]any) error {
 	labels := map[string]any{}
 	for _, f := range files {
 		name, _ := f.(string)
-		text, _, ok := literal(name)
+		text, _, ok := literal(here(name))
 		if !ok {
 			return fmt.Errorf("label_file %s depends on a variable of the device: write the labels here", name)
 		}

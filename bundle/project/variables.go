@@ -41,10 +41,13 @@ func (p *Project) buildValues(ctx context.Context) (map[string]string, error) {
 	return values, nil
 }
 
-// committedEnv reads the environment file beside the compose file. One that git
-// ignores belongs to a machine.
+// committedEnv reads the environment file beside the compose file, or else beside
+// valise.yaml. One that git ignores belongs to a machine.
 func (p *Project) committedEnv(ctx context.Context) (map[string]string, error) {
 	name := p.beside(envName)
+	if !p.exists(name) {
+		name = envName
+	}
 	data, err := readLimited(p.Path(name), MaxProjectSize)
 	if errors.Is(err, fs.ErrNotExist) {
 		return map[string]string{}, nil
@@ -52,7 +55,7 @@ func (p *Project) committedEnv(ctx context.Context) (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	if p.Ignored != nil && filepath.IsLocal(name) {
+	if _, inside := p.inBundle(name); p.Ignored != nil && inside {
 		if ignored, err := p.Ignored(ctx, []string{filepath.ToSlash(name)}); err != nil || len(ignored) > 0 {
 			return map[string]string{}, err
 		}
@@ -73,7 +76,11 @@ func (p *Project) envTemplate() string {
 	if p.Tree != nil {
 		return p.first(envTemplates[:1])
 	}
-	return p.first(envTemplates)
+	names := slices.Clone(envTemplates)
+	for i := range names {
+		names[i] = p.beside(names[i])
+	}
+	return p.first(append(names, envTemplates...))
 }
 
 // template is what it says; one that cannot be read says nothing, and unread is why.
@@ -101,7 +108,7 @@ func (c *composeFile) readsEnv() bool {
 		for _, f := range files {
 			f, _ := f.(map[string]any)
 			name, _ := f["path"].(string)
-			if text, _, ok := literal(name); ok && path.Clean(text) == envName && f["required"] != false {
+			if text, _, ok := literal(here(name)); ok && onDevice(path.Clean(text)) == envName && f["required"] != false {
 				return true
 			}
 		}

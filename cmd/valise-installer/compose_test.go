@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
@@ -17,6 +18,8 @@ import (
 	"testing"
 
 	"github.com/rogpeppe/go-internal/txtar"
+
+	"github.com/valise-ota/valise/bundle"
 )
 
 const composeProjects = "../../testdata/compose"
@@ -135,6 +138,7 @@ type composeProject struct {
 	name, app string
 	head      map[string]string
 	src       string // the repository
+	work      string // where valise.yaml is, and valise runs
 	device    string
 	files     []txtar.File
 }
@@ -158,6 +162,7 @@ func parseComposeProject(t *testing.T, lab *composeLab, file string) *composePro
 func (p *composeProject) begin(t *testing.T) {
 	p.t = t
 	p.src, p.device = filepath.Join(t.TempDir(), p.app), filepath.Join(t.TempDir(), "device")
+	p.work = filepath.Join(p.src, p.head["in"])
 	t.Cleanup(func() {
 		cleanEngine(t, p.host, p.app)
 		for _, what := range p.external() {
@@ -222,6 +227,14 @@ func (p *composeProject) run() {
 		p.refused(p.build("1.0.0"), 1, "this device lacks", strings.Fields(p.head["lacks"]))
 		return
 	}
+	if since := p.head["since"]; since != "" && p.older(since) {
+		p.init()
+		if err := os.MkdirAll(p.device, 0o755); err != nil {
+			p.t.Fatal(err)
+		}
+		p.refused(p.build("1.0.0"), 1, p.head["before"], []string{"compose"})
+		return
+	}
 	p.others("create")
 	before := p.plain("1.0.0")
 	p.init()
@@ -261,6 +274,10 @@ func (p *composeProject) run() {
 	}
 	slices.Sort(recreated)
 	want := strings.Fields(p.head["recreated"])
+	if dependents := p.head["dependents"]; dependents != "" && p.older("2.29.3") {
+		want = append(want, strings.Fields(dependents)...)
+		slices.Sort(want)
+	}
 	if !slices.Equal(recreated, want) {
 		p.t.Errorf("the update made %v again, want %v", recreated, want)
 	}
@@ -291,8 +308,14 @@ func (p *composeProject) run() {
 }
 
 func (p *composeProject) init() {
-	p.do(p.t, p.src, p.valise, "init")
-	file := filepath.Join(p.src, "valise.yaml")
+	if p.head["in"] != "" {
+		p.do(p.t, p.src, "git", "init", "-q")
+	}
+	p.do(p.t, p.work, p.valise, append([]string{"init"}, strings.Fields(p.head["compose"])...)...)
+	file := filepath.Join(p.work, "valise.yaml")
+	if p.head["in"] != "" { // which names the app
+		edit(p.t, file, `(?m)^app: \S+`, "app: "+p.app)
+	}
 	edit(p.t, file, `platforms: \[.*\]`, "platforms: [linux/"+runtime.GOARCH+"]")
 	edit(p.t, file, `retries: \d+`, "retries: 30")
 	edit(p.t, file, `interval: \S+`, "interval: 250ms")
@@ -321,14 +344,14 @@ func (p *composeProject) init() {
 	if err := os.WriteFile(file, append(b, "installer: none\n"+images+p.file("valise.more")...), 0o644); err != nil {
 		p.t.Fatal(err)
 	}
-	p.do(p.t, p.src, "cp", filepath.Join(p.dir, "look"), ".look")
+	p.do(p.t, p.work, "cp", filepath.Join(p.dir, "look"), ".look")
 }
 
 func (p *composeProject) build(version string) string {
 	p.t.Helper()
 	file := filepath.Join(p.t.TempDir(), p.app+"-"+version+".tar.gz")
-	p.do(p.t, p.src, p.valise, "build", version, "-o", file)
-	p.do(p.t, p.src, p.valise, "sign", file, "--key", filepath.Join(p.dir, "cosign.key"))
+	p.do(p.t, p.work, p.valise, "build", version, "-o", file)
+	p.do(p.t, p.work, p.valise, "sign", file, "--key", filepath.Join(p.dir, "cosign.key"))
 	return file
 }
 
@@ -403,10 +426,21 @@ func (p *composeProject) plain(version string) map[string]string {
 		p.t.Fatal(err)
 	}
 	p.write(dir, "device/")
-	p.do(p.t, dir, "docker", "compose", "-p", p.app, "up", "-d", "--no-build", "--pull", "never")
+	compose := []string{"compose", "-p", p.app}
+	if in := cmp.Or(p.head["in"], filepath.Dir(p.head["compose"])); p.head["in"]+p.head["compose"] != "" { // its own .env is beside it
+		compose = append(compose, "-f", filepath.Join(in, "compose.yaml"), "--env-file", ".env")
+	}
+	p.do(p.t, dir, "docker", append(compose, "up", "-d", "--no-build", "--pull", "never")...)
 	seen := p.look()
-	p.do(p.t, dir, "docker", "compose", "-p", p.app, "down", "-v")
+	p.do(p.t, dir, "docker", append(compose, "down", "-v")...)
 	return seen
+}
+
+// older reports whether docker compose here is older than a version.
+func (p *composeProject) older(version string) bool {
+	p.t.Helper()
+	has := strings.TrimPrefix(strings.TrimSpace(p.do(p.t, p.dir, "docker", "compose", "version", "--short")), "v")
+	return slices.Compare(bundle.VersionNumbers(has), bundle.VersionNumbers(version)) < 0
 }
 
 func (p *composeProject) ids() map[string]string {
@@ -457,6 +491,9 @@ func (p *composeProject) look() map[string]string {
 		}
 		for _, key := range []string{"Binds", "Mounts"} {
 			delete(c.HostConfig, key)
+		}
+		if mode, _ := c.HostConfig["NetworkMode"].(string); regexp.MustCompile(`^[0-9a-f]{64}$`).MatchString(mode) { // docker compose 2.26; Networks has the name
+			c.HostConfig["NetworkMode"] = "ID"
 		}
 		for _, key := range []string{"ExtraHosts", "Ulimits"} { // in no order
 			list, _ := c.HostConfig[key].([]any)

@@ -107,8 +107,11 @@ func (a *app) draft(ctx context.Context, r *initResult, args []string) error {
 	var draft *project.Draft
 	if len(compose) > 0 {
 		draft, err = project.NewDraft(ctx, dir, compose, ignoredBelow(dir))
+		if part := partOf(args, err); part != "" {
+			err = cli.WithHint(err, "when it goes over another file, name that one before it: %s", part)
+		}
 	} else if draft, err = project.NewTreeDraft(dir); err == nil && draft == nil {
-		err = cli.WithHint(fmt.Errorf("find compose file in %s: none of the usual names exists, and no unit of systemd or program for Linux either", dir), "name it: valise init COMPOSE")
+		err = cli.WithHint(fmt.Errorf("find compose file in %s: none of the usual names exists, and no unit of systemd or program for Linux either", dir), "%s", nameCompose(dir))
 	}
 	if err != nil {
 		return err
@@ -132,6 +135,32 @@ func (a *app) draft(ctx context.Context, r *initResult, args []string) error {
 	r.Compose, r.drafted = compose, true
 	r.Notes = append(append(r.Notes, notes...), draft.Notes...)
 	return nil
+}
+
+// partOf is the command for a file that does not stand alone, when that may be why it
+// was refused.
+func partOf(args []string, err error) string {
+	if err == nil || len(args) != 1 {
+		return ""
+	}
+	in := filepath.Dir(args[0])
+	for _, name := range project.ComposeNames {
+		base := filepath.Join(in, name)
+		if _, serr := os.Stat(base); serr == nil && base != filepath.Clean(args[0]) {
+			return "valise init " + base + " " + args[0]
+		}
+	}
+	return ""
+}
+
+// nameCompose says how to name a compose file, by those in directories of dir.
+func nameCompose(dir string) string {
+	for _, name := range append(slices.Clone(project.ComposeNames), "*compose*.y*ml") {
+		if found, err := filepath.Glob(filepath.Join(dir, "*", name)); err == nil && len(found) > 0 {
+			return "name it: valise init " + found[0]
+		}
+	}
+	return "name it: valise init COMPOSE"
 }
 
 // findCompose returns the paths of the compose files from dir.

@@ -69,7 +69,7 @@ func (p *publishing) checkPrivate(ctx context.Context) error {
 		for _, f := range m.Files {
 			name := strings.TrimPrefix(f.Path, project.SourceDir+"/")
 			if name != provenance.Name && !strings.HasPrefix(name, sbom.Dir) && !strings.HasPrefix(name, bundle.InstallerDir) && !strings.HasPrefix(name, bundle.EngineDir) && !app.Public(name) {
-				names = append(names, name)
+				names = append(names, app.Source(name))
 			}
 		}
 		ignored, err := ignoredBelow(app.Dir)(ctx, names)
