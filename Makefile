@@ -80,6 +80,10 @@ vuln: ## known holes in what the programs call (network)
 	  { echo 'vuln: the database at https://vuln.go.dev cannot be reached: nothing was checked' >&2; exit 1; }
 	$(GO) run golang.org/x/vuln/cmd/govulncheck@v1.9.0 ./...
 
+.PHONY: check
+check: ## every suite at the last commit, one after the other, with a table in docs/suites.md; hours, and it can be ended and started again
+	scripts/check.sh
+
 .PHONY: bench-device
 bench-device: setup ## a first install and a one-layer update on each engine, beside the same by hand
 	scripts/bench-device.sh

@@ -20,7 +20,7 @@ func statusCommand(p *program) *cobra.Command {
 	return &cobra.Command{
 		Use:     "status",
 		Short:   "Show what is installed and whether anything is unfinished",
-		Long:    "status reads the records: it works without the engine and while an update runs. Where the\nengine or systemd answers it says too what of the current and the previous release is lost, what\ndoes not run, and what is started again and again.",
+		Long:    "status reads the records: it works without the engine and while an update runs. Where the\nengine or systemd answers it says too what of the current and the previous release is lost,\nwhat does not run, and what is started again and again.",
 		Example: "  valise-installer status\n  valise-installer status --output json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -81,6 +81,7 @@ export const sidebar = [
       ['Threat model', 'docs/threat-model.md'],
       ['Security policy', 'SECURITY.md'],
       ['Reliability', 'docs/reliability.md'],
+      ['Suites', 'docs/suites.md'],
       ['Benchmarks', 'docs/benchmarks.md'],
       ['Roadmap and non-goals', 'docs/roadmap.md'],
       ['Contributing', 'CONTRIBUTING.md'],
