@@ -17,13 +17,13 @@ type composeFile struct {
 	p        *Project
 	services types.Services
 	secrets  types.Secrets
-	model    map[string]any          // as it is written, with its variables, in the long form
-	images   map[string]string       // of the services, as they are written
-	values   map[string]string       // of variables that the build knows
-	others   []string                // files it takes parts from, relative to the project's directory
-	changed  bool                    // the release cannot have it as it is
-	unknown  unknowns                // variables that only a device sets
-	without  func(name string) error // reads the file as on a device that does not set a variable
+	model    map[string]any             // as it is written, with its variables, in the long form
+	images   map[string]string          // of the services, as they are written
+	values   map[string]string          // of variables that the build knows
+	others   []string                   // files it takes parts from, relative to the project's directory
+	changed  bool                       // the release cannot have it as it is
+	unknown  unknowns                   // variables that only a device sets
+	without  func(names []string) error // reads the file as on a device that does not set these variables
 }
 
 // text is a string of a service as it is written, or "".
@@ -97,9 +97,9 @@ func (p *Project) loadCompose(ctx context.Context, version string) (*composeFile
 			return nil, err
 		}
 	}
-	c.without = func(name string) error {
-		c.unknown.blank = name
-		defer func() { c.unknown.blank = "" }()
+	c.without = func(names []string) error {
+		c.unknown.blank = names
+		defer func() { c.unknown.blank = nil }()
 		details := details
 		details.Environment = values
 		_, err := loader.LoadWithContext(ctx, details, options, func(o *loader.Options) { o.Listeners = nil })

@@ -2,6 +2,8 @@ package project
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -534,5 +536,23 @@ networks: {n: {}, other: {}}
 	}
 	if _, err := r.Resolve(nil); err == nil || err.Error() != dir+"/compose.yaml: service db: the mode of the mount at /x is a variable without a default: write ro or rw" {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestNeededLooks: each look reads the whole file, so there are few for many variables.
+func TestNeededLooks(t *testing.T) {
+	var names []string
+	for i := range 128 {
+		names = append(names, fmt.Sprint("V", i))
+	}
+	looks := 0
+	c := &composeFile{without: func(blank []string) error {
+		if looks++; slices.Contains(blank, "V5") || slices.Contains(blank, "V90") {
+			return errors.New("wrong")
+		}
+		return nil
+	}}
+	if got := c.needed(names); !slices.Equal(got, []string{"V5", "V90"}) || looks > 32 {
+		t.Errorf("got %s after %d looks", got, looks)
 	}
 }

@@ -144,6 +144,9 @@ func (c *carrier) stays(r reference, name string, info os.FileInfo, err error) (
 		return "", c.p.composeError("%s uses %s: %v", r.user, r.written, err)
 	}
 	if files = withoutKeepers(files); len(files) == 0 {
+		if info.IsDir() && r.single {
+			return "", c.p.composeError("%s uses %s, which is an empty directory and not a file: an engine makes one in place of a file that is missing; put the file there", r.user, r.written)
+		}
 		if !info.IsDir() {
 			return "git ignores", nil
 		}

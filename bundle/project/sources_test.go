@@ -200,6 +200,8 @@ func TestBadSources(t *testing.T) {
 			"compose.yaml: service db uses ../nowhere, which is above the directory of valise.yaml, and there is no git repository: put valise.yaml into a directory that holds both"},
 		{"mount of the compose file", goodProject, "services: {db: {image: a, volumes: [\"./compose.yaml:/a\"]}}\n",
 			"compose.yaml: service db uses ./compose.yaml, the compose file itself: give the service a copy"},
+		{"empty directory as a file", goodProject, "services: {db: {image: a, volumes: [\"./empty.conf:/etc/a.conf\"]}}\n",
+			"compose.yaml: service db uses ./empty.conf, which is an empty directory and not a file: an engine makes one in place of a file that is missing; put the file there"},
 		{"directory as env_file", goodProject, "services: {db: {image: a, env_file: conf}}\n", "compose.yaml: service db uses conf, which is a directory and not a file"},
 		{"link out", goodProject, "services: {db: {image: a, volumes: [\"./out:/a\"]}}\n", "valise.yaml: DIR/out is a link to /etc/hostname, which is outside the directory of valise.yaml"},
 		{"link out in a directory", goodProject, "services: {db: {image: a, volumes: [\"./links:/a\"]}}\n", "valise.yaml: DIR/links/out is a link to /etc/hostname, which is outside the directory of valise.yaml"},
@@ -216,7 +218,7 @@ func TestBadSources(t *testing.T) {
 			"compose.yaml: secret x uses here.txt, which is listed under files: a bundle is read by everybody who gets it; write {path: here.txt, public: true} when they may read this"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			_, dir, err := release(t, map[string]string{"valise.yaml": c.project, "compose.yaml": c.compose, "here.txt": "x", "conf/a.conf": "x", ".env.production": "A=1", "ignored.txt": "x",
+			_, dir, err := release(t, map[string]string{"valise.yaml": c.project, "compose.yaml": c.compose, "here.txt": "x", "conf/a.conf": "x", "empty.conf/.gitkeep": "", ".env.production": "A=1", "ignored.txt": "x",
 				"out": "-> /etc/hostname", "links/out": "-> /etc/hostname", "links/in": "-> ../here.txt", "pipes/p": "|",
 				"nodes/null": "-> /dev/null", "cases/a.conf": "a", "cases/A.conf": "A", longName: "x"})
 			if want := dir + "/" + strings.ReplaceAll(c.want, "DIR", dir); err == nil || err.Error() != want {

@@ -121,7 +121,7 @@ func (c *composeFile) readsEnv() bool {
 // want something else.
 type unknowns struct {
 	names []string
-	blank string // a name that gets no placeholder, as on a device that does not set it
+	blank []string // names that get no placeholder, as on a device that does not set them
 
 	last    string            // the text that was substituted last
 	devices map[string]string // devices as they are written, by what they are with values
@@ -131,7 +131,7 @@ type unknowns struct {
 var placeholder = lazyregexp.New(`1077[0-9]{4}`)
 
 func (u *unknowns) placeholder(name string) string {
-	if name == u.blank {
+	if slices.Contains(u.blank, name) {
 		return ""
 	}
 	i := slices.Index(u.names, name)
@@ -155,7 +155,7 @@ func (u *unknowns) substitute(text string, values template.Mapping) (string, err
 			return u.placeholder(name), required[name]
 		}, template.WithoutLogging)
 		var missing *template.MissingRequiredError
-		if !errors.As(err, &missing) || required[missing.Variable] || missing.Variable == u.blank {
+		if !errors.As(err, &missing) || required[missing.Variable] || slices.Contains(u.blank, missing.Variable) {
 			return s, err
 		}
 		required[missing.Variable] = true
@@ -472,13 +472,28 @@ func (c *composeFile) required() []string {
 			names = append(names, name)
 		}
 	}
+	var doubtful []string
 	for _, name := range c.unknown.names {
-		if _, ok := used[name]; ok && !slices.Contains(names, name) && c.without(name) != nil {
-			names = append(names, name)
+		if _, ok := used[name]; ok && !slices.Contains(names, name) {
+			doubtful = append(doubtful, name)
 		}
 	}
+	names = append(names, c.needed(doubtful)...)
 	slices.Sort(names)
 	return slices.DeleteFunc(slices.Compact(names), func(name string) bool { return name == c.p.VersionEnv })
+}
+
+// needed are those of names without which the file is wrong: halves are looked at, since
+// each look reads the whole file.
+func (c *composeFile) needed(names []string) []string {
+	switch {
+	case len(names) == 0 || c.without(names) == nil:
+		return nil
+	case len(names) == 1:
+		return names
+	}
+	half := len(names) / 2
+	return append(c.needed(names[:half:half]), c.needed(names[half:])...)
 }
 
 // passedOn are the variables that services get as the device has them
