@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 
 	"github.com/valise-ota/valise/bundle"
@@ -51,13 +50,16 @@ func (f *File) fetchBlob(ctx context.Context, r *remote, from, to int64, write f
 		if held > 0 || err != nil {
 			return done + held, err
 		}
-		for _, at := range f.stream(r) {
+		for _, at := range r.stream() {
 			var n int64
 			n, err = f.fetch(ctx, at, from+done, to, write)
 			if done += n; err == nil || errors.Is(err, ErrNoRanges) {
 				break
 			}
-			f.pass(ctx, at, err)
+			if ctx.Err() != nil {
+				break
+			}
+			at.client.failed(err)
 		}
 		if !errors.Is(err, ErrNoRanges) {
 			return done, err
@@ -70,27 +72,12 @@ func (f *File) fetchBlob(ctx context.Context, r *remote, from, to int64, write f
 
 // stream are the places to read a large blob from that is not held, the registry itself
 // first: only the reader of it all sees whether it is right.
-func (f *File) stream(r *remote) []*remote {
+func (r *remote) stream() []*remote {
 	mirrors := r.blob.hosts[:len(r.blob.hosts)-1]
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.avoid[r.client] && len(mirrors) > 0 {
+	if r.client.bad.Load() && len(mirrors) > 0 {
 		return mirrors
 	}
 	return append([]*remote{r}, mirrors...)
-}
-
-// pass remembers that a place failed, and tells of it.
-func (f *File) pass(ctx context.Context, at *remote, err error) {
-	if s := new(StatusError); ctx.Err() != nil || errors.As(err, &s) && s.Code == http.StatusNotFound {
-		return // it may have others
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if !f.avoid[at.client] && at.client.over != nil {
-		at.client.over(err)
-	}
-	f.avoid[at.client] = true
 }
 
 // small returns a blob that fits in memory.
@@ -105,10 +92,7 @@ func (f *File) small(ctx context.Context, r *remote) ([]byte, error) {
 func (f *File) all(ctx context.Context, r *remote, hosts []*remote, begin func() error, write func([]byte) error) error {
 	errs := []error{}
 	for _, at := range hosts {
-		f.mu.Lock()
-		skip := f.avoid[at.client] && at.client != r.client
-		f.mu.Unlock()
-		if skip {
+		if at.client.bad.Load() && at.client != r.client {
 			continue
 		}
 		if err := begin(); err != nil {
@@ -135,7 +119,7 @@ func (f *File) all(ctx context.Context, r *remote, hosts []*remote, begin func()
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
-		f.pass(ctx, at, err)
+		at.client.failed(err)
 		errs = append(errs, err)
 	}
 	return oneLine(errs)

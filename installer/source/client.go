@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/renameio/v2"
@@ -33,7 +34,8 @@ const (
 type client struct {
 	http  *http.Client
 	agent string
-	host  string // of a registry
+	host  string       // of a registry
+	bad   *atomic.Bool // which failed: it is asked last
 	retry func(error)
 	over  func(error) // of Options.PassedOver
 	limits

@@ -33,22 +33,22 @@ func (s *Source) Download(ctx context.Context, b Bundle, dst *os.File, room func
 // use to the next one.
 func (p part) download(ctx context.Context, dst *os.File, base, total int64, room func(int64) error, progress func(done, total int64)) (int64, error) {
 	var n int64
-	err := p.client.again(ctx, func() (err error) {
+	err := p.client.again(ctx, p.client.attempts, func() (err error) {
 		n, err = p.downloadOnce(ctx, dst, base, total, room, progress)
 		return err
 	})
 	return n, err
 }
 
-// again calls once until it is done, or fails in a way that will not pass.
-func (c *client) again(ctx context.Context, once func() error) error {
+// again calls once until it is done, or fails in a way that will not pass, or so often.
+func (c *client) again(ctx context.Context, attempts int, once func() error) error {
 	wait := c.backoff()
 	for failed := 1; ; failed++ {
 		err := once()
 		if err == nil || !temporary(err) {
 			return err
 		}
-		if failed >= c.attempts {
+		if failed >= attempts {
 			return fmt.Errorf("%w (given up after %d attempts)", err, failed)
 		}
 		if err := c.pause(ctx, wait.NextBackOff(), err); err != nil {

@@ -51,7 +51,6 @@ type File struct {
 	spooled  int64
 
 	blobs bool                               // parts are content of a registry, or in memory
-	avoid map[*client]bool                   // mirrors that failed
 	room  func(size int64) (*os.File, error) // of Hold; may be nil
 }
 
@@ -70,7 +69,7 @@ type chunk struct {
 // that gives only whole files: see Download. The caller closes the file.
 func (s *Source) Open(ctx context.Context, b Bundle) (*File, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	f := &File{ctx: ctx, cancel: cancel, window: headWindow, lanes: 1, avoid: map[*client]bool{}}
+	f := &File{ctx: ctx, cancel: cancel, window: headWindow, lanes: 1}
 	f.changed.L = &f.mu
 	if t := b.parts[0].tag; t != nil {
 		f.blobs = true

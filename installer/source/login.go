@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/valise-ota/valise/bundle/lazyregexp"
 )
@@ -77,7 +78,7 @@ func (e *loginError) Error() string { return fmt.Sprintf("log in to %s: %s", e.H
 func (c *client) withLogin(base *url.URL, user *url.Userinfo) *client {
 	own, h := *c, *c.http
 	h.Transport = &login{next: c.http.Transport, base: base, user: user, scope: "repository:" + repositoryOf(base) + ":pull"}
-	own.http, own.host = &h, base.Host
+	own.http, own.host, own.bad = &h, base.Host, new(atomic.Bool)
 	return &own
 }
 

@@ -43,8 +43,9 @@ type registry struct {
 
 // repository is one place.
 type repository struct {
-	base   *url.URL // ends in /
-	client *client
+	base     *url.URL // ends in /
+	client   *client
+	attempts int // to get a list or manifest
 }
 
 var validRepository = lazyregexp.New(`^[a-z0-9]+((\.|__?|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|__?|-+)[a-z0-9]+)*)*$`)
@@ -91,7 +92,10 @@ func newRegistry(app string, c Config, secret string, plainClient *client) (*reg
 		if err != nil {
 			return nil, err
 		}
-		at := &repository{base, plainClient.withLogin(base, logins.of(base.Host, i == 0))}
+		at := &repository{base, plainClient.withLogin(base, logins.of(base.Host, i == 0)), mirrorAttempts}
+		if len(c.Mirrors) > 0 { // whoever waits for a dead one does not get to the others
+			at.attempts = 1
+		}
 		if base.Scheme == "http" && i == 0 && secret != "" {
 			return nil, fmt.Errorf("source: a token would go to %s unencrypted: use https, or ask without a token", base.Host)
 		}
@@ -105,13 +109,14 @@ func newRegistry(app string, c Config, secret string, plainClient *client) (*reg
 	return r, nil
 }
 
-// mirrorAttempts is how often a mirror is asked in vain before the next place is.
+// mirrorAttempts is how often a mirror is asked in vain for a blob before the next place
+// is, and how often lists and manifests are asked for where there is none.
 const mirrorAttempts = 2
 
 // get reads a small answer, again where it is cut off.
 func (at *repository) get(ctx context.Context, path, accept string, limit int64) (b []byte, header http.Header, err error) {
 	p := part{client: at.client, accept: accept}
-	err = at.client.again(ctx, func() error {
+	err = at.client.again(ctx, at.attempts, func() error {
 		ctx, watch := watchStall(ctx, at.client.stall)
 		defer watch.stop()
 		res, err := p.get(ctx, at.base.String()+path, http.Header{})
@@ -135,14 +140,28 @@ func (at *repository) get(ctx context.Context, path, accept string, limit int64)
 	return b, header, err
 }
 
-// first calls do for one place after the other until one has what is wanted.
+// failed remembers that a registry failed, and tells of a mirror.
+func (c *client) failed(err error) {
+	if s := new(StatusError); errors.As(err, &s) && s.Code == http.StatusNotFound {
+		return // it may have others
+	}
+	if !c.bad.Swap(true) && c.over != nil {
+		c.over(err)
+	}
+}
+
+// first calls do for one place after the other until one has what is wanted. Those that
+// failed come last: to wait for each again would take long.
 func first(ctx context.Context, places []*repository, do func(*repository) error) error {
 	var errs []error
+	bad := func(at *repository) bool { return at.client.bad.Load() }
+	places = slices.Concat(slices.DeleteFunc(slices.Clone(places), bad), slices.DeleteFunc(slices.Clone(places), func(at *repository) bool { return !bad(at) }))
 	for _, at := range places {
 		err := do(at)
 		if err == nil || ctx.Err() != nil {
 			return err
 		}
+		at.client.failed(err)
 		if !slices.ContainsFunc(errs, func(e error) bool { return e.Error() == err.Error() }) {
 			errs = append(errs, err)
 		}

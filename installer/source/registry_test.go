@@ -128,7 +128,7 @@ func ociSource(t *testing.T, c Config, o Options, places ...*aRegistry) *Source 
 		t.Fatal(err)
 	}
 	trusting(s, places[0].Server)
-	for _, at := range s.lister.(*registry).byWord() {
+	for _, at := range s.lister.(*registry).byDigest() {
 		attempts := at.client.attempts
 		at.client.limits = quick
 		at.client.attempts = min(attempts, quick.attempts)
@@ -394,6 +394,21 @@ func TestMirrors(t *testing.T) {
 			}
 		})
 	}
+	t.Run("instead of a broken registry", func(t *testing.T) {
+		main, mirror := newRegistryServer(t, serveHTTP), newRegistryServer(t, serveHTTP)
+		want := mirror.pushTo(t, m, c)
+		main.fault = func(w http.ResponseWriter, r *http.Request) bool {
+			w.WriteHeader(http.StatusInternalServerError)
+			return true
+		}
+		got, err := readAll(t, ociSource(t, Config{}, Options{}, main, mirror), "1.0.0", true)
+		if err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%d bytes of %d: %v", len(got), len(want), err)
+		}
+		if n, _ := main.took(); n != 1 {
+			t.Errorf("it was asked %d times, and each may take long", n)
+		}
+	})
 	t.Run("all there is", func(t *testing.T) {
 		main, mirror := newRegistryServer(t, serveHTTP), newRegistryServer(t, serveHTTP)
 		want := mirror.pushTo(t, m, c)
