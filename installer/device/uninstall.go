@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/valise-ota/valise/installer/release"
 	"github.com/valise-ota/valise/installer/systemd"
@@ -72,7 +73,9 @@ func (m *Machine) uninstall(ctx context.Context, a *lockedApp, purge bool, agree
 		}
 	}
 	_ = os.Remove(m.statePath(app))
-	_ = os.Remove(m.AppDir(app)) // when nothing of others is in it
+	for _, dir := range []string{"updates/applied", "updates/failed", "updates", ""} { // of the daemon; none in which anything is
+		_ = syscall.Rmdir(filepath.Join(m.AppDir(app), dir))
+	}
 	// The records go last: until then this can be repeated.
 	if err := os.RemoveAll(m.stateDir(app)); err != nil {
 		return nil, fmt.Errorf("uninstall %s: %w", app, err)
