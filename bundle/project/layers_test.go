@@ -556,3 +556,20 @@ func TestNeededLooks(t *testing.T) {
 		t.Errorf("got %s after %d looks", got, looks)
 	}
 }
+
+// TestEnvOfIncluded has an image that a committed environment file of an included file decides.
+func TestEnvOfIncluded(t *testing.T) {
+	for include, want := range map[string]string{
+		"[inc/compose.yaml]": "image: b:beside\n",
+		"[{path: inc/compose.yaml, env_file: inc/prod.env}]":                    "image: b:prod\n",
+		"[{path: [inc/compose.yaml], env_file: [inc/ignored.env, other/.env]}]": "image: b:other\n",
+		"[{path: inc/compose.yaml, project_directory: other}]":                  "image: b:other\n",
+	} {
+		files := map[string]string{"valise.yaml": goodProject, "compose.yaml": "include: " + include + "\nservices: {db: {image: a}}\n",
+			"inc/compose.yaml": "services: {b: {image: \"b:${B_TAG}\", environment: {B_TAG: \"${B_TAG}\"}}}\n",
+			"inc/.env":         "B_TAG=beside\n", "inc/prod.env": "B_TAG=prod\n", "inc/ignored.env": "B_TAG=ignored\n", "other/.env": "B_TAG=other\n"}
+		if text := resolve(t, files); !strings.Contains(text, want) || !strings.Contains(text, "B_TAG: ${B_TAG}\n") {
+			t.Errorf("%s: no %q in\n%s", include, want, text)
+		}
+	}
+}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"path"
 	"path/filepath"
@@ -17,6 +16,7 @@ import (
 	"github.com/compose-spec/compose-go/v2/interpolation"
 	"github.com/compose-spec/compose-go/v2/template"
 	"github.com/compose-spec/compose-go/v2/tree"
+	"go.yaml.in/yaml/v4"
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/environ"
@@ -42,22 +42,77 @@ func (p *Project) buildValues(ctx context.Context) (map[string]string, error) {
 }
 
 // committedEnv reads the environment file beside the compose file, or else beside
-// valise.yaml. One that git ignores belongs to a machine.
+// valise.yaml, and those of included files, whose values count after it. One that git
+// ignores belongs to a machine.
 func (p *Project) committedEnv(ctx context.Context) (map[string]string, error) {
 	name := p.beside(envName)
 	if !p.exists(name) {
 		name = envName
 	}
-	data, err := readLimited(p.Path(name), MaxProjectSize)
-	if errors.Is(err, fs.ErrNotExist) {
-		return map[string]string{}, nil
+	all := map[string]string{}
+	for _, name := range append([]string{name}, p.includedEnv()...) {
+		values, err := p.readEnv(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		for key, value := range values {
+			if _, there := all[key]; !there {
+				all[key] = value
+			}
+		}
 	}
+	return all, nil
+}
+
+// includedEnv are the environment files of what the compose files include, as docker
+// compose finds them.
+func (p *Project) includedEnv() (files []string) {
+	for _, name := range p.Compose {
+		data, err := readLimited(p.Path(name), MaxComposeSize)
+		if err != nil {
+			continue // who reads it next says so
+		}
+		var file struct {
+			Include []yaml.Node `yaml:"include"`
+		}
+		_ = yaml.Load(data, &file)
+		for _, n := range file.Include {
+			var long struct {
+				Path      ComposeFiles `yaml:"path"`
+				EnvFile   ComposeFiles `yaml:"env_file"`
+				Directory string       `yaml:"project_directory"`
+			}
+			if n.Kind == yaml.ScalarNode {
+				long.Path = ComposeFiles{n.Value}
+			} else if n.Decode(&long) != nil {
+				continue
+			}
+			if long.EnvFile == nil && long.Path.First() != "" {
+				long.EnvFile = ComposeFiles{filepath.Join(cmp.Or(long.Directory, filepath.Dir(long.Path.First())), envName)}
+			}
+			for _, f := range long.EnvFile {
+				if f = filepath.FromSlash(f); !filepath.IsAbs(f) && !strings.Contains(f, "$") {
+					files = append(files, p.beside(f))
+				}
+			}
+		}
+	}
+	return files
+}
+
+// readEnv reads an environment file, nothing where there is none or git ignores it.
+func (p *Project) readEnv(ctx context.Context, name string) (map[string]string, error) {
+	_, inside := p.inBundle(name)
+	if !p.exists(name) || !inside {
+		return nil, nil
+	}
+	data, err := readLimited(p.Path(name), MaxProjectSize)
 	if err != nil {
 		return nil, err
 	}
-	if _, inside := p.inBundle(name); p.Ignored != nil && inside {
+	if p.Ignored != nil {
 		if ignored, err := p.Ignored(ctx, []string{filepath.ToSlash(name)}); err != nil || len(ignored) > 0 {
-			return map[string]string{}, err
+			return nil, err
 		}
 	}
 	values, err := dotenv.UnmarshalBytesWithLookup(data, func(string) (string, bool) { return "", false })
