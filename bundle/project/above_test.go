@@ -202,7 +202,7 @@ func TestLaptopPaths(t *testing.T) {
 			t.Errorf("got  %v\nwant %s", err, c.want)
 		}
 	}
-	r, _, err := release(t, map[string]string{"valise.yaml": goodProject, "compose.yaml": `services: {db: {image: a, restart: always, volumes: ["~/a:/a", "$HOME/b:/b", "${HOME}:/c", "/srv/Users/x:/d"]}}`})
+	r, _, err := release(t, map[string]string{"valise.yaml": goodProject, "compose.yaml": `services: {db: {image: a, restart: always, volumes: ["~/a:/a", "$HOME/b:/b", "${HOME:?}:/c", "/srv/Users/x:/d"]}}`})
 	if err != nil || len(r.RequiredEnv) > 0 {
 		t.Fatal(r, err)
 	}
@@ -231,5 +231,29 @@ func TestNamedPlatforms(t *testing.T) {
 		if !strings.HasSuffix(got, want) || want == "" && got != "" {
 			t.Errorf("%s: got  %s\nwant %s", platform, got, want)
 		}
+	}
+}
+
+// TestDraftedPassword proposes to generate a secret that a service reads as its password,
+// whatever it is called, and asks for nothing that docker compose knows.
+func TestDraftedPassword(t *testing.T) {
+	dir := t.TempDir()
+	write(t, filepath.Join(dir, "compose.yaml"), `services:
+  db: {image: postgres, environment: {POSTGRES_PASSWORD_FILE: /run/secrets/pw}, secrets: [pw, cert], volumes: ["${PWD}/data:/var/lib/postgresql/data", "$HOME/x:/x"]}
+  app: {image: a, environment: {DB_PASSWORD_FILE: /run/secrets/other}, secrets: [other]}
+secrets: {pw: {file: secrets/pw.txt}, cert: {file: secrets/cert.pem}, other: {file: secrets/other.txt}}
+`)
+	d, err := NewDraft(t.Context(), dir, []string{"compose.yaml"}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := string(d.YAML)
+	for _, want := range []string{"  pw: {hex: 16, immutable: true, file: secrets/pw.txt}", "  other: {hex: 16, file: secrets/other.txt}"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+	if strings.Contains(text, "cert: {") || strings.Contains(text, "PWD") || strings.Contains(text, "HOME") {
+		t.Errorf("got\n%s", text)
 	}
 }

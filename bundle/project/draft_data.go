@@ -356,7 +356,7 @@ func secretSize(hint string) string {
 func (d *drafter) variables() error {
 	missing := map[string]bool{}
 	for name, v := range template.ExtractVariables(d.c.model, template.DefaultPattern) {
-		if name != d.p.VersionEnv && (v.Required || v.DefaultValue == "" && v.PresenceValue == "") {
+		if name != d.p.VersionEnv && !ofCompose(name) && (v.Required || v.DefaultValue == "" && v.PresenceValue == "") {
 			missing[name] = true
 		}
 	}
@@ -398,7 +398,7 @@ func (d *drafter) variables() error {
 		case blank[name] && (!secretName.MatchString(upper) || foreign(upper, hint) || !data && !d.c.mentions(name) && !readsLikeSecret(name, hint)):
 			initial = append(initial, decision(name, hint, from))
 			guessed = append(guessed, name)
-		case !secretName.MatchString(upper) || foreign(upper, hint):
+		case (!secretName.MatchString(upper) || foreign(upper, hint)) && (file == "" || !d.isPassword(name)):
 			if value, ok := known[name]; ok && file == "" {
 				initial = append(initial, fmt.Sprintf("  %s: {initial: %s} # as in %s", name, quote(value), from))
 			} else if file == "" {
@@ -408,7 +408,7 @@ func (d *drafter) variables() error {
 			secrets = append(secrets, fmt.Sprintf("  %s: {hex: 16, immutable: true%s} # the database keeps it: a lost one is an error, never a new one", name, at))
 		case adminName.MatchString(upper):
 			secrets = append(secrets, fmt.Sprintf("  %s: {hex: 8, show: once%s} # shown once, at the installation", name, at))
-		case strings.Contains(upper, "PASSWORD"):
+		case strings.Contains(upper, "PASSWORD") || file != "" && d.isPassword(name):
 			secrets = append(secrets, fmt.Sprintf("  %s: {hex: 16%s}", name, at)+" # random bytes, written as hex")
 		default:
 			secrets = append(secrets, fmt.Sprintf("  %s: {hex: 32%s}", name, at)+" # random bytes, written as hex; immutable: true when data is encrypted with it")
@@ -489,6 +489,18 @@ func (d *drafter) dataVariables() map[string]bool {
 		}
 	}
 	return found
+}
+
+// isPassword reports whether a service reads its password from a secret, by its environment.
+func (d *drafter) isPassword(name string) bool {
+	for _, s := range d.c.services {
+		for key, value := range s.Environment {
+			if value != nil && *value == "/run/secrets/"+name && strings.HasSuffix(key, "_FILE") && strings.Contains(key, "PASSWORD") {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // databaseSecret reports whether a database reads a compose secret.

@@ -535,8 +535,11 @@ func (c *composeFile) required() []string {
 	}
 	names = append(names, c.needed(doubtful)...)
 	slices.Sort(names)
-	return slices.DeleteFunc(slices.Compact(names), func(name string) bool { return name == c.p.VersionEnv })
+	return slices.DeleteFunc(slices.Compact(names), func(name string) bool { return name == c.p.VersionEnv || ofCompose(name) })
 }
+
+// ofCompose reports whether docker compose gives a variable its value by itself.
+func ofCompose(name string) bool { return name == workingEnv || name == homeEnv }
 
 // needed are those of names without which the file is wrong: halves are looked at, since
 // each look reads the whole file.
