@@ -427,7 +427,7 @@ type tokens struct {
 	challenge string // %s is where tokens are
 	answer    string // %s is the token
 	good      string // what Authorization is at the token server; empty: none is wanted
-	expires   bool   // a token is good for one request; another one is good again
+	expires   bool   // a token is good until something new is asked for
 	refused   bool   // no token is good
 }
 
@@ -463,7 +463,7 @@ func TestRegistryLogin(t *testing.T) {
 			reg, auth := newRegistryServer(t, serveHTTPS), (*httptest.Server)(nil)
 			want := reg.pushTo(t, m, c)
 			var mu sync.Mutex
-			issued, expired := 0, map[string]bool{}
+			issued, need := 0, map[string]int{}
 			auth = httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				mu.Lock()
 				defer mu.Unlock()
@@ -482,12 +482,14 @@ func TestRegistryLogin(t *testing.T) {
 			reg.fault = func(w http.ResponseWriter, r *http.Request) bool {
 				mu.Lock()
 				defer mu.Unlock()
-				got := r.Header.Get("Authorization")
 				user, password, basic := r.BasicAuth()
+				number := 0 // of the token
+				_, _ = fmt.Sscanf(r.Header.Get("Authorization"), "Bearer t%d", &number)
+				what := r.URL.Path + r.Header.Get("Range")
 				switch {
-				case f.expires && !expired[r.URL.Path+r.Header.Get("Range")]:
-					expired[r.URL.Path+r.Header.Get("Range")] = true
-				case !f.refused && issued > 0 && strings.HasPrefix(got, "Bearer t"):
+				case f.expires && need[what] == 0:
+					need[what] = number + 1
+				case !f.refused && number > 0 && number >= need[what]:
 					return false
 				case f.answer == "" && f.good != "" && basic && user+":"+password == f.good:
 					return false
