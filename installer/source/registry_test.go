@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	ggname "github.com/google/go-containerregistry/pkg/name"
@@ -648,6 +649,24 @@ func TestRegistryHostile(t *testing.T) {
 		reg.pushTo(t, m, c)
 		reg.fault = func(w http.ResponseWriter, r *http.Request) bool { r.Header.Del("Range"); return false }
 		if _, err := readAll(t, ociSource(t, Config{}, Options{}, reg), "1.0.0", false); err == nil || !strings.Contains(err.Error(), "gives no parts of content") {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("no ranges, and a little more each time", func(t *testing.T) {
+		m, c := large(t, "1.0.0")
+		layer := m.Components[0].Images[0].Layers[0].Digest
+		reg := newRegistryServer(t, serveHTTP)
+		reg.pushTo(t, m, c)
+		var asked atomic.Int64
+		reg.fault = func(w http.ResponseWriter, r *http.Request) bool {
+			if !strings.HasSuffix(r.URL.Path, string(layer)) {
+				return false
+			}
+			w.Header().Set("Content-Length", fmt.Sprint(len(c.Blobs[layer])))
+			_, _ = w.Write(c.Blobs[layer][:min(int(asked.Add(1))<<13, len(c.Blobs[layer]))])
+			panic(http.ErrAbortHandler)
+		}
+		if _, err := readAll(t, ociSource(t, Config{}, Options{}, reg), "1.0.0", true); err == nil || !strings.Contains(err.Error(), "broke off 64 times") {
 			t.Errorf("got %v", err)
 		}
 	})
