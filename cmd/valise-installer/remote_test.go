@@ -24,6 +24,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/bundletest"
 	"github.com/valise-ota/valise/installer/source"
 )
 
@@ -36,6 +37,8 @@ func TestRemote(t *testing.T) {
 	p.Cmds["link"] = setLink
 	p.Cmds["row"] = row
 	p.Cmds["pull"] = pull
+	p.Cmds["distribution"] = startDistribution
+	p.Cmds["sent"] = checkSent
 	testscript.Run(t, p)
 }
 
@@ -134,6 +137,54 @@ http { access_log %[1]s/access.log; server { listen 127.0.0.1:%[2]s; root %[3]s;
 		}
 	}
 	ts.Setenv("WEB", "http://"+theLink.to(test(ts), "127.0.0.1:"+port))
+}
+
+// startDistribution is distribution NAME [OF]: a registry at $NAME, which is a
+// pull-through cache of the one at $OF; distribution NAME stop stops it.
+func startDistribution(ts *testscript.TestScript, neg bool, args []string) {
+	program := os.Getenv("VALISE_TEST_DISTRIBUTION")
+	if program == "" {
+		need(test(ts), "distribution (VALISE_TEST_DISTRIBUTION, printed by scripts/distribution.sh)")
+	}
+	if len(args) > 1 && args[1] == "stop" {
+		stopDistribution[args[0]]()
+		return
+	}
+	port, err := freePort()
+	ts.Check(err)
+	dir := ts.MkAbs("distribution-" + args[0])
+	ts.Check(os.MkdirAll(dir, 0o755))
+	conf := fmt.Sprintf("version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: %s}}\nhttp: {addr: '127.0.0.1:%s'}\n", dir, port)
+	if len(args) > 1 {
+		conf += "proxy: {remoteurl: 'http://" + ts.Getenv(args[1]) + "'}\n"
+	}
+	ts.Check(os.WriteFile(dir+".yml", []byte(conf), 0o644))
+	cmd := exec.Command(program, "serve", dir+".yml")
+	cmd.Stderr, cmd.Env = os.Stderr, append(os.Environ(), "OTEL_TRACES_EXPORTER=none")
+	ts.Check(cmd.Start())
+	stop := sync.OnceFunc(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	test(ts).Cleanup(stop)
+	stopDistribution[args[0]] = stop
+	for start := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+		if c, err := net.Dial("tcp", "127.0.0.1:"+port); err == nil {
+			c.Close()
+			break
+		} else if time.Since(start) > bundletest.Patience() {
+			ts.Fatalf("distribution: %v", err)
+		}
+	}
+	ts.Setenv(args[0], theLink.to(test(ts), "127.0.0.1:"+port))
+}
+
+var stopDistribution = map[string]func(){}
+
+// checkSent is sent BYTES: the last push sent layers of so many, and at most 64 KiB more.
+func checkSent(ts *testscript.TestScript, neg bool, args []string) {
+	n, err := strconv.ParseInt(args[0], 10, 64)
+	ts.Check(err)
+	if sent < n || sent > n+64<<10 {
+		ts.Fatalf("%d bytes sent for layers of %d", sent, n)
+	}
 }
 
 // setLink is link [rate=N] [cuts=N every=N]: what the network is like from now on.

@@ -48,6 +48,9 @@ func (c *client) again(ctx context.Context, attempts int, once func() error) err
 		if err == nil || !temporary(err) {
 			return err
 		}
+		if attempts == 1 {
+			return err
+		}
 		if failed >= attempts {
 			return fmt.Errorf("%w (given up after %d attempts)", err, failed)
 		}
