@@ -50,7 +50,7 @@ docs-serve: ## the same on http://localhost:5173, built anew on each change
 .PHONY: e2e-systemd
 e2e-systemd: ## apps that are file trees, daemon and page in their units, on machines with a real systemd; power cuts one after the other
 	command -v strace >/dev/null || apt-get install -y --no-install-recommends strace
-	VALISE_TEST_SYSTEMD=1 VALISE_COMPOSE=$$(scripts/compose-plugin.sh) $(GO) test -tags long -count=1 -timeout 40m -run TestSystemd -v ./cmd/valise-installer
+	VALISE_TEST_SYSTEMD=1 VALISE_COMPOSE=$$(scripts/compose-plugin.sh) $(GO) test -tags long -count=1 -timeout 90m -run TestSystemd -v ./cmd/valise-installer
 
 e2e-action: ## the Action by act, from tags to published releases to a device
 	scripts/e2e-action.sh

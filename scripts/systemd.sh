@@ -5,15 +5,17 @@
 #   scripts/systemd.sh run DIR COMMAND…  run a command in it
 #   scripts/systemd.sh cut DIR           end it at once, as a power cut does; "up" boots it again with its files
 #   scripts/systemd.sh down DIR          end it and remove DIR
+#   scripts/systemd.sh pid DIR           print the pid of its first process
 #   scripts/systemd.sh base              make what "up" begins with, and print where it is
 # The first time it makes a Debian (under a minute, network), kept in ~/.cache/valise or VALISE_CACHE. The machine shares
 # our kernel: a cut ends processes, and loses nothing that was written.
+# VALISE_MACHINE_SEES="DIR..." gives a machine that is booted those directories, under their names, and the caller's network.
 set -euo pipefail
 shopt -s inherit_errexit
 
 self=${BASH_SOURCE[0]}
 fail() { echo "systemd: $*" >&2; exit 1; }
-usage() { echo "usage: systemd.sh up|cut|down DIR | run DIR COMMAND... | base" >&2; exit 64; }
+usage() { echo "usage: systemd.sh up|cut|down|pid DIR | run DIR COMMAND... | base" >&2; exit 64; }
 [ $# -ge 2 ] || [ "$*" = base ] || usage
 command=$1 dir=${2:-}
 shift $(($# > 1 ? 2 : 1))
@@ -90,11 +92,18 @@ up)
   [ -s "$dir/lower" ] || base >"$dir/lower" # it boots again with what it booted with, wherever the caller's home is
   lower=$(cat "$dir/lower")
   mountpoint -q "$dir/root" || mount -t overlay overlay -o "lowerdir=$lower,upperdir=$dir/upper,workdir=$dir/work" "$dir/root"
+  network=(--private-network)
+  if [ -n "${VALISE_MACHINE_SEES:-}" ]; then
+    network=()
+    for seen in $VALISE_MACHINE_SEES; do network+=("--bind=$seen:$seen:norbind"); done
+    mkdir -p "$dir/root/etc/tmpfiles.d"
+    ln -sf /dev/null "$dir/root/etc/tmpfiles.d/tmp.conf" # nothing empties /tmp
+  fi
   # shellcheck disable=SC2016 # $1 is for the inner shell
   # A /run of its own: nspawn leaves things there, and the host's may be another systemd's or none.
   SYSTEMD_SECCOMP=0 SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 unshare --mount --propagation slave sh -c \
-    'mount -t tmpfs tmpfs /run && echo $$ >"$1/pid" && exec systemd-nspawn -q -b -D "$1/root" --machine="valise-$$" --register=no --keep-unit --private-users=no --private-network --capability=all --console=pipe' \
-    sh "$dir" >"$dir/console" 2>&1 </dev/null &
+    'mount -t tmpfs tmpfs /run && echo $$ >"$1/pid" && dir=$1 && shift && exec systemd-nspawn -q -b -D "$dir/root" --machine="valise-$$" --register=no --keep-unit --private-users=no --capability=all --console=pipe "$@"' \
+    sh "$dir" "${network[@]}" >"$dir/console" 2>&1 </dev/null &
   for _ in $(seq $((600 * ${VALISE_TEST_SLOW:-1}))); do
     sleep 0.1
     kill -0 $! 2>/dev/null || break
@@ -109,6 +118,7 @@ run)
   inside "$@"
   ;;
 cut) end ;;
+pid) leader ;;
 down)
   end
   rm -rf "$dir"

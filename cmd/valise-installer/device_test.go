@@ -125,6 +125,8 @@ func snapshot(ts *testscript.TestScript, neg bool, args []string) {
 // volumes and networks, and what the app answers.
 func lookAt(ts *testscript.TestScript, history bool) (list []string) {
 	root := ts.Getenv("DEVICE")
+	daemons := ts.Value(testKey{}).(*state).daemon
+	history = history || daemons // which records what was refused, too
 	ts.Check(filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -140,6 +142,8 @@ func lookAt(ts *testscript.TestScript, history bool) (list []string) {
 		// Who held the lock last is for people, and room that is set aside is
 		// no content. SQLite's shared memory is a cache. The marker says that
 		// the engine may hold what a load left that failed.
+		case daemons && byDaemon.MatchString(rel):
+			return nil
 		case base == "lock", base == ".valise-load-unfinished", strings.HasSuffix(base, ".reserve"), strings.HasSuffix(base, "-shm"):
 			return nil
 		case (strings.HasPrefix(base, "state.db") || strings.HasSuffix(base, ".state")) && history, strings.Contains(rel, "updates/hooks") && history, strings.HasSuffix(base, "-wal") && info.Size() == 0:
@@ -166,6 +170,9 @@ func lookAt(ts *testscript.TestScript, history bool) (list []string) {
 	}
 	return list
 }
+
+// byDaemon are the files that are the daemon's own.
+var byDaemon = regexp.MustCompile(`^(run(/valise(/.*)?)?|var(/lib(/valise)?)?|var/lib/valise/audit.*|var/lib/valise/[^/]+/inbox(/.*)?|opt/[^/]+/updates(/(applied|failed).*)?)$`)
 
 func lookAtEngine(ts *testscript.TestScript) (list []string) {
 	c, err := client.New(client.WithHost(ts.Getenv("DOCKER_HOST")))

@@ -19,9 +19,10 @@ import (
 	"github.com/valise-ota/valise/bundle/bundletest"
 )
 
-func TestMain(m *testing.M) {
-	testscript.Main(tidy{m}, map[string]func(){"valise-installer": main, "tiny-update": main})
-}
+// programs are those of this package that scripts call.
+var programs = map[string]func(){"valise-installer": main, "tiny-update": main}
+
+func TestMain(m *testing.M) { testscript.Main(tidy{m}, programs) }
 
 // tidy removes the program that tests share.
 type tidy struct{ *testing.M }
@@ -114,6 +115,7 @@ func params(dir, host string) testscript.Params {
 	return testscript.Params{
 		Dir:             dir,
 		ContinueOnError: true,
+		Condition:       byHandIs(true),
 		Setup: func(e *testscript.Env) error {
 			t := e.T().(testing.TB)
 			e.Setenv("APP", "t"+strings.ToLower(rand.Text()[:10]))
@@ -178,6 +180,16 @@ func params(dir, host string) testscript.Params {
 	}
 }
 
+// byHandIs answers the condition [hand]: commands do not go through a daemon.
+func byHandIs(hand bool) func(string) (bool, error) {
+	return func(condition string) (bool, error) {
+		if condition != "hand" {
+			return false, fmt.Errorf("there is no condition %q", condition)
+		}
+		return hand, nil
+	}
+}
+
 // testKey finds the state of a script in its values.
 type testKey struct{}
 
@@ -188,6 +200,7 @@ type state struct {
 	web     *webServer      // of web
 	engine  func(string)    // of ownengine: kill, up, hang, go on
 	watched func() []string // of watch
+	daemon  bool            // commands go through one
 
 	registries map[string]*httptest.Server // of registry
 }

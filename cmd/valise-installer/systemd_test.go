@@ -30,15 +30,21 @@ func TestSystemd(t *testing.T) {
 	onMachines(t, "testdata/systemd", releases)
 }
 
-// onMachines runs the scripts of dir, each on a machine of its own that has
-// releases in /srv.
+// onMachines runs the scripts of dir, each on a machine of its own.
 func onMachines(t *testing.T, dir, releases string) {
+	p := machines(t, releases)
+	p.Dir = dir
+	testscript.Run(t, p)
+}
+
+// machines are what scripts have in common that run each on a machine of its own, which
+// has releases in /srv.
+func machines(t *testing.T, releases string) testscript.Params {
 	script, err := filepath.Abs("../../scripts/systemd.sh")
 	if err != nil {
 		t.Fatal(err)
 	}
-	testscript.Run(t, testscript.Params{
-		Dir: dir,
+	return testscript.Params{
 		Setup: func(e *testscript.Env) error {
 			machine, err := os.MkdirTemp("", "valise-machine-")
 			if err != nil {
@@ -78,8 +84,9 @@ func onMachines(t *testing.T, dir, releases string) {
 			}
 			return os.Rename(filepath.Join(stick, "valise-installer"), filepath.Join(machine, "root/usr/local/bin/valise-installer"))
 		},
-		Cmds: onMachine,
-	})
+		Cmds:      onMachine,
+		Condition: byHandIs(true),
+	}
 }
 
 // onMachine are the commands of these scripts.
