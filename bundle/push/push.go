@@ -83,9 +83,15 @@ type Image struct {
 }
 
 // TakenError means that the tag names something else.
-type TakenError struct{ Reference string }
+type TakenError struct {
+	Reference string
+	Image     bool // and that no release
+}
 
 func (e *TakenError) Error() string {
+	if e.Image {
+		return e.Reference + " is an image or something else that valise did not push, and is left as it is"
+	}
 	return e.Reference + " is another release already, and what is published never changes"
 }
 
@@ -381,7 +387,8 @@ func there(tag name.Tag, manifest bundle.Digest, options []remote.Option) (bool,
 	var artifact struct {
 		Layers []descriptor `json:"layers"`
 	}
-	if json.Unmarshal(got.Manifest, &index) == nil && len(index.Manifests) > 0 && index.Manifests[0].ArtifactType == TypeRelease {
+	release := json.Unmarshal(got.Manifest, &index) == nil && len(index.Manifests) > 0 && index.Manifests[0].ArtifactType == TypeRelease
+	if release {
 		if got, err = remote.Get(tag.Digest(string(index.Manifests[0].Digest)), options...); err != nil {
 			return false, err
 		}
@@ -389,7 +396,7 @@ func there(tag name.Tag, manifest bundle.Digest, options []remote.Option) (bool,
 			return true, nil
 		}
 	}
-	return false, &TakenError{tag.Name()}
+	return false, &TakenError{tag.Name(), !release}
 }
 
 // send sends blobs.

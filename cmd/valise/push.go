@@ -173,8 +173,11 @@ func onePlatform(list []pushed, b pushed) bool {
 // pushHint says what to do.
 func pushHint(err error, to name.Repository) error {
 	var status *transport.Error
+	var taken *push.TakenError
 	switch {
-	case errors.As(err, new(*push.TakenError)):
+	case errors.As(err, &taken) && taken.Image:
+		return cli.WithHint(err, "releases need a repository without other images: push to oci://%s-releases", to)
+	case errors.As(err, &taken):
 		return cli.WithHint(err, "give the release a new version and build it again")
 	case errors.As(err, new(*push.LackingError)):
 		return cli.WithHint(err, "push the complete bundle, or the release before it first")
