@@ -20,6 +20,7 @@ import (
 const (
 	maxImageManifest = 4 << 20 // bytes of an index or a manifest, as registries have it
 	maxTagPages      = 100     // of the list of tags
+	maxImages        = 32      // with newer versions than the newest release
 )
 
 // Media types of what valise push writes.
@@ -308,12 +309,31 @@ func rightBytes(host string, got, want bundle.Digest) error {
 	return nil
 }
 
-// open reads what a tag names into f, which fetches the rest.
-func (t *tag) open(ctx context.Context, f *File) error {
+// errNoRelease means that a tag is not what valise push makes.
+var errNoRelease = &bundle.FormatError{Rule: "not-a-bundle", Detail: "the tag names something else than a release; valise push makes those"}
+
+// skipImages leaves out releases, the newest first, that are none: images of an app may
+// have its versions as tags. Those behind the newest release are told when they are read.
+func (r *registry) skipImages(ctx context.Context, all []Release) ([]Release, error) {
+	isImage := func(b Bundle) bool {
+		_, err := b.parts[0].tag.release(ctx)
+		return errors.Is(err, errNoRelease)
+	}
+	for range maxImages {
+		if len(all) == 0 || slices.ContainsFunc(all[0].Bundles, func(b Bundle) bool { return !isImage(b) }) {
+			return all, nil
+		}
+		all = all[1:]
+	}
+	return nil, fmt.Errorf("the newest %d versions in %s are images; releases need a repository of their own", maxImages, r.main.base.Host)
+}
+
+// release is the manifest that a tag names as that of a release.
+func (t *tag) release(ctx context.Context) (d descriptor, err error) {
 	var index struct {
 		Manifests []descriptor `json:"manifests"`
 	}
-	err := first(ctx, t.in.byWord(), func(at *repository) error {
+	err = first(ctx, t.in.byWord(), func(at *repository) error {
 		b, _, err := at.get(ctx, "manifests/"+t.name, typeIndex+", "+typeManifest+";q=0.5", maxImageManifest)
 		if err == nil {
 			err = json.Unmarshal(b, &index)
@@ -321,13 +341,22 @@ func (t *tag) open(ctx context.Context, f *File) error {
 		return err
 	})
 	if err != nil {
-		return err
+		return d, err
 	}
 	i := slices.IndexFunc(index.Manifests, func(d descriptor) bool { return d.ArtifactType == typeRelease })
 	if i < 0 {
-		return errors.New("the tag names something else than a release; valise push makes those")
+		return d, errNoRelease
 	}
-	b, err := t.in.read(ctx, index.Manifests[i])
+	return index.Manifests[i], nil
+}
+
+// open reads what a tag names into f, which fetches the rest.
+func (t *tag) open(ctx context.Context, f *File) error {
+	d, err := t.release(ctx)
+	if err != nil {
+		return err
+	}
+	b, err := t.in.read(ctx, d)
 	if err != nil {
 		return err
 	}

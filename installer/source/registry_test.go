@@ -603,6 +603,38 @@ func TestRegistryTags(t *testing.T) {
 	}
 }
 
+// TestRegistryImages: images of the app have its versions as tags.
+func TestRegistryImages(t *testing.T) {
+	reg := newRegistryServer(t, serveHTTP)
+	m, c := bundletest.Tree(t, bundletest.Spec{App: "shop", Version: "1.0.0"}, bundletest.TreeFiles("shop", "1.0.0"))
+	reg.pushTo(t, m, c)
+	put := func(version string) {
+		req, err := http.NewRequest(http.MethodPut, reg.URL+"/v2/acme/shop/manifests/"+version, strings.NewReader(`{"schemaVersion":2,"config":{},"layers":[]}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := http.DefaultClient.Do(req)
+		if err != nil || res.StatusCode != http.StatusCreated {
+			t.Fatal(res, err)
+		}
+		res.Body.Close()
+	}
+	latest := func() (string, error) {
+		rel, err := ociSource(t, Config{}, Options{}, reg).Latest(t.Context(), Query{Platform: "linux/amd64"})
+		return rel.Version, err
+	}
+	for i := range maxImages - 1 {
+		put(fmt.Sprintf("9.%d.0", i))
+	}
+	if got, err := latest(); got != "1.0.0" || err != nil {
+		t.Errorf("the newest release is %q, %v", got, err)
+	}
+	put("9.99.0")
+	if got, err := latest(); err == nil || !strings.Contains(err.Error(), "repository of their own") {
+		t.Errorf("too many images: %q, %v", got, err)
+	}
+}
+
 // TestRegistryHostile: documents that no valise push made.
 func TestRegistryHostile(t *testing.T) {
 	const plainImage = `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{},"layers":[]}`

@@ -269,9 +269,6 @@ func (s *Source) Releases(ctx context.Context, q Query) ([]Release, error) {
 	all = slices.DeleteFunc(all, func(r Release) bool {
 		return r.hidden || !s.admits(r.Version) || slices.Contains(q.Bad, r.Version) || len(r.For(q.Platform)) == 0
 	})
-	if len(all) == 0 {
-		return nil, fmt.Errorf("%w of %s for %s in %s", ErrNoRelease, s.app, q.Platform, s)
-	}
 	slices.SortStableFunc(all, func(a, b Release) int {
 		switch {
 		case bundle.Newer(a.Version, b.Version):
@@ -281,6 +278,14 @@ func (s *Source) Releases(ctx context.Context, q Query) ([]Release, error) {
 		}
 		return 0
 	})
+	if r, ok := s.lister.(*registry); ok {
+		if all, err = r.skipImages(ctx, all); err != nil {
+			return nil, err
+		}
+	}
+	if len(all) == 0 {
+		return nil, fmt.Errorf("%w of %s for %s in %s", ErrNoRelease, s.app, q.Platform, s)
+	}
 	return all, nil
 }
 
