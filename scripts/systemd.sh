@@ -80,7 +80,8 @@ end() {
     sleep 0.05
   done
   ! kill -0 "$pid" 2>/dev/null || kill -9 "$pid"
-  rm -f "$dir/pid"
+  find "$(cat "$dir/cgroup")" -depth -type d -exec rmdir {} + 2>/dev/null || true
+  rm -f "$dir/pid" "$dir/cgroup"
   umount -l "$dir/root" 2>/dev/null || true
 }
 
@@ -99,10 +100,15 @@ up)
     mkdir -p "$dir/root/etc/tmpfiles.d"
     ln -sf /dev/null "$dir/root/etc/tmpfiles.d/tmp.conf" # nothing empties /tmp
   fi
+  # A control group of its own: in the caller's, the units of all machines would have the same groups, and one machine
+  # that stops a unit would remove the group of another's.
+  cgroup=$(awk '$3 == "cgroup2" { print $2; exit }' /proc/mounts)$(sed -n 's/^0:://p' /proc/self/cgroup)/valise-machine.$$
+  mkdir -p "$cgroup"
+  echo "$cgroup" >"$dir/cgroup"
   # shellcheck disable=SC2016 # $1 is for the inner shell
   # A /run of its own: nspawn leaves things there, and the host's may be another systemd's or none.
   SYSTEMD_SECCOMP=0 SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 unshare --mount --propagation slave sh -c \
-    'mount -t tmpfs tmpfs /run && echo $$ >"$1/pid" && dir=$1 && shift && exec systemd-nspawn -q -b -D "$dir/root" --machine="valise-$$" --register=no --keep-unit --private-users=no --capability=all --console=pipe "$@"' \
+    'echo $$ >"$(cat "$1/cgroup")/cgroup.procs" && mount -t tmpfs tmpfs /run && echo $$ >"$1/pid" && dir=$1 && shift && exec systemd-nspawn -q -b -D "$dir/root" --machine="valise-$$" --register=no --keep-unit --private-users=no --capability=all --console=pipe "$@"' \
     sh "$dir" "${network[@]}" >"$dir/console" 2>&1 </dev/null &
   for _ in $(seq $((600 * ${VALISE_TEST_SLOW:-1}))); do
     sleep 0.1
