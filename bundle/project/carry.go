@@ -153,7 +153,11 @@ func (c *carrier) add(name string, at ...any) error {
 	if err != nil || !filepath.IsLocal(rel) {
 		return c.p.at(at, "%s is a link to %s, which is outside %s", source, real, c.p.within())
 	}
-	if rel = filepath.ToSlash(rel); rel != path.Join(c.place.below, c.p.Source(name)) && !c.public[name] {
+	rel = filepath.ToSlash(rel)
+	if slices.Contains(strings.Split(rel, "/"), ".git") && !c.public[name] {
+		return c.p.at(at, "%s belongs to git, which may keep a token there, as actions/checkout has it do: write {path: %s, public: true} when everybody may read it, or \"!%s\"", name, name, name)
+	}
+	if rel != path.Join(c.place.below, c.p.Source(name)) && !c.public[name] {
 		// What a link leads to has the rules of a file that is named.
 		target := path.Join(aboveDir, rel)
 		skip, err := c.ignored(target)

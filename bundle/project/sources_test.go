@@ -210,6 +210,12 @@ func TestBadSources(t *testing.T) {
 		{"device in a directory", goodProject, "services: {db: {image: a, volumes: [\"./nodes:/a\"]}}\n", `valise.yaml: DIR/nodes/null is a device, not a file: leave it out with files: ["!nodes/null"]`},
 		{"names that differ in case", goodProject, "services: {db: {image: a, volumes: [\"./cases:/a:ro\"]}}\n", `valise.yaml: cases/a.conf: the same name as cases/A.conf on some file systems: rename it, or leave it out with files: ["!PATH"]`},
 		{"path of 300 bytes", goodProject, "services: {db: {image: a, volumes: [\"./deep:/a:ro\"]}}\n", `valise.yaml: "deep/` + longName[5:80] + `": path has 307 bytes, want 1 to 255: rename it, or leave it out with files: ["!PATH"]`},
+		{"of git", goodProject, "services: {db: {image: a, volumes: [\"./sub/.git/config:/a:ro\"]}}\n",
+			"valise.yaml: sub/.git/config belongs to git, which may keep a token there, as actions/checkout has it do: write {path: sub/.git/config, public: true} when everybody may read it, or \"!sub/.git/config\""},
+		{"of git, listed", goodProject + "files: [sub/.git/config]\n", "services: {db: {image: a}}\n",
+			"valise.yaml:5:9: sub/.git/config belongs to git, which may keep a token there, as actions/checkout has it do: write {path: sub/.git/config, public: true} when everybody may read it, or \"!sub/.git/config\""},
+		{"of git, by a link", goodProject, "services: {db: {image: a, volumes: [\"./git:/a:ro\"]}}\n",
+			"valise.yaml: git/config belongs to git, which may keep a token there, as actions/checkout has it do: write {path: git/config, public: true} when everybody may read it, or \"!git/config\""},
 		{"environment file by hand", goodProject + "files: [.env.production]\n", "services: {db: {image: a}}\n",
 			"valise.yaml:5:9: .env.production is an environment file: a bundle is read by everybody who gets it; write {path: .env.production, public: true} when they may read this"},
 		{"ignored by hand", goodProject + "files: [ignored.txt]\n", "services: {db: {image: a}}\n",
@@ -219,7 +225,7 @@ func TestBadSources(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, dir, err := release(t, map[string]string{"valise.yaml": c.project, "compose.yaml": c.compose, "here.txt": "x", "conf/a.conf": "x", "empty.conf/.gitkeep": "", ".env.production": "A=1", "ignored.txt": "x",
-				"out": "-> /etc/hostname", "links/out": "-> /etc/hostname", "links/in": "-> ../here.txt", "pipes/p": "|",
+				"out": "-> /etc/hostname", "links/out": "-> /etc/hostname", "links/in": "-> ../here.txt", "sub/.git/config": "x", "git/config": "-> ../sub/.git/config", "pipes/p": "|",
 				"nodes/null": "-> /dev/null", "cases/a.conf": "a", "cases/A.conf": "A", longName: "x"})
 			if want := dir + "/" + strings.ReplaceAll(c.want, "DIR", dir); err == nil || err.Error() != want {
 				t.Errorf("got  %v\nwant %s", err, want)
