@@ -394,7 +394,7 @@ follows release v1.0.0 ''
 CODE=1 EVENT=workflow_dispatch released release v1.1.0 '' # another run makes another bundle
 said 'release v1.1.0 is published and immutable already'
 CODE=1 EVENT=workflow_dispatch push release refs/heads/main
-said 'no version: refs/heads/main is no tag'
+said 'no version: refs/heads/main is not a tag'
 
 step "examples/workflows/native.yml: a job for each platform, joined without QEMU: the bytes of one build, on a device"
 follows native v3.0.0 '&workflow=native.yml'
