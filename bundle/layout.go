@@ -6,6 +6,9 @@ import (
 	"errors"
 )
 
+// MediaType is what registries call a release that valise push made.
+const MediaType = "application/vnd.valise.bundle.v1"
+
 // Segment is a part of a bundle: bytes that follow from its manifest, or else content
 // that the manifest pins.
 type Segment struct {

@@ -1,6 +1,6 @@
 // Package lazyregexp compiles a regular expression when it is first used. A
-// command uses few of the expressions that are linked into it, and starts for
-// each of them if they are compiled when their package is.
+// command uses few of the expressions that are linked into it; package regexp
+// would compile all of them at every start.
 package lazyregexp
 
 import (

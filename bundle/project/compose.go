@@ -199,45 +199,53 @@ func (c *composeFile) partsOf(name, dir string) error {
 		return nil
 	}
 	var file struct {
-		Include  []yaml.Node
+		Include  []included
 		Services map[string]struct{ Extends yaml.Node }
 	}
 	_ = yaml.Load(data, &file)
-	named := func(n *yaml.Node) (list []string) { // a path, or a list of them
-		if n == nil {
-			return nil
-		}
-		for _, n := range append([]*yaml.Node{n}, n.Content...) {
-			if n.Kind == yaml.ScalarNode && !strings.Contains(n.Value, "$") && n.Value != "" {
-				list = append(list, c.from(dir, n.Value))
+	known := func(names ...string) (list []string) {
+		for _, name := range names {
+			if name != "" && !strings.Contains(name, "$") {
+				list = append(list, c.from(dir, name))
 			}
 		}
 		return list
 	}
-	for _, n := range file.Include {
-		for _, key := range []string{"env_file", "project_directory"} { // read here, and no part of the release
-			_, other := child(&n, key)
-			for _, name := range named(other) {
-				if err := c.within(name); err != nil {
-					return err
-				}
+	for _, i := range file.Include {
+		for _, name := range known(append(i.EnvFile, i.Directory)...) { // read here, and no part of the release
+			if err := c.within(name); err != nil {
+				return err
 			}
 		}
-		if _, path := child(&n, "path"); path != nil {
-			n = *path
-		} else if n.Kind != yaml.ScalarNode {
-			continue
-		}
-		for _, name := range named(&n) {
+		for _, name := range known(i.Path...) {
 			c.part(name)
 		}
 	}
 	for _, service := range file.Services {
-		_, file := child(&service.Extends, "file")
-		for _, name := range named(file) {
-			c.part(name)
+		if _, file := child(&service.Extends, "file"); file != nil {
+			for _, name := range known(file.Value) {
+				c.part(name)
+			}
 		}
 	}
+	return nil
+}
+
+// included is an entry of include.
+type included struct {
+	Path      ComposeFiles `yaml:"path"`
+	EnvFile   ComposeFiles `yaml:"env_file"`
+	Directory string       `yaml:"project_directory"`
+}
+
+// UnmarshalYAML reads a path, or the long form. What it cannot read, compose refuses.
+func (i *included) UnmarshalYAML(n *yaml.Node) error {
+	if n.Kind == yaml.ScalarNode {
+		i.Path = ComposeFiles{n.Value}
+		return nil
+	}
+	type long included
+	_ = n.Decode((*long)(i))
 	return nil
 }
 

@@ -72,25 +72,13 @@ func (p *Project) includedEnv() (files []string) {
 		if err != nil {
 			continue // who reads it next says so
 		}
-		var file struct {
-			Include []yaml.Node `yaml:"include"`
-		}
+		var file struct{ Include []included }
 		_ = yaml.Load(data, &file)
 		for _, n := range file.Include {
-			var long struct {
-				Path      ComposeFiles `yaml:"path"`
-				EnvFile   ComposeFiles `yaml:"env_file"`
-				Directory string       `yaml:"project_directory"`
+			if n.EnvFile == nil && n.Path.First() != "" {
+				n.EnvFile = ComposeFiles{filepath.Join(cmp.Or(n.Directory, filepath.Dir(n.Path.First())), envName)}
 			}
-			if n.Kind == yaml.ScalarNode {
-				long.Path = ComposeFiles{n.Value}
-			} else if n.Decode(&long) != nil {
-				continue
-			}
-			if long.EnvFile == nil && long.Path.First() != "" {
-				long.EnvFile = ComposeFiles{filepath.Join(cmp.Or(long.Directory, filepath.Dir(long.Path.First())), envName)}
-			}
-			for _, f := range long.EnvFile {
+			for _, f := range n.EnvFile {
 				if f = filepath.FromSlash(f); !filepath.IsAbs(f) && !strings.Contains(f, "$") {
 					files = append(files, p.beside(f))
 				}

@@ -31,9 +31,8 @@ import (
 	"github.com/valise-ota/valise/bundle"
 )
 
-// Media types of a release.
+// Media types of what a release has.
 const (
-	TypeRelease   = "application/vnd.valise.bundle.v1"
 	typeManifest  = "application/vnd.valise.manifest.v1+json"
 	typeSignature = "application/vnd.dev.sigstore.bundle.v0.3+json"
 	typeFile      = "application/octet-stream"
@@ -199,7 +198,7 @@ func plan(r Bundle) (*release, error) {
 		ArtifactType  string       `json:"artifactType"`
 		Config        descriptor   `json:"config"`
 		Layers        []descriptor `json:"layers"`
-	}{2, string(types.OCIManifestSchema1), TypeRelease, descriptor{}, nil}
+	}{2, string(types.OCIManifestSchema1), bundle.MediaType, descriptor{}, nil}
 	index := struct {
 		SchemaVersion int               `json:"schemaVersion"`
 		MediaType     string            `json:"mediaType"`
@@ -294,7 +293,7 @@ func plan(r Bundle) (*release, error) {
 	if err != nil {
 		return nil, err
 	}
-	own.ArtifactType, own.Platform = TypeRelease, &v1.Platform{OS: "unknown", Architecture: "unknown"}
+	own.ArtifactType, own.Platform = bundle.MediaType, &v1.Platform{OS: "unknown", Architecture: "unknown"}
 	rel.documents = append(rel.documents, own)
 	index.Manifests = append([]descriptor{own.descriptor}, images...)
 	rel.index, err = encode(index.MediaType, index)
@@ -387,7 +386,7 @@ func there(tag name.Tag, manifest bundle.Digest, options []remote.Option) (bool,
 	var artifact struct {
 		Layers []descriptor `json:"layers"`
 	}
-	release := json.Unmarshal(got.Manifest, &index) == nil && len(index.Manifests) > 0 && index.Manifests[0].ArtifactType == TypeRelease
+	release := json.Unmarshal(got.Manifest, &index) == nil && len(index.Manifests) > 0 && index.Manifests[0].ArtifactType == bundle.MediaType
 	if release {
 		if got, err = remote.Get(tag.Digest(string(index.Manifests[0].Digest)), options...); err != nil {
 			return false, err

@@ -23,11 +23,10 @@ const (
 	maxImages        = 32      // with newer versions than the newest release
 )
 
-// Media types of what valise push writes.
+// Media types of what a registry is asked for.
 const (
 	typeIndex    = "application/vnd.oci.image.index.v1+json"
 	typeManifest = "application/vnd.oci.image.manifest.v1+json"
-	typeRelease  = "application/vnd.valise.bundle.v1"
 )
 
 // registry is a repository of a registry, and those with the same content. A tag is a
@@ -343,7 +342,7 @@ func (t *tag) release(ctx context.Context) (d descriptor, err error) {
 	if err != nil {
 		return d, err
 	}
-	i := slices.IndexFunc(index.Manifests, func(d descriptor) bool { return d.ArtifactType == typeRelease })
+	i := slices.IndexFunc(index.Manifests, func(d descriptor) bool { return d.ArtifactType == bundle.MediaType })
 	if i < 0 {
 		return d, errNoRelease
 	}

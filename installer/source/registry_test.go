@@ -649,7 +649,7 @@ func TestRegistryHostile(t *testing.T) {
 		"nothing":                   {"{}", "", "something else than a release"},
 		"no JSON":                   {"<html>", "", "invalid character"},
 		"endless":                   {strings.Repeat(" ", maxImageManifest+1), "", "more than"},
-		"a path for a digest":       {`{"manifests":[{"artifactType":"` + typeRelease + `","digest":"sha256:../../../etc","size":1}]}`, "", "with digest"},
+		"a path for a digest":       {`{"manifests":[{"artifactType":"` + bundle.MediaType + `","digest":"sha256:../../../etc","size":1}]}`, "", "with digest"},
 		"no layers":                 {"", artifact(""), "lists no release"},
 		"an impossible layer":       {"", artifact(layer("x", 1<<40) + "," + layer("y", 1)), "limit"},
 		"a negative layer":          {"", artifact(layer("x", -1) + "," + layer("y", 1)), "limit"},
@@ -662,7 +662,7 @@ func TestRegistryHostile(t *testing.T) {
 				case strings.HasSuffix(r.URL.Path, "/tags/list"):
 					_, _ = w.Write([]byte(`{"tags":["1.0.0"]}`))
 				case strings.HasSuffix(r.URL.Path, "/manifests/1.0.0"):
-					fmt.Fprint(w, cmp.Or(f.index, fmt.Sprintf(`{"manifests":[{"artifactType":"%s","digest":"%s","size":%d}]}`, typeRelease, digest, len(f.manifest))))
+					fmt.Fprint(w, cmp.Or(f.index, fmt.Sprintf(`{"manifests":[{"artifactType":"%s","digest":"%s","size":%d}]}`, bundle.MediaType, digest, len(f.manifest))))
 				case strings.HasSuffix(r.URL.Path, "/manifests/"+digest):
 					fmt.Fprint(w, f.manifest)
 				default:
