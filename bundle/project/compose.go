@@ -262,10 +262,14 @@ func (p *Project) beside(name string) string {
 	return filepath.Join(filepath.Dir(p.Compose.First()), name)
 }
 
-// oneLine keeps a message of the compose library to its first line, without the
-// name of the compose file, which our error has already.
+// oneLine keeps a message of the compose library to the first line that says what is
+// wrong, without the name of the compose file, which our error has already.
 func (p *Project) oneLine(err error) string {
-	line, _, _ := strings.Cut(err.Error(), "\n")
+	line, rest, _ := strings.Cut(err.Error(), "\n")
+	if strings.HasSuffix(line, "error(s):") { // a list follows
+		first, _, _ := strings.Cut(strings.TrimSpace(rest), "\n")
+		line += " " + first
+	}
 	line = strings.ReplaceAll(line, " "+p.Path(p.Compose.First())+": ", ": ")
 	if key, ok := strings.CutSuffix(line, " false schema"); ok {
 		line = key + " is not a known key"

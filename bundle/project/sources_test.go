@@ -191,6 +191,7 @@ func TestBadSources(t *testing.T) {
 			"compose.yaml: service db: build context https://example.org/a.git is not on this machine: write in valise.yaml images: {a: {dockerfile: ..., context: ...}}"},
 		{"two builds", goodProject, "services: {db: {image: a, build: x}, e: {image: a, build: y}}\n", "compose.yaml: services db and e build image a in different ways"},
 
+		{"include of a number", goodProject, "services: {db: {image: a}}\ninclude: [7]\n", "compose.yaml: decoding failed due to the following error(s): '[0]' expected a map or struct, got \"int\""},
 		{"mount outside", goodProject, "services: {db: {image: a, volumes: [\"..:/a:ro\"]}}\n", "compose.yaml: service db uses .., which is above the directory of valise.yaml, and there is no git repository: put valise.yaml into a directory that holds both"},
 		{"mount of all", goodProject, "services: {db: {image: a, volumes: [\".:/a\"]}}\n",
 			"compose.yaml: service db uses ., the directory of the compose file or one above: on a device that holds passwords and releases; mount a directory below it"},

@@ -62,7 +62,7 @@ func repositoryURL(s string) (*url.URL, error) {
 	host, repository, _ := strings.Cut(rest, "/")
 	u, err := url.Parse(scheme + "://" + host)
 	switch {
-	case err != nil, u.Host != host, host == "", !strings.ContainsAny(host, ".:") && host != "localhost":
+	case err != nil, u.Host != host, host == "", repository == "", !strings.ContainsAny(host, ".:") && host != "localhost":
 		return nil, fmt.Errorf("source: oci is %q, want HOST/REPOSITORY, such as ghcr.io/acme/shop", s)
 	case !validRepository.MatchString(repository) || len(repository) > 255:
 		return nil, fmt.Errorf("source: oci is %q: want a repository in lower case without a tag; tags are versions", s)
