@@ -71,7 +71,7 @@ func testEngine(t *testing.T) *docker.Engine {
 func testProject(t *testing.T, e *docker.Engine, image v1.Image, data string, service map[string]any) *docker.Compose {
 	t.Helper()
 	env := docker.Env{Path: os.Getenv("PATH"), Home: t.TempDir(), Host: e.Host(), DockerConfig: os.Getenv("DOCKER_CONFIG")}
-	command, _, err := docker.FindCompose(t.Context(), env)
+	program, err := docker.FindCompose(t.Context(), env)
 	if err != nil {
 		need(t, err.Error())
 	}
@@ -87,7 +87,7 @@ func testProject(t *testing.T, e *docker.Engine, image v1.Image, data string, se
 	if err := os.WriteFile(file, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c := &docker.Compose{Command: command, Env: env, Engine: e, Project: "valise-test-" + app, Dir: work, Files: []string{file}}
+	c := &docker.Compose{Program: program, Env: env, Engine: e, Project: "valise-test-" + app, Dir: work, Files: []string{file}}
 	t.Cleanup(func() {
 		if err := c.Down(context.Background()); err != nil {
 			t.Error(err)
@@ -103,7 +103,7 @@ func testProject(t *testing.T, e *docker.Engine, image v1.Image, data string, se
 	})
 	t.Cleanup(func() {
 		if t.Failed() {
-			logs := exec.Command(command[0], append(command[1:], "--project-name", c.Project, "logs", "--tail=40")...)
+			logs := exec.Command(program.Command[0], append(program.Command[1:], "--project-name", c.Project, "logs", "--tail=40")...)
 			logs.Env = append(os.Environ(), "DOCKER_HOST="+e.Host())
 			out, err := logs.CombinedOutput()
 			t.Logf("%s%v", out, err)

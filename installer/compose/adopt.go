@@ -86,7 +86,7 @@ func (a *App) Find(ctx context.Context, o AdoptOptions) (*Adoption, error) {
 	if f.Project == "" {
 		f.Project = a.Name
 	}
-	c := &docker.Compose{Command: a.Command, Env: a.Env, Engine: a.Engine, Project: f.Project, Profiles: []string{docker.AllProfiles}}
+	c := &docker.Compose{Program: a.Program, Env: a.Env, Engine: a.Engine, Project: f.Project, Profiles: []string{docker.AllProfiles}}
 	started, err := c.Started(ctx)
 	if err != nil {
 		return nil, err

@@ -149,7 +149,7 @@ func TestFrozenProjects(t *testing.T) {
 		t.Skip("docker compose is needed (VALISE_TEST_DOCKER_HOST)")
 	}
 	env := docker.Env{Path: os.Getenv("PATH"), Home: t.TempDir(), DockerConfig: os.Getenv("DOCKER_CONFIG")}
-	command, _, err := docker.FindCompose(t.Context(), env)
+	program, err := docker.FindCompose(t.Context(), env)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,7 +160,7 @@ func TestFrozenProjects(t *testing.T) {
 	// Docker compose before some version counts the profiles of a service as part of it: the first update makes that
 	// service anew.
 	hash := func(service string) string {
-		c := &docker.Compose{Command: command, Env: env, Project: "p", Dir: t.TempDir(), Profiles: []string{docker.AllProfiles}}
+		c := &docker.Compose{Program: program, Env: env, Project: "p", Dir: t.TempDir(), Profiles: []string{docker.AllProfiles}}
 		c.Files = []string{filepath.Join(c.Dir, "compose.yaml")}
 		if err := os.WriteFile(c.Files[0], []byte("services: {a: {image: x"+service+"}}"), 0o600); err != nil {
 			t.Fatal(err)
@@ -182,7 +182,7 @@ func TestFrozenProjects(t *testing.T) {
 			continue
 		}
 		name := strings.TrimSuffix(filepath.Base(file), ".txtar")
-		c := &docker.Compose{Command: command, Env: env, Project: "p", Dir: t.TempDir(), Profiles: []string{docker.AllProfiles}}
+		c := &docker.Compose{Program: program, Env: env, Project: "p", Dir: t.TempDir(), Profiles: []string{docker.AllProfiles}}
 		for _, f := range archive.Files {
 			at := filepath.Join(c.Dir, f.Name)
 			if err := os.MkdirAll(filepath.Dir(at), 0o755); err != nil {

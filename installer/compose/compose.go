@@ -58,7 +58,7 @@ type App struct {
 	Dir      string         // absolute path of Releases
 	Releases *release.Store // the app's directory
 	Engine   *docker.Engine
-	Command  []string // how to call docker compose
+	Program  docker.Program // may be empty for what only looks
 	Env      docker.Env
 	Rand     io.Reader
 	Given    map[string]string // values for the environment file, from the operator
@@ -240,7 +240,7 @@ func (a *App) operatorFiles(m *bundle.Manifest) (files []string) {
 }
 
 func (a *App) compose(m *bundle.Manifest, files ...string) *docker.Compose {
-	return &docker.Compose{Command: a.Command, Env: a.Env, Engine: a.Engine, Project: m.Device.Project, Dir: a.Dir, Files: files, Read: &a.read}
+	return &docker.Compose{Program: a.Program, Env: a.Env, Engine: a.Engine, Project: m.Device.Project, Dir: a.Dir, Files: files, Read: &a.read}
 }
 
 func (a *App) progress(step string) func(done, total int64) {

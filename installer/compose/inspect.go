@@ -92,7 +92,7 @@ func (a *App) Inspect(ctx context.Context, rel *verify.Release, st installer.Sta
 	if err := a.inspectDisk(ctx, &f, m, st); err != nil {
 		return f, err
 	}
-	if a.Command != nil {
+	if a.Program.Command != nil {
 		// Without docker compose, or when it cannot read the files, no change
 		// of services is known: staging says what is wrong with them.
 		if err := a.inspectServices(ctx, &f, rel, m, text, env, images, info.Store, st.Current); err != nil {
@@ -340,17 +340,18 @@ func (a *App) inspectServices(ctx context.Context, f *installer.Facts, rel *veri
 	}
 	maps.DeleteFunc(hashes, func(name, _ string) bool { return !model.Runs(name) })
 	f.Services = changes(hashes, running)
-	return a.withDependents(ctx, c, model, f.Services)
+	if c.RecreatesDependents() {
+		withDependents(model, f.Services)
+	}
+	return nil
 }
 
-// withDependents marks the services that docker compose makes anew because one is that they
-// depend on.
-func (a *App) withDependents(ctx context.Context, c *docker.Compose, model *docker.Model, list []installer.ServiceChange) error {
+// withDependents marks the services that depend on one that is made anew.
+func withDependents(model *docker.Model, list []installer.ServiceChange) {
 	anew := map[string]bool{}
 	for _, s := range list {
 		anew[s.Service] = s.Change == installer.Recreated
 	}
-	found := false
 	for again := true; again; {
 		again = false
 		for i, s := range list {
@@ -361,17 +362,11 @@ func (a *App) withDependents(ctx context.Context, c *docker.Compose, model *dock
 				if !anew[on] {
 					continue
 				}
-				if !found {
-					if does, err := c.RecreatesDependents(ctx); err != nil || !does {
-						return err
-					}
-				}
-				list[i].Change, anew[s.Service], found, again = installer.Recreated, true, true, true
+				list[i].Change, anew[s.Service], again = installer.Recreated, true, true
 				break
 			}
 		}
 	}
-	return nil
 }
 
 // changes compares the services of a release with the containers that are there.

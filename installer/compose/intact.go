@@ -24,7 +24,7 @@ func (a *App) Intact(ctx context.Context, r installer.Release) error {
 // *installer.ConfigError. Without docker compose it cannot tell.
 func (a *App) AsConfigured(ctx context.Context, r installer.Release) error {
 	m, err := a.manifest(r)
-	if err != nil || a.Command == nil {
+	if err != nil || a.Program.Command == nil {
 		return err
 	}
 	c := a.running(m, r)
@@ -60,15 +60,11 @@ func (a *App) AsConfigured(ctx context.Context, r installer.Release) error {
 	if err != nil {
 		return err
 	}
-	old, err := c.RecreatesDependents(ctx)
-	if err != nil {
-		return err
-	}
 	list = slices.DeleteFunc(list, func(s installer.ServiceChange) bool {
 		if s.Change == installer.Started {
 			return !model.Runs(s.Service) // some versions name those too
 		}
-		return old && s.Change == installer.Recreated && len(model.Services[s.Service].VolumesFrom) > 0 // which no question to them tells
+		return c.RecreatesDependents() && s.Change == installer.Recreated && len(model.Services[s.Service].VolumesFrom) > 0 // which no question to them tells
 	})
 	if len(list) == 0 {
 		return nil

@@ -3,8 +3,6 @@ package compose
 import (
 	"encoding/json"
 	"net"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -111,24 +109,20 @@ func TestLacksMounts(t *testing.T) {
 	}
 }
 
-// TestWithDependents: a docker compose that makes dependents anew is believed to.
+// TestWithDependents: what depends on a service that is made anew, however far, is too.
 func TestWithDependents(t *testing.T) {
 	var model docker.Model
 	if err := json.Unmarshal([]byte(`{"services": {"db": {}, "app": {"depends_on": {"db": {}}}, "web": {"depends_on": {"app": {}}}, "other": {}}}`), &model); err != nil {
 		t.Fatal(err)
 	}
-	for version, want := range map[string]installer.Change{"2.26.1-4": installer.Recreated, "v2.29.7": installer.KeptAsIs} {
-		program := filepath.Join(t.TempDir(), "compose")
-		if err := os.WriteFile(program, []byte("#!/bin/sh\necho "+version+"\n"), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		list := []installer.ServiceChange{{Service: "web", Change: installer.KeptAsIs}, {Service: "app", Change: installer.KeptAsIs}, {Service: "db", Change: installer.Recreated}, {Service: "other", Change: installer.KeptAsIs}}
-		c := &docker.Compose{Command: []string{program}, Env: docker.Env{Path: "/usr/bin:/bin"}, Project: "p", Dir: t.TempDir()}
-		if err := (&App{}).withDependents(t.Context(), c, &model, list); err != nil {
-			t.Fatal(err)
-		}
-		if list[0].Change != want || list[1].Change != want || list[3].Change != installer.KeptAsIs {
-			t.Errorf("%s: got %v, want %v", version, list, want)
+	list := []installer.ServiceChange{{Service: "web", Change: installer.KeptAsIs}, {Service: "app", Change: installer.KeptAsIs}, {Service: "db", Change: installer.Recreated}, {Service: "other", Change: installer.KeptAsIs}}
+	withDependents(&model, list)
+	if list[0].Change != installer.Recreated || list[1].Change != installer.Recreated || list[3].Change != installer.KeptAsIs {
+		t.Errorf("got %v", list)
+	}
+	for version, want := range map[string]bool{"2.26.1-4": true, "2.29.2": true, "2.29.3": false, "2.30.0-desktop.1": false, "5.5.1": false} {
+		if got := (docker.Program{Version: version}).RecreatesDependents(); got != want {
+			t.Errorf("%s: got %v", version, got)
 		}
 	}
 }

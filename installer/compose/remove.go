@@ -23,7 +23,7 @@ func (a *App) Remove(ctx context.Context, current *installer.Release, purge bool
 		return err
 	}
 	if m != nil {
-		down := docker.Compose{Command: a.Command, Env: a.Env, Engine: a.Engine, Project: m.Device.Project, Dir: a.Dir}
+		down := docker.Compose{Program: a.Program, Env: a.Env, Engine: a.Engine, Project: m.Device.Project, Dir: a.Dir}
 		if err := down.Down(ctx); err != nil {
 			return err
 		}

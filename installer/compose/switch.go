@@ -309,7 +309,7 @@ func (a *App) Revert(ctx context.Context, raw json.RawMessage, from *installer.R
 				return err
 			}
 		}
-		return (&docker.Compose{Command: a.Command, Env: a.Env, Engine: a.Engine, Project: s.Project, Dir: a.Dir}).Down(ctx)
+		return (&docker.Compose{Program: a.Program, Env: a.Env, Engine: a.Engine, Project: s.Project, Dir: a.Dir}).Down(ctx)
 	}
 	m, err := a.manifest(*from)
 	if err != nil {

@@ -99,11 +99,11 @@ func (m *Machine) findProject(ctx context.Context, found *Adoption, o compose.Ad
 		return err
 	}
 	defer engine.Close()
-	command, _, err := docker.FindCompose(ctx, m.dockerEnv())
+	program, err := docker.FindCompose(ctx, m.dockerEnv())
 	if err != nil {
 		return err
 	}
-	a := m.runtime(found.App, nil, engine, command)
+	a := m.runtime(found.App, nil, engine, program)
 	if found.Compose, err = a.Find(ctx, o); err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/backup"
+	"github.com/valise-ota/valise/installer/docker"
 	"github.com/valise-ota/valise/installer/release"
 )
 
@@ -187,7 +188,7 @@ func (m *Machine) Backups(app string) ([]backup.Set, error) {
 		return nil, err
 	}
 	defer store.Close()
-	return m.runtime(app, store, nil, nil).Backups()
+	return m.runtime(app, store, nil, docker.Program{}).Backups()
 }
 
 var errNoBackup = errors.New("its valise.yaml has no backup")

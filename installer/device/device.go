@@ -136,13 +136,13 @@ func (m *Machine) lockApp(ctx context.Context, app, kind, what string) (_ *locke
 		}
 	}()
 	a := &lockedApp{close: closeAll}
-	var command []string
+	var program docker.Program
 	if m.dockers(kind) {
 		if a.engine, err = m.connect(ctx); err != nil {
 			return nil, err
 		}
 		closers = append(closers, func() { a.engine.Close() })
-		if command, _, err = docker.FindCompose(ctx, m.dockerEnv()); err != nil {
+		if program, err = docker.FindCompose(ctx, m.dockerEnv()); err != nil {
 			return nil, err
 		}
 	}
@@ -176,7 +176,7 @@ func (m *Machine) lockApp(ctx context.Context, app, kind, what string) (_ *locke
 	case kind == bundle.KindTree:
 		runtime = m.treeApp(app, store, m.Report)
 	default:
-		runtime = m.runtime(app, store, a.engine, command)
+		runtime = m.runtime(app, store, a.engine, program)
 	}
 	a.data, _ = runtime.(keeper)
 	a.Installer = &installer.Installer{Journal: a.journal, Runtime: runtime, Now: m.Now, NewID: m.NewID, Report: m.Report, Rotate: m.rotate(app), StopWithin: m.StopWithin}
@@ -225,10 +225,10 @@ func (m *Machine) rotate(app string) func(context.Context, *verify.Rotation) err
 }
 
 // runtime is the app's runtime. store may be nil where nothing is installed, and
-// command where nothing is run.
-func (m *Machine) runtime(app string, store *release.Store, engine *docker.Engine, command []string) *compose.App {
+// program where nothing is run.
+func (m *Machine) runtime(app string, store *release.Store, engine *docker.Engine, program docker.Program) *compose.App {
 	return &compose.App{
-		Name: app, Dir: m.AppDir(app), Releases: store, Engine: engine, Command: command, Env: m.dockerEnv(), Rand: rand.Reader, Given: m.Given, Now: m.Now,
+		Name: app, Dir: m.AppDir(app), Releases: store, Engine: engine, Program: program, Env: m.dockerEnv(), Rand: rand.Reader, Given: m.Given, Now: m.Now,
 		Report: m.Report, Retained: m.retained(app),
 		Show: func(key, value string) { m.Secret(key, value, filepath.Join(m.AppDir(app), ".env")) },
 	}

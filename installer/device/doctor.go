@@ -113,7 +113,7 @@ func (m *Machine) Examine(ctx context.Context, apps []string) findings {
 				m.examineRecovery(ctx, &f, app, []string{"docker.service"})
 			}
 			if engine != nil {
-				m.examineReleases(ctx, &f, app, m.runtime(app, store, engine, nil).Verified, nil, "files and images", st)
+				m.examineReleases(ctx, &f, app, m.runtime(app, store, engine, docker.Program{}).Verified, nil, "files and images", st)
 				m.examineRunning(ctx, &f, app, store, engine, st)
 				m.examineNeeds(ctx, &f, app, store, engine, st)
 			}
@@ -143,10 +143,10 @@ func (m *Machine) examineEngine(ctx context.Context, f *findings) *docker.Engine
 	}
 	f.add("", "engine", status, do(RaiseEngine), "Docker %s, %s, %s, images below %s", info.Version, info.Platform, info.Driver, info.Root)
 	m.examineSpace(f, "images", info.Root)
-	if _, version, err := docker.FindCompose(ctx, m.dockerEnv()); err != nil {
+	if program, err := docker.FindCompose(ctx, m.dockerEnv()); err != nil {
 		f.add("", "compose", FindingFailed, do(BringCompose), "%v", err)
 	} else {
-		f.add("", "compose", FindingOK, do(""), "Docker Compose %s", version)
+		f.add("", "compose", FindingOK, do(""), "Docker Compose %s", program.Version)
 	}
 	return engine
 }
@@ -301,15 +301,15 @@ func some(names []string) string {
 
 // examineRunning says whether the services of an app run, as they are configured.
 func (m *Machine) examineRunning(ctx context.Context, f *findings, app string, store *release.Store, engine *docker.Engine, st installer.State) {
-	command, _, err := docker.FindCompose(ctx, m.dockerEnv())
+	program, err := docker.FindCompose(ctx, m.dockerEnv())
 	if err != nil || st.Current == nil || st.Unfinished != nil {
 		return // it is said elsewhere
 	}
-	if err := m.runtime(app, store, engine, command).AsConfigured(ctx, *st.Current); err != nil {
+	if err := m.runtime(app, store, engine, program).AsConfigured(ctx, *st.Current); err != nil {
 		f.add(app, "services", FindingFailed, do(ApplyIt), "%v", err)
 		return
 	}
-	again, err := m.runtime(app, store, engine, command).Restless(ctx, *st.Current, m.Now())
+	again, err := m.runtime(app, store, engine, program).Restless(ctx, *st.Current, m.Now())
 	if err != nil {
 		f.add(app, "services", FindingFailed, do(StartEngine), "%v", err)
 		return
@@ -326,11 +326,11 @@ func (m *Machine) examineRunning(ctx context.Context, f *findings, app string, s
 // examineNeeds looks for what the release that runs needs of this device: without
 // it, a service that is made anew or started again does not come up.
 func (m *Machine) examineNeeds(ctx context.Context, f *findings, app string, store *release.Store, engine *docker.Engine, st installer.State) {
-	command, _, err := docker.FindCompose(ctx, m.dockerEnv())
+	program, err := docker.FindCompose(ctx, m.dockerEnv())
 	if err != nil || st.Current == nil {
 		return // it is said already
 	}
-	lacking, err := m.runtime(app, store, engine, command).Lacks(ctx, *st.Current)
+	lacking, err := m.runtime(app, store, engine, program).Lacks(ctx, *st.Current)
 	if err != nil {
 		lacking = []string{err.Error()}
 	}
@@ -469,7 +469,7 @@ func (m *Machine) Lost(ctx context.Context, st installer.State) (lost []string) 
 		return nil
 	}
 	defer store.Close()
-	a := m.runtime(st.App, store, engine, nil)
+	a := m.runtime(st.App, store, engine, docker.Program{})
 	for _, r := range []*installer.Release{st.Current, st.Previous} {
 		if r == nil {
 			continue
@@ -499,10 +499,10 @@ func (m *Machine) Lost(ctx context.Context, st installer.State) (lost []string) 
 		return lost
 	}
 	// The engine answers, so docker compose may take its time.
-	if command, _, err := docker.FindCompose(all, m.dockerEnv()); err == nil {
+	if program, err := docker.FindCompose(all, m.dockerEnv()); err == nil {
 		ctx, cancel := context.WithTimeout(all, cmp.Or(m.EngineAnswer, docker.AnswerTimeout))
 		defer cancel()
-		err := m.runtime(st.App, store, engine, command).AsConfigured(ctx, *st.Current)
+		err := m.runtime(st.App, store, engine, program).AsConfigured(ctx, *st.Current)
 		if errors.As(err, new(*installer.ConfigError)) {
 			lost = append(lost, fmt.Sprintf("%s: %v; valise-installer apply", st.Current.Version, err))
 		}

@@ -31,14 +31,14 @@ func (m *Machine) ensureEngine(ctx context.Context, rel *verify.Release) error {
 		return engineHint(err)
 	}
 	defer engine.Close()
-	_, _, err = docker.FindCompose(ctx, m.dockerEnv())
+	_, err = docker.FindCompose(ctx, m.dockerEnv())
 	if err == nil || m.Root != "/" {
 		return err
 	}
 	if ierr := h.InstallCompose(ctx, rel); ierr != nil {
 		return engineHint(ierr)
 	}
-	_, _, err = docker.FindCompose(ctx, m.dockerEnv())
+	_, err = docker.FindCompose(ctx, m.dockerEnv())
 	return err
 }
 

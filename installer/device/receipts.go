@@ -19,6 +19,7 @@ import (
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/docker"
 	"github.com/valise-ota/valise/installer/host"
 	"github.com/valise-ota/valise/installer/receipt"
 	"github.com/valise-ota/valise/installer/release"
@@ -211,7 +212,7 @@ func (m *Machine) inventory(ctx context.Context, app string) (*bundle.Inventory,
 	if st.Current == nil {
 		return v, nil
 	}
-	return v, m.runtime(app, store, engine, nil).Inventory(ctx, st.Kept, v)
+	return v, m.runtime(app, store, engine, docker.Program{}).Inventory(ctx, st.Kept, v)
 }
 
 // deviceName is how people call this machine, as a name of a directory on any

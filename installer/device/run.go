@@ -77,9 +77,9 @@ func (m *Machine) Logs(ctx context.Context, lines int, follow bool, out io.Write
 	if kindIn(st) == bundle.KindTree {
 		return m.treeApp(app, store, nil).Logs(ctx, *st.Current, lines, follow, out)
 	}
-	command, _, err := docker.FindCompose(ctx, m.dockerEnv())
+	program, err := docker.FindCompose(ctx, m.dockerEnv())
 	if err != nil {
 		return err
 	}
-	return m.runtime(app, store, nil, command).Logs(ctx, *st.Current, lines, follow, out)
+	return m.runtime(app, store, nil, program).Logs(ctx, *st.Current, lines, follow, out)
 }

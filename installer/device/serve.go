@@ -22,6 +22,7 @@ import (
 	"github.com/valise-ota/valise/installer/backup"
 	"github.com/valise-ota/valise/installer/compose"
 	"github.com/valise-ota/valise/installer/daemon"
+	"github.com/valise-ota/valise/installer/docker"
 	"github.com/valise-ota/valise/installer/foreign"
 	"github.com/valise-ota/valise/installer/host"
 	"github.com/valise-ota/valise/installer/release"
@@ -558,6 +559,6 @@ func (d *Device) OnRollback(app string, r installer.Release) (string, error) {
 		return "", err
 	}
 	defer store.Close()
-	policy, err := d.Machine.runtime(app, store, nil, nil).RestorePolicy(r)
+	policy, err := d.Machine.runtime(app, store, nil, docker.Program{}).RestorePolicy(r)
 	return string(policy), err
 }

@@ -305,14 +305,14 @@ func (m *Machine) preview(ctx context.Context, rel *verify.Release, path string,
 	case engine == nil:
 		return m.evaluate(ctx, m.treeApp(app, store, nil), nil, rel, st, path, o)
 	}
-	var command []string // without it a plan does not say what becomes of services, which only a reader wants to know
+	var program docker.Program // without it a plan does not say what becomes of services, which only a reader wants to know
 	if o.DryRun || o.First {
 		var err error
-		if command, _, err = docker.FindCompose(ctx, m.dockerEnv()); err != nil {
-			command = nil // lockApp says so
+		if program, err = docker.FindCompose(ctx, m.dockerEnv()); err != nil {
+			program = docker.Program{} // lockApp says so
 		}
 	}
-	return m.evaluate(ctx, m.runtime(app, store, engine, command), engine, rel, st, path, o)
+	return m.evaluate(ctx, m.runtime(app, store, engine, program), engine, rel, st, path, o)
 }
 
 // evaluate checks what this device expects of a verified release and plans it.

@@ -94,10 +94,19 @@ func readHead(name string, n int64) ([]byte, error) {
 // create have --pull. 2.7.0 has it not.
 var oldestCompose = []int{2, 10, 2}
 
+// Program is a Docker Compose.
+type Program struct {
+	Command []string // how it is called
+	Version string   // "2.26.1-4"
+}
+
+func (p Program) before(numbers ...int) bool {
+	return slices.Compare(bundle.VersionNumbers(p.Version), numbers) < 0
+}
+
 // FindCompose finds the device's own Docker Compose, 2.10.2 or newer: as the
-// plugin of docker, else as docker-compose. It returns how to call it and its
-// version.
-func FindCompose(ctx context.Context, env Env) (command []string, version string, err error) {
+// plugin of docker, else as docker-compose.
+func FindCompose(ctx context.Context, env Env) (Program, error) {
 	var tried []string
 	for _, words := range [][]string{{"docker", "compose"}, {"docker-compose"}} {
 		name := strings.Join(words, " ")
@@ -118,19 +127,19 @@ func FindCompose(ctx context.Context, env Env) (command []string, version string
 		cancel()
 		if err != nil {
 			if ctx.Err() != nil {
-				return nil, "", fmt.Errorf("find docker compose: %w", context.Cause(ctx))
+				return Program{}, fmt.Errorf("find docker compose: %w", context.Cause(ctx))
 			}
 			tried = append(tried, fmt.Sprintf("%s: %s", name, firstLine(out.String(), err)))
 			continue
 		}
-		version := strings.TrimPrefix(strings.TrimSpace(out.String()), "v")
-		if slices.Compare(bundle.VersionNumbers(version), oldestCompose) < 0 {
-			tried = append(tried, fmt.Sprintf("%s: version is %.40q, want 2.10.2 or newer", name, version))
+		p := Program{Command: command, Version: strings.TrimPrefix(strings.TrimSpace(out.String()), "v")}
+		if p.before(oldestCompose...) {
+			tried = append(tried, fmt.Sprintf("%s: version is %.40q, want 2.10.2 or newer", name, p.Version))
 			continue
 		}
-		return command, version, nil
+		return p, nil
 	}
-	return nil, "", fmt.Errorf("find docker compose: no usable one (%s): install the docker-compose-plugin package", strings.Join(tried, "; "))
+	return Program{}, fmt.Errorf("find docker compose: no usable one (%s): install the docker-compose-plugin package", strings.Join(tried, "; "))
 }
 
 func firstLine(s string, err error) string {
@@ -142,7 +151,7 @@ func firstLine(s string, err error) string {
 
 // Compose runs one compose project with the device's own Docker Compose.
 type Compose struct {
-	Command []string // from FindCompose
+	Program // from FindCompose
 	Env     Env
 	Engine  *Engine // for Ps; must be the engine of Env.Host
 
@@ -368,10 +377,7 @@ func join(s map[string]any, running []Container) {
 
 // RecreatesDependents reports whether Up recreates the services that depend on one which
 // it recreates, as docker compose before 2.29.3 does.
-func (c *Compose) RecreatesDependents(ctx context.Context) (bool, error) {
-	out, err := c.output(ctx, "version", "--short")
-	return slices.Compare(bundle.VersionNumbers(strings.TrimPrefix(strings.TrimSpace(out), "v")), []int{2, 29, 3}) < 0, err
-}
+func (p Program) RecreatesDependents() bool { return p.before(2, 29, 3) }
 
 func (c *Compose) hashes(ctx context.Context) (map[string]string, error) {
 	out, err := c.output(ctx, "config", "--hash", "*")

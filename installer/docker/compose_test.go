@@ -54,10 +54,10 @@ func TestFindCompose(t *testing.T) {
 			if tt.standalone != "" {
 				script(t, dir, "docker-compose", tt.standalone)
 			}
-			command, version, err := FindCompose(t.Context(), Env{Path: dir})
-			got := strings.ReplaceAll(strings.Join(command, " "), dir+"/", "")
-			if got != tt.command || version != tt.version || (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
-				t.Errorf("FindCompose: %q, %q, %v", got, version, err)
+			p, err := FindCompose(t.Context(), Env{Path: dir})
+			got := strings.ReplaceAll(strings.Join(p.Command, " "), dir+"/", "")
+			if got != tt.command || p.Version != tt.version || (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("FindCompose: %q, %q, %v", got, p.Version, err)
 			}
 		})
 	}
@@ -85,9 +85,9 @@ func TestPlugin(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			command, version, err := FindCompose(t.Context(), Env{Path: bin, Home: home, DockerConfig: tt.config})
-			if got := strings.Join(command, " "); got != tt.want || tt.want != "" && (version != "5.5.1" || err != nil) {
-				t.Errorf("FindCompose: %q, %q, %v; want %q", got, version, err, tt.want)
+			p, err := FindCompose(t.Context(), Env{Path: bin, Home: home, DockerConfig: tt.config})
+			if got := strings.Join(p.Command, " "); got != tt.want || tt.want != "" && (p.Version != "5.5.1" || err != nil) {
+				t.Errorf("FindCompose: %q, %q, %v; want %q", got, p.Version, err, tt.want)
 			}
 		})
 	}
@@ -98,7 +98,7 @@ func fakeCompose(t *testing.T, body string) *Compose {
 	t.Helper()
 	dir := t.TempDir()
 	return &Compose{
-		Command: []string{script(t, dir, "c", body), "compose"},
+		Program: Program{[]string{script(t, dir, "c", body), "compose"}, "5.5.1"},
 		Env:     Env{Path: "/usr/bin:/bin", Home: "/nowhere", Host: "unix:///x.sock"},
 		Project: "shop", Dir: dir, Files: []string{"a.yml", "b.yml"}, EnvFile: ".env",
 	}
@@ -188,11 +188,11 @@ func TestComposeCancel(t *testing.T) {
 func TestComposeReal(t *testing.T) {
 	e, info, app := realEngine(t)
 	env := Env{Path: os.Getenv("PATH"), Home: t.TempDir(), Host: e.Host(), DockerConfig: os.Getenv("DOCKER_CONFIG")}
-	command, version, err := FindCompose(t.Context(), env)
+	program, err := FindCompose(t.Context(), env)
 	if err != nil {
 		need(t, err.Error())
 	}
-	t.Logf("%q, version %s", command, version)
+	t.Logf("%+v", program)
 
 	bin := filepath.Join(t.TempDir(), "app")
 	build := exec.Command("go", "build", "-trimpath", "-o", bin, "./testdata/app")
@@ -200,12 +200,12 @@ func TestComposeReal(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	program, err := os.ReadFile(bin)
+	binary, err := os.ReadFile(bin)
 	if err != nil {
 		t.Fatal(err)
 	}
 	b := blobs{}
-	base := layer(t, file{"app", 0o755, program})
+	base := layer(t, file{"app", 0o755, binary})
 	one := b.image(t, info.Platform, v1.Config{Entrypoint: []string{"/app"}, Cmd: []string{"sleep"}}, base)
 	two := b.image(t, info.Platform, v1.Config{Entrypoint: []string{"/app"}, Cmd: []string{"sleep"}, Env: []string{"TWO=2"}}, base)
 	images := tagged(app, one, two)
@@ -225,7 +225,7 @@ func TestComposeReal(t *testing.T) {
 	}
 	project := "valise-test-" + strings.ToLower(rand.Text())
 	c := &Compose{
-		Command: command, Env: env, Engine: e, Project: project, Dir: dir,
+		Program: program, Env: env, Engine: e, Project: project, Dir: dir,
 		Files: []string{write("compose.yml", `
 services:
   api: {image: "example.test/api:${VERSION:?is not set}", network_mode: none, volumes: ["data:/data"], restart: unless-stopped, stop_grace_period: 0s}

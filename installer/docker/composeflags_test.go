@@ -31,16 +31,15 @@ func TestComposeOptions(t *testing.T) {
 	// Every command, called as a program that writes down what it is called with.
 	dir := t.TempDir()
 	log := filepath.Join(dir, "log")
-	program := filepath.Join(dir, "docker-compose")
-	if err := os.WriteFile(program, []byte("#!/bin/sh\nfor a; do echo \"$a\"; done >>"+log+"; echo END >>"+log+"; echo 99.0.0\n"), 0o755); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "docker-compose"), []byte("#!/bin/sh\nfor a; do echo \"$a\"; done >>"+log+"; echo END >>"+log+"; echo 99.0.0\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	env := Env{Path: dir + ":/usr/bin:/bin"}
-	command, _, err := FindCompose(t.Context(), env)
+	program, err := FindCompose(t.Context(), env)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &Compose{Command: command, Env: env, Project: "shop", Dir: dir, Files: []string{"compose.yaml"}, Profiles: []string{AllProfiles}}
+	c := &Compose{Program: program, Env: env, Project: "shop", Dir: dir, Files: []string{"compose.yaml"}, Profiles: []string{AllProfiles}}
 	ctx := t.Context()
 	_, _ = c.Hashes(ctx, nil)
 	_, _ = c.Model(ctx)

@@ -25,6 +25,13 @@ func TestEnvFiles(t *testing.T) {
 		}
 		return name
 	}
+	if err := os.Symlink(plugin, filepath.Join(dir, "docker-compose")); err != nil {
+		t.Fatal(err)
+	}
+	found, err := FindCompose(t.Context(), Env{Path: dir, Home: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
 	old := script(t, dir, "old", `case "$*" in *--no-env-resolution*) echo "unknown flag: --no-env-resolution" >&2; exit 1;; esac; exec `+plugin+` "$@"`)
 	files := []string{file("compose.yaml", `
 x-common: &common
@@ -41,8 +48,8 @@ services:
   none: {image: x, ports: ["80:80"]}
 `), file("override.yaml", "services:\n  many: {env_file: [/last.env]}\n")}
 	c := &Compose{Env: Env{Path: "/usr/bin:/bin", Home: dir}, Project: "p", Dir: dir, Files: files, EnvFile: file("env", "WHERE=/srv\n")}
-	for _, command := range []string{plugin, old} {
-		c.Command = []string{command}
+	for command, version := range map[string]string{plugin: found.Version, old: "2.27.1"} {
+		c.Program = Program{[]string{command}, version}
 		m, err := c.Model(t.Context())
 		if err != nil {
 			t.Fatalf("%s: %v", command, err)

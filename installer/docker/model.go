@@ -182,16 +182,17 @@ func (c *Compose) Model(ctx context.Context) (*Model, error) {
 		return m, nil
 	}
 	// Environment files are named, not read: one that is missing is for the caller to say.
-	out, err := c.output(ctx, "config", "--format", "json", "--no-env-resolution")
-	old := err != nil && strings.Contains(err.Error(), "unknown flag") // docker compose before 2.28
-	if old {
-		named, done, nerr := c.namedEnvFiles()
-		if nerr != nil {
-			return nil, nerr
+	asked, args := c, []string{"config", "--format", "json", "--no-env-resolution"}
+	old := c.before(2, 28)
+	if old { // it does not know that option
+		named, done, err := c.namedEnvFiles()
+		if err != nil {
+			return nil, err
 		}
 		defer done()
-		out, err = named.output(ctx, "config", "--format", "json")
+		asked, args = named, args[:3]
 	}
+	out, err := asked.output(ctx, args...)
 	if err != nil {
 		return nil, err
 	}

@@ -38,7 +38,7 @@ func TestSilent(t *testing.T) {
 	}
 	dir := t.TempDir()
 	script(t, dir, "docker", "sleep 100000 & wait")
-	if _, _, err := FindCompose(t.Context(), Env{Path: dir + ":/usr/bin:/bin", Answer: wait}); err == nil || !strings.Contains(err.Error(), "docker compose does not answer within 50ms") {
+	if _, err := FindCompose(t.Context(), Env{Path: dir + ":/usr/bin:/bin", Answer: wait}); err == nil || !strings.Contains(err.Error(), "docker compose does not answer within 50ms") {
 		t.Errorf("version: %v", err)
 	}
 	c := fakeCompose(t, "sleep 100000 & wait")

@@ -17,7 +17,7 @@ import (
 func TestHostPath(t *testing.T) {
 	e, info, app := realEngine(t)
 	env := Env{Path: os.Getenv("PATH"), Home: t.TempDir(), Host: e.Host(), DockerConfig: os.Getenv("DOCKER_CONFIG")}
-	command, _, err := FindCompose(t.Context(), env)
+	program, err := FindCompose(t.Context(), env)
 	if err != nil {
 		need(t, err.Error())
 	}
@@ -70,7 +70,7 @@ volumes:
 	if err := os.WriteFile(compose, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c := &Compose{Command: command, Env: env, Engine: e, Project: project, Dir: dir, Files: []string{compose}}
+	c := &Compose{Program: program, Env: env, Engine: e, Project: project, Dir: dir, Files: []string{compose}}
 	t.Cleanup(func() {
 		if err := c.Down(testContext); err != nil {
 			t.Error(err)
