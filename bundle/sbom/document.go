@@ -2,7 +2,6 @@ package sbom
 
 import (
 	"bytes"
-	"encoding/json"
 	"fmt"
 	"strings"
 	"time"
@@ -96,44 +95,4 @@ func CycloneDX(img Image, packages []Package) ([]byte, error) {
 	var b bytes.Buffer
 	err := cdx.NewBOMEncoder(&b, cdx.BOMFileFormatJSON).SetPretty(true).SetEscapeHTML(false).EncodeVersion(bom, cdx.SpecVersion1_6)
 	return b.Bytes(), err
-}
-
-// Read returns the packages that a document of either kind lists: ours, or one that
-// was attached to an image. Nothing is known of who wrote it.
-func Read(b []byte) ([]Package, error) {
-	var doc struct {
-		Packages []struct {
-			Name    string `json:"name"`
-			Version string `json:"versionInfo"`
-			Purpose string `json:"primaryPackagePurpose"`
-			Refs    []struct {
-				Type    string `json:"referenceType"`
-				Locator string `json:"referenceLocator"`
-			} `json:"externalRefs"`
-		} `json:"packages"`
-		Components []struct {
-			Name    string `json:"name"`
-			Version string `json:"version"`
-			PURL    string `json:"purl"`
-		} `json:"components"`
-	}
-	if err := json.Unmarshal(b, &doc); err != nil {
-		return nil, fmt.Errorf("read SBOM: %w", err)
-	}
-	var list []Package
-	for _, p := range doc.Packages {
-		next := Package{Name: p.Name, Version: p.Version}
-		for _, r := range p.Refs {
-			if r.Type == "purl" {
-				next.PURL = r.Locator
-			}
-		}
-		if p.Purpose != "CONTAINER" {
-			list = append(list, next)
-		}
-	}
-	for _, c := range doc.Components {
-		list = append(list, Package{Name: c.Name, Version: c.Version, PURL: c.PURL})
-	}
-	return list, nil
 }

@@ -55,11 +55,13 @@ type Image struct {
 
 // Package is one package of an image.
 type Package struct {
-	Name     string   `json:"name"`
-	Version  string   `json:"version,omitempty"`
-	PURL     string   `json:"purl,omitempty"`
-	Licenses []string `json:"licenses,omitempty"`
-	Path     string   `json:"path,omitempty"` // of the file that tells of it, the first by name
+	Name          string   `json:"name"`
+	Version       string   `json:"version,omitempty"`
+	PURL          string   `json:"purl,omitempty"`
+	Licenses      []string `json:"licenses,omitempty"`
+	Path          string   `json:"path,omitempty"`   // of the file that tells of it, the first by name
+	Source        string   `json:"source,omitempty"` // what a distribution built it from, as documents say; SourceVersion empty: Version
+	SourceVersion string   `json:"source_version,omitempty"`
 }
 
 // Packages reads the layers of img. problems are files that an extractor could not

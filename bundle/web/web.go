@@ -45,7 +45,7 @@ type Guard struct {
 
 // RoundTrip implements http.RoundTripper.
 func (g *Guard) RoundTrip(req *http.Request) (*http.Response, error) {
-	if host := req.URL.Hostname(); req.URL.Scheme != "https" && secret(req) && !(g.Loopback && loopback(host)) {
+	if host := req.URL.Hostname(); req.URL.Scheme != "https" && secret(req) && !(g.Loopback && Loopback(host)) {
 		if req.Body != nil {
 			req.Body.Close()
 		}
@@ -76,7 +76,8 @@ func secret(req *http.Request) bool {
 		req.Body != nil && strings.HasPrefix(req.Header.Get("Content-Type"), "application/x-www-form-urlencoded")
 }
 
-func loopback(host string) bool {
+// Loopback reports whether a host is this machine.
+func Loopback(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }

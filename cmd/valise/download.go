@@ -73,11 +73,15 @@ func downloadOnce(ctx context.Context, url, want, path string, limit int64) (str
 
 // get asks for a document. An error that another try does not mend is a permanent one.
 func get(ctx context.Context, url string, limit int64) (io.ReadCloser, error) {
+	return getBy(ctx, client(limit), url)
+}
+
+func getBy(ctx context.Context, c *http.Client, url string) (io.ReadCloser, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return nil, backoff.Permanent(err)
 	}
-	res, err := client(limit).Do(req)
+	res, err := c.Do(req)
 	if err != nil {
 		return nil, errors.Unwrap(err) // the URL is said
 	}

@@ -1,14 +1,19 @@
 package main
 
 import (
+	"bufio"
+	"bytes"
 	"cmp"
 	"context"
 	_ "embed"
 	"encoding/csv"
+	"errors"
 	"fmt"
 	"html/template"
 	"io"
 	"io/fs"
+	"net/http"
+	"net/url"
 	"os"
 	"path"
 	"slices"
@@ -19,7 +24,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/lazyregexp"
+	"github.com/valise-ota/valise/bundle/web"
 	"github.com/valise-ota/valise/cmd/internal/cli"
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/receipt"
@@ -34,17 +41,19 @@ const (
 func fleetCommand(a *app) *cobra.Command {
 	c := &cobra.Command{Use: "fleet", Short: "See what many devices run"}
 	c.AddCommand(&cobra.Command{
-		Use:   "report [SITE=]DIR...",
+		Use:   "report [SITE=]DIR|FILE|URL...",
 		Short: "Join the receipts of many devices into one table",
 		Long: "report reads every receipt below the directories, at any depth: sticks that return, or copies of\n" +
-			"them. Receipts of one device that lie on several sticks are put together. SITE is written beside\n" +
-			"the devices of that directory.\n\n" +
+			"them. A FILE or URL has one receipt a line, as cat puts them together; a URL is https, or of this\n" +
+			"machine. Receipts of one device that lie in several places are put together. SITE is written beside\n" +
+			"the devices of that place.\n\n" +
 			"Each row is one app on one device: what runs, since when, and when it was last heard of. PROBLEM\n" +
 			"says where receipts are missing or changed; the exit code is then 4. A receipt proves which key\n" +
 			"wrote it, not whose key that is: compare the key with the one that the device showed.\n\n" +
 			"--output csv is for spreadsheets; --output html is one page without other files, with versions over\n" +
 			"time.",
-		Example:     "  valise fleet report berlin=/media/usb hamburg=sticks/hamburg\n  valise fleet report sticks --output html >fleet.html",
+		Example: "  valise fleet report berlin=/media/usb hamburg=sticks/hamburg\n  valise fleet report sticks --output html >fleet.html\n" +
+			"  cat sticks/valise/*/*/*.json >berlin.jsonl && valise fleet report https://example.org/berlin.jsonl",
 		Annotations: map[string]string{cli.Forms: "csv,html"},
 		Args:        cobra.MinimumNArgs(1),
 		RunE:        func(cmd *cobra.Command, args []string) error { return a.fleetReport(cmd.Context(), args) },
@@ -78,24 +87,15 @@ type fleetDevice struct {
 type fleetVersion struct {
 	Version string    `json:"version"`
 	Since   time.Time `json:"since"`
+
+	manifest bundle.Digest // of the release; empty when no receipt has it
 }
 
 func (a *app) fleetReport(ctx context.Context, args []string) error {
-	c := fleetCollection{chains: map[fleetKey]*fleetChain{}}
-	for _, arg := range args {
-		site, dir, labelled := strings.Cut(arg, "=")
-		if !labelled || strings.ContainsRune(site, '/') {
-			site, dir = "", arg
-		}
-		if err := c.add(ctx, site, dir); err != nil {
-			return fmt.Errorf("read receipts: %w", err)
-		}
+	r, err := readFleet(ctx, args)
+	if err != nil {
+		return fmt.Errorf("read receipts: %w", err)
 	}
-	if len(c.chains)+len(c.refused) == 0 {
-		return fmt.Errorf("read receipts: no receipt (NUMBER.json) below %s", strings.Join(args, ", "))
-	}
-	r := c.report(ctx)
-	var err error
 	switch a.Output() {
 	case "csv":
 		err = r.csv(a.Stdout)
@@ -107,6 +107,11 @@ func (a *app) fleetReport(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	return r.trusted()
+}
+
+// trusted is an error when any receipt is not, or is missing.
+func (r fleetReport) trusted() error {
 	bad := len(r.Refused)
 	for _, d := range r.Devices {
 		if d.Problem != "" {
@@ -117,6 +122,24 @@ func (a *app) fleetReport(ctx context.Context, args []string) error {
 		return cli.WithCode(fmt.Errorf("receipts are not to be trusted or not complete in %d places", bad), cli.ExitRefused)
 	}
 	return nil
+}
+
+// readFleet reads the receipts of all places: [SITE=]DIR, FILE or URL.
+func readFleet(ctx context.Context, places []string) (fleetReport, error) {
+	c := fleetCollection{chains: map[fleetKey]*fleetChain{}}
+	for _, place := range places {
+		site, where, labelled := strings.Cut(place, "=")
+		if !labelled || strings.ContainsRune(site, '/') {
+			site, where = "", place
+		}
+		if err := c.addPlace(ctx, site, where); err != nil {
+			return fleetReport{}, err
+		}
+	}
+	if len(c.chains)+len(c.refused) == 0 {
+		return fleetReport{}, fmt.Errorf("no receipt (NUMBER.json, or one a line of a file) in %s", strings.Join(places, ", "))
+	}
+	return c.report(ctx), nil
 }
 
 // fleetKey is who wrote receipts, and about what.
@@ -131,14 +154,107 @@ type fleetChain struct {
 type fleetCollection struct {
 	chains  map[fleetKey]*fleetChain
 	refused []string
-	visited int
+	visited int // files and lines
+	taken   int // receipts
 	bytes   int
 }
 
 var receiptName = lazyregexp.New(`^[0-9]{1,19}\.json$`)
 
-// add reads all receipts below a directory. No link is followed.
-func (c *fleetCollection) add(ctx context.Context, site, dir string) error {
+// addPlace reads the receipts of a directory, a file or a URL.
+func (c *fleetCollection) addPlace(ctx context.Context, site, where string) error {
+	if !strings.Contains(where, "://") {
+		info, err := os.Stat(where)
+		if err != nil {
+			return err
+		}
+		if info.IsDir() {
+			return c.addDir(ctx, site, where)
+		}
+		if !info.Mode().IsRegular() {
+			return fmt.Errorf("%s is neither a directory nor a file", where)
+		}
+		f, err := os.Open(where)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		return c.addLines(ctx, site, where, f)
+	}
+	u, err := url.Parse(where)
+	if err != nil {
+		return err
+	}
+	h := client(maxFleetReceipts)
+	redirect := h.CheckRedirect
+	h.CheckRedirect = func(req *http.Request, via []*http.Request) error {
+		return cmp.Or(redirect(req, via), private(req.URL))
+	}
+	if err := private(u); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, downloadTimeout)
+	defer cancel()
+	body, err := getBy(ctx, h, where)
+	if err != nil {
+		return fmt.Errorf("%s: %w", u.Redacted(), err)
+	}
+	defer body.Close()
+	return c.addLines(ctx, site, u.Redacted(), body)
+}
+
+// private: who runs what is not for everybody who listens.
+func private(u *url.URL) error {
+	if u.Scheme == "https" || u.Scheme == "http" && web.Loopback(u.Hostname()) {
+		return nil
+	}
+	return fmt.Errorf("%s: want https, or http of this machine", u.Redacted())
+}
+
+// addLines reads receipts of which each is a line.
+func (c *fleetCollection) addLines(ctx context.Context, site, name string, r io.Reader) error {
+	taken, refused := c.taken, len(c.refused)
+	lines := bufio.NewScanner(r)
+	lines.Buffer(nil, receipt.MaxSize+1)
+	for n := 1; lines.Scan(); n++ {
+		if len(lines.Bytes()) == 0 {
+			continue
+		}
+		if err := c.visit(ctx); err != nil {
+			return err
+		}
+		if err := c.take(ctx, site, fmt.Sprintf("%s, line %d", name, n), append(bytes.Clone(lines.Bytes()), '\n')); err != nil {
+			return err
+		}
+		if c.taken == taken && len(c.refused) > refused { // not such a file
+			return errors.New(c.refused[refused])
+		}
+	}
+	err := lines.Err()
+	if errors.Is(err, bufio.ErrTooLong) {
+		err = fmt.Errorf("a line of more than %d bytes is not a receipt", receipt.MaxSize)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	return nil
+}
+
+// visit counts what is looked at.
+func (c *fleetCollection) visit(ctx context.Context) error {
+	if c.visited++; c.visited > maxFleetFiles {
+		return fmt.Errorf("more than %d files", maxFleetFiles)
+	}
+	return ctx.Err()
+}
+
+func (c *fleetCollection) refuse(name string, why any) error {
+	c.refused = append(c.refused, cli.OneLine(fmt.Sprintf("%s: %v", name, why)))
+	return nil
+}
+
+// addDir reads all receipts below a directory. No link is followed.
+func (c *fleetCollection) addDir(ctx context.Context, site, dir string) error {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return err
@@ -148,45 +264,45 @@ func (c *fleetCollection) add(ctx context.Context, site, dir string) error {
 		if err != nil {
 			return err
 		}
-		if c.visited++; c.visited > maxFleetFiles {
-			return fmt.Errorf("more than %d files", maxFleetFiles)
-		}
-		if err := ctx.Err(); err != nil {
+		if err := c.visit(ctx); err != nil {
 			return err
 		}
 		if d.IsDir() || !receiptName.MatchString(path.Base(name)) {
 			return nil
 		}
-		refuse := func(why any) error {
-			c.refused = append(c.refused, cli.OneLine(fmt.Sprintf("%s: %v", path.Join(dir, name), why)))
-			return nil
-		}
+		whole := path.Join(dir, name)
 		if !d.Type().IsRegular() {
-			return refuse("not a regular file")
+			return c.refuse(whole, "not a regular file")
 		}
 		b, err := readReceipt(root, name)
 		if err != nil {
-			return refuse(err)
+			return c.refuse(whole, err)
 		}
-		if c.bytes += len(b); c.bytes > maxFleetReceipts {
-			return fmt.Errorf("receipts of more than %d bytes", maxFleetReceipts)
-		}
-		r, err := receipt.Open(ctx, b)
-		if err != nil {
-			return refuse(err)
-		}
-		k := fleetKey{receipt.Fingerprint(r.Key), r.App}
-		chain := c.chains[k]
-		if chain == nil {
-			chain = &fleetChain{}
-			c.chains[k] = chain
-		}
-		if site != "" && !slices.Contains(chain.sites, site) {
-			chain.sites = append(chain.sites, site)
-		}
-		chain.files, chain.receipts = append(chain.files, b), append(chain.receipts, r)
-		return nil
+		return c.take(ctx, site, whole, b)
 	})
+}
+
+// take puts a receipt to those of its device.
+func (c *fleetCollection) take(ctx context.Context, site, name string, b []byte) error {
+	if c.bytes += len(b); c.bytes > maxFleetReceipts {
+		return fmt.Errorf("receipts of more than %d bytes", maxFleetReceipts)
+	}
+	r, err := receipt.Open(ctx, b)
+	if err != nil {
+		return c.refuse(name, err)
+	}
+	c.taken++
+	k := fleetKey{receipt.Fingerprint(r.Key), r.App}
+	chain := c.chains[k]
+	if chain == nil {
+		chain = &fleetChain{}
+		c.chains[k] = chain
+	}
+	if site != "" && !slices.Contains(chain.sites, site) {
+		chain.sites = append(chain.sites, site)
+	}
+	chain.files, chain.receipts = append(chain.files, b), append(chain.receipts, r)
+	return nil
 }
 
 // report judges every chain.
@@ -206,6 +322,7 @@ func (c *fleetCollection) report(ctx context.Context) fleetReport {
 		if err != nil {
 			d.Problem = cli.OneLine(strings.TrimPrefix(err.Error(), "read receipts of "+last.Device+": "))
 		}
+		manifests := map[string]bundle.Digest{}
 		for _, x := range receipts {
 			version, since := x.From, x.Begun
 			done := x.Status == string(installer.Completed)
@@ -214,10 +331,13 @@ func (c *fleetCollection) report(ctx context.Context) fleetReport {
 			}
 			if version != "" && version != d.Version {
 				d.Version, d.Since, d.Signer = cli.OneLine(version), since, ""
-				d.Versions = append(d.Versions, fleetVersion{d.Version, since})
+				d.Versions = append(d.Versions, fleetVersion{Version: d.Version, Since: since})
 			}
 			if done {
-				d.Signer = cli.OneLine(x.Signer)
+				d.Signer, manifests[version] = cli.OneLine(x.Signer), x.Manifest
+			}
+			if len(d.Versions) > 0 {
+				d.Versions[len(d.Versions)-1].manifest = manifests[version]
 			}
 		}
 		r.Devices = append(r.Devices, d)
@@ -285,12 +405,16 @@ func (r fleetReport) counts() (counts []fleetCount) {
 	return counts
 }
 
-// csv is for spreadsheets, which take a cell that begins like a formula for one.
 func (r fleetReport) csv(w io.Writer) error {
 	rows := [][]string{{"app", "site", "device", "version", "since", "last_seen", "signer", "receipts", "key", "problem"}}
 	for _, d := range r.Devices {
 		rows = append(rows, []string{d.App, d.Site, d.Device, d.Version, stamp(d.Since), stamp(d.Seen), d.Signer, strconv.Itoa(d.Receipts), d.Key, d.Problem})
 	}
+	return writeCSV(w, rows)
+}
+
+// writeCSV is for spreadsheets, which take a cell that begins like a formula for one.
+func writeCSV(w io.Writer, rows [][]string) error {
 	for _, row := range rows {
 		for i, cell := range row {
 			if cell != "" && strings.ContainsRune("=+-@\t\r", rune(cell[0])) {

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"crypto/ed25519"
 	"encoding/csv"
 	"encoding/json"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -30,7 +33,7 @@ func writeReceipts(t *testing.T, device string, dirs []string, receipts ...recei
 	}
 	var before []byte
 	for i, r := range receipts {
-		r.Device, r.App, r.Action, r.Signer = device, "shop", "update", cmp.Or(r.Signer, "key 1")
+		r.Device, r.App, r.Action, r.Signer = device, cmp.Or(r.App, "shop"), "update", cmp.Or(r.Signer, "key 1")
 		r.Begun, r.Ended = fleetDay(i+1), fleetDay(i+1).Add(time.Hour)
 		if before, err = receipt.Seal(t.Context(), key, before, r); err != nil {
 			t.Fatal(err)
@@ -118,13 +121,84 @@ func TestFleetReport(t *testing.T) {
 		code   int
 		stderr string
 	}{
-		{[]string{t.TempDir()}, cli.ExitFailed, "no receipt (NUMBER.json) below"},
+		{[]string{t.TempDir()}, cli.ExitFailed, "no receipt (NUMBER.json, or one a line of a file) in "},
 		{[]string{"/nowhere"}, cli.ExitFailed, "no such file"},
 		{nil, cli.ExitUsage, "at least 1 arg"},
 		{[]string{berlin, "--output", "markdown"}, cli.ExitUsage, "want text, json, csv or html"},
 	} {
 		if code, _, stderr := fleet(c.args...); code != c.code || !strings.Contains(stderr, c.stderr) {
 			t.Errorf("%q: exit code %d, %s", c.args, code, stderr)
+		}
+	}
+}
+
+// TestFleetLines reads receipts that cat put together, from a file and a server.
+func TestFleetLines(t *testing.T) {
+	stick := t.TempDir()
+	writeReceipts(t, "pump-7", []string{stick}, receipt.Receipt{To: "1.0.0", Status: "completed"}, receipt.Receipt{From: "1.0.0", To: "1.1.0", Status: "completed"})
+	writeReceipts(t, "pump-8", []string{stick}, receipt.Receipt{Status: "completed"})
+	var all []byte
+	names, err := filepath.Glob(filepath.Join(stick, "valise/*/*/*.json"))
+	if err != nil || len(names) != 3 {
+		t.Fatal(names, err)
+	}
+	for _, name := range names {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, b...)
+	}
+	lines := filepath.Join(t.TempDir(), "berlin.jsonl")
+	if err := os.WriteFile(lines, all, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	ask := func(trust *httptest.Server, args ...string) (int, string, string) {
+		if trust != nil {
+			before := http.DefaultTransport
+			http.DefaultTransport = trust.Client().Transport
+			defer func() { http.DefaultTransport = before }()
+		}
+		var stdout, stderr strings.Builder
+		code := run(t.Context(), cli.Env{Args: append([]string{"fleet", "report", "--output", "json"}, args...), Stdout: &stdout, Stderr: &stderr, Getenv: func(string) string { return "" }, Now: time.Now})
+		return code, stdout.String(), stderr.String()
+	}
+	_, want, _ := ask(nil, "berlin="+stick)
+	mux := http.NewServeMux()
+	mux.HandleFunc("/berlin.jsonl", func(w http.ResponseWriter, r *http.Request) { w.Write(all) })
+	mux.HandleFunc("/crlf.jsonl", func(w http.ResponseWriter, r *http.Request) {
+		w.Write(append(bytes.ReplaceAll(all, []byte("\n"), []byte("\r\n")), "\r\n\r\n"...))
+	})
+	mux.HandleFunc("/spoilt.jsonl", func(w http.ResponseWriter, r *http.Request) { w.Write(append(bytes.Clone(all), "{}\n"...)) })
+	mux.HandleFunc("/page.html", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, strings.Repeat("<a>\n", 1000)) })
+	mux.HandleFunc("/long", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, strings.Repeat("a", 100<<10)) })
+	mux.HandleFunc("/away", func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, "http://example.org/berlin.jsonl", http.StatusFound)
+	})
+	open, sealed := httptest.NewServer(mux), httptest.NewTLSServer(mux)
+	defer open.Close()
+	defer sealed.Close()
+	for _, place := range []string{lines, open.URL + "/berlin.jsonl", open.URL + "/crlf.jsonl", sealed.URL + "/berlin.jsonl"} {
+		code, out, stderr := ask(sealed, "berlin="+place)
+		if code != 0 || out != want || !strings.Contains(out, `"berlin"`) {
+			t.Errorf("%s: exit code %d, %s\n%s\nwant\n%s", place, code, stderr, out, want)
+		}
+	}
+	if code, out, stderr := ask(nil, open.URL+"/spoilt.jsonl"); code != cli.ExitRefused || !strings.Contains(out, "/spoilt.jsonl, line 4: ") || !strings.Contains(stderr, "in 1 places") {
+		t.Errorf("exit code %d, %s\n%s", code, stderr, out)
+	}
+	for place, want := range map[string]string{
+		open.URL + "/page.html":                         "/page.html, line 1: read receipt: ",
+		open.URL + "/long":                              "a line of more than 65536 bytes is not a receipt",
+		open.URL + "/nothing":                           "404",
+		open.URL + "/away":                              "http://example.org/berlin.jsonl: want https",
+		sealed.URL + "/away":                            "redirect to example.org, which is not https, refused",
+		"http://user:secret@example.org/berlin.jsonl":   "http://user:xxxxx@example.org/berlin.jsonl: want https, or http of this machine",
+		"ftp://example.org/berlin.jsonl":                "want https",
+		"berlin=" + open.URL + "/berlin.jsonl?\x7fsite": "invalid control character",
+	} {
+		if code, out, stderr := ask(sealed, place); code != cli.ExitFailed || !strings.Contains(stderr, want) || out != "" {
+			t.Errorf("%s: exit code %d, %s\n%s", place, code, stderr, out)
 		}
 	}
 }

@@ -26,6 +26,7 @@ var commands = []func(*app) *cobra.Command{
 	engineCommand,
 	receiptsCommand,
 	fleetCommand,
+	affectedCommand,
 	pushCommand,
 	publishCommand,
 	doctorCommand,
