@@ -52,6 +52,7 @@ var remedies = map[device.Advice]string{
 	device.SetClock:       `set it (timedatectl); updates work all the same, but times in the history are wrong`,
 	device.RestoreTrust:   `restore %s from a backup; without it no bundle is accepted`,
 	device.MendFile:       `fix %s`,
+	device.AskFleet:       `ask who runs the server why; a person may install it with valise-installer update`,
 	device.RepairIt:       `valise-installer doctor --repair sets them aside and recreates them`,
 	device.ApplyIt:        `valise-installer apply`,
 	device.SeeLogs:        `valise-installer logs; valise-installer restart resets the count`,

@@ -70,7 +70,7 @@ func (p *program) serve(ctx context.Context, scan time.Duration) error {
 		return fmt.Errorf("open audit log: %w", err)
 	}
 	defer audit.Close()
-	d := &engine.Daemon{Device: &device.Device{Machine: p.Machine, Explanation: func(err error) string { return cli.Explain(p.explained(err)) }, Remedy: remedy}, Log: log, Audit: audit, Now: p.Now, NewID: p.NewID, Timing: engine.Timing{
+	d := &engine.Daemon{Device: &device.Device{Machine: p.Machine, Explanation: func(err error) string { return cli.Explain(p.explained(err)) }, Remedy: remedy}, Log: log, Audit: audit, Now: p.Now, NewID: p.NewID, Agent: "valise-installer/" + cli.Version(), Timing: engine.Timing{
 		Scan: scan, Stable: min(scan, 2*time.Second), Settle: 4 * scan,
 	}}
 	l, err := p.listen(p.SocketPath())

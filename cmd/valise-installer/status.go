@@ -14,6 +14,7 @@ import (
 	"github.com/valise-ota/valise/cmd/internal/cli"
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/device"
+	"github.com/valise-ota/valise/installer/fleet"
 )
 
 func statusCommand(p *program) *cobra.Command {
@@ -34,12 +35,18 @@ func statusCommand(p *program) *cobra.Command {
 			}
 			defer j.Close()
 			lost := p.Lost(cmd.Context(), st)
+			server, err := p.Fleet(cmd.Context(), app, j)
+			if err != nil {
+				return err
+			}
 			shown := struct {
 				installer.State
-				Lost []string `json:"lost,omitempty"`
-			}{st, lost}
+				Lost  []string    `json:"lost,omitempty"`
+				Fleet *fleet.Seen `json:"fleet,omitempty"`
+			}{st, lost, server}
 			if err := p.Result(shown, func(w io.Writer) {
 				printState(w, st)
+				printFleet(w, server)
 				for _, l := range lost {
 					fmt.Fprintf(w, "%-11s %s\n", "lost", l)
 				}
@@ -73,6 +80,24 @@ func printState(w io.Writer, st installer.State) {
 	}
 	if u := st.Unfinished; u != nil {
 		fmt.Fprintf(w, "%-11s %s to %s, begun %s\n", "unfinished", u.Action, u.To.Version, device.Stamp(u.Created))
+	}
+}
+
+// printFleet says what the server wants that steers the app, and what it could want.
+func printFleet(w io.Writer, s *fleet.Seen) {
+	if s == nil {
+		return
+	}
+	wants := "nothing"
+	if s.Wants != "" {
+		wants = fmt.Sprintf("%s (action %s)", s.Wants, s.Action)
+	}
+	fmt.Fprintf(w, "%-11s %s wants %s of %s\n", "fleet", s.Server, wants, s.ID)
+	if s.Newest != "" {
+		fmt.Fprintf(w, "%-11s the source has %s, seen first %s\n", "", s.Newest, s.Since)
+	}
+	if s.Trouble != "" {
+		fmt.Fprintf(w, "%-11s it cannot be asked: %s\n", "", cli.OneLine(s.Trouble))
 	}
 }
 

@@ -36,6 +36,7 @@ export const sidebar = [
       ['Update from a stick', 'docs/usb.md'],
       ['Page and daemon', 'docs/page.md'],
       ['Fleet', 'docs/how-to/fleet.md'],
+      ['hawkBit', 'docs/how-to/hawkbit.md'],
       ['Registry', 'docs/how-to/registry.md'],
       ['From docker compose pull', 'docs/how-to/docker-compose-pull.md'],
       ['From Watchtower', 'docs/how-to/watchtower.md'],

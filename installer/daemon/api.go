@@ -331,6 +331,8 @@ func (a *app) postApply(r *http.Request, in Application) (out Done, err error) {
 			return out, err
 		}
 		a.changed(rec.ID, installer.Pending)
+	} else if a.agent != nil && a.agent.Confirm(rec.ID) {
+		return Done{"success", "The server is told that " + rec.To.Version + " may be applied.", rec.ID}, nil
 	} else if rec.Error != "" { // of the try before
 		if err := a.records.Become(r.Context(), rec.ID, installer.Pending, nil, a.Now()); err != nil {
 			return out, err
@@ -447,6 +449,9 @@ func (a *app) deleteUpdate(r *http.Request) (out Done, err error) {
 		return out, refuse(http.StatusConflict, "%v", err)
 	}
 	a.hub.send(Event{Type: "deleted", Record: rec.ID})
+	if a.agent != nil {
+		a.agent.Wake()
+	}
 	return Done{"success", "Update " + rec.To.Version + " is deleted.", rec.ID}, nil
 }
 
@@ -463,6 +468,10 @@ func (a *app) getState(r *http.Request) (out State, err error) {
 		if s.OnRollback, err = a.Device.OnRollback(a.name, *st.Current); err != nil {
 			return out, err
 		}
+	}
+	if a.agent != nil {
+		seen := a.agent.Seen()
+		s.Fleet = &seen
 	}
 	a.mu.Lock()
 	s.CheckedOn = known(a.checked)

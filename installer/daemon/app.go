@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/fleet"
 )
 
 // maxQueue is how many requests of an app may wait.
@@ -27,6 +28,7 @@ type app struct {
 	left    []string // files that were in the inbox when it was opened
 	hub     *hub
 	end     context.CancelFunc // of its queue
+	agent   *fleet.Agent       // of the server that steers it; may be nil
 
 	jobs chan job
 	wake chan struct{} // the drop folder may have changed
@@ -41,6 +43,7 @@ type app struct {
 	mu      sync.Mutex // also guards config.Settings
 	uploads map[string]*upload
 	queued  map[string]int // records that have jobs
+	doing   *doing         // the job that is done; nil for none
 	latest  *Latest        // of the last check
 	checked time.Time
 
@@ -54,6 +57,7 @@ type job struct {
 	record string
 	on     *installer.Path // where it is on the way to another version; found out when it is nil
 	forced bool
+	stage  bool // downloaded and verified, and no more
 	by     string
 	run    func(ctx context.Context) (installer.Result, error)
 }
@@ -67,6 +71,9 @@ func (a *app) run(ctx context.Context) {
 	scan := time.NewTicker(a.Timing.Scan)
 	defer scan.Stop()
 	go a.schedule(ctx)
+	if a.agent != nil {
+		go a.agent.Run(ctx)
+	}
 	a.goOn(ctx)
 	a.poke()
 	for {
@@ -75,9 +82,12 @@ func (a *app) run(ctx context.Context) {
 			return
 		case j := <-a.jobs:
 			a.working.RLock()
-			a.do(ctx, j)
+			a.cancelable(ctx, j)
 			a.working.RUnlock()
 			a.dequeue(j)
+			if a.agent != nil {
+				a.agent.Wake()
+			}
 			a.poke()
 		case <-scan.C:
 			a.poke()
@@ -109,7 +119,7 @@ func (a *app) afterRestart(ctx context.Context) {
 		a.log().Error("read records", "err", err)
 	}
 	for _, r := range found {
-		if r.By == bySchedule && r.Status == installer.Verifying { // its schedule tries it again
+		if r.By == bySchedule && r.Status == installer.Verifying || r.By == byFleet { // who asked for it tries it again
 			a.become(ctx, r.ID, installer.Pending, nil)
 			continue
 		}
@@ -184,6 +194,10 @@ func (a *app) do(ctx context.Context, j job) {
 	}
 	a.await(ctx, func() error { return a.Device.Ready(ctx, a.name) })
 	if ctx.Err() != nil {
+		return
+	}
+	if j.stage {
+		a.stage(ctx, r)
 		return
 	}
 	if j.on != nil {
@@ -266,7 +280,7 @@ func (a *app) walk(ctx context.Context, j job, target installer.Record, first Ho
 func (a *app) goOn(ctx context.Context) {
 	st, err := a.records.Load(ctx)
 	s := a.settings()
-	if err != nil || st.Path == nil || st.Path.Hops < 2 || st.Path.Try > maxTries || s.Auto == Apply && s.Check > 0 {
+	if err != nil || a.agent != nil || st.Path == nil || st.Path.Hops < 2 || st.Path.Try > maxTries || s.Auto == Apply && s.Check > 0 {
 		return
 	}
 	r, err := a.open(ctx, st.Path.Target)
@@ -289,7 +303,7 @@ func (a *app) update(ctx context.Context, r installer.Record, on *installer.Path
 	var res installer.Result
 	var err error
 	for again := false; ; again = true {
-		if r, err = a.withBundle(ctx, r); installer.Obstacle(err) {
+		if r, err = a.withBundle(ctx, r); installer.Obstacle(err) || err != nil && r.By == byFleet && ctx.Err() == nil && a.refusedBy(err) == "" {
 			a.obstructed(ctx, r, err)
 			return false
 		} else if err != nil {
@@ -395,7 +409,7 @@ func (a *app) ended(ctx context.Context, r installer.Record, res installer.Resul
 	switch {
 	case err == nil && res.Outcome == installer.NothingToDo:
 		a.fail(ctx, r.ID, &installer.Failure{Reason: "runs", Err: fmt.Errorf("%s runs already, nothing to do", r.To.Version)})
-	case err != nil && !stopped && (installer.Obstacle(err) || r.By == bySchedule && a.refusedBy(err) == ""):
+	case err != nil && !stopped && (installer.Obstacle(err) || (r.By == bySchedule || r.By == byFleet) && a.refusedBy(err) == ""):
 		a.obstructed(ctx, r, err)
 		return
 	case err == nil && res.Record.ID != r.ID: // it failed before the transaction had a record
@@ -484,6 +498,9 @@ func (a *app) become(ctx context.Context, id string, next installer.Status, caus
 func (a *app) changed(id string, status installer.Status) {
 	a.log().Info("record", "record", id, "status", status)
 	a.hub.send(Event{Type: "status", Record: id, Status: status})
+	if a.agent != nil {
+		a.agent.Wake()
+	}
 	if a.config.Webhook != "" {
 		go a.webhook(id)
 	}
@@ -497,6 +514,9 @@ func (a *app) report(id string) func(installer.Event) {
 		if !applying && !e.Ended && e.Step != "verify" && e.Step != "" {
 			applying = true
 			a.changed(id, installer.Applying)
+		}
+		if e.Step == "activate" {
+			a.switching()
 		}
 		a.tell(id, e)
 	}

@@ -19,11 +19,13 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"net/http"
 	"os"
 	"sync"
 	"time"
 
 	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/fleet"
 )
 
 // Device does what the commands do. Its methods are safe for concurrent use;
@@ -143,6 +145,10 @@ type Records interface {
 	SetBundle(ctx context.Context, id string, b *installer.Bundle, changelog string) error
 	Note(ctx context.Context, id, by string) error
 	Delete(ctx context.Context, id string) error
+	// FleetNotes are what is kept of the server that steers the app. An empty value
+	// removes a note.
+	FleetNotes(ctx context.Context) (map[string]string, error)
+	SetFleetNote(ctx context.Context, key, value string) error
 	// Gone reports whether they are those of an app that was removed, or installed
 	// again, since they were opened.
 	Gone() bool
@@ -181,6 +187,9 @@ type Config struct {
 	// Webhook gets a CloudEvent when a record changes its status.
 	Webhook string `yaml:"webhook,omitempty"`
 
+	Fleet fleet.Config      `yaml:"-"` // server that steers the app
+	Facts map[string]string `yaml:"-"` // what it may know of this machine
+
 	Inbox   string   `yaml:"-"` // directory of uploads, for root alone
 	Signers []string `yaml:"-"` // who may sign, for people
 	Source  string   `yaml:"-"` // where releases come from, for people
@@ -199,6 +208,17 @@ func (c Config) Validate() error {
 	if c.MaxUpload < 0 {
 		return fmt.Errorf("max_upload is %d, want bytes", c.MaxUpload)
 	}
+	if !c.Fleet.IsZero() {
+		if err := c.Fleet.Validate(); err != nil {
+			return err
+		}
+		if c.Source == "" {
+			return errors.New("fleet needs a source: the server names versions, and the device fetches them from there")
+		}
+		if c.Auto != "" && c.Auto != Off {
+			return fmt.Errorf("updates.auto is %s, and fleet has a server decide: set one of both", c.Auto)
+		}
+	}
 	return c.Settings.Validate()
 }
 
@@ -210,6 +230,9 @@ type Daemon struct {
 	Now    func() time.Time
 	NewID  func() string
 	Timing Timing
+	// Fleet carries out the requests to fleet servers; nil for the network.
+	Fleet http.RoundTripper
+	Agent string // as which program those requests come
 
 	mu   sync.Mutex
 	apps map[string]*app
@@ -374,8 +397,15 @@ func (d *Daemon) open(ctx context.Context, name string) (*app, error) {
 		inbox.Close()
 		return nil, fmt.Errorf("look into inbox: %w", err)
 	}
-	return &app{
+	a := &app{
 		Daemon: d, name: name, config: config, records: records, inbox: inbox, left: left,
 		jobs: make(chan job, maxQueue), wake: make(chan struct{}, 1), rescheduled: make(chan struct{}, 1), onward: make(chan struct{}, 1), hub: newHub(d.Now), uploads: map[string]*upload{}, queued: map[string]int{}, seen: map[string]look{},
-	}, nil
+	}
+	if !config.Fleet.IsZero() {
+		if a.agent, err = a.newAgent(ctx); err != nil {
+			a.close()
+			return nil, err
+		}
+	}
+	return a, nil
 }

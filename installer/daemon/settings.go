@@ -101,6 +101,9 @@ func (a *app) patchSettings(_ http.ResponseWriter, r *http.Request) (any, error)
 	if s.Channel != "" && a.config.Source == "" {
 		return nil, because("no-source", http.StatusUnprocessableEntity, "channel is %q, and this device has no source of releases: set one in its configuration first", s.Channel)
 	}
+	if a.agent != nil && s.Auto != "" && s.Auto != Off {
+		return nil, because("settings", http.StatusUnprocessableEntity, "auto is %s, and a fleet server decides for this app: leave it off", s.Auto)
+	}
 	err := a.Device.Configure(r.Context(), a.name, s)
 	if errors.Is(err, ErrBusy) {
 		return nil, because("busy", http.StatusConflict, "an update or another command is changing this app: try again when it has ended")

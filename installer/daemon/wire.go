@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/valise-ota/valise/installer"
+	"github.com/valise-ota/valise/installer/fleet"
 )
 
 // Types of the OTA API, as JSON. The first eight calls, their fields, states and
@@ -33,6 +34,7 @@ type Update struct {
 	FileName        *string          `json:"file_name"` // what the sender called it
 	Verified        bool             `json:"verified"`  // that file passed every check when it came
 	Queued          bool             `json:"queued"`    // it is about to be applied
+	Asked           bool             `json:"asked"`     // a fleet server wants consent: apply gives it, delete refuses it
 
 	Action      installer.Action `json:"action"`
 	FromVersion *string          `json:"from_version"`
@@ -56,6 +58,7 @@ func (a *app) toUpdate(r installer.Record) Update {
 		CreatedOn: known(r.Created), StartedOn: known(r.Started), CompletedOn: known(r.Ended), UserPublicID: r.By,
 		Action: r.Action, Signer: known(r.To.Signer), Attention: known(r.Attention), Log: known(r.Log), Path: r.Path, Steps: r.Steps,
 	}
+	u.Asked = a.agent != nil && a.agent.Asks(r.ID)
 	a.mu.Lock()
 	u.Queued = r.Status == installer.Pending && a.queued[r.ID] > 0
 	a.mu.Unlock()
@@ -133,6 +136,8 @@ type State struct {
 	Settings
 	MaxUpload int64      `json:"max_upload_bytes"`
 	CheckedOn *time.Time `json:"checked_on"`
+	// Fleet is what the server wants that steers the app; null without one.
+	Fleet *fleet.Seen `json:"fleet"`
 }
 
 // Upload is a file that is on its way.

@@ -15,6 +15,7 @@ import (
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/lazyregexp"
 	"github.com/valise-ota/valise/installer/daemon"
+	"github.com/valise-ota/valise/installer/fleet"
 	"github.com/valise-ota/valise/installer/release"
 	"github.com/valise-ota/valise/installer/source"
 	"github.com/valise-ota/valise/installer/yamledit"
@@ -33,6 +34,8 @@ type Config struct {
 	} `yaml:"trust"`
 	// Source is where releases come from, when they are not brought.
 	Source source.Config `yaml:"source,omitempty"`
+	// Fleet is a server that decides when this app is updated; see package fleet.
+	Fleet fleet.Config `yaml:"fleet,omitempty"`
 	// Limits overrule those of the releases.
 	Limits bundle.Limits `yaml:"limits,omitempty"`
 	// Updates is for the daemon; see package daemon.

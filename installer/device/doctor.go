@@ -21,6 +21,7 @@ import (
 	"github.com/valise-ota/valise/installer/compose"
 	"github.com/valise-ota/valise/installer/daemon"
 	"github.com/valise-ota/valise/installer/docker"
+	"github.com/valise-ota/valise/installer/fleet"
 	"github.com/valise-ota/valise/installer/foreign"
 	"github.com/valise-ota/valise/installer/host"
 	"github.com/valise-ota/valise/installer/release"
@@ -121,6 +122,7 @@ func (m *Machine) Examine(ctx context.Context, apps []string) findings {
 		store.Close()
 		m.examineDrop(&f, app)
 		m.examineSource(ctx, &f, app)
+		m.examineFleet(ctx, &f, app, st)
 	}
 	return f
 }
@@ -436,6 +438,20 @@ func (m *Machine) examineSource(ctx context.Context, f *findings, app string) {
 		f.add(app, "source", FindingOK, do(""), "%s does not answer, and is not asked by itself (updates.check is 0): %v", c.Source, err)
 	default:
 		f.add(app, "source", FindingWarning, do(SeeNetwork, m.ConfigPath(app)), "%s does not answer: %v", c.Source, err)
+	}
+}
+
+// sayFleet says what the server wants that steers an app.
+func sayFleet(f *findings, app, config string, s fleet.Seen, withheld bool) {
+	switch {
+	case s.Trouble != "":
+		f.add(app, "fleet", FindingWarning, do(SeeNetwork, config), "%s cannot be asked: %s", s.Server, s.Trouble)
+	case withheld:
+		f.add(app, "fleet", FindingWarning, do(AskFleet), "%s leaves %s alone, which the source has since %s", s.Server, s.Newest, s.Since)
+	case s.Wants != "":
+		f.add(app, "fleet", FindingOK, do(""), "%s wants %s (action %s)", s.Server, s.Wants, s.Action)
+	default:
+		f.add(app, "fleet", FindingOK, do(""), "%s wants nothing of %s", s.Server, s.ID)
 	}
 }
 

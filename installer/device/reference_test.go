@@ -69,6 +69,17 @@ var configKeys = map[string]string{
 	"source.path":                     "Directory on this device, absolute.",
 	"source.channel":                  "Pre-releases to accept too: `beta` accepts 1.2.0-beta.1.",
 	"source.token_file":               "File with a token for `github`, a bearer token for `url`, or for `oci` `USER:PASSWORD`, a token, or the `config.json` of `docker login`.",
+	"fleet.hawkbit":                   "Address of a hawkBit server that decides when this app is updated: [hawkBit](../how-to/hawkbit.md).",
+	"fleet.tenant":                    "Its tenant. Default: `DEFAULT`.",
+	"fleet.id":                        "What the server calls this app on this device. Default: host name, first 8 digits of the device's key, and app.",
+	"fleet.token_file":                "File with the security token of this target.",
+	"fleet.gateway_token_file":        "File with the gateway token of the tenant.",
+	"fleet.client_certificate":        "Certificate in PEM form for a proxy before the server; with `client_key`.",
+	"fleet.client_key":                "Key of `client_certificate`.",
+	"fleet.allow":                     "What the server may ask for: `update`, `rollback`. Default: `update`.",
+	"fleet.poll.min":                  "Shortest pause between two requests, 5 s or more. Default: `30s`.",
+	"fleet.poll.max":                  "Longest pause, whatever the server wants. Default: `24h`.",
+	"fleet.attributes":                "Facts that the server is told, beside app, version and platform: at most 50.",
 	"limits.stage":                    "Until files and images are on the device.",
 	"limits.backup":                   "Until the data are saved; the same for restoring them.",
 	"limits.activate":                 "Until the running release is stopped and the new one started.",
@@ -105,6 +116,10 @@ func keysOf(t *testing.T, s reflect.Type, above string, row func(key, value, doc
 		}
 		if typ.Kind() == reflect.Struct && typ.NumField() > 0 {
 			keysOf(t, typ, key+".", row)
+			continue
+		}
+		if typ.Kind() == reflect.Map {
+			row(key, "map of texts", configKeys[key])
 			continue
 		}
 		value := map[string]string{"string": "text", "bool": "true or false", "int64": "number", "Mode": "`off`, `stage` or `apply`", "Interval": "time, like `6h`", "Duration": "time, like `30m`"}[typ.Name()]

@@ -77,6 +77,10 @@ func (d *Device) Config(app string) (daemon.Config, error) {
 	for _, signer := range c.Trust.Signers {
 		u.Signers = append(u.Signers, signer.String())
 	}
+	if u.Fleet = c.Fleet; err == nil && !c.Fleet.IsZero() {
+		u.Fleet.ID, err = d.Machine.fleetID(app, c.Fleet)
+		u.Facts = map[string]string{"valise.platform": string(host.Platform())}
+	}
 	return u, err
 }
 

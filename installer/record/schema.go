@@ -125,6 +125,11 @@ ALTER TABLE app ADD COLUMN path TEXT CHECK (path IS NULL OR json_valid(path)); -
 ALTER TABLE record ADD COLUMN log TEXT NOT NULL DEFAULT ''; -- what failed services printed last
 `, `
 ALTER TABLE record ADD COLUMN reason TEXT NOT NULL DEFAULT ''; -- the kind of the error
+`, `
+CREATE TABLE fleet ( -- what the server that steers the app wants, and was told
+	key   TEXT PRIMARY KEY,
+	value TEXT NOT NULL
+) STRICT;
 `}
 
 // schemaVersion returns 0 for a file that has no schema yet, and an error for

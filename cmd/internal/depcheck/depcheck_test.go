@@ -89,6 +89,7 @@ var reachNothing = []struct {
 	{module + "bundle", []string{"net/http", "os/exec", "github.com/sigstore", module + "verify"}, "third parties read the format with the standard library, the compressor and SemVer"},
 	{module + "verify", []string{"github.com/sigstore/cosign", module + "installer", module + "bundle/image", module + "bundle/sign"}, "the device verifies with what it links anyway"},
 	{module + "installer/source", own("verify", "installer"), "what it finds is a stranger's"},
+	{module + "installer/fleet", own("verify", "installer/source", "installer/docker", "installer/record", "cmd"), "a server names a version, and decides nothing else"},
 	{module + "installer", own("installer/docker", "installer/record", "installer/release", "cmd"), "the transaction knows interfaces only"},
 	{module + "cmd/valise-installer", append(own("bundle/image", "bundle/unpack", "bundle/sbom", "bundle/sign", "bundle/publish", "bundle/push", "bundle/project"), "github.com/sigstore/cosign", "github.com/google/go-containerregistry/pkg/v1/remote", "github.com/compose-spec/compose-go/v2/loader", "k8s.io/api", "k8s.io/client-go"), "every megabyte counts on a device"},
 	{module + "installer/daemon", own("installer/docker", "installer/record", "installer/release", "cmd"), "the daemon decides when, the commands' code does it"},
