@@ -226,20 +226,33 @@ func difference(before, after []string) string {
 	return b.String()
 }
 
+// words are what docker prints.
+func words(t testing.TB, host string, args ...string) []string {
+	cmd := exec.Command("docker", args...)
+	cmd.Env = append(os.Environ(), "DOCKER_HOST="+host)
+	out, err := cmd.Output()
+	if err != nil {
+		t.Errorf("clean up: docker %v: %v", args, err)
+	}
+	return strings.Fields(string(out))
+}
+
+// freeNetworks takes out of the networks of an app the containers that are gone: Docker
+// 20.10 now and then forgets to.
+func freeNetworks(t testing.TB, host, app string) {
+	for _, network := range words(t, host, "network", "ls", "-q", "--filter", "label=com.docker.compose.project="+app) {
+		for _, container := range words(t, host, "network", "inspect", "-f", "{{range .Containers}}{{.Name}} {{end}}", network) {
+			words(t, host, "network", "disconnect", "-f", network, container)
+		}
+	}
+}
+
 // cleanEngine removes all that an app left in the engine.
 func cleanEngine(t testing.TB, host, app string) {
 	if strings.Contains(host, "/nowhere/") {
 		return
 	}
-	cli := func(args ...string) []string {
-		cmd := exec.Command("docker", args...)
-		cmd.Env = append(os.Environ(), "DOCKER_HOST="+host)
-		out, err := cmd.Output()
-		if err != nil {
-			t.Errorf("clean up: docker %v: %v", args, err)
-		}
-		return strings.Fields(string(out))
-	}
+	cli := func(args ...string) []string { return words(t, host, args...) }
 	each := func(list []string, args ...string) {
 		if len(list) > 0 {
 			cli(append(args, list...)...)
@@ -247,6 +260,7 @@ func cleanEngine(t testing.TB, host, app string) {
 	}
 	each(cli("ps", "-aq", "--filter", "label=com.docker.compose.project="+app), "rm", "-f")
 	each(cli("ps", "-aq", "--filter", "label=dev.valise.app="+app), "rm", "-f")
+	freeNetworks(t, host, app)
 	each(cli("network", "ls", "-q", "--filter", "label=com.docker.compose.project="+app), "network", "rm")
 	each(cli("volume", "ls", "-q", "--filter", "label=com.docker.compose.project="+app), "volume", "rm")
 	each(cli("images", "--format", "{{.Repository}}:{{.Tag}}", "valise/"+app), "rmi", "-f")

@@ -207,6 +207,7 @@ func TestFrozenProjects(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
+		was := *c
 		var services []AdoptedService
 		for _, service := range slices.Sorted(maps.Keys(before)) {
 			services = append(services, AdoptedService{Name: service, Image: "p-" + service})
@@ -226,6 +227,14 @@ func TestFrozenProjects(t *testing.T) {
 			continue
 		}
 		seen++
+		var running []docker.Container
+		for service, hash := range after {
+			running = append(running, docker.Container{Service: service, ConfigHash: hash})
+		}
+		if before, err = was.Hashes(t.Context(), running); err != nil { // some versions have to be asked again: Hashes
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
 		for service, hash := range before {
 			if profilesCount && regexp.MustCompile(`(?m)^  "?`+regexp.QuoteMeta(service)+`"?:\n(    .*\n)*    profiles:`).Match(text) {
 				continue
