@@ -1,11 +1,19 @@
 #!/usr/bin/env bash
-# Updates and rollbacks while system calls fail, everything is killed, and disks are full.
-#   VALISE_FAULTS=40                        so many cases
-#   VALISE_SEED=7                           the same choice of cases again
-#   VALISE_FAULT_DOC=docs/reliability.md    write the table there
+# What goes wrong on a device, on a real engine:
+#   TestFault   updates and rollbacks while system calls fail, everything is killed, and disks are full
+#   TestReplay  updates and rollbacks from each state of the disk that a power cut can leave
+# By hand:  scripts/fault.sh [GO TEST ARGUMENTS]     as -run TestReplay/update
+#   VALISE_FAULTS=40, VALISE_STATES=40      so many cases, and states for each command
+#   VALISE_SEED=7                           the same choice again
+#   VALISE_MUTANT=syncfs                    TestReplay: system calls of the installer do nothing (fsync:3: the third one)
+#   VALISE_FAULT_DOC=docs/reliability.md    write the tables there
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-command -v strace >/dev/null || apt-get install -y --no-install-recommends strace
+need=()
+command -v strace >/dev/null || need+=(strace)
+command -v qemu-storage-daemon >/dev/null || need+=(qemu-system-common)
+[ ${#need[@]} -eq 0 ] || apt-get install -y --no-install-recommends "${need[@]}"
 [ -z "${VALISE_FAULT_DOC:-}" ] || VALISE_FAULT_DOC=$(realpath "$VALISE_FAULT_DOC")
 export VALISE_FAULT_DOC=${VALISE_FAULT_DOC:-}
-exec scripts/test.sh -tags fault -run 'TestFault$' -v ./cmd/valise-installer
+[ $# -gt 0 ] || set -- -run 'TestFault$|TestReplay$'
+exec unshare --mount scripts/test.sh -tags fault -v ./cmd/valise-installer "$@"

@@ -64,10 +64,7 @@ var exhaustions = []struct {
 	{"open files", "", "", 40},
 }
 
-const (
-	kindCall, kindKill, kindUsed = "system call fails", "killed", "used up"
-	faultDocBegin, faultDocEnd   = "<!-- faults: made by the test -->\n", "<!-- end -->"
-)
+const kindCall, kindKill, kindUsed = "system call fails", "killed", "used up"
 
 // campaign is one run of TestFault.
 type campaign struct {
@@ -79,16 +76,19 @@ type campaign struct {
 	names   []string                  // hidden files that belong there
 	made    int                       // versions so far
 	table   map[[3]string]map[string]int
-	version string // what the journal says runs
+	version string   // what the journal says runs
+	within  []string // a command that runs others where the device is
+}
+
+// number is that in a variable of the environment.
+func number(ts *testscript.TestScript, key string, other int) int {
+	n, err := strconv.Atoi(cmp.Or(os.Getenv(key), strconv.Itoa(other)))
+	ts.Check(err)
+	return n
 }
 
 func runCampaign(ts *testscript.TestScript, _ bool, _ []string) {
-	number := func(key string, other int) int {
-		n, err := strconv.Atoi(cmp.Or(os.Getenv(key), strconv.Itoa(other)))
-		ts.Check(err)
-		return n
-	}
-	seed, cases := number("VALISE_SEED", int(time.Now().Unix())), number("VALISE_FAULTS", 40)
+	seed, cases := number(ts, "VALISE_SEED", int(time.Now().Unix())), number(ts, "VALISE_FAULTS", 40)
 	c := &campaign{
 		TestScript: ts, TB: test(ts), rng: rand.New(rand.NewPCG(uint64(seed), 0)), version: "1.0.0",
 		calls: map[string]map[string]int{}, took: map[string]time.Duration{}, table: map[[3]string]map[string]int{},
@@ -229,6 +229,7 @@ func (e ended) String() string { return fmt.Sprintf("%s ends with %d: %s", e.arg
 // start starts valise-installer, perhaps under another program, as the first
 // process of a session.
 func (c *campaign) start(under, args []string) (*exec.Cmd, func() ended) {
+	under = slices.Concat(c.within, under)
 	args = slices.Concat(under, []string{"valise-installer", "--root", c.Getenv("DEVICE"), "--progress", "none"}, args)
 	cmd := exec.Command(args[0], args[1:]...)
 	var stdout, stderr bytes.Buffer
@@ -452,6 +453,19 @@ func (c *campaign) check(st installer.State) error {
 
 func (c *campaign) home() string { return filepath.Join(c.Getenv("DEVICE"), "opt", c.Getenv("APP")) }
 
+// tag is the name of the image of a release.
+func (c *campaign) tag(r installer.Release) (string, error) {
+	b, err := os.ReadFile(filepath.Join(c.home(), "releases", r.Dir, bundle.ManifestName))
+	if err != nil {
+		return "", err
+	}
+	m, err := bundle.ParseManifest(b)
+	if err != nil {
+		return "", err
+	}
+	return "valise/" + c.Getenv("APP") + ":" + m.Components[0].Images[0].Manifest.Digest.Hex(), nil
+}
+
 // images are those of the app that no kept release names; one that is named and
 // is not there is an error.
 func (c *campaign) images(st installer.State) (others []string, err error) {
@@ -461,15 +475,10 @@ func (c *campaign) images(st installer.State) (others []string, err error) {
 		}
 	}
 	for _, r := range st.Kept {
-		b, err := os.ReadFile(filepath.Join(c.home(), "releases", r.Dir, bundle.ManifestName))
+		tag, err := c.tag(r)
 		if err != nil {
 			return nil, err
 		}
-		m, err := bundle.ParseManifest(b)
-		if err != nil {
-			return nil, err
-		}
-		tag := "valise/" + c.Getenv("APP") + ":" + m.Components[0].Images[0].Manifest.Digest.Hex()
 		i := slices.Index(others, tag)
 		if i < 0 {
 			return nil, fmt.Errorf("the image of %s is gone", r.Version)
@@ -535,16 +544,22 @@ func (c *campaign) write(seed, cases int) {
 		fmt.Fprintf(&b, "| %s | %s | %s | %d | %s |\n", key[0], key[1], key[2], n, strings.Join(words, "; "))
 	}
 	c.TB.Log(b.String())
+	document(c.TestScript, "faults", b.String())
+}
+
+// document puts a table between its marks in VALISE_FAULT_DOC.
+func document(ts *testscript.TestScript, what, table string) {
 	doc := os.Getenv("VALISE_FAULT_DOC")
 	if doc == "" {
 		return
 	}
+	begin, end := "<!-- "+what+": made by the test -->\n", "<!-- end -->"
 	text, err := os.ReadFile(doc)
-	c.Check(err)
-	before, rest, ok1 := strings.Cut(string(text), faultDocBegin)
-	_, after, ok2 := strings.Cut(rest, faultDocEnd)
+	ts.Check(err)
+	before, rest, ok1 := strings.Cut(string(text), begin)
+	_, after, ok2 := strings.Cut(rest, end)
 	if !ok1 || !ok2 {
-		c.TB.Fatalf("%s has no place for the table", doc)
+		ts.Fatalf("%s has no place for the table", doc)
 	}
-	c.Check(os.WriteFile(doc, []byte(before+faultDocBegin+b.String()+faultDocEnd+after), 0o644))
+	ts.Check(os.WriteFile(doc, []byte(before+begin+table+end+after), 0o644))
 }

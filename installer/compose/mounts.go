@@ -129,6 +129,9 @@ func (a *App) up(ctx context.Context, m *bundle.Manifest, r installer.Release, s
 	if err != nil {
 		return err
 	}
+	if err := c.RemoveTwins(ctx); err != nil {
+		return err
+	}
 	if err := faultOf(c.Up(ctx)); err != nil || len(stale)+len(now) == 0 {
 		return err
 	}

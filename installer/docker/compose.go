@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 
 	"github.com/valise-ota/valise/bundle"
@@ -182,6 +183,35 @@ func (c *Compose) Texts() (texts [][]byte, err error) {
 // for the probe to say. Interrupted, it may be repeated.
 func (c *Compose) Up(ctx context.Context, services ...string) error {
 	return c.run(ctx, append([]string{"up", "-d", "--no-build", "--pull", "never", "--remove-orphans", "--"}, services...))
+}
+
+// RemoveTwins removes what a recreation left that was cut off: a container beside the
+// one that it was to replace. Compose would remove one while it starts the other, and
+// then a name or a port is taken. The older one has what lies in volumes without a name.
+func (c *Compose) RemoveTwins(ctx context.Context) error {
+	list, err := c.Engine.client.ContainerList(ctx, client.ContainerListOptions{
+		All:     true,
+		Filters: client.Filters{}.Add("label", projectLabel+"="+c.Project, oneOffLabel+"=False"),
+	})
+	if err != nil {
+		return fmt.Errorf("list containers of project %s: %w", c.Project, err)
+	}
+	slices.SortStableFunc(list.Items, func(a, b container.Summary) int {
+		temporary := func(s container.Summary) int { return strings.Count(containerName(s), "_") } // ID_NAME
+		return cmp.Or(cmp.Compare(a.Created, b.Created), cmp.Compare(temporary(a), temporary(b)))
+	})
+	here := map[string]bool{}
+	for _, s := range list.Items {
+		key := s.Labels[serviceLabel] + " " + s.Labels[numberLabel]
+		if !here[key] {
+			here[key] = true
+			continue
+		}
+		if _, err := c.Engine.client.ContainerRemove(ctx, s.ID, client.ContainerRemoveOptions{Force: true}); err != nil && !errdefs.IsNotFound(err) {
+			return fmt.Errorf("remove container %s, left by an interrupted recreation: %w", containerName(s), err)
+		}
+	}
+	return nil
 }
 
 // Recreate recreates the containers of services, and starts them.

@@ -6,9 +6,11 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -349,5 +351,32 @@ func TestWithoutProgress(t *testing.T) {
 		if got := string(withoutProgress([]byte(in))); got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
+	}
+}
+
+// TestRemoveTwins: of two containers of one service and number, the older one stays.
+func TestRemoveTwins(t *testing.T) {
+	summary := func(id, name, service, number string, created int) string {
+		return fmt.Sprintf(`{"Id":%q,"Names":["/%s"],"Created":%d,"Labels":{"com.docker.compose.service":%q,"com.docker.compose.container-number":%q}}`, id, name, created, service, number)
+	}
+	var removed []string
+	engine := fakeEngine{"GET /containers/json": answer("[" + strings.Join([]string{
+		summary("new", "0123456789ab_shop-app-1", "app", "1", 20), summary("old", "shop-app-1", "app", "1", 20), summary("second", "shop-app-2", "app", "2", 30),
+		summary("again", "shop-db-1", "db", "1", 50), summary("first", "shop-db-1", "db", "1", 40),
+	}, ",") + "]")}
+	for _, id := range []string{"new", "again"} {
+		engine["DELETE /containers/"+id] = func(w http.ResponseWriter, r *http.Request) {
+			removed = append(removed, id)
+			if r.URL.Query().Get("v") == "1" {
+				t.Errorf("%s goes with its volumes", id)
+			}
+			w.WriteHeader(http.StatusNoContent)
+		}
+	}
+	if err := (&Compose{Engine: engine.start(t), Project: "shop"}).RemoveTwins(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if slices.Sort(removed); !slices.Equal(removed, []string{"again", "new"}) {
+		t.Errorf("removed %q", removed)
 	}
 }

@@ -198,7 +198,8 @@ func (e *Engine) remove(ctx context.Context, app, tag string, containers []conta
 	if errdefs.IsNotFound(err) {
 		return nil, e.removeKeeper(ctx, app, tag)
 	}
-	if err != nil {
+	torn := unreadable(ctx, err)
+	if err != nil && !torn {
 		return nil, err
 	}
 	for _, c := range containers {
@@ -215,7 +216,7 @@ func (e *Engine) remove(ctx context.Context, app, tag string, containers []conta
 	switch {
 	case errdefs.IsNotFound(err):
 		return nil, nil
-	case errdefs.IsConflict(err): // a container that was created just now
+	case errdefs.IsConflict(err), torn && unreadable(ctx, err): // a container that was created just now; what the engine cannot remove either
 		return []string{err.Error()}, nil
 	}
 	return nil, err

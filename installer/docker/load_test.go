@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"path/filepath"
 	"runtime"
@@ -448,5 +449,35 @@ func TestMissingContainerd(t *testing.T) {
 		if err != nil || fmt.Sprint(got) != fmt.Sprint(tt.want) {
 			t.Errorf("%s: %v, %v, want %v", tt.name, got, err, tt.want)
 		}
+	}
+}
+
+// TestTornImage: an image that the engine lists and cannot read, as a power cut leaves
+// it, stands in no other's way.
+func TestTornImage(t *testing.T) {
+	b := blobs{}
+	whole, torn := b.image(t, "linux/amd64", v1.Config{}, layer(t)), b.image(t, "linux/amd64", v1.Config{}, layer(t))
+	fails := func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusInternalServerError)
+		io.WriteString(w, `{"message":"readlink /var/lib/docker/overlay2/\u0000\u0000: invalid argument"}`)
+	}
+	tag := "valise/shop:" + torn.Manifest.Digest.Hex()
+	e := fakeEngine{
+		"GET /version": answer(version2010), "GET /info": answer(infoGraph),
+		"GET /images/json":                                     answer(`[{"Id":"sha256:torn"},{"Id":"sha256:whole"}]`),
+		"GET /images/sha256:torn/json":                         fails,
+		"GET /images/sha256:whole/json":                        answer(fmt.Sprintf(`{"Id":"sha256:whole","RootFS":{"Layers":[%q]}}`, whole.Layers[0].DiffID)),
+		"GET /containers/json":                                 answer(`[]`),
+		"GET /images/" + tag + "/json":                         fails,
+		"DELETE /images/" + tag:                                fails,
+		"GET /containers/" + keeperName("shop", tag) + "/json": func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusNotFound) },
+	}.start(t)
+	got, err := e.Missing(t.Context(), []bundle.Image{whole, torn}, nil)
+	if want := map[bundle.Digest]bool{torn.Layers[0].Digest: true}; err != nil || !maps.Equal(got, want) {
+		t.Errorf("Missing: %v, %v; want %v", got, err, want)
+	}
+	left, err := e.Remove(t.Context(), "shop", []string{tag})
+	if err != nil || len(left) != 1 || left[0].Tag != tag || !strings.Contains(left[0].Users[0], "readlink") {
+		t.Errorf("Remove: %v, %v", left, err)
 	}
 }

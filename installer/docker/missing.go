@@ -98,8 +98,8 @@ func (e *Engine) chains(ctx context.Context) (map[bundle.Digest]bool, error) {
 	chains := map[bundle.Digest]bool{}
 	for _, s := range list.Items {
 		img, err := e.client.ImageInspect(ctx, s.ID)
-		if errdefs.IsNotFound(err) {
-			continue // removed since the list was made
+		if errdefs.IsNotFound(err) || unreadable(ctx, err) {
+			continue // removed since the list was made, or torn: its layers do not count
 		}
 		if err != nil {
 			return nil, fmt.Errorf("inspect image %s: %w", s.ID, err)
@@ -111,6 +111,12 @@ func (e *Engine) chains(ctx context.Context) (map[bundle.Digest]bool, error) {
 		}
 	}
 	return chains, nil
+}
+
+// unreadable reports whether err is what the engine says of an image whose files a power
+// cut has torn: it lists the image, and cannot read it.
+func unreadable(ctx context.Context, err error) bool {
+	return errdefs.IsInternal(err) && ctx.Err() == nil && !client.IsErrConnectionFailed(err)
 }
 
 // chainID identifies a layer together with all that lies below it, as the OCI
