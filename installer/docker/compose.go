@@ -185,7 +185,7 @@ func (c *Compose) Up(ctx context.Context, services ...string) error {
 	return c.run(ctx, append([]string{"up", "-d", "--no-build", "--pull", "never", "--remove-orphans", "--"}, services...))
 }
 
-// RemoveTwins removes what a recreation left that was cut off: a container beside the
+// RemoveTwins removes what an interrupted recreation left: a container beside the
 // one that it was to replace. Compose would remove one while it starts the other, and
 // then a name or a port is taken. The older one has what lies in volumes without a name.
 func (c *Compose) RemoveTwins(ctx context.Context) error {
