@@ -28,6 +28,8 @@ type Installer struct {
 	Rotate func(context.Context, *verify.Rotation) error
 	// Limits are how long the steps may take; zero is for ever.
 	Limits bundle.Limits
+	// Gate is asked once more, when a release is staged, whether it may run. May be nil.
+	Gate func(context.Context) error
 	// Path is which of several updates this one is; nil for one by itself.
 	Path *Path
 	// StopWithin is how long a way back may still take once the caller's context
@@ -385,6 +387,11 @@ func (in *Installer) run(ctx context.Context, st State, r Record, rel *verify.Re
 		return Result{Outcome: Unchanged, Record: r, Err: err}
 	}
 	for _, s := range in.steps(r, rel, st.Kept, data) {
+		if s.name == stepBackup && in.Gate != nil {
+			if err := in.Gate(ctx); err != nil {
+				return in.revert(ctx, r, err, false)
+			}
+		}
 		if begun, err := in.do(ctx, r.ID, s); err != nil {
 			cause := &stepError{s.name, r.To.Version, err}
 			// A release that fails by itself is marked; one that was

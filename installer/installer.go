@@ -155,9 +155,19 @@ type State struct {
 	// Path is the way to a release that this device is on: its last update was
 	// committed, or ended through no fault of its release.
 	Path *Path `json:"path,omitempty"`
+	// Rollout is the rollout file with the highest sequence that was accepted here. It
+	// is verified whenever it is used.
+	Rollout *Rollout `json:"-"`
 	// Unfinished is a record that neither committed nor ended: power was lost
 	// or the program was killed.
 	Unfinished *Record `json:"unfinished,omitempty"`
+}
+
+// Rollout is a rollout file and its signature.
+type Rollout struct {
+	Sequence  int64  `json:"sequence"`
+	Text      []byte `json:"text"`
+	Signature []byte `json:"signature"`
 }
 
 // Journal keeps records. Every method that changes something has made it

@@ -363,11 +363,34 @@ func (e *SpaceError) Error() string {
 	return fmt.Sprintf("not enough space %s: %d bytes free, at least %d needed; remove what is not needed there and try again", e.Where, e.Free, e.Need)
 }
 
+// HeldError says that a release is held back by the rollout file of its app.
+type HeldError struct {
+	Version string
+	Halted  bool   // for everybody
+	Unnamed bool   // no such file names it, and this device requires that
+	Percent int    // whose turn it is
+	Group   string // of which group; empty: of all devices
+}
+
+func (e *HeldError) Error() string {
+	switch of := "devices"; {
+	case e.Halted:
+		return e.Version + " was halted by its rollout file (--force installs it)"
+	case e.Unnamed:
+		return e.Version + " waits for its turn: this device requires a rollout file that names it"
+	default:
+		if e.Group != "" {
+			of = "group " + e.Group
+		}
+		return fmt.Sprintf("%s waits for its turn: %d %% of %s", e.Version, e.Percent, of)
+	}
+}
+
 // Obstacle reports whether err is why a release cannot be installed now, although
 // nothing is wrong with it: something else has to come first, to be upgraded, or to
 // make room. It is worth trying again.
 func Obstacle(err error) bool {
-	return errors.As(err, new(*UnmetError)) || errors.As(err, new(*NoWayError)) || errors.As(err, new(*LacksError)) ||
+	return errors.As(err, new(*HeldError)) || errors.As(err, new(*UnmetError)) || errors.As(err, new(*NoWayError)) || errors.As(err, new(*LacksError)) ||
 		errors.As(err, new(*PortsError)) || errors.As(err, new(*SpaceError))
 }
 

@@ -77,6 +77,21 @@ func (v *Verifier) Digest(sum [sha256.Size]byte, sigstore []byte) (Signer, error
 	return v.File(crypto.SHA256, sum[:], sigstore)
 }
 
+// Text checks a signature over a text of which nothing was taken yet, and returns who
+// signed it. A statement about it is not a signature of it.
+func (v *Verifier) Text(text, sigstore []byte) (Signer, error) {
+	sig, err := parseSignature(sigstore)
+	if err != nil {
+		return Signer{}, err
+	}
+	if sig.GetMessageSignature() == nil {
+		return Signer{}, refuse(CheckSignature, nil, "it is a statement about the file, not a signature of it")
+	}
+	sum := sha256.Sum256(text)
+	by, err := v.signature(crypto.SHA256, sum[:], sig)
+	return by.signer, err
+}
+
 // File is Digest with the hash that HashOf returned.
 func (v *Verifier) File(hash crypto.Hash, sum, sigstore []byte) (Signer, error) {
 	sig, err := parseSignature(sigstore)

@@ -198,6 +198,27 @@ func encoded(t *testing.T, m *bundle.Manifest) []byte {
 	return b
 }
 
+// TestText: a text is taken for what its signer signed, and for nothing that was said of it.
+func TestText(t *testing.T) {
+	s := verifytest.NewSigner(t)
+	v, err := verify.New(s.Policy())
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := []byte("text")
+	if by, err := v.Text(text, s.Sign(t, text)); err != nil || by.Key != s.PublicPEM() {
+		t.Errorf("got %v, %v", by, err)
+	}
+	for what, signature := range map[string][]byte{
+		"a statement": s.Attest(t, text), "of another text": s.Sign(t, []byte("other")), "of another signer": verifytest.NewSigner(t).Sign(t, text), "nothing": nil,
+	} {
+		refused := new(verify.Error)
+		if _, err := v.Text(text, signature); !errors.As(err, &refused) || refused.Check != verify.CheckSignature {
+			t.Errorf("%s: got %v", what, err)
+		}
+	}
+}
+
 // TestAttestation: of a file that is no release, a statement of the signer is
 // accepted as what cosign accepts it as.
 func TestAttestation(t *testing.T) {

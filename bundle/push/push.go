@@ -370,11 +370,16 @@ func Push(ctx context.Context, q Request) (*Result, error) {
 	return result, nil
 }
 
+func notFound(err error) bool {
+	status := new(transport.Error)
+	return errors.As(err, &status) && status.StatusCode == http.StatusNotFound
+}
+
 // there reports whether a tag names the release with that manifest, whoever signed it
 // when: another run of the same job makes other signatures.
 func there(tag name.Tag, manifest bundle.Digest, options []remote.Option) (bool, error) {
 	got, err := remote.Get(tag, options...)
-	if status := new(transport.Error); errors.As(err, &status) && status.StatusCode == http.StatusNotFound {
+	if notFound(err) {
 		return false, nil
 	}
 	if err != nil {

@@ -83,8 +83,10 @@ func (p *program) check(ctx context.Context) error {
 	}
 	return p.Result(o, func(w io.Writer) {
 		switch {
-		case o.Latest == "":
+		case o.Latest == "" && o.Held == "":
 			fmt.Fprintf(w, "%s runs; there is no release in %s\n", o.Current, o.Source)
+		case !o.Available && o.Held != "":
+			fmt.Fprintf(w, "%s runs; %s\n", o.Current, o.Held)
 		case !o.Available:
 			fmt.Fprintf(w, "%s runs; the newest in %s is %s\n", o.Current, o.Source, o.Latest)
 		default:
@@ -92,8 +94,28 @@ func (p *program) check(ctx context.Context) error {
 			if o.Size > 0 {
 				fmt.Fprintf(w, "  size  %s; %q says what of it is fetched\n", ui.Bytes(o.Size), "valise-installer plan v"+o.Latest)
 			}
+			if o.Held != "" {
+				fmt.Fprintf(w, "  held  %s\n", o.Held)
+			}
 		}
 	})
+}
+
+// heldBack prints that what is newer is held back: that is no failure, its turn comes.
+func (p *program) heldBack(ctx context.Context, held *installer.HeldError) error {
+	app, err := p.TheApp()
+	if err != nil {
+		return err
+	}
+	st, err := p.State(ctx, app)
+	if err != nil {
+		return err
+	}
+	s := summary{Outcome: installer.NothingToDo, App: app, Held: held.Error()}
+	if st.Current != nil {
+		s.From, s.To = st.Current.Version, st.Current.Version
+	}
+	return p.Result(s, func(w io.Writer) { fmt.Fprintf(w, "%s runs; %s\n", s.To, s.Held) })
 }
 
 // nothingNew prints that the newest release runs, or a newer one.

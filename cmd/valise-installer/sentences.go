@@ -78,6 +78,7 @@ var remedies = map[device.Advice]string{
 	device.OwnFolder:      `chown root %s; to let people write there without root, give it to a group: chgrp GROUP, chmod 1775`,
 	device.StickFolder:    `chmod +t %s`,
 	device.SeeNetwork:     `look at network, proxy and name server; without a network take "check" out of %s: a stick, the drop folder and the page do without`,
+	device.PublishRollout: `the maker of the app publishes one with valise rollout set; or take "required" out of %s`,
 	device.EnableEngine:   `systemctl enable docker.service`,
 	device.EnableRecovery: `systemctl enable %s; the next update puts a lost one back`,
 	device.PutInstaller:   `put valise-installer there; the next update does so too`,

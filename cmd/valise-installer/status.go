@@ -39,14 +39,22 @@ func statusCommand(p *program) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			held, err := p.Held(cmd.Context(), app)
+			if err != nil {
+				held = err.Error()
+			}
 			shown := struct {
 				installer.State
+				Held  string      `json:"held,omitempty"`
 				Lost  []string    `json:"lost,omitempty"`
 				Fleet *fleet.Seen `json:"fleet,omitempty"`
-			}{st, lost, server}
+			}{st, held, lost, server}
 			if err := p.Result(shown, func(w io.Writer) {
 				printState(w, st)
 				printFleet(w, server)
+				if held != "" {
+					fmt.Fprintf(w, "%-11s %s\n", "held back", held)
+				}
 				for _, l := range lost {
 					fmt.Fprintf(w, "%-11s %s\n", "lost", l)
 				}

@@ -158,6 +158,9 @@ func (p *program) applyOne(ctx context.Context, path string, over []string, o ap
 	if newest := new(device.NewestError); errors.As(err, &newest) {
 		return "", newest.Runs, p.nothingNew(newest)
 	}
+	if held := new(installer.HeldError); path == "" && errors.As(err, &held) {
+		return "", "", p.heldBack(ctx, held)
+	}
 	if err != nil {
 		return "", "", err
 	}
@@ -205,6 +208,7 @@ type summary struct {
 	LoadedBytes int64             `json:"loaded_bytes,omitempty"`
 	TotalBytes  int64             `json:"total_bytes,omitempty"`
 	Fetched     *source.Traffic   `json:"fetched,omitempty"` // of a remote bundle
+	Held        string            `json:"held,omitempty"`    // why a newer release is held back
 }
 
 // end prints how a transaction ended and returns the error that carries the exit

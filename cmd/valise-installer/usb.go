@@ -30,7 +30,7 @@ func usbCommand(p *program) *cobra.Command {
 		Short: "Take a newer release from a stick that was plugged in",
 		Long: "usb mounts DEVICE read-only, looks for bundles of installed apps in its top directory, and hands\n" +
 			"the newest of each to the update service, with those that have to come before it. The service\n" +
-			"copies them to this device before it verifies them.\n" +
+			"copies them to this device before it verifies them. A rollout file on it counts as in a source.\n" +
 			"What happens then is said in /etc/valise/APP.yaml:\n\n" +
 			"  updates:\n" +
 			"    usb: stage                # off, stage: wait for a person to apply it (the default), apply\n" +
@@ -92,6 +92,11 @@ func (p *program) takeFrom(ctx context.Context, dir string) ([]taken, error) {
 			return list, err
 		}
 		mode := cmp.Or(c.Updates.USB, daemon.Stage)
+		if mode != daemon.Off {
+			if err := p.TakeRollout(ctx, app, dir); err != nil {
+				return list, err
+			}
+		}
 		newer, current, err := p.newer(ctx, app, files)
 		if err != nil {
 			return list, err

@@ -37,6 +37,7 @@ export const sidebar = [
       ['Page and daemon', 'docs/page.md'],
       ['Fleet', 'docs/how-to/fleet.md'],
       ['hawkBit', 'docs/how-to/hawkbit.md'],
+      ['Rollout', 'docs/how-to/rollout.md'],
       ['Registry', 'docs/how-to/registry.md'],
       ['From docker compose pull', 'docs/how-to/docker-compose-pull.md'],
       ['From Watchtower', 'docs/how-to/watchtower.md'],

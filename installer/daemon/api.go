@@ -264,7 +264,9 @@ func (a *app) getCheck(r *http.Request) (out Check, err error) {
 	default:
 		c.GitHubLatestVersion, c.GitHubDownloadURL, c.GitHubReleaseURL = known(l.Version), known(l.DownloadURL), known(l.ReleaseURL)
 		c.GitHubPublishedOn, c.GitHubNotes, c.GitHubSizeBytes = known(l.Published), known(l.Notes), known(l.Size)
-		c.Way, c.Blocked = l.Way, known(l.Blocked)
+		if c.Way = l.Way; l.Blocked != nil {
+			c.Blocked, c.BlockedReason = known(l.Blocked.Error()), known(installer.ReasonOf(l.Blocked))
+		}
 		if len(l.Way) > 0 && bundle.Newer(l.Version, best) {
 			best = l.Version
 		}
@@ -285,6 +287,10 @@ func (a *app) getPlan(r *http.Request) (out *installer.Plan, err error) {
 	offer, err := a.plan(r.Context(), path, r.URL.Query().Get("force") == "true")
 	if unmet := new(installer.UnmetError); errors.As(err, &unmet) && unmet.From != "" {
 		return a.planWay(r.Context(), rec)
+	}
+	if installer.Obstacle(err) {
+		text, check := a.Device.Explain(err)
+		return out, &refusal{http.StatusUnprocessableEntity, check, text, installer.ReasonOf(err)}
 	}
 	if err != nil {
 		return out, err

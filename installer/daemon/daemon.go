@@ -120,7 +120,7 @@ type Latest struct {
 	// Way are the versions that lead there, the last of them Version; none when it
 	// cannot be reached.
 	Way         []string
-	Blocked     string // why there is a newer one that cannot be reached
+	Blocked     error // why there is a newer one that cannot be reached, in the words of the program
 	DownloadURL string
 	ReleaseURL  string
 	Notes       string // Markdown

@@ -36,10 +36,25 @@ type Config struct {
 	Source source.Config `yaml:"source,omitempty"`
 	// Fleet is a server that decides when this app is updated; see package fleet.
 	Fleet fleet.Config `yaml:"fleet,omitempty"`
+	// Rollout says which rollout files count, and who this device is in them.
+	Rollout RolloutConfig `yaml:"rollout,omitempty"`
 	// Limits overrule those of the releases.
 	Limits bundle.Limits `yaml:"limits,omitempty"`
 	// Updates is for the daemon; see package daemon.
 	Updates daemon.Config `yaml:"updates,omitempty"`
+}
+
+// RolloutConfig is about rollout files. The zero value heeds those that the signers of
+// releases signed, and needs none.
+type RolloutConfig struct {
+	// Signers are who may sign them, in place of those of releases.
+	Signers []verify.Signer `yaml:"signers,omitempty"`
+	// Required holds back what no rollout file names.
+	Required bool `yaml:"required,omitempty"`
+	// Groups are those that this device is in.
+	Groups []string `yaml:"groups,omitempty"`
+	// ID decides about the turn of this device; /etc/machine-id when it is empty.
+	ID string `yaml:"id,omitempty"`
 }
 
 // goType is what the YAML library says of an unknown key beyond its name.

@@ -423,6 +423,7 @@ const sourceWait = 5 * time.Second
 func (m *Machine) examineSource(ctx context.Context, f *findings, app string) {
 	c, err := m.ReadConfig(app)
 	if err != nil || c.Source.IsZero() {
+		m.examineRollout(ctx, f, app, nil)
 		return
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, sourceWait, fmt.Errorf("no answer within %s", sourceWait))
@@ -431,6 +432,10 @@ func (m *Machine) examineSource(ctx context.Context, f *findings, app string) {
 	if err == nil {
 		_, err = src.Latest(ctx, source.Query{Platform: host.Platform()})
 	}
+	if err != nil {
+		src = nil
+	}
+	m.examineRollout(ctx, f, app, src)
 	switch {
 	case err == nil || errors.Is(err, source.ErrNoRelease):
 		f.add(app, "source", FindingOK, do(""), "%s answers", c.Source)

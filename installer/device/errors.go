@@ -83,6 +83,7 @@ const (
 	StickFolder    Advice = "make it sticky"           // the folder
 	AskFleet       Advice = "ask the fleet's operator" //
 	SeeNetwork     Advice = "see the network"          // the configuration
+	PublishRollout Advice = "publish a rollout file"   // the configuration
 	EnableEngine   Advice = "enable the engine"        //
 	EnableRecovery Advice = "enable recovery"          // the unit
 	PutInstaller   Advice = "put the installer there"  //

@@ -367,6 +367,7 @@ type Offer struct {
 	Notes     string    `json:"notes,omitempty"`
 	Date      time.Time `json:"date,omitzero"`
 	Size      int64     `json:"size,omitempty"` // of the complete bundle; -1: unknown
+	Held      string    `json:"held,omitempty"` // why a newer one is held back
 }
 
 // Look asks the source of an app for the newest release.
@@ -390,7 +391,22 @@ func (m *Machine) Look(ctx context.Context) (Offer, error) {
 	if err != nil {
 		return o, err
 	}
+	policy, err := m.Policy(ctx, app)
+	if err != nil {
+		return o, err
+	}
+	t, err := m.turns(ctx, app, policy, src)
+	if err != nil {
+		return o, err
+	}
 	rel := all[0]
+	if left, held := t.split(all, o.Current, false); held != nil {
+		if o.Held = held.Error(); len(left) > 0 {
+			rel = left[0]
+		} else {
+			return o, nil
+		}
+	}
 	o.Latest, o.Page, o.Notes, o.Date, o.Size = rel.Version, rel.Page, rel.Notes, rel.Date, rel.For(host.Platform())[0].Size
 	o.Available = o.Current == "" || bundle.Newer(o.Latest, o.Current)
 	return o, nil

@@ -382,7 +382,7 @@ func (d *Device) Latest(ctx context.Context, app string) (daemon.Latest, error) 
 	}
 	switch beyond := cmp.Or(way.beyond, err); {
 	case installer.Obstacle(beyond):
-		l.Blocked = d.Explanation(beyond)
+		l.Blocked = &installer.Failure{Reason: installer.ReasonOf(beyond), Err: errors.New(d.Explanation(beyond))}
 		if err != nil {
 			l.Way = nil
 		}

@@ -49,6 +49,7 @@ type Candidate struct {
 	source source.Config
 	from   *opened
 	asked  string // for which bundle
+	turns  *turns
 }
 
 // Manifest is that of the release.
@@ -86,6 +87,14 @@ func (c *Candidate) Next() string {
 
 // Beyond is why this release does not lead to the newest one; nil when it does.
 func (c *Candidate) Beyond() error { return c.from.route.beyond }
+
+// file is where the bundle lies that was named; empty when it is from a source.
+func (c *Candidate) file() string {
+	if _, version := AsVersion(c.asked); version || c.from.remote != nil {
+		return ""
+	}
+	return c.asked
+}
 
 // Close closes the bundle.
 func (c *Candidate) Close() error { return c.from.file.Close() }
@@ -131,7 +140,13 @@ func (m *Machine) Verify(ctx context.Context, path string, o Options) (_ *Candid
 	if err != nil {
 		return nil, err
 	}
-	return &Candidate{app, path, rel, nil, policy, pin, from, b, asked}, nil
+	c := &Candidate{app, path, rel, nil, policy, pin, from, b, asked, nil}
+	var src *source.Source
+	if len(b.route.hops) > 0 {
+		src = b.route.hops[0].src
+	}
+	c.turns, err = m.turnsOf(ctx, app, policy, src, c.file())
+	return c, err
 }
 
 // Plan plans a candidate. Only a first installation, where there is no
@@ -161,6 +176,10 @@ func (m *Machine) Plan(ctx context.Context, c *Candidate, o Options) (err error)
 	if err != nil {
 		return err
 	}
+	if err := c.halted(o); err != nil {
+		return err
+	}
+	c.noteTurn()
 	_, c.Plan.FetchBytes = source.Join(fetches(c.from, c.Plan))
 	if o.DryRun && c.Next() != "" {
 		c.Plan.Way, err = m.hops(ctx, c)
@@ -214,9 +233,10 @@ func (m *Machine) Apply(ctx context.Context, c *Candidate, o Options) (installer
 	if c.Plan, err = m.evaluate(ctx, a.Runtime, a.engine, c.rel, st, c.Path, o); err != nil {
 		return none, err
 	}
-	if err := m.Check(c.Plan); err != nil {
+	if err := cmp.Or(m.Check(c.Plan), c.halted(o)); err != nil {
 		return none, err
 	}
+	c.noteTurn()
 	_, c.Plan.FetchBytes = source.Join(fetches(c.from, c.Plan))
 	if c.pin {
 		if err := m.writePolicy(c.App, c.policy, c.source); err != nil {
@@ -247,6 +267,12 @@ func (m *Machine) Apply(ctx context.Context, c *Candidate, o Options) (installer
 		}
 	}
 	a.Limits, a.Path = c.Plan.Limits, o.Path
+	a.Gate = func(ctx context.Context) (err error) { // what was fetched for hours may be halted now
+		if c.turns, err = m.turnsOf(ctx, c.App, c.policy, nil, c.file()); err == nil {
+			err = c.halted(o)
+		}
+		return err
+	}
 	if left := len(c.from.route.hops); left > 0 && a.Path == nil {
 		if p := st.PathTo(c.from.route.target(), left); p.Hops > 1 {
 			a.Path = p

@@ -191,12 +191,25 @@ func (m *Machine) choose(ctx context.Context, src *source.Source, app, version s
 	if !bundle.Newer(all[0].Version, st.Current.Version) {
 		return newest, &NewestError{app, st.Current.Version, all[0].Version, src.String()}
 	}
+	var beyond error
+	if !o.Forced {
+		policy, err := m.Policy(ctx, app)
+		if err != nil {
+			return route{}, err
+		}
+		t, err := m.turns(ctx, app, policy, src)
+		if err != nil {
+			return route{}, err
+		}
+		if all, beyond = t.split(all, st.Current.Version, o.dir != ""); len(all) == 0 || !bundle.Newer(all[0].Version, st.Current.Version) {
+			return newest, beyond
+		}
+	}
 	if !look {
-		return newest, nil
+		return route{[]hop{{all[0], src}}, beyond}, nil
 	}
 	r := m.router(st.Current.Version)
 	r.add(src, all)
-	var beyond error
 	for _, rel := range all {
 		if !bundle.Newer(rel.Version, st.Current.Version) {
 			break

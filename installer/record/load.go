@@ -51,6 +51,15 @@ func (s *Store) Load(ctx context.Context) (installer.State, error) {
 				return err
 			}
 		}
+		held, err := collect(ctx, tx, scanText, "SELECT rollout FROM app WHERE rollout IS NOT NULL")
+		if err != nil {
+			return err
+		}
+		for _, text := range held {
+			if err := json.Unmarshal([]byte(text), &state.Rollout); err != nil {
+				return err
+			}
+		}
 		unfinished, err := loadRecords(ctx, tx, " WHERE status = ?", installer.Applying)
 		if err != nil || len(unfinished) == 0 {
 			return err

@@ -191,3 +191,19 @@ func (s *Store) OfFile(ctx context.Context, file string) (records []installer.Re
 	}
 	return records, nil
 }
+
+// SetRollout keeps a rollout file in place of one with a lower sequence, or of one with
+// the sequence instead, which counts no more.
+func (s *Store) SetRollout(ctx context.Context, r installer.Rollout, instead int64) error {
+	text, err := encodeJSON(&r)
+	if err == nil {
+		err = s.change(ctx, func(tx *sql.Tx) error {
+			_, err := tx.ExecContext(ctx, "UPDATE app SET rollout = ? WHERE rollout IS NULL OR rollout ->> 'sequence' < ? OR rollout ->> 'sequence' = ?", text, r.Sequence, instead)
+			return err
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("keep rollout file: %w", err)
+	}
+	return nil
+}

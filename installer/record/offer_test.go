@@ -11,11 +11,11 @@ import (
 	"github.com/valise-ota/valise/installer"
 )
 
-// The files were written by the programs that knew schema 1 to 4: two updates,
+// The files were written by the programs that knew schema 1 to 7: two updates,
 // one taken back by hand, one that failed, one that a power cut left half-way, and
 // what waited.
 func TestMigrateOld(t *testing.T) {
-	for schema, waiting := range map[int]string{1: "", 2: "r7=downloading r6=pending ", 3: "r7=downloading r6=pending ", 4: "r7=downloading r6=pending ", 5: "r7=downloading r6=pending "} {
+	for schema, waiting := range map[int]string{1: "", 2: "r7=downloading r6=pending ", 3: "r7=downloading r6=pending ", 4: "r7=downloading r6=pending ", 5: "r7=downloading r6=pending ", 6: "r7=downloading r6=pending ", 7: "r7=downloading r6=pending "} {
 		old, err := os.ReadFile(fmt.Sprintf("testdata/schema%d.db", schema))
 		ok(t, err)
 		path := filepath.Join(t.TempDir(), "record.db")
@@ -122,6 +122,23 @@ func TestHostileText(t *testing.T) {
 	for _, r := range records {
 		if r.Error != want || r.ID == "r3" && r.Attention != want || r.ID == "r1" && (r.By != want || r.To.Version != want) {
 			t.Errorf("%+v", r)
+		}
+	}
+}
+
+func TestRollout(t *testing.T) {
+	ctx := t.Context()
+	s := openAt(t, filepath.Join(t.TempDir(), "record.db"))
+	for _, step := range []struct{ sequence, instead, want int64 }{
+		{5, 0, 5},
+		{9, 5, 9},
+		{7, 5, 9}, // another process was faster
+		{8, 9, 8}, // the one that is there counts no more
+		{10, 1, 10},
+	} {
+		ok(t, s.SetRollout(ctx, installer.Rollout{Sequence: step.sequence, Text: []byte("text"), Signature: []byte("by")}, step.instead))
+		if r := load(t, s).Rollout; r == nil || r.Sequence != step.want || string(r.Text) != "text" || string(r.Signature) != "by" {
+			t.Errorf("%+v: %+v", step, r)
 		}
 	}
 }

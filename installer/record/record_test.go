@@ -418,7 +418,7 @@ func TestOpen(t *testing.T) {
 			valid(t, path)
 			ok(t, os.Truncate(path, 3*4096))
 		}},
-		{"newer", "has schema 99, this program knows up to 7", ErrNewer, func(t *testing.T, path string) {
+		{"newer", "has schema 99, this program knows up to 8", ErrNewer, func(t *testing.T, path string) {
 			valid(t, path)
 			exec(t, path, "PRAGMA user_version = 99")
 		}},

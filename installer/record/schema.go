@@ -130,6 +130,8 @@ CREATE TABLE fleet ( -- what the server that steers the app wants, and was told
 	key   TEXT PRIMARY KEY,
 	value TEXT NOT NULL
 ) STRICT;
+`, `
+ALTER TABLE app ADD COLUMN rollout TEXT CHECK (rollout IS NULL OR json_valid(rollout)); -- the newest rollout file, and its signature
 `}
 
 // schemaVersion returns 0 for a file that has no schema yet, and an error for

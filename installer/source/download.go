@@ -60,6 +60,33 @@ func (c *client) again(ctx context.Context, attempts int, once func() error) err
 	}
 }
 
+// read reads a small file.
+func (p part) read(ctx context.Context, attempts int, limit int64) (b []byte, header http.Header, err error) {
+	err = p.client.again(ctx, attempts, func() error {
+		ctx, watch := watchStall(ctx, p.client.stall)
+		defer watch.stop()
+		res, err := p.get(ctx, p.url, http.Header{})
+		if err != nil {
+			return err
+		}
+		defer res.Body.Close()
+		if res.StatusCode != http.StatusOK {
+			return statusError(res)
+		}
+		host := res.Request.URL.Host
+		b, err = io.ReadAll(io.LimitReader(res.Body, limit+1))
+		if err != nil {
+			return &temporaryError{err: fmt.Errorf("connection to %s: %w", host, err)}
+		}
+		if int64(len(b)) > limit {
+			return fmt.Errorf("the answer of %s has more than %d bytes", host, limit)
+		}
+		header = res.Header
+		return nil
+	})
+	return b, header, err
+}
+
 func (p part) downloadOnce(ctx context.Context, dst *os.File, base, total int64, room func(int64) error, progress func(done, total int64)) (int64, error) {
 	ctx, watch := watchStall(ctx, p.client.stall)
 	defer watch.stop()

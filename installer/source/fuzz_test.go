@@ -54,7 +54,7 @@ func FuzzList(f *testing.F) {
 			if err != nil {
 				continue
 			}
-			for _, r := range all {
+			for _, r := range all.releases {
 				if _, err := bundle.ParseVersion(r.Version); err != nil {
 					t.Fatalf("version %q: %v", r.Version, err)
 				}

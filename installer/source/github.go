@@ -6,10 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net/http"
 	"net/url"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -116,8 +116,8 @@ func newGitHub(app string, c Config, token string, o Options, plainClient *clien
 	return g, nil
 }
 
-func (g *gitHub) list(ctx context.Context) ([]Release, error) {
-	var all []Release
+func (g *gitHub) list(ctx context.Context) (*listing, error) {
+	all := &listing{}
 	for page := 1; page <= maxPages; page++ {
 		var list []gitHubRelease
 		more, err := g.ask(ctx, "", url.Values{"per_page": {"100"}, "page": {strconv.Itoa(page)}}, &list)
@@ -126,7 +126,10 @@ func (g *gitHub) list(ctx context.Context) ([]Release, error) {
 		}
 		for _, r := range list {
 			if rel, ok := g.release(r); ok {
-				all = append(all, rel)
+				all.releases = append(all.releases, rel)
+			}
+			if !r.Draft {
+				all.rollouts = append(all.rollouts, rollouts(g.app, g.files(r))...)
 			}
 		}
 		if !more {
@@ -154,12 +157,11 @@ func (g *gitHub) find(ctx context.Context, version string) (Release, error) {
 		}
 	}
 	all, err := g.list(ctx) // tags as shop-v1.2.3
-	for _, rel := range all {
-		if rel.Version == version && len(rel.Bundles) > 0 {
-			return rel, nil
-		}
+	if err != nil {
+		return Release{}, err
 	}
-	return Release{}, cmp.Or(err, fs.ErrNotExist)
+	all.releases = slices.DeleteFunc(all.releases, func(r Release) bool { return len(r.Bundles) == 0 })
+	return all.find(version)
 }
 
 var yanked = lazyregexp.New(`(?i)\[yanked\]`)
@@ -180,19 +182,8 @@ func (g *gitHub) release(r gitHubRelease) (Release, bool) {
 	if err != nil || r.Draft || !g.tags(r.Tag) {
 		return Release{}, false
 	}
-	var files []found
-	for _, a := range r.Assets {
-		if a.State != "uploaded" {
-			continue
-		}
-		p := part{url: a.Download, client: g.assets}
-		if g.private {
-			p.url, p.accept = a.API, "application/octet-stream"
-		}
-		files = append(files, found{a.Name, a.Size, p})
-	}
 	rel := Release{Version: version, Bundles: []Bundle{}}
-	for _, x := range group(g.app, files) {
+	for _, x := range group(g.app, g.files(r)) {
 		if x.Version == version {
 			rel = x
 		}
@@ -203,6 +194,21 @@ func (g *gitHub) release(r gitHubRelease) (Release, bool) {
 	rel.hidden = yanked.MatchString(r.Name) || r.Prerelease && v.Prerelease() == ""
 	rel.Tag, rel.Page, rel.Notes, rel.Date = r.Tag, webPage(r.Page), r.Body, r.Published
 	return rel, true
+}
+
+// files are those of a release.
+func (g *gitHub) files(r gitHubRelease) (files []found) {
+	for _, a := range r.Assets {
+		if a.State != "uploaded" {
+			continue
+		}
+		p := part{url: a.Download, client: g.assets}
+		if g.private {
+			p.url, p.accept = a.API, "application/octet-stream"
+		}
+		files = append(files, found{a.Name, a.Size, p})
+	}
+	return files
 }
 
 // webPage is an address that people may follow, or nothing: it is whatever the

@@ -3,7 +3,6 @@ package source
 import (
 	"context"
 	"fmt"
-	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -13,7 +12,7 @@ import (
 // local is a directory on this device: a disk, a stick, a network share.
 type local struct{ app, dir string }
 
-func (l local) list(context.Context) ([]Release, error) {
+func (l local) list(context.Context) (*listing, error) {
 	entries, err := os.ReadDir(l.dir)
 	if err != nil {
 		return nil, fmt.Errorf("list releases: %w", err)
@@ -24,25 +23,7 @@ func (l local) list(context.Context) ([]Release, error) {
 			files = append(files, found{e.Name(), info.Size(), part{path: filepath.Join(l.dir, e.Name())}})
 		}
 	}
-	return group(l.app, files), nil
-}
-
-func (l local) find(ctx context.Context, version string) (Release, error) {
-	return among(ctx, l, version)
-}
-
-// among looks for a version in a list.
-func among(ctx context.Context, l lister, version string) (Release, error) {
-	all, err := l.list(ctx)
-	if err != nil {
-		return Release{}, err
-	}
-	for _, r := range all {
-		if r.Version == version {
-			return r, nil
-		}
-	}
-	return Release{}, fs.ErrNotExist
+	return newListing(l.app, files), nil
 }
 
 // URL is where a browser gets the bundle; empty for one that is on this device, in a

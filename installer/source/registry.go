@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"os"
@@ -115,29 +114,7 @@ const mirrorAttempts = 2
 
 // get reads a small answer, again where it is cut off.
 func (at *repository) get(ctx context.Context, path, accept string, limit int64) (b []byte, header http.Header, err error) {
-	p := part{client: at.client, accept: accept}
-	err = at.client.again(ctx, at.attempts, func() error {
-		ctx, watch := watchStall(ctx, at.client.stall)
-		defer watch.stop()
-		res, err := p.get(ctx, at.base.String()+path, http.Header{})
-		if err != nil {
-			return err
-		}
-		defer res.Body.Close()
-		if res.StatusCode != http.StatusOK {
-			return statusError(res)
-		}
-		b, err = io.ReadAll(io.LimitReader(res.Body, limit+1))
-		if err != nil {
-			return &temporaryError{err: fmt.Errorf("connection to %s: %w", at.base.Host, err)}
-		}
-		if int64(len(b)) > limit {
-			return fmt.Errorf("the answer of %s has more than %d bytes", at.base.Host, limit)
-		}
-		header = res.Header
-		return nil
-	})
-	return b, header, err
+	return part{client: at.client, accept: accept, url: at.base.String() + path}.read(ctx, at.attempts, limit)
 }
 
 // failed remembers that a registry failed, and tells of a mirror.
@@ -212,11 +189,7 @@ func (at *repository) tags(ctx context.Context) (all []string, err error) {
 	return nil, fmt.Errorf("the list of tags of %s has more than %d pages", at.base.Host, maxTagPages)
 }
 
-func (r *registry) find(ctx context.Context, version string) (Release, error) {
-	return among(ctx, r, version)
-}
-
-func (r *registry) list(ctx context.Context) ([]Release, error) {
+func (r *registry) list(ctx context.Context) (*listing, error) {
 	var tags []string
 	err := first(ctx, r.byWord(), func(at *repository) (err error) {
 		tags, err = at.tags(ctx)
@@ -228,13 +201,18 @@ func (r *registry) list(ctx context.Context) ([]Release, error) {
 	var files []found
 	for _, t := range tags {
 		// A tag is VERSION[-PLATFORM]; it cannot have the + of a version.
+		if n, ok := strings.CutPrefix(t, rolloutTag); ok {
+			file := r.app + "-" + rolloutTag + n + ".json"
+			files = append(files, found{file, -1, part{tag: &tag{r, t}}})
+			continue
+		}
 		file := r.app + "-" + strings.ReplaceAll(t, "_", "+") + bundle.None.Suffix()
 		if n, _, ok := parseName(r.app, file); ok && n.From == "" {
 			files = append(files, found{file, -1, part{url: r.main.base.String(), tag: &tag{r, t}}})
 		}
 	}
-	all := group(r.app, files)
-	for _, rel := range all {
+	all := newListing(r.app, files)
+	for _, rel := range all.releases {
 		for i := range rel.Bundles {
 			b := &rel.Bundles[i]
 			b.Name = r.main.base.Host + "/" + repositoryOf(r.main.base) + ":" + b.parts[0].tag.name

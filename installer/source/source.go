@@ -20,6 +20,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/valise-ota/valise/bundle"
@@ -177,14 +178,24 @@ type Source struct {
 	config Config
 	client *client
 	lister
+
+	mu     sync.Mutex
+	listed *listing
 }
 
-// lister is one kind of source.
+// lister is one kind of source. GitHub can find one release without a list.
 type lister interface {
-	// list returns the releases in any order.
-	list(ctx context.Context) ([]Release, error)
-	// find returns the release of a version.
+	list(ctx context.Context) (*listing, error)
+}
+
+type finder interface {
 	find(ctx context.Context, version string) (Release, error)
+}
+
+// listing is what a source has, in any order.
+type listing struct {
+	releases []Release
+	rollouts []found // rollout files, and signatures of such
 }
 
 // New returns the source of app.
@@ -262,11 +273,11 @@ type Query struct {
 // Releases returns those that the channel admits and that have a bundle for the
 // platform, the newest first: by SemVer, not by date.
 func (s *Source) Releases(ctx context.Context, q Query) ([]Release, error) {
-	all, err := s.list(ctx)
+	l, err := s.all(ctx)
 	if err != nil {
 		return nil, err
 	}
-	all = slices.DeleteFunc(all, func(r Release) bool {
+	all := slices.DeleteFunc(slices.Clone(l.releases), func(r Release) bool {
 		return r.hidden || !s.admits(r.Version) || slices.Contains(q.Bad, r.Version) || len(r.For(q.Platform)) == 0
 	})
 	slices.SortStableFunc(all, func(a, b Release) int {
@@ -287,6 +298,39 @@ func (s *Source) Releases(ctx context.Context, q Query) ([]Release, error) {
 		return nil, fmt.Errorf("%w of %s for %s in %s", ErrNoRelease, s.app, q.Platform, s)
 	}
 	return all, nil
+}
+
+// all lists what the source has, and keeps the list for Rollout.
+func (s *Source) all(ctx context.Context) (*listing, error) {
+	l, err := s.list(ctx)
+	if err == nil {
+		s.mu.Lock()
+		s.listed = l
+		s.mu.Unlock()
+	}
+	return l, err
+}
+
+// find returns the release of a version; the error is fs.ErrNotExist when there is none.
+func (s *Source) find(ctx context.Context, version string) (Release, error) {
+	if f, ok := s.lister.(finder); ok {
+		return f.find(ctx, version)
+	}
+	l, err := s.all(ctx)
+	if err != nil {
+		return Release{}, err
+	}
+	return l.find(version)
+}
+
+// find looks for a version.
+func (l *listing) find(version string) (Release, error) {
+	for _, r := range l.releases {
+		if r.Version == version {
+			return r, nil
+		}
+	}
+	return Release{}, fs.ErrNotExist
 }
 
 // Latest returns the newest of Releases.

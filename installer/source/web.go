@@ -37,11 +37,7 @@ func newWeb(app, address, token string, c *client) (*webDir, error) {
 	return &webDir{app, base, c}, nil
 }
 
-func (w *webDir) find(ctx context.Context, version string) (Release, error) {
-	return among(ctx, w, version)
-}
-
-func (w *webDir) list(ctx context.Context) ([]Release, error) {
+func (w *webDir) list(ctx context.Context) (*listing, error) {
 	ctx, watch := watchStall(ctx, w.client.stall)
 	defer watch.stop()
 	res, err := part{client: w.client}.get(ctx, w.base.String(), http.Header{"Accept": {"application/json, text/html;q=0.5"}})
@@ -69,7 +65,7 @@ func (w *webDir) list(ctx context.Context) ([]Release, error) {
 		u.RawQuery, u.Fragment = "", ""
 		files = append(files, found{path.Base(u.Path), e.size(), part{url: u.String(), client: w.client}})
 	}
-	return group(w.app, files), nil
+	return newListing(w.app, files), nil
 }
 
 // listed is one entry of a listing.
