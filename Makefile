@@ -58,9 +58,10 @@ e2e-action: ## the Action by act, from tags to published releases to a device
 release-check: ## our own release: built twice, compared, signed, published to a double of GitHub, installed
 	scripts/release-check.sh
 
-remote: ## updates over a network: bytes, requests, bad links; nginx and registries
+remote: ## updates over a network: bytes, requests, bad links; nginx, registries, and swupdate on the double of hawkBit
 	command -v nginx >/dev/null || apt-get install -y --no-install-recommends nginx-light
-	VALISE_TEST_DISTRIBUTION=$$(scripts/distribution.sh) scripts/test.sh -tags remote -run TestRemote -v ./cmd/valise-installer
+	command -v swupdate >/dev/null || apt-get install -y --no-install-recommends swupdate
+	VALISE_TEST_DISTRIBUTION=$$(scripts/distribution.sh) scripts/test.sh -tags remote -run TestRemote -v ./cmd/valise-installer ./installer/fleet/fleettest
 
 bench: ## pack, verify, thin and memory beside their peers; writes docs/benchmarks.md
 	scripts/bench.sh -doc docs/benchmarks.md

@@ -53,7 +53,7 @@ type Action struct {
 type Chunk struct{ Name, Version string }
 
 // Active reports whether the server waits for it.
-func (a *Action) Active() bool {
+func (a Action) Active() bool {
 	return a.State == "running" || a.State == "confirm" || a.State == "canceling"
 }
 
