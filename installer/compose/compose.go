@@ -65,6 +65,8 @@ type App struct {
 	Now      func() time.Time
 	Report   func(installer.Event)   // may be nil
 	Show     func(key, value string) // told of a generated secret that is shown once; may be nil
+	// RestartEngine restarts an engine that holds what is gone; nil where it is not ours to.
+	RestartEngine func(context.Context) error
 	// SkipServices has Inspect not ask docker compose what becomes of services.
 	SkipServices bool
 	// Retained opens a bundle of release r that is still on this device, located

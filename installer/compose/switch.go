@@ -331,7 +331,14 @@ func (a *App) Revert(ctx context.Context, raw json.RawMessage, from *installer.R
 			return err
 		}
 	}
-	if err := a.up(ctx, m, *from); err != nil {
+	err = a.up(ctx, m, *from)
+	if err != nil && a.RestartEngine != nil && a.Engine.HoldsPort(ctx, err) {
+		a.report(installer.Event{Step: "undo", Detail: "the engine holds a port of a container that is gone: it is restarted"})
+		if rerr := a.RestartEngine(ctx); rerr == nil {
+			err = a.up(ctx, m, *from)
+		}
+	}
+	if err != nil {
 		return err
 	}
 	a.unmoveData(ctx, s.Moved)

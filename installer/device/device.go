@@ -22,6 +22,7 @@ import (
 	"github.com/valise-ota/valise/installer/record"
 	"github.com/valise-ota/valise/installer/release"
 	"github.com/valise-ota/valise/installer/source"
+	"github.com/valise-ota/valise/installer/systemd"
 	"github.com/valise-ota/valise/installer/tree"
 	"github.com/valise-ota/valise/verify"
 )
@@ -227,11 +228,15 @@ func (m *Machine) rotate(app string) func(context.Context, *verify.Rotation) err
 // runtime is the app's runtime. store may be nil where nothing is installed, and
 // program where nothing is run.
 func (m *Machine) runtime(app string, store *release.Store, engine *docker.Engine, program docker.Program) *compose.App {
-	return &compose.App{
+	a := &compose.App{
 		Name: app, Dir: m.AppDir(app), Releases: store, Engine: engine, Program: program, Env: m.dockerEnv(), Rand: rand.Reader, Given: m.Given, Now: m.Now,
 		Report: m.Report, Retained: m.retained(app),
 		Show: func(key, value string) { m.Secret(key, value, filepath.Join(m.AppDir(app), ".env")) },
 	}
+	if m.live() && m.Getenv("DOCKER_HOST") == "" {
+		a.RestartEngine = func(ctx context.Context) error { return systemd.Restart(ctx, "docker.service") }
+	}
+	return a
 }
 
 func (m *Machine) connect(ctx context.Context) (*docker.Engine, error) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 	"maps"
 	"path"
 	"slices"
@@ -359,6 +360,25 @@ func (e *Engine) Published(ctx context.Context, project string) (map[Port]string
 	}
 	return ports, nil
 }
+
+// HoldsPort reports whether err, of Up, is about a port that the engine holds for a
+// container that is gone. Docker 20.10 does when power was lost while it started one, until
+// it is restarted.
+func (e *Engine) HoldsPort(ctx context.Context, err error) bool {
+	held := heldPort.FindStringSubmatch(err.Error())
+	if held == nil {
+		return false
+	}
+	published, err := e.Published(ctx, "")
+	for p := range published {
+		if strconv.Itoa(p.Number) == held[1] {
+			return false
+		}
+	}
+	return err == nil
+}
+
+var heldPort = lazyregexp.New(`Bind for [0-9a-f.:\[\]]*:([0-9]+) failed: port is already allocated`)
 
 // Use is how a project uses a volume of its own.
 type Use struct {

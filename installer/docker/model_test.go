@@ -2,6 +2,7 @@ package docker
 
 import (
 	"encoding/json"
+	"errors"
 	"slices"
 	"testing"
 )
@@ -54,6 +55,27 @@ func TestEnds(t *testing.T) {
 		may, must := m.Ends(service)
 		if got := [3]bool{may, must, m.Runs(service)}; got != want {
 			t.Errorf("%s: %v, want %v", service, got, want)
+		}
+	}
+}
+
+// TestHoldsPort: a port of a container that is gone is told from one that another has.
+func TestHoldsPort(t *testing.T) {
+	held := errors.New(`Error response from daemon: driver failed programming external connectivity on endpoint shop-app-1 (x): Bind for 127.0.0.1:8080 failed: port is already allocated`)
+	for _, tt := range []struct {
+		name, containers string
+		err              error
+		want             bool
+	}{
+		{"gone", `[{"Id":"a","Names":["/a"],"Ports":[{"PrivatePort":80,"PublicPort":9090,"Type":"tcp"}]}]`, held, true},
+		{"IPv6", `[]`, errors.New(`Bind for [::1]:8080 failed: port is already allocated`), true},
+		{"of another", `[{"Id":"a","Names":["/a"],"Ports":[{"PrivatePort":80,"PublicPort":8080,"Type":"tcp"}]}]`, held, false},
+		{"of a program", `[]`, errors.New("listen tcp4 127.0.0.1:8080: bind: address already in use"), false},
+		{"the engine does not say", `{`, held, false},
+	} {
+		e := fakeEngine{"GET /containers/json": answer(tt.containers)}.start(t)
+		if got := e.HoldsPort(t.Context(), tt.err); got != tt.want {
+			t.Errorf("%s: got %v", tt.name, got)
 		}
 	}
 }
