@@ -1,13 +1,16 @@
 package project
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/compose-spec/compose-go/v2/loader"
+	"github.com/compose-spec/compose-go/v2/paths"
 	"github.com/compose-spec/compose-go/v2/types"
 	"go.yaml.in/yaml/v4"
 )
@@ -78,7 +81,7 @@ func (p *Project) loadCompose(ctx context.Context, version string) (*composeFile
 	details.Environment = values
 	loaded, err := loader.LoadWithContext(ctx, details, options)
 	if err != nil {
-		return nil, p.composeError("%s", p.oneLine(err))
+		return nil, p.composeError("%s", c.unknown.named(p.oneLine(err)))
 	}
 	for _, name := range p.Compose {
 		if err := c.partsOf(name, filepath.Dir(p.Compose.First())); err != nil {
@@ -105,6 +108,15 @@ func (p *Project) loadCompose(ctx context.Context, version string) (*composeFile
 		_, err := loader.LoadWithContext(ctx, details, options, func(o *loader.Options) { o.Listeners = nil })
 		return err
 	}
+	homeless, err := c.homeless()
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range loaded.Services {
+		for i, v := range s.Volumes {
+			s.Volumes[i].Source, _ = homeless(v.Source).(string)
+		}
+	}
 	c.services, c.secrets = loaded.Services, loaded.Secrets
 	ofBuilds := c.ofBuilds()
 	c.changed = c.changed || len(c.others) > 0 || len(ofBuilds) > 0
@@ -117,8 +129,9 @@ func (p *Project) loadCompose(ctx context.Context, version string) (*composeFile
 			o.Listeners = nil
 		})
 		if err != nil {
-			return p.composeError("%s", p.oneLine(err))
+			return p.composeError("%s", c.unknown.named(p.oneLine(err)))
 		}
+		c.model, _ = homeless(c.model).(map[string]any)
 		return nil
 	}
 	if err := load(types.Mapping{}); err != nil {
@@ -141,6 +154,39 @@ func (p *Project) loadCompose(ctx context.Context, version string) (*composeFile
 	}
 	c.choose()
 	return c, nil
+}
+
+// homeless writes ~ in place of the home directory, which compose-go puts into what files
+// name that another one includes or extends. It stays where a file has it in full.
+func (c *composeFile) homeless() (func(any) any, error) {
+	home := paths.ExpandUser("~")
+	var written []byte
+	for _, name := range c.others {
+		b, err := readLimited(c.p.Path(name), MaxComposeSize)
+		if err != nil {
+			return nil, c.p.composeError("%s", c.p.oneLine(err))
+		}
+		written = append(written, b...)
+	}
+	var replace func(v any) any
+	replace = func(v any) any {
+		switch v := v.(type) {
+		case map[string]any:
+			for key, x := range v {
+				v[key] = replace(x)
+			}
+		case []any:
+			for i, x := range v {
+				v[i] = replace(x)
+			}
+		case string:
+			if rest, ok := strings.CutPrefix(v, home); ok && len(home) > 1 && (rest == "" || os.IsPathSeparator(rest[0])) && !bytes.Contains(written, []byte(v)) {
+				return "~" + filepath.ToSlash(rest)
+			}
+		}
+		return v
+	}
+	return replace, nil
 }
 
 // takes notes another file that the compose file takes parts from.

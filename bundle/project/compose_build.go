@@ -59,10 +59,10 @@ func (p *Project) composeBuild(c *composeFile, name string, platforms []bundle.P
 		}
 	}
 	if v := c.deviceVariable(c.attributes(name)["build"]); v != "" {
-		return Image{}, p.composeError("service %s: build depends on %s, which has no value: %s", name, v, p.advice(v))
+		return Image{}, p.composeError("service %s: build depends on %s, which has no value: %s", name, v, p.advice(v, ""))
 	}
 	if strings.Contains(b.Context, "://") || strings.HasPrefix(b.Context, "git@") {
-		return Image{}, p.composeError("service %s: build context %s is not on this machine: write in %s images: {%s: {dockerfile: ..., context: ...}}",
+		return Image{}, p.composeError("service %s: build context %s is not on this machine: write in %s images: {%s: {dockerfile: ..., context: ...}}, or {from: ...} for an image that is built",
 			name, b.Context, DefaultFile, nameOf(c.services[name].Image))
 	}
 	img := Image{Context: p.beside(cmp.Or(b.Context, ".")), Target: b.Target, Labels: maps.Clone(b.Labels),

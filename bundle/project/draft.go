@@ -234,7 +234,7 @@ func (d *drafter) images() error {
 		switch {
 		case d.c.deviceVariable(d.c.images[name]) != "":
 			v := d.c.deviceVariable(d.c.images[name])
-			d.note("service %s: image %s depends on %s, which has no value: %s", name, d.c.images[name], v, d.p.advice(v))
+			d.note("service %s: image %s depends on %s, which has no value: %s", name, d.c.images[name], v, d.p.advice(v, d.c.images[name]))
 			continue
 		case s.Build == nil:
 			continue

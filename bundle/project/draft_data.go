@@ -133,6 +133,10 @@ func (d *drafter) backup() error {
 				if kind == "other" {
 					because = "Valise has no dump of " + path.Base(nameOf(s.Image))
 				}
+				if strings.Contains(v.target, "$") {
+					missing = append(missing, fmt.Sprintf("%s of service %s, because only a device knows where it is mounted: %s", v.what, name, v.target))
+					continue
+				}
 				missing = append(missing, fmt.Sprintf("%s of service %s, because %s: add volume: {%s, path: %s} for a copy of its files, which pauses the service", v.what, name, because, service, quote(v.target)))
 			}
 		}
@@ -247,12 +251,13 @@ var systemDirs = lazyregexp.New(`^/(dev|proc|sys|run|var/run|etc|lib|usr|boot|tm
 // data are the volumes and directories of the device that a service may write to.
 func (d *drafter) data(s types.ServiceConfig) (list []datum) {
 	for _, v := range s.Volumes {
+		source, target := d.c.unknown.named(v.Source), d.c.unknown.named(v.Target)
 		switch {
 		case v.ReadOnly || v.Source == "" || looksLikeFile(v.Target) && looksLikeFile(v.Source):
 		case v.Type == types.VolumeTypeVolume:
-			list = append(list, datum{"volume " + v.Source, v.Target})
+			list = append(list, datum{"volume " + source, target})
 		case v.Type == types.VolumeTypeBind && !systemDirs.MatchString(v.Source) && !strings.HasSuffix(v.Source, ".sock") && v.Source != "/" && !d.carried(v.Source):
-			list = append(list, datum{"directory " + v.Source, v.Target})
+			list = append(list, datum{"directory " + source, target})
 		}
 	}
 	return list

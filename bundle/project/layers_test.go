@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -248,7 +249,7 @@ func TestBuildValues(t *testing.T) {
 		{"ignored", map[string]string{".env": env, "ignored": "yes"}, map[string]string{"REGISTRY": "r.example.org"}, []string{"postgres:16", "r.example.org/db:1.2.3", "x:1.2.3"}},
 		{"set wins", map[string]string{".env": env}, map[string]string{"REGISTRY": "r.example.org"}, []string{"postgres:17", "r.example.org/db:1.2.3", "x:1.2.3"}},
 		{"default of valise.yaml", map[string]string{"valise.yaml": goodProject + "env: {REGISTRY: {default: d.example.org}}\n"}, nil, []string{"d.example.org/db:1.2.3", "postgres:16", "x:1.2.3"}},
-		{"nothing", nil, nil, []string{`/compose.yaml: service db: image "${REGISTRY}/db:${SHOP_VERSION}" depends on REGISTRY, which has no value: when it is the version of the app, write ${SHOP_VERSION}, or version_env: REGISTRY in valise.yaml; otherwise a default, --set REGISTRY=VALUE, or env: {REGISTRY: {default: VALUE}}`}},
+		{"nothing", nil, nil, []string{`/compose.yaml: service db: image "${REGISTRY}/db:${SHOP_VERSION}" depends on REGISTRY, which has no value: give it a default, --set REGISTRY=VALUE, or env: {REGISTRY: {default: VALUE}} in valise.yaml`}},
 	} {
 		files := map[string]string{"valise.yaml": goodProject, "compose.yaml": compose}
 		for name, text := range c.files {
@@ -316,6 +317,33 @@ func TestIncludedEnv(t *testing.T) {
 	})
 	if strings.Contains(text, "hidden") || strings.Contains(text, "taken") || strings.Count(text, "environment: TOKEN\n") != 1 || strings.Count(text, "- TOKEN\n") != 2 || !strings.Contains(text, "OWN=1") {
 		t.Errorf("got\n%s", text)
+	}
+}
+
+// TestHome has the home directory in files that others include or extend: nobody's but
+// this machine's, also where the project lies in it.
+func TestHome(t *testing.T) {
+	mounts := func(name string) string {
+		return `{image: a, volumes: ["~/conf:/a", "${HOME}/conf:/b", "/home/me/literal:/c", {type: bind, source: ~/long, target: /d}, "./` + name + `:/e"], env_file: [{path: ~/x.env, required: false}]}`
+	}
+	files := map[string]string{
+		"valise.yaml":   goodProject,
+		"compose.yaml":  "include: [part.yaml, sub/part.yaml]\nservices:\n  db: " + mounts("one") + "\n  ex: {extends: {file: sub/base.yaml, service: base}}\n",
+		"part.yaml":     "services: {p: " + mounts("two") + "}\nconfigs: {c: {file: ~/conf/app.conf}}\n",
+		"sub/part.yaml": "services: {q: " + mounts("three") + "}\n",
+		"sub/base.yaml": "services: {base: " + mounts("four") + "}\n",
+		"one/a":         "1\n", "two/a": "2\n", "sub/three/a": "3\n", "sub/four/a": "4\n",
+	}
+	t.Setenv("HOME", "/home/other")
+	want := resolve(t, files)
+	if strings.Contains(want, "/home/other") || strings.Count(want, "/home/me/literal") != 4 || strings.Count(want, "~/long") != 4 || strings.Count(want, "~/x.env") != 4 || strings.Count(want, "~/conf") < 5 {
+		t.Errorf("got\n%s", want)
+	}
+	for _, home := range []string{"/home/me", os.TempDir(), filepath.Dir(os.TempDir()), "/"} {
+		t.Setenv("HOME", home)
+		if got := resolve(t, files); home != "/" && got != want || strings.Contains(got, os.TempDir()) {
+			t.Errorf("HOME=%s: got\n%s\nwant\n%s", home, got, want)
+		}
 	}
 }
 

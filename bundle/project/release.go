@@ -142,7 +142,7 @@ func (p *Project) images(c *composeFile, version string, platforms []bundle.Plat
 			return nil, p.composeError("service %s has neither an image nor a build section", name)
 		}
 		if v := c.deviceVariable(c.images[name]); v != "" {
-			return nil, p.composeError("service %s: image %q depends on %s, which has no value: %s", name, c.images[name], v, p.advice(v))
+			return nil, p.composeError("service %s: image %q depends on %s, which has no value: %s", name, c.images[name], v, p.advice(v, c.images[name]))
 		}
 		key := nameOf(s.Image)
 		used[key] = true
@@ -187,10 +187,27 @@ func (p *Project) images(c *composeFile, version string, platforms []bundle.Plat
 	return images, nil
 }
 
+// expression is a variable with all that belongs to it.
+var expression = lazyregexp.New(`\$(\{[^{}]*\}|[A-Za-z_][A-Za-z0-9_]*)`)
+
+// namesVersion finds names of build arguments that may be the version of the app.
+var namesVersion = lazyregexp.New(`(?i)VERSION|TAG|RELEASE`)
+
 // advice says what to do about a variable that must have a value when a release is
-// built.
-func (p *Project) advice(name string) string {
-	return fmt.Sprintf("when it is the version of the app, write ${%s}, or version_env: %s in %s; otherwise a default, --set %s=VALUE, or env: {%s: {default: VALUE}}", p.VersionEnv, name, DefaultFile, name, name)
+// built. It may be the version of the app in the tag of an image, or in a build section, whose
+// image is "", by its name.
+func (p *Project) advice(name, image string) string {
+	value := fmt.Sprintf("--set %s=VALUE, or env: {%s: {default: VALUE}}", name, name)
+	version := namesVersion.MatchString(name)
+	if image != "" {
+		before, _, _ := strings.Cut(strings.ReplaceAll(image, "${"+name, "$"+name), "$"+name)
+		before = expression.ReplaceAllString(before, "")
+		version = strings.Contains(before[strings.LastIndexByte(before, '/')+1:], ":")
+	}
+	if !version {
+		return fmt.Sprintf("give it a default, %s in %s", value, DefaultFile)
+	}
+	return fmt.Sprintf("when it is the version of the app, write ${%s}, or version_env: %s in %s; otherwise a default, %s", p.VersionEnv, name, DefaultFile, value)
 }
 
 // renderImage replaces the templates of img that are the same for all platforms.

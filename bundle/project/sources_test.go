@@ -186,9 +186,11 @@ func TestBadSources(t *testing.T) {
 		{"build platforms", goodProject, "services: {db: {image: a, build: {context: ., platforms: [linux/s390x]}}}\n",
 			"compose.yaml: service db: build.platforms has no linux/amd64, for which the release is: build the image before, and write in valise.yaml images: {a: {from: ...}}"},
 		{"build variable", goodProject, "services: {db: {image: a, build: {context: ., args: {X: \"${TOKEN}\"}}}}\n",
-			"compose.yaml: service db: build depends on TOKEN, which has no value: when it is the version of the app, write ${SHOP_VERSION}, or version_env: TOKEN in valise.yaml; otherwise a default, --set TOKEN=VALUE, or env: {TOKEN: {default: VALUE}}"},
+			"compose.yaml: service db: build depends on TOKEN, which has no value: give it a default, --set TOKEN=VALUE, or env: {TOKEN: {default: VALUE}} in valise.yaml"},
+		{"build version", goodProject, "services: {db: {image: a, build: {context: ., args: {X: \"${APP_RELEASE}\"}}}}\n",
+			"compose.yaml: service db: build depends on APP_RELEASE, which has no value: when it is the version of the app, write ${SHOP_VERSION}, or version_env: APP_RELEASE in valise.yaml; otherwise a default, --set APP_RELEASE=VALUE, or env: {APP_RELEASE: {default: VALUE}}"},
 		{"remote context", goodProject, "services: {db: {image: a, build: \"https://example.org/a.git\"}}\n",
-			"compose.yaml: service db: build context https://example.org/a.git is not on this machine: write in valise.yaml images: {a: {dockerfile: ..., context: ...}}"},
+			"compose.yaml: service db: build context https://example.org/a.git is not on this machine: write in valise.yaml images: {a: {dockerfile: ..., context: ...}}, or {from: ...} for an image that is built"},
 		{"two builds", goodProject, "services: {db: {image: a, build: x}, e: {image: a, build: y}}\n", "compose.yaml: services db and e build image a in different ways"},
 
 		{"include of a number", goodProject, "services: {db: {image: a}}\ninclude: [7]\n", "compose.yaml: decoding failed due to the following error(s): '[0]' expected a map or struct, got \"int\""},

@@ -185,6 +185,19 @@ func (u *unknowns) placeholder(name string) string {
 	return fmt.Sprintf("1077%04d", i%10000)
 }
 
+// named is a path with the variables in place of their placeholders, for people to read.
+func (u *unknowns) named(text string) string {
+	if strings.HasPrefix(text, "/") && placeholder.FindStringIndex(text) != nil && placeholder.FindStringIndex(text)[0] == 1 {
+		text = text[1:] // as volume has it
+	}
+	return placeholder.ReplaceAllStringFunc(text, func(number string) string {
+		if i, _ := strconv.Atoi(number[4:]); i < len(u.names) {
+			return "${" + u.names[i] + "}"
+		}
+		return number
+	})
+}
+
 // substitute replaces the variables of one text as compose does, except that a
 // variable that has no value gets a placeholder.
 func (u *unknowns) substitute(text string, values template.Mapping) (string, error) {

@@ -65,7 +65,7 @@ func ParseQuery(s string) (Query, error) {
 	for b := range strings.SplitSeq(bounds, ",") {
 		m := queryBound.FindStringSubmatch(b)
 		if m == nil || len(m[2]) > maxComparedLength {
-			return refuse(fmt.Sprintf("%.40q is no bound", b))
+			return refuse(fmt.Sprintf("%.40q is not a bound", b))
 		}
 		q.bounds = append(q.bounds, bound{m[1], m[2]})
 	}

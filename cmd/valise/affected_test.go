@@ -61,7 +61,7 @@ func TestAffected(t *testing.T) {
 	clean := writeBundle(t, bundles, "shop", "1.3.0", map[string]string{sbom: listOpenSSL("3.0.22-1")})
 	unversioned := writeBundle(t, bundles, "shop", "0.9.0", map[string]string{sbom: listOpenSSL("unknown")})
 	tree := writeBundle(t, bundles, "cloud", "1.0.0", map[string]string{"share/cloud.spdx.json": `{"packages":[{"name":"openssl","versionInfo":"3.0.1"}]}`})
-	hostile := writeBundle(t, bundles, "shop", "0.8.0", map[string]string{sbom: `{"components":[{"name":"=openssl\u001b[31m","version":"1","purl":"pkg:generic/openssl@1"}]}`})
+	hostile := writeBundle(t, bundles, "shop", "0.8.0", map[string]string{sbom: `{"components":[{"name":"=openssl\u001b[31m\nshop","version":"1","purl":"pkg:generic/openssl@1"}]}`})
 	to := func(version string, manifest bundle.Digest) receipt.Receipt {
 		return receipt.Receipt{To: version, Manifest: manifest, Status: "completed"}
 	}
@@ -142,7 +142,7 @@ func TestAffected(t *testing.T) {
 		code int
 		want string
 	}{
-		{[]string{"openssl<", "--receipts", sticks, "--bundles", bundles}, cli.ExitUsage, "is no bound"},
+		{[]string{"openssl<", "--receipts", sticks, "--bundles", bundles}, cli.ExitUsage, "is not a bound"},
 		{nil, cli.ExitUsage, "accepts 1 arg"},
 		{[]string{"openssl", "--receipts", t.TempDir()}, cli.ExitUsage, "affected needs --receipts and --bundles"},
 		{[]string{"openssl", "--receipts", t.TempDir(), "--bundles", bundles}, cli.ExitFailed, "no receipt"},
