@@ -99,7 +99,7 @@ func readRollout(ctx context.Context, tag name.Tag, options []remote.Option) (bo
 		Layers []descriptor `json:"layers"`
 	}
 	if err := json.Unmarshal(got.Manifest, &manifest); err != nil || len(manifest.Layers) != 2 {
-		return both, errors.New("it is no rollout file")
+		return both, errors.New("it is not a rollout file")
 	}
 	for i, limit := range []int64{rollout.MaxSize, bundle.MaxSignatureSize} {
 		layer, err := remote.Layer(tag.Digest(string(manifest.Layers[i].Digest)), options...)

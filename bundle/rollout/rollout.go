@@ -89,7 +89,7 @@ func Parse(b []byte) (*File, error) {
 func (f *File) check() error {
 	switch {
 	case !bundle.ValidApp(f.App):
-		return fmt.Errorf("%.80q is no name of an app", f.App)
+		return fmt.Errorf("%.80q is not a name of an app", f.App)
 	case f.Sequence < 1:
 		return fmt.Errorf("its sequence is %d, want 1 or more", f.Sequence)
 	case len(f.Releases) > maxReleases:
@@ -157,7 +157,7 @@ func (f *File) Set(r Release) {
 	}
 }
 
-// Halt says that a release is for nobody. Its percents stay as they were.
+// Halt says that a release is for no device. Its percents stay as they were.
 func (f *File) Halt(version string) {
 	if f.Of(version) == nil {
 		f.Set(Release{Version: version})
@@ -210,12 +210,12 @@ func ParseFileName(app, name string) (sequence int64, ok bool) {
 	return sequence, err == nil && sequence > 0 && FileName(app, sequence) == name
 }
 
-// ParsePercent reads "10%" or "10". Parts of one are refused: whoever writes 0.1 may mean
+// ParsePercent reads "10%" or "10". Parts of one are refused: 0.1 may mean
 // a tenth of all devices or a thousandth.
 func ParsePercent(s string) (int, error) {
 	n, err := strconv.Atoi(strings.TrimSuffix(s, "%"))
 	if err != nil || n < 0 || n > 100 {
-		return 0, fmt.Errorf("%.40q is no percent, want a whole number from 0%% to 100%%", s)
+		return 0, fmt.Errorf("%.40q is not a percent, want a whole number from 0%% to 100%%", s)
 	}
 	return n, nil
 }

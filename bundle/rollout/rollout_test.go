@@ -178,7 +178,7 @@ var hostile = []struct{ old, new, want string }{
 	{`"percent": 10,`, `"percent": -1,`, "-1 %"},
 	{`"sequence": 7`, `"sequence": 0`, "sequence"},
 	{`"sequence": 7`, `"sequence": 9223372036854775808`, "sequence"},
-	{`"shop"`, `"../shop"`, "name of an app"},
+	{`"shop"`, `"../shop"`, "not a name of an app"},
 	{"1.2.0", "../../etc", "SemVer"},
 	{`"canary": 100`, `"canary": 1000`, "1000 %"},
 	{"canary", `a b\n`, "short name"},

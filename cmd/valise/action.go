@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 
@@ -110,6 +111,10 @@ func (s *step) run(ctx context.Context) error {
 	if !s.in.dryRun && s.in.sign != signNone {
 		trust, err := s.sign(ctx)
 		if err != nil {
+			return err
+		}
+		// Before the release, so that no device is too early.
+		if err := s.rollout(ctx, trust); err != nil {
 			return err
 		}
 		if s.in.publish {
@@ -288,6 +293,35 @@ func (s *step) sign(ctx context.Context) ([]string, error) {
 	}
 	var ignored any
 	return trust, s.command(ctx, &ignored, args...)
+}
+
+// rollout says who gets the release by itself. The file before was signed with the same
+// key, or by the same workflow at another tag.
+func (s *step) rollout(ctx context.Context, trust []string) error {
+	if len(s.in.rollout) == 0 {
+		return nil
+	}
+	args := []string{"rollout", "set", s.built[0].Version, s.in.rollout[0], "--app", s.built[0].App}
+	for _, group := range s.in.rollout[1:] {
+		args = append(args, "--group", group)
+	}
+	if s.in.oci != "" {
+		args = append(args, "--oci", s.in.oci)
+	}
+	if s.in.publish {
+		args = append(args, "--repository", s.Getenv("GITHUB_REPOSITORY"))
+	}
+	if s.in.sign == signKey {
+		args = append(args, "--key", "env://"+privateKeyEnv)
+	} else {
+		if s.in.signingConfig != "" {
+			args = append(args, "--signing-config", s.in.signingConfig)
+		}
+		workflow, _, _ := strings.Cut(trust[1], "@") // trust is --identity IDENTITY ...
+		args = append(append(args, "--identity-regexp", regexp.QuoteMeta(workflow)+"@.+"), trust[2:]...)
+	}
+	var ignored any
+	return s.command(ctx, &ignored, args...)
 }
 
 func (s *step) checksums() string { return filepath.Join(filepath.Dir(s.bundles[0]), checksumsName) }

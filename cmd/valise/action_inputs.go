@@ -22,6 +22,7 @@ type inputs struct {
 	sign, trustedRoot, signingConfig         string
 	publish, draft, dryRun, split            bool
 	oci                                      string
+	rollout                                  []string // a percent, and GROUP=PERCENT
 	prerelease, thinFrom, splitSize          string
 	extraFiles                               []string
 	notes, compression, builder              string
@@ -35,7 +36,7 @@ func (s *step) readInputs() error {
 	in := inputs{bundle: get("bundle"), project: cmp.Or(get("project"), project.DefaultFile), platforms: strings.Join(list(get("platforms")), ","),
 		sign: cmp.Or(get("sign"), signKeyless), trustedRoot: get("trusted-root"), signingConfig: get("signing-config"),
 		prerelease: cmp.Or(get("prerelease"), "auto"), thinFrom: cmp.Or(get("thin-from"), "0"), splitSize: get("split-size"),
-		notes: get("notes"), oci: get("oci"), compression: get("compression"), builder: get("builder"),
+		notes: get("notes"), oci: get("oci"), rollout: list(get("rollout")), compression: get("compression"), builder: get("builder"),
 		set: lines(get("set")), buildArgs: lines(get("build-args")), cacheFrom: lines(get("cache-from")), cacheTo: lines(get("cache-to"))}
 	for name, value := range map[string]*bool{"publish": &in.publish, "draft": &in.draft, "dry-run": &in.dryRun, "split-platforms": &in.split, "sbom": &in.sbom} {
 		b, err := strconv.ParseBool(cmp.Or(get(name), "false"))
@@ -175,6 +176,8 @@ func (s *step) ready() error {
 			what = "oci"
 		}
 		return cli.WithHint(cli.Usagef("%s with sign: none: devices take signed releases only", what), "sign in the job that publishes; give it the bundle of the job that built it with the input bundle")
+	case len(s.in.rollout) > 0 && (s.in.sign == signNone || !s.in.publish && s.in.oci == ""):
+		return cli.Usagef("rollout without a release that is signed and published: it says who gets that")
 	case s.in.publish && s.in.draft && s.in.oci != "":
 		return cli.WithHint(cli.Usagef("draft: true with oci: a registry has no drafts"), "run valise push when the draft is published")
 	case s.in.sign == signKeyless && s.Getenv("ACTIONS_ID_TOKEN_REQUEST_URL") == "":

@@ -124,6 +124,20 @@ type publishing struct {
 	dir      string            // for what is downloaded
 }
 
+// gitHub is a repository, as whom the environment says.
+func (a *app) gitHub(repository string) (*publish.Repository, error) {
+	repo, err := publish.Open(publish.Options{
+		API:        cmp.Or(a.Getenv("GITHUB_API_URL"), "https://api.github.com"),
+		Token:      cmp.Or(a.Getenv("GITHUB_TOKEN"), a.Getenv("GH_TOKEN")),
+		Repository: repository,
+		UserAgent:  "valise/" + cli.Version(),
+	})
+	if err != nil {
+		return nil, cli.Usagef("%w", err)
+	}
+	return repo, nil
+}
+
 func (a *app) publish(ctx context.Context, paths []string, flags publishFlags) (*publishResult, error) {
 	policy, err := flags.trust.Policy()
 	if err != nil {
@@ -146,13 +160,8 @@ func (a *app) publish(ctx context.Context, paths []string, flags publishFlags) (
 			return nil, cli.WithHint(cli.Usagef("--oci with --draft: a registry has no drafts"), "run valise push when the draft is published")
 		}
 	}
-	if p.repo, err = publish.Open(publish.Options{
-		API:        cmp.Or(a.Getenv("GITHUB_API_URL"), "https://api.github.com"),
-		Token:      cmp.Or(a.Getenv("GITHUB_TOKEN"), a.Getenv("GH_TOKEN")),
-		Repository: flags.repository,
-		UserAgent:  "valise/" + cli.Version(),
-	}); err != nil {
-		return nil, cli.Usagef("%w", err)
+	if p.repo, err = a.gitHub(flags.repository); err != nil {
+		return nil, err
 	}
 	for i, path := range paths {
 		want := verify.Want{}

@@ -124,17 +124,25 @@ func (a *app) registry(text string, plainHTTP bool) (name.Repository, error) {
 	return to, nil
 }
 
-// push copies bundles into a registry.
-func (a *app) push(ctx context.Context, list []pushed, to name.Repository) ([]*push.Result, error) {
+// registryOptions are those of requests to a registry.
+func (a *app) registryOptions(to name.Repository) ([]remote.Option, error) {
 	t := web.Transport()
 	pool, err := roots(&project.Project{}, to.RegistryStr())
 	if err != nil {
 		return nil, fmt.Errorf("certificates for %s: %w", to.RegistryStr(), err)
 	}
 	t.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
-	options := []remote.Option{
+	return []remote.Option{
 		remote.WithTransport(&web.Guard{Next: t, Limit: 8 << 20, Loopback: true}),
 		remote.WithAuthFromKeychain(&logins{a: a, noted: map[string]bool{}}), remote.WithUserAgent("valise/" + cli.Version()),
+	}, nil
+}
+
+// push copies bundles into a registry.
+func (a *app) push(ctx context.Context, list []pushed, to name.Repository) ([]*push.Result, error) {
+	options, err := a.registryOptions(to)
+	if err != nil {
+		return nil, err
 	}
 	var results []*push.Result
 	for _, b := range list {
@@ -175,6 +183,8 @@ func pushHint(err error, to name.Repository) error {
 	var status *transport.Error
 	var taken *push.TakenError
 	switch {
+	case err == nil:
+		return nil
 	case errors.As(err, &taken) && taken.Image:
 		return cli.WithHint(err, "releases need a repository without other images: push to oci://%s-releases", to)
 	case errors.As(err, &taken):

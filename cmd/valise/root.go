@@ -29,6 +29,7 @@ var commands = []func(*app) *cobra.Command{
 	affectedCommand,
 	pushCommand,
 	publishCommand,
+	rolloutCommand,
 	doctorCommand,
 	actionCommand,
 	schemaCommand,

@@ -43,13 +43,18 @@ func signCommand(a *app) *cobra.Command {
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return a.sign(cmd.Context(), args, f) },
 	}
+	f.register(c)
+	c.Flags().StringVar(&f.checksums, "checksums", "", "list of the SHA-256 of all FILEs to write and sign")
+	return c
+}
+
+// register adds the flags that say who signs.
+func (f *signFlags) register(c *cobra.Command) {
 	c.Flags().StringVar(&f.key, "key", "", "private key in cosign's form, a file or env://NAME; its password is "+passwordEnv+" or asked for")
 	c.Flags().StringVar(&f.token, "identity-token", "", "file with an OIDC token, - for standard input")
 	c.Flags().StringVar(&f.config, "signing-config", "", "Sigstore signing_config.json (default: the public instance's, built in)")
-	c.Flags().StringVar(&f.checksums, "checksums", "", "list of the SHA-256 of all FILEs to write and sign")
 	c.MarkFlagsMutuallyExclusive("key", "identity-token")
 	c.MarkFlagsMutuallyExclusive("key", "signing-config")
-	return c
 }
 
 // signer is the signer that the flags name.

@@ -143,7 +143,7 @@ func (m *Machine) turnsHere(ctx context.Context, app string, policy verify.Polic
 	r := c.Rollout
 	for _, group := range r.Groups {
 		if !rollout.ValidGroup(group) {
-			return nil, installer.State{}, fmt.Errorf("read %s: rollout: %.80q is no name of a group", m.ConfigPath(app), group)
+			return nil, installer.State{}, fmt.Errorf("read %s: rollout: %.80q is not a name of a group", m.ConfigPath(app), group)
 		}
 	}
 	policy.Provenance = verify.ProvenancePolicy{}
