@@ -313,7 +313,9 @@ func (c *collector) buildCommand(ctx context.Context, d *Dockerfile, dir string)
 	}
 	cmd := exec.CommandContext(ctx, program, "buildx", "version")
 	c.setHost(cmd)
-	if out, err := cmd.CombinedOutput(); err != nil {
+	if out, err := cmd.CombinedOutput(); ctx.Err() != nil {
+		return nil, ctx.Err() // another image failed, and says why
+	} else if err != nil {
 		return nil, &BuildKitError{fmt.Errorf("docker buildx: %w: %s", err, firstLine(out))}
 	}
 	cmd = exec.CommandContext(ctx, program, "buildx", "build", "--progress", "plain", "--provenance=false", "--sbom=false",

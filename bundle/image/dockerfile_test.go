@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -121,6 +122,26 @@ func TestNoBuildKit(t *testing.T) {
 	expect(build("unix:///b"), `find BuildKit: exec: "buildctl": executable file not found`)
 	must(t, os.WriteFile(filepath.Join(bin, "docker"), []byte("#!/bin/sh\necho \"docker: 'buildx' is not a docker command.\" >&2\nexit 1\n"), 0o755))
 	expect(build(""), "find BuildKit: docker buildx: exit status 1: docker: 'buildx' is not a docker command.")
+}
+
+// TestNoBuildKitTwice has buildx fail for one image while it is asked for another one,
+// which is the first of both.
+func TestNoBuildKitTwice(t *testing.T) {
+	dir := newContext(t, dockerfile)
+	bin := t.TempDir()
+	fifo := filepath.Join(t.TempDir(), "first")
+	must(t, syscall.Mkfifo(fifo, 0o600))
+	// The one that comes first waits until it is killed, the other one fails then.
+	must(t, os.WriteFile(filepath.Join(bin, "docker"), []byte("#!/bin/sh\n[ \"$2\" = version ] || exit 1\nif /bin/mkdir "+fifo+".d 2>/dev/null; then echo >"+fifo+"; exec /bin/sleep 600; fi\nread x <"+fifo+"\necho no buildx\nexit 1\n"), 0o755))
+	t.Setenv("PATH", bin)
+	var images []Spec
+	for _, name := range []string{"a:1", "b:1"} {
+		images = append(images, Spec{Reference: name, Dockerfile: &Dockerfile{Context: ".", File: "Dockerfile"}})
+	}
+	_, err := Collect(t.Context(), Options{Platforms: both, Dir: dir, CacheDir: t.TempDir(), Images: images})
+	if err == nil || !strings.HasSuffix(err.Error(), "find BuildKit: docker buildx: exit status 1: no buildx") {
+		t.Errorf("got %v", err)
+	}
 }
 
 // TestDockerfileCanceled ends a build that hangs.

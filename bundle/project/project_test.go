@@ -211,6 +211,7 @@ func TestBadRelease(t *testing.T) {
 		{"hook service", goodProject + "hooks: {migrate: {service: dbb, run: [x]}}\n", goodCompose, `DIR/valise.yaml:5:28: compose.yaml has no service "dbb", did you mean "db"?`},
 		{"backup service", goodProject + "backup: [{postgres: {service: pg, user: a, database: b}}]\n", goodCompose, `DIR/valise.yaml:5:31: compose.yaml has no service "pg", did you mean "db"?`},
 		{"missing file", goodProject + "files: [a.txt]\n", goodCompose, "DIR/valise.yaml:5:9: file DIR/a.txt does not exist"},
+		{"tree that is not built", goodTree, "", "DIR/valise.yaml:4:11: there is nothing at DIR/dist/linux-amd64: build the app before, or write where its build puts it"},
 		{"missing installer", goodProject + "installer: ../dist\n", goodCompose, "DIR/valise.yaml:5:12: file PARENT/dist/linux-amd64/valise-installer does not exist"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

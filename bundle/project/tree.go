@@ -203,6 +203,9 @@ func (t *treeFiles) part(ctx context.Context, r *Release, platform bundle.Platfo
 		}
 	}
 	info, err := os.Stat(source)
+	if errors.Is(err, fs.ErrNotExist) {
+		return t.p.at(at, "there is nothing at %s: build the app before, or write where its build puts it", source)
+	}
 	if err != nil {
 		return t.p.at(at, "%v", err)
 	}
