@@ -172,6 +172,7 @@ func params(dir, host string) testscript.Params {
 			"web":         web,
 			"registry":    startRegistry,
 			"push":        pushBundle,
+			"rollout":     makeRollout,
 			"fault":       fault,
 			"traffic":     traffic,
 			"enginedies":  engineDies,

@@ -5,6 +5,9 @@ import (
 	"io"
 	"log"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strconv"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -13,6 +16,7 @@ import (
 
 	"github.com/valise-ota/valise/bundle/parts"
 	"github.com/valise-ota/valise/bundle/push"
+	"github.com/valise-ota/valise/bundle/rollout"
 )
 
 // startRegistry is registry NAME: one in memory, at $NAME. registry NAME stop stops it.
@@ -49,3 +53,24 @@ func pushBundle(ts *testscript.TestScript, neg bool, args []string) {
 
 // sent is what the last push sent.
 var sent int64
+
+// makeRollout is rollout DIR SEQUENCE [VERSION=PERCENT...].
+func makeRollout(ts *testscript.TestScript, neg bool, args []string) {
+	sequence, err := strconv.ParseInt(args[1], 10, 64)
+	ts.Check(err)
+	f := &rollout.File{Format: rollout.Format, App: ts.Getenv("APP"), Sequence: sequence, Releases: []rollout.Release{}}
+	for _, arg := range args[2:] {
+		version, percent, _ := strings.Cut(arg, "=")
+		n, err := rollout.ParsePercent(percent)
+		if f.Set(rollout.Release{Version: version, Percent: n}); percent == "halted" {
+			f.Halt(version)
+		} else {
+			ts.Check(err)
+		}
+	}
+	text, err := f.Encode()
+	ts.Check(err)
+	file := filepath.Join(ts.MkAbs(args[0]), rollout.FileName(f.App, sequence))
+	ts.Check(os.WriteFile(file+rollout.SignatureSuffix, signer(test(ts), "maker").Sign(test(ts), text), 0o600))
+	ts.Check(os.WriteFile(file, text, 0o600))
+}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/valise-ota/valise/bundle/rollout"
 	"github.com/valise-ota/valise/installer"
@@ -419,7 +420,7 @@ func TestRolloutDaemon(t *testing.T) {
 	s.rollout(dir, 3, "1.2.0=halted")
 	apply()
 	var u daemon.Update
-	for u.ErrorMessage == nil {
+	for ; u.ErrorMessage == nil; time.Sleep(20 * time.Millisecond) {
 		d.call("GET", "/"+id, "", &u)
 	}
 	if u.Status != installer.Pending || !strings.Contains(*u.ErrorMessage, "1.2.0 was halted") || *u.Reason != "held" {
@@ -442,7 +443,7 @@ func TestRolloutDrop(t *testing.T) {
 	s.rollout(dir, 1, "1.1.0=halted")
 	d := s.serve()
 	var page daemon.Page
-	for len(page.Data) < 2 || page.Data[0].ErrorMessage == nil {
+	for ; len(page.Data) < 2 || page.Data[0].ErrorMessage == nil; time.Sleep(20 * time.Millisecond) {
 		d.call("GET", "", "", &page)
 	}
 	if u := page.Data[0]; u.Status != installer.Pending || !strings.Contains(*u.ErrorMessage, "1.1.0 was halted") {
