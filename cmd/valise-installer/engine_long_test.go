@@ -27,10 +27,12 @@ func TestEngineLong(t *testing.T) {
 	testscript.Run(t, p)
 }
 
-// TestSourceLong is what networks and windows of time do to updates.
+// TestSourceLong is what networks, windows of time and a fleet server do to updates.
 func TestSourceLong(t *testing.T) {
 	t.Parallel()
-	testscript.Run(t, params("testdata/source-long", realEngine(t)))
+	p := params("testdata/source-long", realEngine(t))
+	p.Cmds["hawkbit"] = hawkbit
+	testscript.Run(t, p)
 }
 
 // TestComposeVersions: what an app goes through, with real versions of docker compose from

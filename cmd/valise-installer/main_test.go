@@ -17,6 +17,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/valise-ota/valise/bundle/bundletest"
+	"github.com/valise-ota/valise/installer/fleet/fleettest"
 )
 
 // programs are those of this package that scripts call.
@@ -204,6 +205,7 @@ type state struct {
 	daemon  bool            // commands go through one
 
 	registries map[string]*httptest.Server // of registry
+	hawkbit    *fleettest.Server           // of hawkbit
 }
 
 // tb lets the helpers of other packages, which want a testing.TB, end a script.

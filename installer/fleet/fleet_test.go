@@ -311,6 +311,11 @@ func TestUpdate(t *testing.T) {
 		if got := s.Target("d1"); d.current != "1.1.0" || got.Attributes["valise.version"] != "1.1.0" || got.Installed != "1.1.0" || d.applied["R1"] != 1 || s.Action(id).Late != 0 {
 			t.Errorf("%s runs, %+v, %v", d.current, got, d.applied)
 		}
+		// What is over is not told again by the next program.
+		g = d.boot(direct{s}, g.Config)
+		if rounds(t, g, 2); s.Action(id).Late != 0 {
+			t.Errorf("%+v", s.Action(id))
+		}
 		// What comes by hand is told too.
 		d.current = "1.1.1"
 		rounds(t, g, 2)
@@ -323,6 +328,58 @@ func TestUpdate(t *testing.T) {
 		has(t, s.Action(id), "finished", "closed/success | 1.1.1 runs already")
 		if len(d.applied) != 1 {
 			t.Errorf("%v", d.applied)
+		}
+		// A person installs what waits for the server.
+		id = s.Assign(fleettest.Action{Target: "d1", Module: "shop", Version: "1.2.0", Update: "skip"})
+		rounds(t, g, 3)
+		d.current, d.floor = "1.2.0", "1.2.0"
+		rounds(t, g, 2)
+		has(t, s.Action(id), "finished", "downloaded", "closed/success | 1.2.0 runs already")
+		if d.records["R2"].Status != failed {
+			t.Errorf("%+v", d.records["R2"])
+		}
+	})
+}
+
+// TestMaintenance: a window that is closed counts, whatever else the server says.
+func TestMaintenance(t *testing.T) {
+	inBubble(t, Config{}, func(t *testing.T, d *device, s *fleettest.Server, g *Agent) {
+		s.Wrong = func(_ string, answer map[string]any) {
+			if deployment, ok := answer["deployment"].(map[string]any); ok {
+				deployment["update"] = forced
+			}
+		}
+		s.Assign(fleettest.Action{Target: "d1", Module: "shop", Version: "1.1.0", Window: "unavailable"})
+		if rounds(t, g, 5); d.current != "1.0.0" || !d.records["R1"].Staged {
+			t.Errorf("%s runs, %+v", d.current, d.records["R1"])
+		}
+	})
+}
+
+// TestTakesDown: a release that takes the device down each time is tried three times.
+func TestTakesDown(t *testing.T) {
+	inBubble(t, Config{}, func(t *testing.T, d *device, s *fleettest.Server, g *Agent) {
+		id := s.Assign(fleettest.Action{Target: "d1", Module: "shop", Version: "1.1.0"})
+		begun := 0
+		d.effect = func(what string) {
+			if what == "before apply" {
+				begun++
+			}
+		}
+		for range 10 {
+			rounds(t, g, 1)
+			if e := d.records["R1"]; e != nil && begun > 0 && e.Status != failed {
+				e.Status = "applying"
+			}
+			power, off := context.WithCancel(t.Context())
+			defer off()
+			d.ctx = power
+			g = d.boot(direct{s}, g.Config)
+			d.current, d.floor = "1.0.0", "1.0.0" // it never got further
+		}
+		rounds(t, g, 2)
+		if has(t, s.Action(id), "error", "closed/failure 1 | "); begun != maxTries {
+			t.Errorf("begun %d times", begun)
 		}
 	})
 }
@@ -517,10 +574,17 @@ func TestServerForgets(t *testing.T) {
 		rounds(t, g, 4)
 		has(t, s.Action(again), "finished", "closed/success")
 		s.Forget()
+		d.sick["1.1.1"] = true
+		for range 2 {
+			sick := s.Assign(fleettest.Action{Target: "d1", Module: "shop", Version: "1.1.1"})
+			rounds(t, g, 4)
+			has(t, s.Action(sick), "error", "closed/failure 3 | it does not get healthy")
+			s.Forget()
+		}
 		other := s.Assign(fleettest.Action{Target: "d1", Module: "shop", Version: "1.2.0"})
 		rounds(t, g, 4)
 		has(t, s.Action(other), "finished", "closed/success | 1.2.0 runs")
-		if d.current != "1.2.0" || len(d.applied) != 2 || s.Target("d1").Attributes["valise.version"] != "1.2.0" {
+		if d.current != "1.2.0" || len(d.applied) != 3 || s.Target("d1").Attributes["valise.version"] != "1.2.0" {
 			t.Errorf("%s runs, %v", d.current, d.applied)
 		}
 	})

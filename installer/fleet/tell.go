@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,6 +24,21 @@ func (g *Agent) tell(ctx context.Context, a *Action) error {
 	}
 	if done, err := g.tellConfirmed(ctx, a, r); done || err != nil {
 		return err
+	}
+	if a.Known && a.Final == nil && r.Status == pending && !r.Queued {
+		st, err := g.App.State(ctx)
+		if err != nil {
+			return err
+		}
+		if a.Version == st.Current { // it came another way
+			a.Final = &Feedback{execClosed, success, 0, []string{a.Version + " runs already"}}
+			if err := g.save(ctx, a); err != nil {
+				return err
+			}
+			if _, err := g.App.Cancel(ctx, a.Record, a.Version+" runs already"); err != nil {
+				return err
+			}
+		}
 	}
 	end := g.end(a, r)
 	if a.Stop != "" {
@@ -60,7 +76,7 @@ func (g *Agent) end(a *Action, r Record) *Feedback {
 	case r.Status == completed:
 		return &Feedback{execClosed, success, 0, []string{a.Version + " runs"}}
 	}
-	return &Feedback{execClosed, failure, r.Code, []string{r.Error, r.Left}}
+	return &Feedback{execClosed, failure, cmp.Or(r.Code, 1), []string{r.Error, r.Left}}
 }
 
 // tellProgress tells how it goes on, when that is new. It is not told again when it is
