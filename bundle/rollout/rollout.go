@@ -96,7 +96,10 @@ func (f *File) check() error {
 		return fmt.Errorf("it has %d releases, limit %d", len(f.Releases), maxReleases)
 	}
 	seen := map[string]bool{}
-	for _, r := range f.Releases {
+	for i, r := range f.Releases {
+		if i > 0 && bundle.Newer(r.Version, f.Releases[i-1].Version) {
+			return fmt.Errorf("%s comes after %s, want the newest first", r.Version, f.Releases[i-1].Version)
+		}
 		if _, err := bundle.ParseVersion(r.Version); err != nil {
 			return err
 		}
@@ -121,15 +124,6 @@ func (f *File) check() error {
 
 // Encode is the text of a file.
 func (f *File) Encode() ([]byte, error) {
-	slices.SortStableFunc(f.Releases, func(a, b Release) int {
-		switch {
-		case bundle.Newer(a.Version, b.Version):
-			return -1
-		case bundle.Newer(b.Version, a.Version):
-			return 1
-		}
-		return 0
-	})
 	if err := f.check(); err != nil {
 		return nil, err
 	}
@@ -152,9 +146,13 @@ func (f *File) Of(version string) *Release {
 func (f *File) Set(r Release) {
 	if old := f.Of(r.Version); old != nil {
 		*old = r
-	} else {
-		f.Releases = append(f.Releases, r)
+		return
 	}
+	i := slices.IndexFunc(f.Releases, func(o Release) bool { return bundle.Newer(r.Version, o.Version) })
+	if i < 0 {
+		i = len(f.Releases)
+	}
+	f.Releases = slices.Insert(f.Releases, i, r)
 }
 
 // Halt says that a release is for no device. Its percents stay as they were.

@@ -180,6 +180,7 @@ var hostile = []struct{ old, new, want string }{
 	{`"sequence": 7`, `"sequence": 9223372036854775808`, "sequence"},
 	{`"shop"`, `"../shop"`, "not a name of an app"},
 	{"1.2.0", "../../etc", "SemVer"},
+	{"    {\n", "    {\n      \"version\": \"1.1.0\",\n      \"percent\": 10\n    },\n    {\n", "want the newest first"},
 	{`"canary": 100`, `"canary": 1000`, "1000 %"},
 	{"canary", `a b\n`, "short name"},
 }
