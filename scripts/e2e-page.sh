@@ -27,7 +27,7 @@ export VALISE_SCREENSHOTS=${VALISE_SCREENSHOTS:-$PWD/build/page}
 mkdir -p "$VALISE_SCREENSHOTS"
 rm -f "$VALISE_SCREENSHOTS"/*.png
 VALISE_DOCS_BASE=/valise/ scripts/docs.sh all
-go test -count=1 -tags e2e_page -run TestSite -v ./docs
+go test -timeout 75m -count=1 -tags e2e_page -run TestSite -v ./docs
 [ "${1:-}" != site ] || exit 0
 scripts/test.sh -tags e2e_page -run TestBrowser "$@" ./cmd/valise-installer
 if [ "${VALISE_PICTURES:-}" = write ]; then

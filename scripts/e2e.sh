@@ -14,16 +14,16 @@ scripts/sigstore.sh up "$dir/sigstore" >"$dir/env"
 cosign=$(scripts/sigstore.sh cosign)
 
 echo "== keyless signing against Fulcio, Rekor 1 and 2, the timestamp authority"
-go test -count=1 -tags e2e ./bundle/sign
+go test -timeout 75m -count=1 -tags e2e ./bundle/sign
 
 echo "== every refusal taken away once"
-go test -count=1 -tags e2e -run TestRemoval ./verify
+go test -timeout 75m -count=1 -tags e2e -run TestRemoval ./verify
 
 echo "== Dockerfiles through BuildKit, two platforms at once"
 scripts/buildkit.sh up "$dir/buildkit" >"$dir/env"
 # shellcheck source=/dev/null
 . "$dir/env"
-VALISE_TEST_BUILDKIT_HOST=$BUILDKIT_HOST go test -count=1 -tags e2e -run Dockerfile ./bundle/image
+VALISE_TEST_BUILDKIT_HOST=$BUILDKIT_HOST go test -timeout 75m -count=1 -tags e2e -run Dockerfile ./bundle/image
 
 echo "== our commands and cosign check each other's signatures"
 go build -o "$dir/valise" ./cmd/valise
