@@ -57,7 +57,7 @@ func (c *carrier) carryReferences(file *composeFile) ([]carried, error) {
 		case !inside:
 			return nil, refuse("%s", p.outside())
 		case local == "." || local == "..":
-			return nil, refuse("the directory of the compose file or one above: on a device that holds passwords and releases; leave it out when the image has those files, or mount directories below it")
+			return nil, refuse("the directory of the compose file or one above, which holds passwords on a device: leave it out, or mount directories below it")
 		case slices.ContainsFunc(p.Compose, func(f string) bool { return source == filepath.ToSlash(filepath.Clean(f)) }):
 			return nil, refuse("the compose file itself: give the service a copy")
 		}

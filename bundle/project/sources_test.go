@@ -196,7 +196,7 @@ func TestBadSources(t *testing.T) {
 		{"include of a number", goodProject, "services: {db: {image: a}}\ninclude: [7]\n", "compose.yaml: decoding failed due to the following error(s): '[0]' expected a map or struct, got \"int\""},
 		{"mount outside", goodProject, "services: {db: {image: a, volumes: [\"..:/a:ro\"]}}\n", "compose.yaml: service db uses .., which is above the directory of valise.yaml, and there is no git repository: put valise.yaml into a directory that holds both"},
 		{"mount of all", goodProject, "services: {db: {image: a, volumes: [\".:/a\"]}}\n",
-			"compose.yaml: service db uses ., the directory of the compose file or one above: on a device that holds passwords and releases; leave it out when the image has those files, or mount directories below it"},
+			"compose.yaml: service db uses ., the directory of the compose file or one above, which holds passwords on a device: leave it out, or mount directories below it"},
 		{"mount of the updates", goodProject, "services: {db: {image: a, volumes: [\"./updates/x:/a\"]}}\n",
 			"compose.yaml: service db uses ./updates/x, and updates in the app's directory on a device belongs to Valise: choose another name"},
 		{"data outside", goodProject, "services: {db: {image: a, volumes: [\"../nowhere:/a\"]}}\n",
