@@ -154,7 +154,7 @@ func TestAbove(t *testing.T) {
 		{"build secret", strings.ReplaceAll(bare, "%", "build: {context: ., secrets: [s]}") + "secrets: {s: {file: ../../x/there}}\n", "service db: build.secrets has ../../x/there, "},
 		{"link", strings.ReplaceAll(bare, "%", `volumes: ["./out:/a"]`), "/x/there, which is outside "},
 		{"another name", strings.ReplaceAll(bare, "%", `volumes: ["./x/data:/a", "../x/data:/b"]`), "service db uses ../x/data, and another one x/data: both would be /opt/shop/x/data on a device; give one another name"},
-		{"all", strings.ReplaceAll(bare, "%", `volumes: ["../:/a"]`), "service db uses ../, the directory of the compose file or one above: "},
+		{"all", strings.ReplaceAll(bare, "%", `volumes: ["../:/a"]`), "service db uses ../, the directory of the compose file or one above, which"},
 		{"ignored by a link", strings.ReplaceAll(bare, "%", `volumes: ["./secret:/a"]`), "is a link to ignored, which git ignores or which holds values: "},
 		{"behind a variable", strings.ReplaceAll(bare, "%", `volumes: ["../${X}/../a:/a"]`), "service db uses ../${X}/../a, which may lead out of the app's directory on a device: "},
 	} {
