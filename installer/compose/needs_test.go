@@ -10,6 +10,7 @@ import (
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/docker"
+	"github.com/valise-ota/valise/installer/release"
 )
 
 func TestRunsOn(t *testing.T) {
@@ -123,6 +124,27 @@ func TestWithDependents(t *testing.T) {
 	for version, want := range map[string]bool{"2.26.1-4": true, "2.29.2": true, "2.29.3": false, "2.30.0-desktop.1": false, "5.5.1": false} {
 		if got := (docker.Program{Version: version}).RecreatesDependents(); got != want {
 			t.Errorf("%s: got %v", version, got)
+		}
+	}
+}
+
+// TestTorn: a note that a disk did not keep says that a load was interrupted, and no more.
+func TestTorn(t *testing.T) {
+	store, err := release.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	a := &App{Name: "shop", Releases: store}
+	if torn, err := a.torn(); torn != nil || err != nil {
+		t.Errorf("no note: %q, %v", torn, err)
+	}
+	for text, want := range map[string][]string{"": {}, "\x00\x00\x00": {}, "valise/shop:1\nvalise/shop:2": {"valise/shop:1", "valise/shop:2"}, "valise/other:1": {}} {
+		if err := store.Root().WriteFile(loadMarker, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if torn, err := a.torn(); torn == nil || err != nil || !slices.Equal(torn, want) {
+			t.Errorf("%q: %q, %v; want %q", text, torn, err, want)
 		}
 	}
 }

@@ -298,13 +298,13 @@ func (a *App) check(ctx context.Context, images []docker.TaggedImage) (map[strin
 }
 
 // torn returns the tags whose load was cut off, nil when none was: the engine may
-// call such an image whole.
+// call such an image whole. A disk that did not keep what it was told to leaves no tags.
 func (a *App) torn() ([]string, error) {
 	b, err := a.Releases.Root().ReadFile(loadMarker)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
-	return strings.Split(string(b), "\n"), err
+	return slices.DeleteFunc(strings.Fields(string(b)), func(tag string) bool { return !strings.HasPrefix(tag, "valise/"+a.Name+":") }), err
 }
 
 // present returns the layers of images that the engine has.
