@@ -32,14 +32,23 @@ import (
 // beside a pull from a registry. Its lines that begin with | are the table of
 // docs/benchmarks.md.
 func TestRemote(t *testing.T) {
-	p := params("testdata/remote", realEngine(t))
+	p := params("", realEngine(t))
 	p.Cmds["nginx"] = startNginx
 	p.Cmds["link"] = setLink
 	p.Cmds["row"] = row
 	p.Cmds["pull"] = pull
 	p.Cmds["distribution"] = startDistribution
 	p.Cmds["sent"] = checkSent
-	testscript.Run(t, p)
+	scripts, err := filepath.Glob("testdata/remote/*.txtar")
+	if err != nil || len(scripts) < 2 {
+		t.Fatal(scripts, err)
+	}
+	for _, script := range scripts { // one after the other: there is one link, which counts
+		t.Run(strings.TrimSuffix(filepath.Base(script), ".txtar"), func(t *testing.T) {
+			p.Files = []string{script}
+			testscript.Run(t, p)
+		})
+	}
 }
 
 // link is the network between a device and its servers.

@@ -332,17 +332,39 @@ func (a *App) Revert(ctx context.Context, raw json.RawMessage, from *installer.R
 		}
 	}
 	err = a.up(ctx, m, *from)
-	if err != nil && a.RestartEngine != nil && a.Engine.HoldsPort(ctx, err) {
-		a.report(installer.Event{Step: "undo", Detail: "the engine holds a port of a container that is gone: it is restarted"})
-		if rerr := a.RestartEngine(ctx); rerr == nil {
-			err = a.up(ctx, m, *from)
-		}
+	if err != nil && ctx.Err() == nil && a.remedy(ctx, a.running(m, *from), err) {
+		err = a.up(ctx, m, *from)
 	}
 	if err != nil {
 		return err
 	}
 	a.unmoveData(ctx, s.Moved)
 	return nil
+}
+
+// remedy does away with what a power cut can leave in an engine so that nothing starts, and
+// reports whether there was any: a port of a container that is gone, or containers of
+// which files are gone.
+func (a *App) remedy(ctx context.Context, c *docker.Compose, cause error) bool {
+	if a.Engine.HoldsPort(ctx, cause) {
+		if a.RestartEngine == nil {
+			return false
+		}
+		a.report(installer.Event{Step: "undo", Detail: "the engine holds a port of a container that is gone: it is restarted"})
+		return a.RestartEngine(ctx) == nil
+	}
+	list, err := c.Ps(ctx)
+	var services []string
+	for _, x := range list {
+		if x.State != "running" && !x.Ended && !slices.Contains(services, x.Service) {
+			services = append(services, x.Service)
+		}
+	}
+	if err != nil || len(services) == 0 {
+		return false
+	}
+	a.report(installer.Event{Step: "undo", Detail: "recreate " + strings.Join(services, ", ") + ", as docker compose could not start everything: " + cause.Error()})
+	return c.Recreate(ctx, services...) == nil
 }
 
 // restoreEnv puts the environment file back. A snapshot of an older program does
