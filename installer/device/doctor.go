@@ -86,9 +86,10 @@ func (m *Machine) Examine(ctx context.Context, apps []string) findings {
 		trees[app] = err == nil && kind == bundle.KindTree
 	}
 	var engine *docker.Engine
+	var program docker.Program
 	if len(apps) == 0 || slices.ContainsFunc(apps, func(app string) bool { return !trees[app] }) {
 		m.examineBoot(ctx, &f)
-		if engine = m.examineEngine(ctx, &f); engine != nil {
+		if engine, program = m.examineEngine(ctx, &f); engine != nil {
 			defer engine.Close()
 		}
 	}
@@ -114,9 +115,12 @@ func (m *Machine) Examine(ctx context.Context, apps []string) findings {
 				m.examineRecovery(ctx, &f, app, []string{"docker.service"})
 			}
 			if engine != nil {
-				m.examineReleases(ctx, &f, app, m.runtime(app, store, engine, docker.Program{}).Verified, nil, "files and images", st)
-				m.examineRunning(ctx, &f, app, store, engine, st)
-				m.examineNeeds(ctx, &f, app, store, engine, st)
+				a := m.runtime(app, store, engine, program)
+				m.examineReleases(ctx, &f, app, a.Verified, nil, "files and images", st)
+				if program.Command != nil && st.Current != nil { // else it is said already
+					m.examineRunning(ctx, &f, app, a, st)
+					m.examineNeeds(ctx, &f, app, a, st)
+				}
 			}
 		}
 		store.Close()
@@ -127,17 +131,17 @@ func (m *Machine) Examine(ctx context.Context, apps []string) findings {
 	return f
 }
 
-func (m *Machine) examineEngine(ctx context.Context, f *findings) *docker.Engine {
+func (m *Machine) examineEngine(ctx context.Context, f *findings) (*docker.Engine, docker.Program) {
 	engine, err := m.connect(ctx)
 	if err != nil {
 		f.add("", "engine", FindingFailed, do(StartEngine), "%v", err)
-		return nil
+		return nil, docker.Program{}
 	}
 	info, err := engine.Info(ctx)
 	if err != nil {
 		engine.Close()
 		f.add("", "engine", FindingFailed, do(StartEngine), "%v", err)
-		return nil
+		return nil, docker.Program{}
 	}
 	status := FindingOK
 	if v, err := semver.NewVersion(engineVersion(info.Version)); err != nil || v.LessThan(oldestEngine) {
@@ -145,12 +149,13 @@ func (m *Machine) examineEngine(ctx context.Context, f *findings) *docker.Engine
 	}
 	f.add("", "engine", status, do(RaiseEngine), "Docker %s, %s, %s, images below %s", info.Version, info.Platform, info.Driver, info.Root)
 	m.examineSpace(f, "images", info.Root)
-	if program, err := docker.FindCompose(ctx, m.dockerEnv()); err != nil {
+	program, err := docker.FindCompose(ctx, m.dockerEnv())
+	if err != nil {
 		f.add("", "compose", FindingFailed, do(BringCompose), "%v", err)
 	} else {
 		f.add("", "compose", FindingOK, do(""), "Docker Compose %s", program.Version)
 	}
-	return engine
+	return engine, program
 }
 
 // engineVersion is the version without what distributions add: 20.10.24+dfsg1.
@@ -302,16 +307,15 @@ func some(names []string) string {
 }
 
 // examineRunning says whether the services of an app run, as they are configured.
-func (m *Machine) examineRunning(ctx context.Context, f *findings, app string, store *release.Store, engine *docker.Engine, st installer.State) {
-	program, err := docker.FindCompose(ctx, m.dockerEnv())
-	if err != nil || st.Current == nil || st.Unfinished != nil {
+func (m *Machine) examineRunning(ctx context.Context, f *findings, app string, a *compose.App, st installer.State) {
+	if st.Unfinished != nil {
 		return // it is said elsewhere
 	}
-	if err := m.runtime(app, store, engine, program).AsConfigured(ctx, *st.Current); err != nil {
+	if err := a.AsConfigured(ctx, *st.Current); err != nil {
 		f.add(app, "services", FindingFailed, do(ApplyIt), "%v", err)
 		return
 	}
-	again, err := m.runtime(app, store, engine, program).Restless(ctx, *st.Current, m.Now())
+	again, err := a.Restless(ctx, *st.Current, m.Now())
 	if err != nil {
 		f.add(app, "services", FindingFailed, do(StartEngine), "%v", err)
 		return
@@ -327,12 +331,8 @@ func (m *Machine) examineRunning(ctx context.Context, f *findings, app string, s
 
 // examineNeeds looks for what the release that runs needs of this device: without
 // it, a service that is made anew or started again does not come up.
-func (m *Machine) examineNeeds(ctx context.Context, f *findings, app string, store *release.Store, engine *docker.Engine, st installer.State) {
-	program, err := docker.FindCompose(ctx, m.dockerEnv())
-	if err != nil || st.Current == nil {
-		return // it is said already
-	}
-	lacking, err := m.runtime(app, store, engine, program).Lacks(ctx, *st.Current)
+func (m *Machine) examineNeeds(ctx context.Context, f *findings, app string, a *compose.App, st installer.State) {
+	lacking, err := a.Lacks(ctx, *st.Current)
 	if err != nil {
 		lacking = []string{err.Error()}
 	}

@@ -189,19 +189,16 @@ func (c *Compose) Up(ctx context.Context, services ...string) error {
 // one that it was to replace. Compose would remove one while it starts the other, and
 // then a name or a port is taken. The older one has what lies in volumes without a name.
 func (c *Compose) RemoveTwins(ctx context.Context) error {
-	list, err := c.Engine.client.ContainerList(ctx, client.ContainerListOptions{
-		All:     true,
-		Filters: client.Filters{}.Add("label", projectLabel+"="+c.Project, oneOffLabel+"=False"),
-	})
+	list, err := c.list(ctx)
 	if err != nil {
-		return fmt.Errorf("list containers of project %s: %w", c.Project, err)
+		return err
 	}
-	slices.SortStableFunc(list.Items, func(a, b container.Summary) int {
+	slices.SortStableFunc(list, func(a, b container.Summary) int {
 		temporary := func(s container.Summary) int { return strings.Count(containerName(s), "_") } // ID_NAME
 		return cmp.Or(cmp.Compare(a.Created, b.Created), cmp.Compare(temporary(a), temporary(b)))
 	})
 	here := map[string]bool{}
-	for _, s := range list.Items {
+	for _, s := range list {
 		key := s.Labels[serviceLabel] + " " + s.Labels[numberLabel]
 		if !here[key] {
 			here[key] = true
@@ -564,8 +561,8 @@ type Container struct {
 	ExitCode     int    // of one that has ended
 }
 
-// Ps returns the containers of the project, stopped ones too.
-func (c *Compose) Ps(ctx context.Context) ([]Container, error) {
+// list asks for the containers of the project's services, stopped ones too.
+func (c *Compose) list(ctx context.Context) ([]container.Summary, error) {
 	list, err := c.Engine.client.ContainerList(ctx, client.ContainerListOptions{
 		All:     true,
 		Filters: client.Filters{}.Add("label", projectLabel+"="+c.Project, oneOffLabel+"=False"),
@@ -573,8 +570,17 @@ func (c *Compose) Ps(ctx context.Context) ([]Container, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list containers of project %s: %w", c.Project, err)
 	}
+	return list.Items, nil
+}
+
+// Ps returns the containers of the project, stopped ones too.
+func (c *Compose) Ps(ctx context.Context) ([]Container, error) {
+	list, err := c.list(ctx)
+	if err != nil {
+		return nil, err
+	}
 	var containers []Container
-	for _, s := range list.Items {
+	for _, s := range list {
 		// The list has neither restart counts nor, on engine 20.10, health.
 		res, err := c.Engine.client.ContainerInspect(ctx, s.ID, client.ContainerInspectOptions{})
 		if errdefs.IsNotFound(err) {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"github.com/valise-ota/valise/bundle/lazyregexp"
 	"maps"
 	"path"
 	"slices"
@@ -17,6 +16,7 @@ import (
 	"github.com/moby/moby/client"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/lazyregexp"
 )
 
 // Model is what docker compose makes of the files of a project on this device, as
