@@ -298,10 +298,33 @@ func (c *Compose) Logs(ctx context.Context, lines int, follow bool, out io.Write
 	}
 	args = append(append(args, "--"), services...)
 	var stderr tail
-	if err := run(ctx, c.Env, c.Dir, c.Command, args, nil, out, &stderr); err != nil {
+	plainLines := &unerased{out: out}
+	if err := run(ctx, c.Env, c.Dir, c.Command, args, nil, plainLines, &stderr); err != nil {
 		return fmt.Errorf("compose logs of project %s: %w", c.Project, withOutput(err, &stderr))
 	}
-	return nil
+	_, err := out.Write(plainLines.rest)
+	return err
+}
+
+// unerased leaves out what some versions of docker compose, 2.26 is one, begin each line
+// of a log with, also where nothing is a terminal: the command to erase a line.
+type unerased struct {
+	out  io.Writer
+	rest []byte // the beginning of such a command
+}
+
+func (u *unerased) Write(p []byte) (int, error) {
+	erase := []byte("\x1b[2K")
+	b := append(u.rest, p...)
+	end := len(b)
+	for n := 1; n < len(erase); n++ {
+		if bytes.HasSuffix(b, erase[:n]) {
+			end = len(b) - n
+		}
+	}
+	u.rest = slices.Clone(b[end:])
+	_, err := u.out.Write(bytes.ReplaceAll(b[:end], erase, nil))
+	return len(p), err
 }
 
 // Config returns what is wrong with the files or with the variables they need.

@@ -106,6 +106,18 @@ func fakeCompose(t *testing.T, body string) *Compose {
 	}
 }
 
+// TestLogs has a docker compose that erases each line before it writes it, as 2.26 does.
+func TestLogs(t *testing.T) {
+	c := fakeCompose(t, `for part in '\033[2Kapi-1 | on' 'e\n\033' '[' '2Kapi-1 | \033[31mtwo\n' '\033[2'; do printf "$part"; sleep 0.02; done`)
+	var out bytes.Buffer
+	if err := c.Logs(t.Context(), 10, false, &out); err != nil {
+		t.Fatal(err)
+	}
+	if want := "api-1 | one\napi-1 | \x1b[31mtwo\n\x1b[2"; out.String() != want {
+		t.Errorf("got %q, want %q", out.String(), want)
+	}
+}
+
 func TestComposeCommands(t *testing.T) {
 	t.Setenv("TAG", "from the environment of the installer")
 	opts := "compose --project-name shop --project-directory DIR --env-file .env --file a.yml --file b.yml "
