@@ -38,6 +38,7 @@ var byHand = map[string]string{
 	"testdata/engine/drop.txtar":                ownDaemon,
 	"testdata/engine/disk.txtar":                ownMount,
 	"testdata/engine/doctor.txtar":              noDaemon,
+	"testdata/engine/environment.txtar":         "values of the environment file are for the command only: docs/page.md",
 	"testdata/engine/journal.txtar":             "it damages records that the daemon has open",
 	"testdata/engine/kill.txtar":                kills,
 	"testdata/engine/orphan.txtar":              kills,

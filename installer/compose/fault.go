@@ -13,7 +13,8 @@ import (
 // deviceFault is what engines say of docker compose's requests when something of the
 // device is in the way, and no release could do better.
 var deviceFault = lazyregexp.New(`(?i)port is already allocated|address already in use|ports are not available|` +
-	`container name "[^"]+" is already in use|no space left on device|disk quota exceeded|read-only file system|too many open files|cannot allocate memory`)
+	`container name "[^"]+" is already in use|no space left on device|disk quota exceeded|read-only file system|too many open files|cannot allocate memory|` +
+	`no such image`) // it was there when the release was staged
 
 // faultOf says whose fault it is that compose could not start a release. Nothing
 // that the containers print is in the text.

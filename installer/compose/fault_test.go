@@ -18,7 +18,7 @@ func TestFault(t *testing.T) {
 		`Error response from daemon: Conflict. The container name "/shop-db" is already in use by container "12". You have to remove (or rename) that container to be able to reuse that name.`:                               true,
 		"Error response from daemon: mkdir /var/lib/docker/overlay2/x: no space left on device":                                                                                                                               true,
 		"dependency failed to start: container a-db-1 exited (1)":          false,
-		"Error response from daemon: No such image: sha256:12":             false,
+		"Error response from daemon: No such image: sha256:12":             true,
 		`service "web" has neither an image nor a build context specified`: false,
 	} {
 		err := faultOf(errors.New("compose up of project a: exit status 1: " + text))

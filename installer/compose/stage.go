@@ -183,13 +183,13 @@ func (a *App) load(ctx context.Context, rel *verify.Release, kept []installer.Re
 // and returns their IDs. Images in known are whole and stay.
 func (a *App) ensure(ctx context.Context, images, known []docker.TaggedImage, open openBlob) (map[string]string, error) {
 	ids, err := a.check(ctx, images)
+	if err == nil {
+		err = a.keep(ctx, images)
+	}
 	if err != nil {
 		if ids, err = a.loadMissing(ctx, images, known, open); err != nil {
 			return nil, err
 		}
-	}
-	if err := a.keep(ctx, images); err != nil {
-		return nil, err
 	}
 	if err := a.Engine.Sync(ctx); err != nil {
 		return nil, err
@@ -240,7 +240,11 @@ func (a *App) loadMissing(ctx context.Context, images, known []docker.TaggedImag
 		if err != nil {
 			return nil, err
 		}
-		return a.Engine.Check(ctx, images)
+		ids, err := a.Engine.Check(ctx, images)
+		if err == nil {
+			err = a.keep(ctx, images)
+		}
+		return ids, err
 	}
 	if torn != nil {
 		// A crash in an earlier load may have left layers without content,
@@ -262,7 +266,14 @@ func (a *App) loadMissing(ctx context.Context, images, known []docker.TaggedImag
 			}
 		}
 	}
-	return load()
+	ids, err := load()
+	if docker.IsGone(err) { // a prune takes what no container keeps yet
+		ids, err = load()
+	}
+	if docker.IsGone(err) {
+		err = &installer.DeviceError{Err: fmt.Errorf("images vanish while they are loaded, is something pruning them? %w", err)}
+	}
+	return ids, err
 }
 
 // drop removes images and returns those that are still there because of others.

@@ -28,6 +28,10 @@ func Tag(app string, img bundle.Image) string {
 
 func repository(app string) string { return "valise/" + app + ":" }
 
+// IsGone reports whether err is what the engine says of an image or a container that it
+// does not have.
+func IsGone(err error) bool { return errdefs.IsNotFound(err) }
+
 // keeperName is the name of the keeper container of a tag of app.
 func keeperName(app, tag string) string {
 	return keeperPrefix + app + "-" + strings.TrimPrefix(tag, repository(app))[:12]
