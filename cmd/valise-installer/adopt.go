@@ -29,25 +29,25 @@ func adoptCommand(p *program) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "adopt",
 		Short: "Take over an app that scripts installed",
-		Long: "adopt finds the releases, the unit and the environment file of an app that is a file tree, or\n" +
-			"the files, the images and the environment file of a compose project that runs, says what it\n" +
-			"would do, and records them: from then on valise-installer updates the app and goes back.\n" +
-			"Nothing that runs is touched.\n\n" +
-			"Whose releases are accepted is read from TRUSTED_SIGNER_IDENTITY of the environment file, which\n" +
-			"is parsed and never run, or passed with --key, --identity or --identity-regexp.",
+		Long: "adopt takes over a file tree that scripts installed, with its releases, units and\n" +
+			"environment file, or a running compose project, with its files, images and environment file.\n" +
+			"It says what it will do, asks, and records them. From then on valise-installer updates the\n" +
+			"app and can roll it back. adopt does not touch anything that runs.\n\n" +
+			"The signers to trust come from TRUSTED_SIGNER_IDENTITY of the environment file, which is\n" +
+			"parsed and never run, or from --key, --identity or --identity-regexp.",
 		Example: "  valise-installer adopt --root /opt/wattcloud --health http://127.0.0.1:8080/health --yes\n  valise-installer adopt --root /opt/shop --project shop --key cosign.pub",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return p.adopt(cmd.Context(), f) },
 	}
 	c.Flags().StringVar(&f.root, "root", "", "directory of the app, /opt/APP")
-	c.Flags().StringArrayVar(&f.o.Tree.Units, "unit", nil, "unit of a file tree, may be repeated (default those called after APP, and those that name /opt/APP)")
-	c.Flags().StringVar(&f.envFile, "env-file", "", "environment file (default the unit's, or what the containers say, or .env)")
-	c.Flags().StringVar(&f.health, "health", "", "URL that answers 200 when it is healthy")
-	c.Flags().StringVar(&f.o.Tree.Previous, "previous", "", "version of a file tree that ran before (default the stable one below the current one that was unpacked last)")
+	c.Flags().StringArrayVar(&f.o.Tree.Units, "unit", nil, "unit of a file tree (repeatable; default: those named after APP, and those that mention /opt/APP)")
+	c.Flags().StringVar(&f.envFile, "env-file", "", "environment file (default: that of the unit or the containers, else .env)")
+	c.Flags().StringVar(&f.health, "health", "", "URL that answers 200 if the app is healthy")
+	c.Flags().StringVar(&f.o.Tree.Previous, "previous", "", "previous version of a file tree (default: of the older stable versions, the one unpacked last)")
 	c.Flags().StringVar(&f.o.Compose.Project, "project", "", "compose project (default APP)")
-	c.Flags().StringArrayVar(&f.o.Compose.Files, "file", nil, "compose file of the project, may be repeated (default what its containers say)")
-	c.Flags().StringVar(&f.o.Compose.Version, "version", "", "version of the app that the compose project runs (default that of the environment file, or "+compose.UnknownVersion+")")
-	c.Flags().BoolVar(&f.yes, "yes", false, "do it without asking")
+	c.Flags().StringArrayVar(&f.o.Compose.Files, "file", nil, "compose file of the project (repeatable; default: those that its containers name)")
+	c.Flags().StringVar(&f.o.Compose.Version, "version", "", "version that the compose project runs (default: that of the environment file, or "+compose.UnknownVersion+")")
+	c.Flags().BoolVar(&f.yes, "yes", false, "do not ask")
 	f.trust.Register(c.Flags())
 	c.MarkFlagRequired("root")
 	return c

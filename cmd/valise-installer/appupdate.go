@@ -22,10 +22,10 @@ func (p *program) appUpdateRoot(app string) *cobra.Command {
 	var file string
 	c := &cobra.Command{
 		Use:   name + " [VERSION]",
-		Short: "Update " + app + ", or go back by itself",
-		Long: name + " brings this device to the newest stable release of " + app + ", or to VERSION: it\n" +
-			"verifies who signed it, fetches what is missing, saves the data, switches and checks health.\n" +
-			"When anything fails the release that ran before runs again (exit code 3).\n\n" + exitCodes,
+		Short: "Update " + app + "; roll back if it fails",
+		Long: name + " updates this device to the newest stable release of " + app + ", or to VERSION. It\n" +
+			"verifies the signer, downloads what is missing, backs up the data, switches and checks health.\n" +
+			"If anything fails, the previous release runs again (exit code 3).\n\n" + exitCodes,
 		Example: "  " + name + "\n  " + name + " v1.2.3\n  " + name + " --check\n  " + name + " --rollback\n  " + name + " --bundle /media/usb/" + app + "-1.2.3.tar.gz",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -56,10 +56,10 @@ func (p *program) appUpdateRoot(app string) *cobra.Command {
 			return p.apply(cmd.Context(), what, o)
 		},
 	}
-	c.Flags().BoolVar(&back, "rollback", false, "return to the release that ran before; needs no network")
+	c.Flags().BoolVar(&back, "rollback", false, "return to the previous release; needs no network")
 	c.Flags().BoolVar(&check, "check", false, "say whether there is a newer release, and stop")
-	c.Flags().StringVar(&file, "bundle", "", "take this file (or address) and ask no source")
-	c.Flags().BoolVar(&o.Forced, "force", false, "accept an older version, one that failed here before, or another release of a version that is here")
+	c.Flags().StringVar(&file, "bundle", "", "use this file (or address) instead of the source")
+	c.Flags().BoolVar(&o.Forced, "force", false, "accept an older version, one that failed here before, or another release of an installed version")
 	c.Flags().BoolVar(&o.DryRun, "dry-run", false, "print the plan and stop")
 	registerSet(c, &o)
 	return c
@@ -68,8 +68,8 @@ func (p *program) appUpdateRoot(app string) *cobra.Command {
 func checkCommand(p *program) *cobra.Command {
 	return &cobra.Command{
 		Use:     "check",
-		Short:   "Say whether the source has a newer release",
-		Long:    "check asks the source that /etc/valise/APP.yaml names. It changes nothing and fetches no bundle.",
+		Short:   "Check whether the source has a newer release",
+		Long:    "check asks the source in /etc/valise/APP.yaml. It changes nothing and downloads no bundle.",
 		Example: "  valise-installer check\n  valise-installer check --output json",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return p.check(cmd.Context()) },

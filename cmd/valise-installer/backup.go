@@ -15,9 +15,9 @@ import (
 func backupCommand(p *program) *cobra.Command {
 	return &cobra.Command{
 		Use:   "backup",
-		Short: "Save the app's data now",
-		Long: "backup saves what the running release names under backup, as an update does before it\n" +
-			"switches. Of all that was saved the newest are kept, as many as the release says.",
+		Short: "Back up the app's data now",
+		Long: "backup saves what the running release lists under backup, as an update does before it\n" +
+			"switches. The newest backups are kept, as many as the release says.",
 		Example: "  valise-installer backup\n  valise-installer restore --list",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -34,12 +34,12 @@ func restoreCommand(p *program) *cobra.Command {
 	var list, discard bool
 	c := &cobra.Command{
 		Use:   "restore [BACKUP]",
-		Short: "Restore saved data",
-		Long: "restore stops the app, restores the data of BACKUP, starts the current release with them\n" +
-			"and checks its health. BACKUP is the ID that --list shows; without it the newest. Today's\n" +
-			"data are saved first, and restored when anything fails.\n\n" +
-			"After an update whose way back failed (exit code 5), restore gives the release before its\n" +
-			"data and ends the way back.",
+		Short: "Restore a backup",
+		Long: "restore stops the app, restores the data of BACKUP, starts the current release and checks\n" +
+			"its health. BACKUP is an ID that --list shows; the default is the newest. restore backs up\n" +
+			"the current data first, and restores it if anything fails.\n\n" +
+			"If an update and its rollback failed (exit code 5), restore gives the previous release its\n" +
+			"data and completes the rollback.",
 		Example: "  valise-installer restore --list\n  valise-installer restore GQ2TMNZV",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -56,8 +56,8 @@ func restoreCommand(p *program) *cobra.Command {
 			return p.end(done.Result, nil)
 		},
 	}
-	c.Flags().BoolVar(&list, "list", false, "show what was saved, and change nothing")
-	c.Flags().BoolVar(&discard, "discard", false, "do not save today's data first: for data that cannot be read any more")
+	c.Flags().BoolVar(&list, "list", false, "list the backups, and change nothing")
+	c.Flags().BoolVar(&discard, "discard", false, "do not back up the current data first: for data that can no longer be read")
 	return c
 }
 

@@ -12,13 +12,14 @@ func doctorCommand(p *program) *cobra.Command {
 	var repair bool
 	c := &cobra.Command{
 		Use:   "doctor",
-		Short: "Check everything that an update and a way back depend on",
-		Long: "doctor looks at free space, the clock, the engine and docker compose where an app needs them, the\n" +
-			"services of serve and page, and for every app (or --app) at the trust policy, the records, the\n" +
-			"environment file, recovery at boot, the units of a file tree, the drop folder, whether the source\n" +
-			"answers, and whether the files and images of the current and the previous release are whole.\n" +
-			"It changes nothing without --repair, which gives apps whose records are torn or gone records again:\n" +
-			"from the copy of the last commit, else from the releases that are here. The exit code is 1 when a check failed; warnings do not change it.",
+		Short: "Check whether the device is ready for the next update",
+		Long: "doctor checks free space, the clock, the engine and docker compose if an app needs them, and\n" +
+			"the services of serve and page. For every app (or --app) it checks the trust policy, the\n" +
+			"records, the environment file, recovery at boot, the units of a file tree, the drop folder,\n" +
+			"whether the source answers, and whether files and images of the current and previous release\n" +
+			"are intact. It changes nothing without --repair, which recreates damaged or missing records:\n" +
+			"from the copy of the last commit, else from the releases on disk. The exit code is 1 if a\n" +
+			"check failed; warnings do not change it.",
 		Example: "  valise-installer doctor\n  valise-installer doctor --output json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

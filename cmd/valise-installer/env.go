@@ -25,15 +25,16 @@ import (
 func envCommand(p *program) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "env",
-		Short: "Look at an app's environment file",
-		Long:  "env shows what a release wants of the environment file. It changes nothing, and prints no value of it.",
+		Short: "Compare an app's environment file with a release",
+		Long: "env shows what a release needs in the environment file. It changes nothing, and prints no\n" +
+			"values of the file.",
 	}
 	c.AddCommand(&cobra.Command{
 		Use:   "diff BUNDLE|ADDRESS|VERSION",
 		Short: "Show which keys a release adds and removes",
-		Long: "diff compares the keys that a release knows with those of the environment file. Added are those\n" +
-			"that the file lacks, and what an update does about each; removed are those that the release that\n" +
-			"runs knew and the new one does not: an update leaves them as they are.",
+		Long: "diff compares the keys of a release with those of the environment file. Added keys are\n" +
+			"missing in the file; diff says what an update does about each. Removed keys were used by the\n" +
+			"running release but not by the new one; an update leaves them as they are.",
 		Example: "  valise-installer env diff /media/usb/shop-1.1.0.tar.gz\n  valise-installer env diff v1.1.0 --output json",
 		Args:    cobra.ExactArgs(1),
 		RunE:    func(cmd *cobra.Command, args []string) error { return p.envDiff(cmd.Context(), args[0]) },

@@ -28,8 +28,8 @@ func pageCommand(p *program) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "page",
 		Short: "Serve the web page and API for updates",
-		Long: "page serves the update page and its API to browsers and programs. It needs no root: it asks the\n" +
-			"daemon (\"valise-installer serve\") on its socket. \"page setup\" writes its configuration,\n" +
+		Long: "page serves the update page and its API. It needs no root: it talks to the daemon\n" +
+			"(\"valise-installer serve\") through a socket. \"page setup\" writes its configuration,\n" +
 			"/etc/valise-page/page.yaml, and users.json with a first password, which it shows once.",
 		Example: "  sudo valise-installer page setup --listen :8443\n  sudo systemctl enable --now valise valise-page",
 		Args:    cobra.NoArgs,

@@ -95,8 +95,9 @@ func pagePasswdCommand(p *program) *cobra.Command {
 	var stdin bool
 	c := &cobra.Command{
 		Use:   "passwd USER",
-		Short: "Add a user, or give one a new password",
-		Long:  "passwd makes a password and shows it once, or takes one from standard input. It is kept as an\nargon2id hash. The page knows it at once.",
+		Short: "Add a user, or set a new password",
+		Long: "passwd generates a password and shows it once, or reads one from standard input. It is\n" +
+			"stored as an argon2id hash. The page uses it at once.",
 		Example: "  valise-installer page passwd admin\n" +
 			"  valise-installer page passwd kim --role viewer --stdin <password.txt",
 		Args: cobra.ExactArgs(1),
@@ -118,7 +119,7 @@ func pagePasswdCommand(p *program) *cobra.Command {
 			return p.showSecret("password", args[0], password)
 		},
 	}
-	c.Flags().StringVar(&role, "role", string(ota.Admin), "viewer (looks), operator (also uploads and applies) or admin")
+	c.Flags().StringVar(&role, "role", string(ota.Admin), "viewer (read only), operator (also uploads and applies) or admin")
 	c.Flags().BoolVar(&stdin, "stdin", false, "read the password from standard input")
 	return c
 }
@@ -127,9 +128,10 @@ func pageTokenCommand(p *program) *cobra.Command {
 	var scopes []string
 	var valid time.Duration
 	c := &cobra.Command{
-		Use:     "token NAME",
-		Short:   "Make a token for a program",
-		Long:    "token makes a token for the API and shows it once. It is kept as a digest. To take it back, remove\nit from /etc/valise-page/users.json.",
+		Use:   "token NAME",
+		Short: "Make a token for a program",
+		Long: "token creates a token for the API and shows it once. Only its digest is stored. To revoke\n" +
+			"it, remove it from /etc/valise-page/users.json.",
 		Example: "  valise-installer page token monitoring --scope check\n  valise-installer page token ci --scope upload,apply --valid 720h",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -152,7 +154,7 @@ func pageTokenCommand(p *program) *cobra.Command {
 		},
 	}
 	c.Flags().StringSliceVar(&scopes, "scope", []string{"read"}, "what it may do: read, check, upload, apply, admin")
-	c.Flags().DurationVar(&valid, "valid", 90*24*time.Hour, "how long it is valid; 0 is for ever")
+	c.Flags().DurationVar(&valid, "valid", 90*24*time.Hour, "how long it is valid; 0 means without end")
 	return c
 }
 
@@ -171,17 +173,17 @@ func pageSetupCommand(p *program) *cobra.Command {
 	var hosts []string
 	c := &cobra.Command{
 		Use:   "setup",
-		Short: "Set the page up: certificate, first password, units",
-		Long: "setup writes what is missing below /etc/valise-page and changes nothing that is there: page.yaml, a\n" +
-			"certificate that it signs itself, and users.json with the user admin, whose password it shows once.\n" +
-			"On a machine with systemd it also makes the group \"valise\" and the units valise.service and\n" +
-			"valise-page.service, and does not start them.",
+		Short: "Set up the page: certificate, first password, units",
+		Long: "setup creates what is missing below /etc/valise-page and changes no existing file:\n" +
+			"page.yaml, a self-signed certificate, and users.json with the user admin, whose password it\n" +
+			"shows once. On a machine with systemd it also creates the group \"valise\" and the units\n" +
+			"valise.service and valise-page.service, but does not start them.",
 		Example: "  valise-installer page setup --listen :8443 --host controller.plant.example\n  systemctl enable --now valise valise-page",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return p.setupPage(cmd.Context(), listen, hosts) },
 	}
-	c.Flags().StringVar(&listen, "listen", "127.0.0.1:8080", "address of the page; other than loopback it gets TLS")
-	c.Flags().StringSliceVar(&hosts, "host", nil, "a name under which browsers reach this device")
+	c.Flags().StringVar(&listen, "listen", "127.0.0.1:8080", "address of the page; any address but loopback gets TLS")
+	c.Flags().StringSliceVar(&hosts, "host", nil, "host name of this device in browsers (repeatable)")
 	return c
 }
 

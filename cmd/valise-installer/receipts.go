@@ -13,10 +13,11 @@ import (
 func receiptsCommand(p *program) *cobra.Command {
 	return &cobra.Command{
 		Use:   "receipts DIR",
-		Short: "Write what this device did and has to a stick",
-		Long: "receipts writes to DIR/valise/DEVICE/APP/ what the stick does not have yet: a receipt for every\n" +
-			"install, update and rollback, signed with this device's own key and chained, and inventory.json,\n" +
-			"which \"valise thin --have\" makes the smallest next bundle from. \"valise receipts\" checks them.",
+		Short: "Write receipts and the inventory to a stick",
+		Long: "receipts writes to DIR/valise/DEVICE/APP/ what the stick does not have yet: a receipt for\n" +
+			"every install, update and rollback, signed with this device's own key and chained, and\n" +
+			"inventory.json, from which \"valise thin --have\" makes the smallest possible next bundle.\n" +
+			"\"valise receipts\" checks them.",
 		Example: "  valise-installer receipts /media/usb",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -15,17 +15,17 @@ func rollbackCommand(p *program) *cobra.Command {
 	var restore, keep bool
 	c := &cobra.Command{
 		Use:   "rollback",
-		Short: "Return to the release that ran before",
-		Long: "rollback starts the release that was running and committed before the current one, and\n" +
-			"checks its health. It needs no bundle and no network. Whether the data saved before the\n" +
-			"update are restored with it, the current release says (rollback: restore_data); the flags\n" +
-			"overrule it. Data that are replaced are saved first.",
+		Short: "Return to the previous release",
+		Long: "rollback starts the previous release and checks its health. It needs no bundle and no\n" +
+			"network. Whether the data saved before the update is restored depends on the current release\n" +
+			"(rollback: restore_data); the flags override it. Data that would be replaced is backed up\n" +
+			"first.",
 		Example: "  valise-installer rollback\n  valise-installer rollback --restore-data",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return p.rollback(cmd.Context(), restore, keep) },
 	}
-	c.Flags().BoolVar(&restore, "restore-data", false, "restore the data saved before the current release came")
-	c.Flags().BoolVar(&keep, "keep-data", false, "keep the data as they are now")
+	c.Flags().BoolVar(&restore, "restore-data", false, "restore the data saved before the current release was installed")
+	c.Flags().BoolVar(&keep, "keep-data", false, "keep the current data")
 	return c
 }
 
@@ -42,9 +42,10 @@ func (p *program) rollback(ctx context.Context, restore, keep bool) error {
 
 func recoverCommand(p *program) *cobra.Command {
 	c := &cobra.Command{
-		Use:     "recover",
-		Short:   "Undo what a power cut left unfinished",
-		Long:    "recover brings a device back to its committed release after an update was interrupted. It runs\nat boot; by hand it does no harm.",
+		Use:   "recover",
+		Short: "Undo an update that a power cut interrupted",
+		Long: "recover returns the device to its committed release after an interrupted update. It runs at\n" +
+			"boot; running it by hand does no harm.",
 		Example: "  valise-installer recover",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -56,7 +57,7 @@ func recoverCommand(p *program) *cobra.Command {
 			return recover()
 		},
 	}
-	c.Flags().BoolVar(&p.Boot, "boot", false, "the machine starts: units that do not run yet are started by systemd afterwards")
+	c.Flags().BoolVar(&p.Boot, "boot", false, "for use at boot: leave it to systemd to start units")
 	return c
 }
 

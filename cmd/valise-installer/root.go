@@ -66,10 +66,11 @@ func run(ctx context.Context, e cli.Env) int {
 	root := &cobra.Command{
 		Use:   "valise-installer",
 		Short: "Install, update and roll back sealed releases on this device",
-		Long: "valise-installer verifies a bundle offline, loads only what is missing, saves the data,\n" +
-			"switches, checks health, and goes back by itself when anything is wrong.\n\n" +
-			"It keeps what belongs to the device in /etc/valise/APP.yaml (whose releases are accepted),\n" +
-			"/opt/APP (releases, environment file, backups) and /var/lib/valise/APP (records, lock).\n\n" + exitCodes,
+		Long: "valise-installer verifies a bundle offline, loads only what is missing, backs up the data,\n" +
+			"switches, checks health, and rolls back by itself if anything fails.\n\n" +
+			"Files of the device are in /etc/valise/APP.yaml (trusted signers, settings), /opt/APP\n" +
+			"(releases, environment file, backups) and /var/lib/valise/APP (records, lock).\n\n" +
+			"" + exitCodes,
 		Example: "  valise-installer install shop-1.0.0.tar.gz --key cosign.pub\n" +
 			"  valise-installer update shop-1.1.0.tar.gz\n" +
 			"  valise-installer rollback\n" +
@@ -78,12 +79,12 @@ func run(ctx context.Context, e cli.Env) int {
 	if app, ok := device.AppOf(e.Program); ok {
 		root = p.appUpdateRoot(app)
 	} else {
-		root.PersistentFlags().StringVar(&p.Machine.App, "app", "", "app, when more than one is installed")
+		root.PersistentFlags().StringVar(&p.Machine.App, "app", "", "app, if more than one is installed")
 		for _, c := range commands {
 			root.AddCommand(c(p))
 		}
 	}
-	root.PersistentFlags().Var((*absolutePath)(&p.Root), "root", "directory that stands for the root of the device's file system")
+	root.PersistentFlags().Var((*absolutePath)(&p.Root), "root", "directory to use as the root of the device's file system")
 	p.explain(root)
 	return p.Run(ctx, root)
 }

@@ -12,12 +12,12 @@ func applyCommand(p *program) *cobra.Command {
 	return &cobra.Command{
 		Use:     "apply",
 		Aliases: []string{"start"},
-		Short:   "Start the app, as its environment file says now",
-		Long: "apply has the installed release run as it is configured: after an edit of the environment file\n" +
-			"or of compose.override.yaml, after a stop, or when containers were removed. Services\n" +
-			"that run so already are left alone; the units of a file tree are restarted. Then it checks the\n" +
-			"app's health. There is no way back: what was edited before is not kept. It is the same command\n" +
-			"as start, which leaves a file tree that runs alone.",
+		Short:   "Start the app with its current configuration",
+		Long: "apply starts the installed release with its current configuration: after you edit the\n" +
+			"environment file or compose.override.yaml, after a stop, or if containers were removed. It\n" +
+			"does not touch services that already run that way; it restarts the units of a file tree.\n" +
+			"Then it checks the app's health. apply cannot be rolled back: the old content of edited\n" +
+			"files is not kept. start does the same, but does not touch a running file tree.",
 		Example: "  valise-installer apply\n  valise-installer start",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -36,9 +36,10 @@ func (p *program) start(ctx context.Context, always bool) error {
 
 func stopCommand(p *program) *cobra.Command {
 	return &cobra.Command{
-		Use:     "stop",
-		Short:   "Stop the app until start or an update",
-		Long:    "stop stops the services of the app. Containers that restart unless stopped stay stopped after a\nboot; units that are enabled start again.",
+		Use:   "stop",
+		Short: "Stop the app until start or an update",
+		Long: "stop stops the services of the app. Containers that restart unless stopped stay stopped\n" +
+			"after a reboot; enabled units start again.",
 		Example: "  valise-installer stop\n  valise-installer start",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return p.Stop(cmd.Context()) },
@@ -65,7 +66,7 @@ func logsCommand(p *program) *cobra.Command {
 	var follow bool
 	c := &cobra.Command{
 		Use:     "logs",
-		Short:   "Show what the app printed last",
+		Short:   "Show the app's last output",
 		Example: "  valise-installer logs\n  valise-installer logs --lines 1000\n  valise-installer logs --follow",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -76,6 +77,6 @@ func logsCommand(p *program) *cobra.Command {
 		},
 	}
 	c.Flags().IntVar(&lines, "lines", 100, "lines of each service, at most")
-	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what comes")
+	c.Flags().BoolVarP(&follow, "follow", "f", false, "keep printing new output")
 	return c
 }

@@ -15,20 +15,20 @@ func selfUpdateCommand(p *program) *cobra.Command {
 	var force bool
 	c := &cobra.Command{
 		Use:   "self-update BUNDLE|ADDRESS|VERSION",
-		Short: "Take the newer valise-installer that a release carries",
-		Long: "self-update verifies a release of an installed app and puts the valise-installer it carries in the\n" +
-			"place of this one, if that is newer and works: it is started, and must read the records and the\n" +
-			"trust policy of every app here. The old one stays beside it as valise-installer.old, and comes\n" +
-			"back by itself when the new one does not work in its place. It waits for no transaction: while one\n" +
-			"runs, or is unfinished, nothing is changed.\n\n" +
-			"An update does the same by itself when it is through.",
+		Short: "Install the newer valise-installer of a release",
+		Long: "self-update verifies a release of an installed app and replaces this program with the\n" +
+			"valise-installer in it, if that one is newer and works: it is started, and must read the\n" +
+			"records and the trust policy of every app on the device. The old program stays beside it as\n" +
+			"valise-installer.old, and replaces the new one again if that does not work in its place.\n" +
+			"While an update runs or is unfinished, self-update changes nothing.\n\n" +
+			"A successful update does the same by itself.",
 		Example: "  valise-installer self-update v1.4.0\n  valise-installer self-update /media/usb/shop-1.4.0.tar.gz",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return p.selfUpdate(cmd.Context(), args[0], force)
 		},
 	}
-	c.Flags().BoolVar(&force, "force", false, "take an older one too")
+	c.Flags().BoolVar(&force, "force", false, "also install an older one")
 	return c
 }
 

@@ -28,25 +28,26 @@ func serveCommand(p *program) *cobra.Command {
 	var scan time.Duration
 	c := &cobra.Command{
 		Use:   "serve",
-		Short: "Apply what comes into drop folders, and serve the local update API",
-		Long: "serve looks after all installed apps. A bundle that is copied to /opt/APP/updates is applied as\n" +
-			"soon as it is complete and ends in applied/ or, with the reason, in failed/. Other programs ask on\n" +
-			"the socket /run/valise/daemon.sock, which root and the group \"valise\" may use. It needs root; the\n" +
-			"web page is another process, without: see \"valise-installer page\".\n\n" +
-			"/etc/valise/APP.yaml says more:\n\n" +
+		Short: "Apply bundles in drop folders, and serve the local update API",
+		Long: "serve updates all installed apps. It applies a bundle that is copied to /opt/APP/updates as\n" +
+			"soon as it is complete, and moves it to applied/ or, with the reason, to failed/. Other\n" +
+			"programs connect to the socket /run/valise/daemon.sock, which root and the group \"valise\"\n" +
+			"may use. serve needs root; the web page is a separate process without root: see\n" +
+			"\"valise-installer page\".\n\n" +
+			"Settings are in /etc/valise/APP.yaml:\n\n" +
 			"  updates:\n" +
 			"    drop: /srv/updates        # another drop folder\n" +
-			"    drop_mode: stage          # off, stage: wait for a person to apply it, apply (the default)\n" +
-			"    usb: stage                # a release on a stick: off, stage (the default), apply\n" +
-			"    check: 6h                 # ask the source for releases; 0 is never\n" +
-			"    auto: stage               # what to do with a newer one: off, stage, apply\n" +
+			"    drop_mode: stage          # off, stage: wait until a person applies it, apply (default)\n" +
+			"    usb: stage                # a release on a stick: off, stage (default), apply\n" +
+			"    check: 6h                 # how often to check the source; 0 is never\n" +
+			"    auto: stage               # with a newer release: off, stage, apply\n" +
 			"    window: 02:00-04:30       # when, in local time\n" +
 			"    webhook: http://10.0.0.5/valise   # gets a CloudEvent for every change of status",
 		Example: "  systemctl enable --now valise\n  valise-installer serve",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return p.serve(cmd.Context(), scan) },
 	}
-	c.Flags().DurationVar(&scan, "scan", 30*time.Second, "time between two looks at a drop folder")
+	c.Flags().DurationVar(&scan, "scan", 30*time.Second, "time between two scans of a drop folder")
 	return c
 }
 

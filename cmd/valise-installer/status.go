@@ -19,9 +19,11 @@ import (
 
 func statusCommand(p *program) *cobra.Command {
 	return &cobra.Command{
-		Use:     "status",
-		Short:   "Show what is installed and whether anything is unfinished",
-		Long:    "status reads the records: it works without the engine and while an update runs. Where the\nengine or systemd answers it says too what of the current and the previous release is lost,\nwhat does not run, and what is started again and again.",
+		Use:   "status",
+		Short: "Show what is installed and whether anything is unfinished",
+		Long: "status reads the records, so it works without the engine and during an update. If the engine\n" +
+			"or systemd answers, it also shows which parts of the current and previous release are\n" +
+			"missing, what does not run, and what restarts again and again.",
 		Example: "  valise-installer status\n  valise-installer status --output json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -118,7 +120,7 @@ func historyCommand(p *program) *cobra.Command {
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return p.history(cmd.Context(), limit) },
 	}
-	c.Flags().IntVar(&limit, "limit", 50, "records to show at most")
+	c.Flags().IntVar(&limit, "limit", 50, "maximum number of records")
 	return c
 }
 

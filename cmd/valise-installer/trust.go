@@ -17,32 +17,33 @@ import (
 func trustCommand(p *program) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "trust",
-		Short: "Show and change whose releases are accepted",
-		Long: "trust works on /etc/valise/APP.yaml, which belongs to this device. A release changes it\n" +
-			"only when a signer named there signed it and it names the signers after it.",
+		Short: "Show and change the trusted signers",
+		Long: "trust shows and changes /etc/valise/APP.yaml, which belongs to this device. A release can\n" +
+			"change the trusted signers only if one of them signed it and the release names the new ones.",
 		Example: "  valise-installer trust show\n  valise-installer trust rotate --key new.pub",
 		Args:    cobra.NoArgs,
 	}
 	c.AddCommand(
 		&cobra.Command{
-			Use: "show", Short: "Show whose releases are accepted", Args: cobra.NoArgs,
+			Use: "show", Short: "Show the trusted signers", Args: cobra.NoArgs,
 			Example: "  valise-installer trust show --output json",
 			RunE:    func(cmd *cobra.Command, _ []string) error { return p.showTrust(cmd.Context()) },
 		},
-		p.changeTrustCommand("add", "Accept another signer too", func(policy *verify.Policy, given verify.Policy) error {
+		p.changeTrustCommand("add", "Trust another signer", func(policy *verify.Policy, given verify.Policy) error {
 			if slices.Contains(policy.Signers, given.Signers[0]) {
 				return fmt.Errorf("%s is trusted already", given.Signers[0])
 			}
 			policy.Signers = append(slices.Clone(policy.Signers), given.Signers[0])
 			return nil
 		}),
-		p.changeTrustCommand("rotate", "Accept one signer in place of all that are accepted now", func(policy *verify.Policy, given verify.Policy) error {
+		p.changeTrustCommand("rotate", "Replace all trusted signers with one", func(policy *verify.Policy, given verify.Policy) error {
 			policy.Signers = given.Signers
 			return nil
 		}),
 		&cobra.Command{
-			Use: "remove SIGNER", Short: "Accept a signer no longer", Args: cobra.ExactArgs(1),
-			Long:    "remove takes a signer away. SIGNER is what trust show prints of them: a key's sha256:…,\nor the identity.",
+			Use: "remove SIGNER", Short: "Stop trusting a signer", Args: cobra.ExactArgs(1),
+			Long: "remove removes a signer. SIGNER is what trust show prints: the sha256:… of a key, or the\n" +
+				"identity.",
 			Example: "  valise-installer trust remove sha256:2a6487f34ab437aa",
 			RunE: func(cmd *cobra.Command, args []string) error {
 				return p.changeTrust(cmd.Context(), "remove", func(policy *verify.Policy) error { return device.RemoveSigner(policy, args[0]) })

@@ -12,11 +12,11 @@ func uninstallCommand(p *program) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "uninstall",
 		Short: "Remove an app",
-		Long: "uninstall says what it would remove, and then stops the app and removes its containers and images,\n" +
-			"or its units and configuration files, and releases and records. The environment file and the trust\n" +
-			"policy stay for the next installation, and so do configuration files that were changed here, unless\n" +
-			"--purge removes them too. What the app itself wrote (volumes, StateDirectory) and what was saved of\n" +
-			"it is never removed.",
+		Long: "uninstall says what it will remove, and asks. It stops the app and removes its containers\n" +
+			"and images, or its units and configuration files, and its releases and records. The\n" +
+			"environment file, the trust policy and changed configuration files stay for the next\n" +
+			"installation, unless you pass --purge. What the app itself wrote (volumes, StateDirectory)\n" +
+			"and its backups are never removed.",
 		Example: "  valise-installer uninstall\n  valise-installer uninstall --purge --yes",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -43,7 +43,7 @@ func uninstallCommand(p *program) *cobra.Command {
 			return p.Result(result, func(w io.Writer) { fmt.Fprintf(w, "%s is removed\n", app) })
 		},
 	}
-	c.Flags().BoolVar(&purge, "purge", false, "remove the environment file, changed configuration files and the trust policy too")
-	c.Flags().BoolVar(&yes, "yes", false, "do it without asking")
+	c.Flags().BoolVar(&purge, "purge", false, "also remove the environment file, changed configuration files and the trust policy")
+	c.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	return c
 }

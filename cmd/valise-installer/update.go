@@ -25,13 +25,13 @@ func installCommand(p *program) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "install [BUNDLE|ADDRESS|VERSION]",
 		Short: "Install an app for the first time",
-		Long: "install verifies BUNDLE, remembers whose releases this device accepts, generates the\n" +
-			"app's secrets, starts it and checks its health. When that fails its containers, images and\n" +
-			"files are removed again; what stays is the environment file, the data volumes, the records\n" +
-			"and the trust policy. Repeat it when the cause is gone.\n\n" +
-			"From a source, no BUNDLE means its newest stable release. The source stays in\n" +
-			"/etc/valise/APP.yaml; without --source it is the GitHub repository that the release names.\n" +
-			"The command APP-update is put into /usr/local/bin.",
+		Long: "install verifies BUNDLE, records the trusted signers, generates the app's secrets, starts\n" +
+			"the app and checks its health. If that fails, its containers, images and files are removed\n" +
+			"again; the environment file, data volumes, records and trust policy stay. Fix the cause and\n" +
+			"repeat the command.\n\n" +
+			"With a source, the default BUNDLE is its newest stable release. The source is stored in\n" +
+			"/etc/valise/APP.yaml; without --source, it is the GitHub repository that the release names.\n" +
+			"install puts the command APP-update into /usr/local/bin.",
 		Example: "  valise-installer install /media/usb/shop-1.0.0.tar.gz --key cosign.pub\n" +
 			"  valise-installer install shop-1.0.0.tar.gz --identity-regexp 'https://github.com/acme/shop/\\.github/workflows/release\\.yml@refs/tags/v.*'\n" +
 			"  valise-installer install --source github:acme/shop v1.0.0 --key cosign.pub",
@@ -53,18 +53,18 @@ func updateCommand(p *program) *cobra.Command {
 	var o applyOptions
 	c := &cobra.Command{
 		Use:   "update [BUNDLE|ADDRESS|VERSION]",
-		Short: "Update an installed app, or go back by itself",
-		Long: "update verifies BUNDLE, loads the layers that are missing, saves the data, switches and\n" +
-			"checks health. When anything fails the release that ran before runs again (exit code 3).\n" +
-			"With the bundle of the release that runs it puts back what is missing or damaged.\n\n" +
-			"Without BUNDLE it takes the newest stable release of the app's source, with VERSION that\n" +
-			"one, with a directory the newest in it. Of a bundle on a server only what this device lacks\n" +
-			"is fetched. Releases that it requires are installed first, one after the other.",
+		Short: "Update an installed app; roll back if it fails",
+		Long: "update verifies BUNDLE, loads the missing layers, backs up the data, switches and checks\n" +
+			"health. If anything fails, the previous release runs again (exit code 3). With the bundle of\n" +
+			"the running release, it repairs what is missing or damaged.\n\n" +
+			"Without BUNDLE, it takes the newest stable release of the app's source; with VERSION, that\n" +
+			"version; with a directory, the newest release in it. From a server, it downloads only what\n" +
+			"this device lacks. Required releases are installed first, one after the other.",
 		Example: "  valise-installer update /media/usb/shop-1.1.0.tar.gz\n  valise-installer update shop-1.1.0.tar.gz --dry-run\n  valise-installer update\n  valise-installer update v1.1.0",
 		Args:    cobra.MaximumNArgs(1),
 		RunE:    func(cmd *cobra.Command, args []string) error { return p.apply(cmd.Context(), first(args), o) },
 	}
-	c.Flags().BoolVar(&o.Forced, "force", false, "accept an older version, one that failed here before, or another release of a version that is here")
+	c.Flags().BoolVar(&o.Forced, "force", false, "accept an older version, one that failed here before, or another release of an installed version")
 	c.Flags().BoolVar(&o.DryRun, "dry-run", false, "print the plan and stop")
 	registerSet(c, &o)
 	return c
@@ -74,9 +74,10 @@ func planCommand(p *program) *cobra.Command {
 	o := applyOptions{Options: device.Options{DryRun: true}}
 	var remote string
 	c := &cobra.Command{
-		Use:     "plan [BUNDLE|ADDRESS|VERSION]",
-		Short:   "Show what an update would do, and change nothing",
-		Long:    "plan says what an update would fetch, load, save and need. See update for what may be planned.",
+		Use:   "plan [BUNDLE|ADDRESS|VERSION]",
+		Short: "Show what an update would do, and change nothing",
+		Long: "plan says what an update would download, load, back up and need. For the possible arguments,\n" +
+			"see update.",
 		Example: "  valise-installer plan shop-1.1.0.tar.gz\n  valise-installer plan shop-1.1.0.tar.gz --output json\n  valise-installer plan v1.1.0",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -90,8 +91,8 @@ func planCommand(p *program) *cobra.Command {
 			return p.apply(cmd.Context(), what, o)
 		},
 	}
-	c.Flags().StringVar(&remote, "remote", "", "version at the app's source to plan: says what an update would fetch")
-	c.Flags().BoolVar(&o.Forced, "force", false, "accept an older version, one that failed here before, or another release of a version that is here")
+	c.Flags().StringVar(&remote, "remote", "", "version in the app's source to plan: shows what an update would download")
+	c.Flags().BoolVar(&o.Forced, "force", false, "accept an older version, one that failed here before, or another release of an installed version")
 	return c
 }
 

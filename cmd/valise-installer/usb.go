@@ -27,14 +27,14 @@ const maxStickFiles = 256
 func usbCommand(p *program) *cobra.Command {
 	return &cobra.Command{
 		Use:   "usb DEVICE",
-		Short: "Take a newer release from a stick that was plugged in",
-		Long: "usb mounts DEVICE read-only, looks for bundles of installed apps in its top directory, and hands\n" +
-			"the newest of each to the update service, with those that have to come before it. The service\n" +
-			"copies them to this device before it verifies them. A rollout file on it counts as in a source.\n" +
-			"What happens then is said in /etc/valise/APP.yaml:\n\n" +
+		Short: "Update from a stick that was plugged in",
+		Long: "usb mounts DEVICE read-only, looks for bundles of installed apps in its top directory, and\n" +
+			"passes the newest one of each app to the update service, with the releases that it requires.\n" +
+			"The service copies them to this device before it verifies them. A rollout file on the stick\n" +
+			"counts as one in a source. /etc/valise/APP.yaml decides what happens next:\n\n" +
 			"  updates:\n" +
-			"    usb: stage                # off, stage: wait for a person to apply it (the default), apply\n" +
-			"    usb_receipts: true        # afterwards write receipts and inventory to the stick; not by default\n\n" +
+			"    usb: stage                # off, stage: wait until a person applies it (default), apply\n" +
+			"    usb_receipts: true        # then write receipts and inventory to the stick; default false\n\n" +
 			"udev starts this command when a stick is plugged in.",
 		Example: "  valise-installer usb /dev/sda1",
 		Args:    cobra.ExactArgs(1),

@@ -31,15 +31,17 @@ func affectedCommand(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "affected QUERY --receipts PLACE... --bundles DIR...",
 		Short: "Show which devices run a package",
-		Long: "affected joins what devices wrote (fleet report) with the SBOMs of the releases (build --sbom): which\n" +
-			"devices run a package, since when, and which release fixes it. A release is found by the digest of\n" +
-			"its manifest, which the device signed after it had checked who signed the release.\n\n" +
-			"QUERY is NAME, NAME<VERSION or NAME>=VERSION,<VERSION; the operators are < <= = >= >. NAME is that of\n" +
-			"a package, or of the source that a distribution built it from (openssl for libssl3), or a package URL\n" +
-			"for one kind (pkg:deb/openssl). Versions are compared by the rules of the package's kind; epoch and\n" +
-			"revision of a distribution count when QUERY has them.\n\n" +
-			"Statements of OpenVEX documents that the release carries are shown beside it. The exit code is 1\n" +
-			"when any device cannot be judged, and 4 when receipts are not to be trusted.",
+		Long: "affected combines the receipts of devices (see fleet report) with the SBOMs of releases\n" +
+			"(build --sbom). It shows which devices run a package, since when, and which release fixes\n" +
+			"it. A release is identified by the digest of its manifest, which the device signed after it\n" +
+			"had verified the release.\n\n" +
+			"QUERY is NAME, NAME<VERSION or NAME>=VERSION,<VERSION; the operators are < <= = >= >. NAME\n" +
+			"is the name of a package, the source package that a distribution built it from (openssl for\n" +
+			"libssl3), or a package URL for one type (pkg:deb/openssl). Versions are compared by the\n" +
+			"rules of the package type; epoch and revision of a distribution count only if QUERY has\n" +
+			"them.\n\n" +
+			"OpenVEX statements of the release are shown beside each result. The exit code is 1 if a\n" +
+			"device cannot be judged, and 4 if receipts cannot be trusted.",
 		Example: "  valise affected 'openssl<3.0.22' --receipts sticks --bundles dist\n" +
 			"  valise affected 'pkg:golang/golang.org/x/net<0.38.0' --receipts sticks --bundles dist --vulnerability CVE-2025-22872 --output csv",
 		Annotations: map[string]string{cli.Forms: "csv"},
@@ -51,9 +53,9 @@ func affectedCommand(a *app) *cobra.Command {
 			return a.affected(cmd.Context(), args[0], receipts, bundles, vulnerability)
 		},
 	}
-	c.Flags().StringArrayVar(&receipts, "receipts", nil, "read receipts from `PLACE`, as fleet report does: [SITE=]DIR, FILE or URL; may be given again")
-	c.Flags().StringArrayVar(&bundles, "bundles", nil, "find the releases in `DIR`, at any depth; may be given again")
-	c.Flags().StringVar(&vulnerability, "vulnerability", "", "show only statements about `ID`, also those about a whole release")
+	c.Flags().StringArrayVar(&receipts, "receipts", nil, "read receipts from `PLACE`, as fleet report does: [SITE=]DIR, FILE or URL (repeatable)")
+	c.Flags().StringArrayVar(&bundles, "bundles", nil, "find the releases in `DIR`, at any depth (repeatable)")
+	c.Flags().StringVar(&vulnerability, "vulnerability", "", "show only statements about `ID`, including those about a whole release")
 	return c
 }
 

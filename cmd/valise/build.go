@@ -41,24 +41,25 @@ func buildCommand(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "build VERSION",
 		Short: "Pack a release into one bundle",
-		Long: "build reads valise.yaml and the compose file it names, collects every image for every\n" +
-			"platform, and writes one bundle. The same inputs give the same bytes: the creation time\n" +
-			"is SOURCE_DATE_EPOCH, else the time of the last commit, else now.\n\n" +
-			"Images come from registries, OCI image layouts, docker save, the engine of DOCKER_HOST, Go\n" +
-			"packages, files on a base, and Dockerfiles: those are built by the buildkitd of BUILDKIT_HOST\n" +
-			"with buildctl, or by docker buildx. VALISE_MIRRORS names mirrors that are asked before a\n" +
-			"registry: docker.io=mirror.gcr.io,ghcr.io=cache.example.com/ghcr. A download that breaks off\n" +
-			"goes on where it was.\n\n" +
-			"The bundle is a tar that gzip or zstd reads, or a bare one: --compression, else what the name\n" +
-			"of the file ends in. Layers are compressed already and stay as they are, so the difference\n" +
-			"is in other files, such as the installer.\n\n" +
-			"The bundle carries valise-installer for its platforms, and install.sh: the one beside this program,\n" +
-			"else that of its release, downloaded once (VALISE_RELEASES names another place) and compared with\n" +
-			"the SHA-256 that this program was built with. installer in valise.yaml names others, or none.\n\n" +
-			"--split-size is for places that take no large files, such as GitHub (2 GiB) and FAT32 (4 GiB).\n" +
-			"Every command reads the parts as the one file: name BUNDLE, or BUNDLE.001.\n\n" +
-			"VERSION is SemVer 2, or the git tag that ends in it: 1.2.3, v1.2.3, shop-v1.2.3, shop@1.2.3. The\n" +
-			"bundle is not signed yet.",
+		Long: "build reads valise.yaml and its compose file, collects every image for every platform, and\n" +
+			"writes one bundle. The same inputs give the same bytes: the creation time is\n" +
+			"SOURCE_DATE_EPOCH, else the time of the last commit, else now.\n\n" +
+			"Images come from registries, OCI image layouts, docker save archives or the engine of\n" +
+			"DOCKER_HOST, or are made from Go packages, files on a base, or Dockerfiles. Dockerfiles are\n" +
+			"built by the buildkitd of BUILDKIT_HOST with buildctl, or by docker buildx. VALISE_MIRRORS\n" +
+			"names mirrors to try before a registry:\n" +
+			"docker.io=mirror.gcr.io,ghcr.io=cache.example.com/ghcr. Interrupted downloads resume.\n\n" +
+			"--compression selects gzip, zstd or none; the default follows the file name. Layers are\n" +
+			"already compressed and stay unchanged, so this matters only for other files, such as the\n" +
+			"installer.\n\n" +
+			"The bundle contains valise-installer for its platforms, and install.sh. The installer is the\n" +
+			"one beside this program, else that of the matching release, which is downloaded once\n" +
+			"(VALISE_RELEASES names another server) and must have the SHA-256 that is built into this\n" +
+			"program. installer in valise.yaml names another one, or none.\n\n" +
+			"--split-size is for places that do not accept large files, such as GitHub (2 GiB) and FAT32\n" +
+			"(4 GiB). Every command reads the parts as one file: pass BUNDLE or BUNDLE.001.\n\n" +
+			"VERSION is a SemVer 2 version, or a git tag that ends in one: 1.2.3, v1.2.3, shop-v1.2.3,\n" +
+			"shop@1.2.3. build does not sign the bundle.",
 		Example: "  valise build 1.2.3\n" +
 			"  valise build 1.2.3 --from dist/shop-1.2.2.tar.gz\n" +
 			"  valise build 1.2.3 --split-size 2000MiB\n" +
@@ -70,18 +71,18 @@ func buildCommand(a *app) *cobra.Command {
 	}
 	c.Flags().StringVar(&f.project, "project", project.DefaultFile, "project file")
 	c.Flags().StringSliceVar(&f.platforms, "platform", nil, "build for these platforms instead of the project's (repeatable)")
-	c.Flags().BoolVar(&f.split, "split-platforms", false, "write one bundle for each platform; so it is anyway when output names the platform")
-	c.Flags().StringVar(&f.splitSize, "split-size", "", "write BUNDLE.001, BUNDLE.002, ... of this size when it is larger: bytes, or such as 2000MiB")
-	c.Flags().StringVar(&f.from, "from", "", "leave out what this bundle, manifest.json or directory of an older release has (see valise thin)")
+	c.Flags().BoolVar(&f.split, "split-platforms", false, "write one bundle for each platform (the default if output contains the platform)")
+	c.Flags().StringVar(&f.splitSize, "split-size", "", "split a larger bundle into BUNDLE.001, BUNDLE.002, ... of this size: bytes, or for example 2000MiB")
+	c.Flags().StringVar(&f.from, "from", "", "leave out what an older release has: a bundle, manifest.json or directory (see valise thin)")
 	c.Flags().BoolVar(&f.sbom, "sbom", false, "list the packages of every image, as SPDX 2.3 and CycloneDX")
 	c.Flags().StringArrayVar(&f.set, "set", nil, "KEY=VALUE, or KEY for its value in the environment: a variable that decides an image of the compose file (repeatable)")
 	c.Flags().StringArrayVar(&f.args, "build-arg", nil, "KEY=VALUE, or KEY for its value in the environment: an argument of Dockerfiles (repeatable)")
-	c.Flags().StringArrayVar(&f.buildkit.Secrets, "secret", nil, "id=ID,env=NAME or id=ID,src=FILE, or id=ID for the variable of that name: what RUN --mount=type=secret,id=ID of a Dockerfile reads (repeatable)")
-	c.Flags().StringArrayVar(&f.buildkit.CacheFrom, "cache-from", nil, "where BuildKit looks for steps that were built before, such as type=registry,ref=NAME (repeatable)")
-	c.Flags().StringArrayVar(&f.buildkit.CacheTo, "cache-to", nil, "where BuildKit keeps them (repeatable)")
+	c.Flags().StringArrayVar(&f.buildkit.Secrets, "secret", nil, "id=ID,env=NAME or id=ID,src=FILE, or id=ID for the variable of that name: a secret for RUN --mount=type=secret,id=ID (repeatable)")
+	c.Flags().StringArrayVar(&f.buildkit.CacheFrom, "cache-from", nil, "cache that BuildKit reads, for example type=registry,ref=NAME (repeatable)")
+	c.Flags().StringArrayVar(&f.buildkit.CacheTo, "cache-to", nil, "cache that BuildKit writes (repeatable)")
 	c.Flags().StringVar(&f.buildkit.Builder, "builder", "", "builder of docker buildx (default: the one in use)")
 	c.Flags().StringVarP(&f.file, "file", "o", "", "bundle to write, or an existing directory for it (default dist/NAME)")
-	c.Flags().StringVar(&f.compression, "compression", "", "gzip, zstd or none (default: by the name of the bundle, else gzip)")
+	c.Flags().StringVar(&f.compression, "compression", "", "gzip, zstd or none (default: according to the file name, else gzip)")
 	return c
 }
 

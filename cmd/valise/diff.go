@@ -22,10 +22,10 @@ import (
 func diffCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "diff A B",
-		Short: "Show what changes from one release to another",
-		Long: "diff compares two bundles, or their manifest.json files, by what their manifests say:\n" +
-			"images, layers, files, services, volumes and environment keys, the packages of their SBOMs, and\n" +
-			"the bytes that a device which runs A needs for B. It checks neither signatures nor content.",
+		Short: "Show what changes between two releases",
+		Long: "diff compares the manifests of two bundles (or two manifest.json files): images, layers,\n" +
+			"files, services, volumes, environment keys, packages of their SBOMs, and the bytes that a\n" +
+			"device with A must load for B. It checks neither signatures nor content.",
 		Example: "  valise diff dist/shop-1.0.0.tar.gz dist/shop-1.1.0.tar.gz",
 		Args:    cobra.ExactArgs(2),
 		RunE:    func(cmd *cobra.Command, args []string) error { return a.diff(cmd.Context(), args[0], args[1]) },

@@ -28,13 +28,13 @@ func doctorCommand(a *app) *cobra.Command {
 	var f doctorFlags
 	c := &cobra.Command{
 		Use:   "doctor",
-		Short: "Check what the releases of a repository on GitHub depend on",
-		Long: "doctor looks at valise.yaml, at the checkout and its tags, and at the workflows that run the Action:\n" +
-			"what starts them, their permissions, and whom a device must trust. With a token in GITHUB_TOKEN (or\n" +
-			"GH_TOKEN) it asks GitHub for the rest: which actions are allowed, rules for tags, immutable releases,\n" +
-			"environments, drafts that are left, and who signed the newest release. A token of an owner sees most:\n" +
-			"what it may not see is skipped. Nothing is changed.\n\n" +
-			"The exit code is 1 when a check failed; warnings do not change it.",
+		Short: "Check whether a repository on GitHub is ready to release",
+		Long: "doctor checks valise.yaml, the checkout and its tags, and the workflows that run the Action:\n" +
+			"their triggers and permissions, and the signer that devices must trust. With a token in\n" +
+			"GITHUB_TOKEN (or GH_TOKEN), it also asks GitHub for allowed actions, tag rules, immutable\n" +
+			"releases, environments, leftover drafts, and the signer of the newest release. Checks that\n" +
+			"the token may not do are skipped; a token of an owner may do most. doctor changes nothing.\n\n" +
+			"The exit code is 1 if a check failed. Warnings do not change it.",
 		Example: "  valise doctor\n  GITHUB_TOKEN=$(gh auth token) valise doctor --repository acme/shop --output json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -46,7 +46,7 @@ func doctorCommand(a *app) *cobra.Command {
 		},
 	}
 	c.Flags().StringVar(&f.project, "project", project.DefaultFile, "project file")
-	c.Flags().StringVar(&f.repository, "repository", "", "OWNER/NAME (default GITHUB_REPOSITORY, else as origin of the checkout says)")
+	c.Flags().StringVar(&f.repository, "repository", "", "OWNER/NAME (default GITHUB_REPOSITORY, else origin of the checkout)")
 	return c
 }
 

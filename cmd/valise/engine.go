@@ -58,27 +58,28 @@ type engineFlags struct {
 }
 
 func engineCommand(a *app) *cobra.Command {
-	c := &cobra.Command{Use: "engine", Short: "Get the engine that a bundle brings to devices without one"}
+	c := &cobra.Command{Use: "engine", Short: "Manage the engine in a bundle, for devices without one"}
 	var f engineFlags
 	fetch := &cobra.Command{
 		Use:   "fetch",
 		Short: "Download an engine for the project's platforms",
-		Long: "fetch downloads what a device without Docker needs, for every platform of valise.yaml, into the\n" +
-			"directory that engine names there (dist/engine), and installs nothing: Docker's static archive and\n" +
-			"docker compose, or with --debian the packages of a release of Debian, by apt, and docker compose.\n\n" +
-			"The first time it writes versions and SHA-256 digests into valise.yaml. From then on it downloads\n" +
-			"exactly these, and so does valise build for those that are not there. --update, or another version,\n" +
-			"takes new ones. Where it says engine: {compose: true}, docker compose is all: for devices that have\n" +
-			"an engine without it, such as Debian 12.",
+		Long: "fetch downloads what a device without Docker needs, for every platform of valise.yaml, into\n" +
+			"the directory that its key engine names (dist/engine). It installs nothing. It downloads\n" +
+			"Docker's static archive, or with --debian the packages of a Debian release, by apt; and\n" +
+			"docker compose in both cases.\n\n" +
+			"The first time, it writes versions and SHA-256 digests into valise.yaml. From then on it\n" +
+			"downloads exactly these files, as valise build does for missing ones. --update, or another\n" +
+			"version, selects new files. With engine: {compose: true}, it downloads docker compose only,\n" +
+			"for devices whose engine lacks it, such as Debian 12.",
 		Example: "  valise engine fetch\n  valise engine fetch --debian bookworm\n  valise engine fetch --docker 29.1.3 --compose 2.40.3",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.engineFetch(cmd.Context(), f) },
 	}
 	fetch.Flags().StringVar(&f.project, "project", project.DefaultFile, "project file")
 	fetch.Flags().StringVar(&f.docker, "docker", "", "version of Docker's static archive (default, the newest)")
-	fetch.Flags().StringVar(&f.debian, "debian", "", "packages of this release of Debian, such as bookworm, in place of the archive")
+	fetch.Flags().StringVar(&f.debian, "debian", "", "packages of this Debian release, such as bookworm, instead of the archive")
 	fetch.Flags().StringVar(&f.compose, "compose", "", "version of docker compose (default, the newest)")
-	fetch.Flags().BoolVar(&f.update, "update", false, "take the newest, whatever valise.yaml has")
+	fetch.Flags().BoolVar(&f.update, "update", false, "take the newest versions, whatever valise.yaml says")
 	c.AddCommand(fetch)
 	return c
 }

@@ -42,16 +42,17 @@ func fleetCommand(a *app) *cobra.Command {
 	c := &cobra.Command{Use: "fleet", Short: "See what many devices run"}
 	c.AddCommand(&cobra.Command{
 		Use:   "report [SITE=]DIR|FILE|URL...",
-		Short: "Join the receipts of many devices into one table",
-		Long: "report reads every receipt below the directories, at any depth: sticks that return, or copies of\n" +
-			"them. A FILE or URL has one receipt a line, as cat puts them together; a URL is https, or of this\n" +
-			"machine. Receipts of one device that lie in several places are put together. SITE is written beside\n" +
-			"the devices of that place.\n\n" +
-			"Each row is one app on one device: what runs, since when, and when it was last heard of. PROBLEM\n" +
-			"says where receipts are missing or changed; the exit code is then 4. A receipt proves which key\n" +
-			"wrote it, not whose key that is: compare the key with the one that the device showed.\n\n" +
-			"--output csv is for spreadsheets; --output html is one page without other files, with versions over\n" +
-			"time.",
+		Short: "Combine the receipts of many devices in one table",
+		Long: "report reads every receipt below the given directories, at any depth: sticks, or copies of\n" +
+			"them. A FILE or URL has one receipt on each line, as cat writes them; a URL must be https,\n" +
+			"or on this machine. Receipts of one device from several places are combined. SITE is shown\n" +
+			"beside the devices of that place.\n\n" +
+			"Each row is one app on one device: what it runs, since when, and when it was last seen.\n" +
+			"PROBLEM says where receipts are missing or changed; the exit code is then 4. A receipt\n" +
+			"proves which key wrote it, not whose key that is: compare the key with the one that the\n" +
+			"device showed.\n\n" +
+			"--output csv is for spreadsheets. --output html is one self-contained page with versions\n" +
+			"over time.",
 		Example: "  valise fleet report berlin=/media/usb hamburg=sticks/hamburg\n  valise fleet report sticks --output html >fleet.html\n" +
 			"  cat sticks/valise/*/*/*.json >berlin.jsonl && valise fleet report https://example.org/berlin.jsonl",
 		Annotations: map[string]string{cli.Forms: "csv,html"},

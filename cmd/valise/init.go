@@ -22,17 +22,18 @@ func initCommand(a *app) *cobra.Command {
 	var f initFlags
 	c := &cobra.Command{
 		Use:   "init [COMPOSE...]",
-		Short: "Write a first valise.yaml for a compose file, or for units of systemd",
-		Long: "init reads a compose file and writes a short valise.yaml for it: where images come from,\n" +
-			"health checks, database backups, generated secrets and mounted files, each line explained. What\n" +
-			"only you can decide is printed as notes. It never overwrites a file.\n\n" +
-			"Several files are each over those before it, as with docker compose -f. Without COMPOSE it takes\n" +
-			"what COMPOSE_FILE in a committed .env says; or docker-compose.prod.yml and the like, over the main\n" +
-			"file when it does not stand alone; or else what docker compose would take. Without any, a directory\n" +
-			"with units of systemd or programs for Linux is drafted as a file tree; without a unit, one is drafted too.\n\n" +
-			"--github also writes .github/workflows/release.yml, or for a valise.yaml that is there only that:\n" +
-			"for tags as the repository has them, with QEMU and buildx for Dockerfiles, and commits in place\n" +
-			"of versions.",
+		Short: "Draft valise.yaml from a compose file or systemd units",
+		Long: "init reads a compose file and drafts valise.yaml: sources of images, health checks, database\n" +
+			"backups, generated secrets and mounted files, with a comment for each line. It prints notes\n" +
+			"about what only you can decide. It never overwrites a file.\n\n" +
+			"With several files, each overrides those before it, as with docker compose -f. Without\n" +
+			"COMPOSE, init uses the files in COMPOSE_FILE of a committed .env, else\n" +
+			"docker-compose.prod.yml or a similar file over the main file (alone, if it is complete),\n" +
+			"else what docker compose would use. If there is no compose file, it drafts a file tree from\n" +
+			"systemd units or programs for Linux; if there is no unit, it drafts one too.\n\n" +
+			"--github also writes .github/workflows/release.yml, with the tags of the repository, QEMU\n" +
+			"and buildx for Dockerfiles, and actions pinned by commit. If valise.yaml exists, it writes\n" +
+			"only the workflow.",
 		Example: "  valise init\n  valise init docker-compose.prod.yml\n  valise init compose.yaml compose.prod.yaml\n  valise init --github",
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			return []string{"yaml", "yml"}, cobra.ShellCompDirectiveFilterFileExt
@@ -40,8 +41,8 @@ func initCommand(a *app) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error { return a.init(cmd.Context(), f, args) },
 	}
 	c.Flags().StringVar(&f.project, "project", project.DefaultFile, "project file to write")
-	c.Flags().BoolVar(&f.github, "github", false, "write a workflow that releases it on GitHub, too")
-	c.Flags().StringVar(&f.action, "action", "", "what the workflow uses: OWNER/NAME@COMMIT (default: valise-ota/valise, by the commit of this program's release)")
+	c.Flags().BoolVar(&f.github, "github", false, "also write a GitHub workflow that makes releases")
+	c.Flags().StringVar(&f.action, "action", "", "Action for the workflow: OWNER/NAME@COMMIT (default: valise-ota/valise at the commit of this program's release)")
 	return c
 }
 

@@ -24,11 +24,12 @@ func inspectCommand(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "inspect BUNDLE",
 		Short: "Show what is in a bundle",
-		Long: "inspect shows what the manifest of a bundle lists: images, layers and who shares them, files,\n" +
-			"packages, where it was built, and who the signature says signed it. It checks the form of the\n" +
-			"manifest, neither the signature nor the content: valise verify does.\n\n" +
-			"--from compares with older releases: sizes, and what a device that runs them downloads.\n" +
-			"--output markdown is what the Action shows on the page of its run.",
+		Long: "inspect shows what the manifest of a bundle lists: images, layers and which images share\n" +
+			"them, files, packages, where it was built, and the signer according to the signature. It\n" +
+			"checks the form of the manifest, but neither signature nor content: use valise verify for\n" +
+			"that.\n\n" +
+			"--from compares with older releases: sizes, and what devices that run them must download.\n" +
+			"--output markdown prints what the Action shows in the summary of its run.",
 		Example: "  valise inspect dist/shop-1.2.3.tar.gz\n  valise inspect --output json dist/shop-1.2.3.tar.gz\n" +
 			"  valise inspect --output markdown --from shop-1.2.2.manifest.json dist/shop-1.2.3.tar.gz",
 		Args:        cobra.ExactArgs(1),

@@ -27,13 +27,12 @@ func joinCommand(a *app) *cobra.Command {
 	var file, splitSize string
 	c := &cobra.Command{
 		Use:   "join BUNDLE BUNDLE...",
-		Short: "Make one bundle of those that were built for a platform each",
-		Long: "join makes the one bundle of a release out of bundles that machines of different platforms\n" +
-			"built with valise build VERSION --platform PLATFORM: the same bytes as if one machine had built\n" +
-			"all of them, when the bundles are named in the order of platforms in valise.yaml (that of legacy\n" +
-			"first).\n\n" +
-			"They must agree in everything that is not of a platform: version, commit, time, compose file,\n" +
-			"settings, files. The result is not signed, and compressed as its name says.",
+		Short: "Combine bundles of single platforms",
+		Long: "join combines bundles that machines of different platforms built with valise build VERSION\n" +
+			"--platform PLATFORM. The result is identical to a bundle that one machine built, if you pass\n" +
+			"the bundles in the order of platforms in valise.yaml (that of legacy first).\n\n" +
+			"Version, commit, time, compose file, settings and files must be the same in all of them. The\n" +
+			"result is not signed, and is compressed according to its name.",
 		Example: "  valise join amd64/shop-1.2.3.tar.gz arm64/shop-1.2.3.tar.gz",
 		Args:    cobra.MinimumNArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -45,7 +44,7 @@ func joinCommand(a *app) *cobra.Command {
 		},
 	}
 	c.Flags().StringVarP(&file, "file", "o", "", "bundle to write, or an existing directory for it (default dist/NAME)")
-	c.Flags().StringVar(&splitSize, "split-size", "", "write BUNDLE.001, BUNDLE.002, ... of this size when it is larger: bytes, or such as 2000MiB")
+	c.Flags().StringVar(&splitSize, "split-size", "", "split a larger bundle into BUNDLE.001, BUNDLE.002, ... of this size: bytes, or for example 2000MiB")
 	return c
 }
 

@@ -19,9 +19,9 @@ func keygenCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "keygen [PREFIX]",
 		Short: "Make a key pair for signing",
-		Long: "keygen writes PREFIX.key, encrypted with a password, and PREFIX.pub: the files cosign\n" +
-			"generate-key-pair writes. PREFIX is cosign unless it is given. The password is taken from\n" +
-			passwordEnv + " or asked for. Existing files stay.",
+		Long: "keygen writes PREFIX.key, encrypted with a password, and PREFIX.pub, in the format of cosign\n" +
+			"generate-key-pair. The default PREFIX is cosign. Existing files are not overwritten. The\n" +
+			"password comes from " + passwordEnv + ", or from the terminal.",
 		Example: "  valise keygen\n  " + passwordEnv + "=... valise keygen keys/shop",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {

@@ -49,16 +49,17 @@ func publishCommand(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "publish BUNDLE...",
 		Short: "Publish a signed release on GitHub",
-		Long: "publish verifies the bundles, uploads them with everything beside them that is called\n" +
-			"BUNDLE.*, and the public key or trusted root that the flags name, to a draft release,\n" +
-			"downloads and verifies all again, and publishes the draft in one step. Stopped at any\n" +
-			"moment, it goes on where it was when it is run again. What is published is never changed:\n" +
-			"the same release again is \"done\", another one an error.\n\n" +
+		Long: "publish verifies the bundles and uploads them to a draft release, with all files named\n" +
+			"BUNDLE.* beside them and the public key or trusted root of the flags. Then it downloads and\n" +
+			"verifies everything again, and publishes the draft in one step. If it is interrupted, run it\n" +
+			"again and it continues. A published release never changes: publishing the same release again\n" +
+			"is \"done\", another one is an error.\n\n" +
 			"The token is GITHUB_TOKEN or GH_TOKEN, with the permission contents: write. For a GitHub\n" +
-			"Enterprise Server set GITHUB_API_URL (https://HOST/api/v3) and GITHUB_SERVER_URL; a job of\n" +
-			"GitHub Actions has all of them but the token.\n\n" +
-			"Notes are the changelog in the bundle, else the commits since the release before, and the\n" +
-			"commands to check and install it. A version with a pre-release part is a pre-release.",
+			"Enterprise Server, set GITHUB_API_URL (https://HOST/api/v3) and GITHUB_SERVER_URL. In a job\n" +
+			"of GitHub Actions, all but the token are set.\n\n" +
+			"The notes are the changelog in the bundle, else the commits since the previous release, and\n" +
+			"the commands to verify and install it. A version with a pre-release part becomes a\n" +
+			"pre-release.",
 		Example: "  valise publish dist/shop-1.2.3.tar.gz --repository acme/shop --key cosign.pub\n" +
 			"  valise publish dist/shop-1.2.3.tar.gz --thin-from 3 --draft \\\n" +
 			"    --identity https://github.com/acme/shop/.github/workflows/release.yml@refs/tags/v1.2.3",
@@ -73,14 +74,14 @@ func publishCommand(a *app) *cobra.Command {
 	}
 	f.trust.Register(c.Flags())
 	c.Flags().StringVar(&f.repository, "repository", "", "OWNER/NAME (default GITHUB_REPOSITORY)")
-	c.Flags().StringVar(&f.tag, "tag", "", "tag of the release (default the one that the bundle was built from, else v and the version); made when it is missing")
-	c.Flags().BoolVar(&f.draft, "draft", false, "upload and check, and leave the draft to a person")
-	c.Flags().StringVar(&f.prerelease, "prerelease", "auto", "whether it is a pre-release: auto (as its version says), true or false")
-	c.Flags().StringVar(&f.notes, "notes", "", "file with release notes, Markdown, in place of the changelog or commits")
-	c.Flags().StringSliceVar(&f.attach, "attach", nil, "publish this file too, with the signatures beside it (repeatable)")
-	c.Flags().StringVar(&f.project, "project", project.DefaultFile, "project file, if it is there: what git ignores beside it is not published without its public: true")
-	c.Flags().StringVar(&f.oci, "oci", "", "push the bundles into this registry too, when they are published: oci://HOST/REPOSITORY, as push does")
-	c.Flags().IntVar(&f.thinFrom, "thin-from", 0, "make and publish thin bundles for devices on this many releases before (of apps with images)")
+	c.Flags().StringVar(&f.tag, "tag", "", "tag of the release, created if it is missing (default: the tag that the bundle was built from, else v and the version)")
+	c.Flags().BoolVar(&f.draft, "draft", false, "upload and check, but leave the release as a draft")
+	c.Flags().StringVar(&f.prerelease, "prerelease", "auto", "whether it is a pre-release: auto (according to the version), true or false")
+	c.Flags().StringVar(&f.notes, "notes", "", "Markdown file with release notes, instead of the changelog or commits")
+	c.Flags().StringSliceVar(&f.attach, "attach", nil, "also publish this file, with the signatures beside it (repeatable)")
+	c.Flags().StringVar(&f.project, "project", project.DefaultFile, "project file, if it exists: files that git ignores are not published without its public: true")
+	c.Flags().StringVar(&f.oci, "oci", "", "also push the bundles to this registry once they are published: oci://HOST/REPOSITORY (see push)")
+	c.Flags().IntVar(&f.thinFrom, "thin-from", 0, "make and publish thin bundles for this many previous releases (only for apps with images)")
 	return c
 }
 

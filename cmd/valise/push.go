@@ -29,16 +29,16 @@ func pushCommand(a *app) *cobra.Command {
 	var plainHTTP bool
 	c := &cobra.Command{
 		Use:   "push BUNDLE... oci://HOST/REPOSITORY",
-		Short: "Copy a signed release into a registry",
-		Long: "push copies bundles into a repository of any OCI registry, as a tag for each: the version,\n" +
-			"with _ for +, and the platform where bundles of one version are for one each. Only what the\n" +
-			"registry lacks is sent, so of a new release the layers that changed. A thin bundle will do\n" +
-			"where the registry has the rest. The same release again is \"done\"; another one under a\n" +
-			"version that is there is an error.\n\n" +
-			"Devices fetch from there with source: {oci: HOST/REPOSITORY}. Their images are there as they\n" +
-			"are: docker pull takes the references that push prints.\n\n" +
-			"Who may write is what docker login says. The bundles are checked; with flags that say who\n" +
-			"must have signed, their signatures too. Devices do that in any case.",
+		Short: "Push a signed release to a registry",
+		Long: "push copies bundles to a repository of any OCI registry. The tag is the version, with _ for\n" +
+			"+, and the platform if the bundles are for one platform each. It uploads only what the\n" +
+			"registry lacks, so for a new release only the changed layers. A thin bundle is enough if the\n" +
+			"registry has the rest. Pushing the same release again is \"done\"; another release with the\n" +
+			"same version is an error.\n\n" +
+			"Devices download from there with source: {oci: HOST/REPOSITORY}. push prints the references\n" +
+			"of the images for docker pull.\n\n" +
+			"push uses the login of docker login. It checks the bundles, and their signatures too if\n" +
+			"flags say who must have signed. Devices verify signatures in any case.",
 		Example: "  valise push dist/shop-1.2.3.tar.gz oci://ghcr.io/acme/shop\n" +
 			"  valise push /media/usb/shop-1.2.3.tar.gz oci://registry.site.example:5000/shop --plain-http --key cosign.pub",
 		Args: cobra.MinimumNArgs(2),

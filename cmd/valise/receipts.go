@@ -25,12 +25,13 @@ const maxReceipts = 100_000
 func receiptsCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "receipts DIR",
-		Short: "Check and list what devices wrote on a stick",
-		Long: "receipts reads every receipt below DIR, checks its signature and that those of each device are\n" +
-			"complete: none changed, none missing between the first and the last. Compare the key with the\n" +
-			"one that the device showed before: a receipt proves who wrote it, not who the writer is.\n\n" +
-			"DIR is a stick or its directory valise; receipts are DSSE envelopes, DEVICE/APP/NUMBER.json. The\n" +
-			"exit code is 4 when any is not to be trusted.",
+		Short: "Check and list receipts that devices wrote to a stick",
+		Long: "receipts reads every receipt below DIR and checks its signature, and that the receipts of\n" +
+			"each device are complete: none changed, and none missing between the first and the last. A\n" +
+			"receipt proves which key wrote it, not whose key that is: compare the key with the one that\n" +
+			"the device showed.\n\n" +
+			"DIR is a stick or its directory valise. Receipts are DSSE envelopes, DEVICE/APP/NUMBER.json.\n" +
+			"The exit code is 4 if a receipt cannot be trusted.",
 		Example: "  valise receipts /media/usb/valise\n  valise receipts /media/usb/valise --output json",
 		Args:    cobra.ExactArgs(1),
 		RunE:    func(cmd *cobra.Command, args []string) error { return a.receipts(cmd.Context(), args[0]) },

@@ -38,11 +38,11 @@ type rolloutFlags struct {
 	anew, plainHTTP                         bool
 }
 
-const rolloutPlaces = "The file is in a release of its own on GitHub (--repository), beside releases in a registry (--oci), or in\n" +
-	"a directory, of a web server or a stick (--dir)."
+const rolloutPlaces = "The file is in a separate release on GitHub (--repository), beside the releases in a registry (--oci), or\n" +
+	"in a directory of a web server or stick (--dir)."
 
 func rolloutCommand(a *app) *cobra.Command {
-	c := &cobra.Command{Use: "rollout", Short: "Give a release to some devices first, or halt it"}
+	c := &cobra.Command{Use: "rollout", Short: "Release to some devices first, or halt a release"}
 	c.AddCommand(rolloutSetCommand(a), rolloutHaltCommand(a), rolloutStatusCommand(a))
 	return c
 }
@@ -51,11 +51,12 @@ func rolloutSetCommand(a *app) *cobra.Command {
 	var f rolloutFlags
 	c := &cobra.Command{
 		Use:   "set VERSION PERCENT%",
-		Short: "Say which part of the devices may take a release by themselves",
-		Long: "set publishes a signed rollout file in which VERSION is for PERCENT of all devices, and for other\n" +
-			"percents of groups; what the file says of other releases, and of groups that are not named, stays. A\n" +
-			"device that is in at 5% is in at 10%. It ends a halt. Set it before the release is published, and no\n" +
-			"device is too early.\n\n" + rolloutPlaces,
+		Short: "Set which devices may install a release automatically",
+		Long: "set publishes a signed rollout file that offers VERSION to PERCENT of all devices, and to\n" +
+			"other percentages of groups. Other releases, and groups that you do not name, keep what the\n" +
+			"file says about them. A device that is included at 5% is also included at 10%. set ends a\n" +
+			"halt. Run it before you publish the release, so that no device installs it too early.\n\n" +
+			"" + rolloutPlaces,
 		Example: "  valise rollout set 1.2.0 10% --group canary=100 --repository acme/shop --key cosign.key\n" +
 			"  valise rollout set 1.2.0 100% --oci oci://ghcr.io/acme/shop --identity-regexp 'https://github.com/acme/shop/.*'",
 		Args: cobra.ExactArgs(2),
@@ -99,9 +100,10 @@ func rolloutHaltCommand(a *app) *cobra.Command {
 	var f rolloutFlags
 	c := &cobra.Command{
 		Use:   "halt VERSION",
-		Short: "Have no device begin a release, wherever it gets it from",
-		Long: "halt publishes a signed rollout file in which VERSION is for no device. What runs it already runs on.\n" +
-			"\"set\" ends the halt.\n\n" + rolloutPlaces,
+		Short: "Keep all devices from installing a release",
+		Long: "halt publishes a signed rollout file that offers VERSION to no device. Devices that already\n" +
+			"run it keep it. \"set\" ends the halt.\n\n" +
+			"" + rolloutPlaces,
 		Example: "  valise rollout halt 1.2.0 --repository acme/shop --key cosign.key",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -115,9 +117,11 @@ func rolloutHaltCommand(a *app) *cobra.Command {
 func rolloutStatusCommand(a *app) *cobra.Command {
 	var f rolloutFlags
 	c := &cobra.Command{
-		Use:     "status",
-		Short:   "Show the rollout file that is published",
-		Long:    "status shows the newest rollout file of each place. With flags that say who must have signed, its signature is\nchecked.\n\n" + rolloutPlaces,
+		Use:   "status",
+		Short: "Show the published rollout file",
+		Long: "status shows the newest rollout file of each place. If flags say who must have signed it,\n" +
+			"status checks its signature.\n\n" +
+			"" + rolloutPlaces,
 		Example: "  valise rollout status --repository acme/shop --key cosign.pub",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.rolloutStatus(cmd.Context(), f) },
@@ -130,20 +134,20 @@ func rolloutStatusCommand(a *app) *cobra.Command {
 func (f *rolloutFlags) registerPlaces(c *cobra.Command) {
 	c.Flags().StringVar(&f.app, "app", "", "name of the app (default, that of the project file)")
 	c.Flags().StringVar(&f.project, "project", project.DefaultFile, "project file")
-	c.Flags().StringVar(&f.repository, "repository", "", "OWNER/NAME on GitHub (default GITHUB_REPOSITORY, unless another place is named)")
-	c.Flags().StringVar(&f.registry, "oci", "", "oci://HOST/REPOSITORY, as push has it")
+	c.Flags().StringVar(&f.repository, "repository", "", "OWNER/NAME on GitHub (default GITHUB_REPOSITORY, unless you pass another place)")
+	c.Flags().StringVar(&f.registry, "oci", "", "registry: oci://HOST/REPOSITORY (see push)")
 	c.Flags().BoolVar(&f.plainHTTP, "plain-http", false, "the registry has no TLS; no password is sent there")
-	c.Flags().StringVar(&f.dir, "dir", "", "directory")
+	c.Flags().StringVar(&f.dir, "dir", "", "directory, for example of a web server")
 }
 
 func (f *rolloutFlags) registerChange(c *cobra.Command) {
 	f.registerPlaces(c)
 	f.signFlags.register(c)
-	c.Flags().StringVar(&f.trust.Identity, "identity", "", "identity that must have signed the file before, where it was signed without a key")
-	c.Flags().StringVar(&f.trust.IdentityRegexp, "identity-regexp", "", "regular expression that the whole of it must match")
+	c.Flags().StringVar(&f.trust.Identity, "identity", "", "identity that must have signed the previous file, if it was signed keyless")
+	c.Flags().StringVar(&f.trust.IdentityRegexp, "identity-regexp", "", "regular expression that the whole identity must match")
 	c.Flags().StringVar(&f.trust.Issuer, "issuer", cli.GitHubIssuer, "OIDC issuer that must vouch for it")
 	c.Flags().StringVar(&f.trust.TrustedRoot, "trusted-root", "", "Sigstore trusted_root.json (default: the public instance's, built in)")
-	c.Flags().BoolVar(&f.anew, "new", false, "begin a new file: what the one before says counts no more")
+	c.Flags().BoolVar(&f.anew, "new", false, "start a new file, without the content of the previous one")
 }
 
 // published is a rollout file somewhere.

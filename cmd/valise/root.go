@@ -66,10 +66,10 @@ func newRoot(a *app) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "valise",
 		Short: "Build, sign, verify and inspect sealed release bundles",
-		Long: "valise packs a release (images for every platform, compose file, installer) into one\n" +
-			"file whose manifest pins every byte. valise-installer carries that file onto a device.\n\n" +
+		Long: "valise packs a release (images for every platform, compose file, installer) into one signed\n" +
+			"file whose manifest pins every byte. valise-installer installs that file on a device.\n\n" +
 			"Results go to stdout, everything else to stderr.\n\n" +
-			"Exit codes: 0 done, 1 failed, 4 the bundle is refused, 64 wrong usage.",
+			"Exit codes: 0 done, 1 failed, 4 the bundle was refused, 64 wrong usage.",
 		Example: "  valise build 1.2.3\n  valise sign dist/shop-1.2.3.tar.gz --key cosign.key\n  valise verify dist/shop-1.2.3.tar.gz --key cosign.pub",
 	}
 	for _, c := range commands {

@@ -10,9 +10,9 @@ func schemaCommand(a *app) *cobra.Command {
 	return &cobra.Command{
 		Use:   "schema",
 		Short: "Print the JSON Schema of valise.yaml",
-		Long: "schema prints the JSON Schema of valise.yaml, made from the types that valise build reads.\n" +
-			"Editors complete keys and mark mistakes with it. Those that use yaml-language-server (VS Code,\n" +
-			"Neovim, Helix and others) find it through the first line of valise.yaml:\n\n" +
+		Long: "schema prints the JSON Schema of valise.yaml, generated from the types that valise build\n" +
+			"reads. Editors use it to complete keys and mark mistakes. Editors with yaml-language-server\n" +
+			"(VS Code, Neovim, Helix and others) find it through the first line of valise.yaml:\n\n" +
 			"  # yaml-language-server: $schema=valise.schema.json",
 		Example:           "  valise schema > valise.schema.json",
 		Args:              cobra.NoArgs,

@@ -30,13 +30,14 @@ func signCommand(a *app) *cobra.Command {
 	var f signFlags
 	c := &cobra.Command{
 		Use:   "sign FILE...",
-		Short: "Sign bundles, and any other files of a release",
-		Long: "sign puts a signature over the manifest into a bundle, which is replaced in one step, and\n" +
+		Short: "Sign bundles and other files of a release",
+		Long: "sign adds a signature over the manifest to a bundle, which it replaces in one step, and\n" +
 			"writes signatures over the whole of each FILE beside it: FILE.sigstore.json (cosign\n" +
 			"verify-blob --bundle), FILE.sig with FILE.cert (cosign verify-blob --signature) and\n" +
-			"FILE.sha256; those of a bundle in parts are over the joined file. --checksums writes a list of the SHA-256 of all FILEs, and signs that too.\n\n" +
-			"Without --key it signs keylessly, as the identity of an OIDC token: that of the GitHub\n" +
-			"Actions job it runs in (permission id-token: write), or --identity-token.",
+			"FILE.sha256. For a bundle in parts, these cover the joined file. --checksums writes a list\n" +
+			"of the SHA-256 of all FILEs, and signs the list too.\n\n" +
+			"Without --key, it signs keyless, with the identity of an OIDC token: that of the GitHub\n" +
+			"Actions job (permission id-token: write), or --identity-token.",
 		Example: "  valise sign dist/shop-1.2.3.tar.gz\n" +
 			"  " + passwordEnv + "=... valise sign dist/shop-1.2.3.tar.gz --key cosign.key\n" +
 			"  valise sign --checksums dist/CHECKSUMS.txt dist/*.tar.gz dist/valise-linux-amd64",
@@ -50,7 +51,7 @@ func signCommand(a *app) *cobra.Command {
 
 // register adds the flags that say who signs.
 func (f *signFlags) register(c *cobra.Command) {
-	c.Flags().StringVar(&f.key, "key", "", "private key in cosign's form, a file or env://NAME; its password is "+passwordEnv+" or asked for")
+	c.Flags().StringVar(&f.key, "key", "", "private key in cosign's format, a file or env://NAME; its password is "+passwordEnv+", or typed at the terminal")
 	c.Flags().StringVar(&f.token, "identity-token", "", "file with an OIDC token, - for standard input")
 	c.Flags().StringVar(&f.config, "signing-config", "", "Sigstore signing_config.json (default: the public instance's, built in)")
 	c.MarkFlagsMutuallyExclusive("key", "identity-token")

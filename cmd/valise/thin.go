@@ -21,14 +21,15 @@ func thinCommand(a *app) *cobra.Command {
 	var f thinFlags
 	c := &cobra.Command{
 		Use:   "thin BUNDLE (--from BASE | --have INVENTORY)",
-		Short: "Leave out what a device has",
-		Long: "thin writes a smaller bundle of the same release: without the layers and installers that\n" +
-			"BASE lists, or that a device needs no more by its INVENTORY. It keeps the signature, and the\n" +
-			"device checks it like the full one; a device that lacks a layer after all refuses it before\n" +
-			"anything is touched.\n\n" +
-			"BASE is a bundle, a manifest.json, or a directory that has one: a bundle unpacked by tar, or\n" +
-			"a release on a device. INVENTORY is what one device says it has; see docs/inventory.md. What is\n" +
-			"made for it has the layers of its platform only. The result is compressed and split as BUNDLE is.",
+		Short: "Make a smaller bundle without what a device has",
+		Long: "thin writes a smaller bundle of the same release, without the layers and installers that\n" +
+			"BASE lists, or that the device with INVENTORY already has. The signature stays valid, and\n" +
+			"devices check it as for the full bundle. A device that lacks one of the layers refuses the\n" +
+			"bundle before it changes anything.\n\n" +
+			"BASE is a bundle, a manifest.json, or a directory that has one: an unpacked bundle, or a\n" +
+			"release on a device. INVENTORY is a list of what one device has (docs/inventory.md); the\n" +
+			"result then has the layers of its platform only. The result is compressed and split like\n" +
+			"BUNDLE.",
 		Example: "  valise thin dist/shop-1.1.0.tar.gz --from dist/shop-1.0.0.tar.gz\n" +
 			"  valise thin dist/shop-1.1.0.tar.gz --have /media/usb/inventory.json -o /media/usb/shop-1.1.0.tar.gz",
 		Args: cobra.ExactArgs(1),

@@ -19,17 +19,17 @@ import (
 
 func trustCommand(a *app) *cobra.Command {
 	c := &cobra.Command{Use: "trust", Short: "Update the Sigstore trusted root", Args: cobra.NoArgs,
-		Long: "trust is about the trusted root, by which certificates of keyless signatures are checked."}
+		Long: "trust manages the trusted root, which verifies the certificates of keyless signatures."}
 	var f trustFlags
 	update := &cobra.Command{
 		Use:   "update [FILE]",
 		Short: "Get the newest trusted root",
-		Long: "update writes the trusted root that the public Sigstore instance publishes now to FILE, or\n" +
-			"trusted_root.json. It is proved by TUF, beginning with a root that is built in. --from takes\n" +
-			"one that was carried in, for a place without a network. A root that is older than what\n" +
-			"is in FILE, or built in, is refused.\n\n" +
-			"Name FILE in valise.yaml (trust: {trusted_root: FILE}) and every bundle carries it: a device\n" +
-			"takes it when it commits the release.",
+		Long: "update writes the current trusted root of the public Sigstore instance to FILE, default\n" +
+			"trusted_root.json. It is verified with TUF, starting from a root that is built in. --from\n" +
+			"takes a file that you brought, for machines without a network. A root that is older than the\n" +
+			"one in FILE, or the built-in one, is refused.\n\n" +
+			"Name FILE in valise.yaml (trust: {trusted_root: FILE}) to add it to every bundle: a device\n" +
+			"uses it once it has installed the release.",
 		Example: "  valise trust update\n  valise trust update --from /media/usb/trusted_root.json\n" +
 			"  valise trust update private.json --mirror https://tuf.example.com --root root.json",
 		Args: cobra.MaximumNArgs(1),
@@ -37,7 +37,7 @@ func trustCommand(a *app) *cobra.Command {
 			return a.updateTrust(append(args, "trusted_root.json")[0], f)
 		},
 	}
-	update.Flags().StringVar(&f.from, "from", "", "trusted_root.json to take instead of asking the network")
+	update.Flags().StringVar(&f.from, "from", "", "trusted_root.json to use instead of the network")
 	update.Flags().StringVar(&f.mirror, "mirror", sign.PublicMirror, "TUF repository")
 	update.Flags().StringVar(&f.root, "root", "", "root.json of another TUF repository, from a source that you trust")
 	update.MarkFlagsMutuallyExclusive("from", "mirror")

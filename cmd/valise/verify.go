@@ -39,13 +39,13 @@ func verifyCommand(a *app) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "verify FILE|sha256:DIGEST...",
 		Short: "Check bundles the way a device does, or signatures over any files",
-		Long: "verify checks the signature inside a bundle and then every byte of it, offline: exit code\n" +
-			"0 means that a device which trusts the same signer accepts the bundle, 4 that it does not.\n\n" +
-			"Any other FILE needs a signature over the whole of it: FILE.sigstore.json beside it, the one\n" +
-			"that --bundle names, or a line in a signed list of --checksums. A bundle's inside is checked\n" +
-			"as well then. A .sigstore.json proves who signed and when; a bare .sig needs --key, because\n" +
-			"nothing in it proves when it was made. In place of FILE, --bundle takes sha256:DIGEST (or\n" +
-			"sha384, sha512: the hash by which the signature names its file).",
+		Long: "verify checks the signature inside a bundle and then every byte of it, offline. Exit code 0\n" +
+			"means that a device which trusts the same signer accepts the bundle, 4 that it does not.\n\n" +
+			"Any other FILE needs a signature over the whole file: FILE.sigstore.json beside it, the file\n" +
+			"that --bundle names, or a line in a signed list of --checksums. If FILE is a bundle, its\n" +
+			"content is checked as well. A .sigstore.json proves who signed and when; a .sig alone needs\n" +
+			"--key, because nothing in it proves when it was made. With --bundle, FILE may be\n" +
+			"sha256:DIGEST (or sha384, sha512: the hash that the signature uses).",
 		Example: "  valise verify shop-1.2.3.tar.gz --identity https://github.com/acme/shop/.github/workflows/release.yml@refs/tags/v1.2.3\n" +
 			"  valise verify dist/shop-1.2.3.tar.gz --key cosign.pub\n" +
 			"  valise verify --bundle README.md.sigstore.json --key cosign.pub README.md\n" +
@@ -54,11 +54,11 @@ func verifyCommand(a *app) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error { return a.verify(cmd.Context(), args, f) },
 	}
 	f.trust.Register(c.Flags())
-	c.Flags().StringVar(&f.signature, "bundle", "", "signature over the whole file: .sigstore.json, or .sig with --key; with --checksums that of the list")
-	c.Flags().StringVar(&f.certificate, "certificate", "", "certificate that belongs to a .sig")
-	c.Flags().StringVar(&f.checksums, "checksums", "", "signed list of SHA-256 in which every FILE must stand")
-	c.Flags().StringVar(&f.app, "app", "", "app it must be a release of")
-	c.Flags().StringVar(&f.version, "version", "", "version it must be")
+	c.Flags().StringVar(&f.signature, "bundle", "", "signature over the whole file: .sigstore.json, or .sig with --key; with --checksums, the signature of the list")
+	c.Flags().StringVar(&f.certificate, "certificate", "", "certificate of a .sig")
+	c.Flags().StringVar(&f.checksums, "checksums", "", "signed list of SHA-256 digests that must contain every FILE")
+	c.Flags().StringVar(&f.app, "app", "", "app that the bundle must belong to")
+	c.Flags().StringVar(&f.version, "version", "", "version that the bundle must have")
 	return c
 }
 

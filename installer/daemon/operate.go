@@ -22,7 +22,7 @@ const (
 
 // logQuery is what a call for logs may say.
 type logQuery struct {
-	Lines int `json:"lines,omitempty" jsonschema:"of each service, 1 to 10000; 100 when it is missing"`
+	Lines int `json:"lines,omitempty" jsonschema:"lines of each service, 1 to 10000; default 100"`
 }
 
 // operate does something to the app, unless something else does.

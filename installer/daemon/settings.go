@@ -16,11 +16,11 @@ import (
 type Settings struct {
 	// Check is how often the source is asked, 0 for never; Auto is what happens
 	// with a newer release; Window, "02:00-04:30" in local time, is when.
-	Check  Interval `yaml:"check,omitempty" json:"check_every" jsonschema:"how often the source is asked: 6h, 90m; empty for never"`
+	Check  Interval `yaml:"check,omitempty" json:"check_every" jsonschema:"how often to check the source: 6h, 90m; empty for never"`
 	Auto   Mode     `yaml:"auto,omitempty" json:"auto" jsonschema:"what happens with a newer release"`
 	Window string   `yaml:"window,omitempty" json:"window" jsonschema:"when, HH:MM-HH:MM in local time; empty for always"`
 	// Channel admits pre-releases of that name. It is part of the source.
-	Channel string `yaml:"-" json:"channel" jsonschema:"first word of the pre-releases that count too; empty for none"`
+	Channel string `yaml:"-" json:"channel" jsonschema:"first word of pre-releases to accept; empty for none"`
 }
 
 // Interval is a time between two checks, as people write it: 90m, 6h.

@@ -158,7 +158,7 @@ type Announcement struct {
 // Application is how an update is to be applied.
 type Application struct {
 	Force       bool    `json:"force,omitempty" jsonschema:"insist on an older version or one that failed here; needs scope admin"`
-	DownloadURL *string `json:"download_url,omitempty" jsonschema:"refused: this device fetches from its source only"`
+	DownloadURL *string `json:"download_url,omitempty" jsonschema:"refused: this device downloads from its source only"`
 	Hash        *string `json:"file_hash_sha256,omitempty"`
 }
 
@@ -169,7 +169,7 @@ type Data struct {
 
 // Restoration is how saved data are restored.
 type Restoration struct {
-	Discard bool `json:"discard,omitempty" jsonschema:"do not save today's data first: for data that cannot be read any more"`
+	Discard bool `json:"discard,omitempty" jsonschema:"do not back up the current data first: for data that can no longer be read"`
 }
 
 // NewUpload is a bundle that is to come.
@@ -203,7 +203,7 @@ type Finding struct {
 	Text   string `json:"text"`
 	Remedy string `json:"remedy,omitempty"`
 	// The same for those who say it in another language.
-	Format     string   `json:"format" jsonschema:"text before its args stand in it"`
+	Format     string   `json:"format" jsonschema:"text without its args"`
 	Args       []string `json:"args,omitempty"`
 	Advice     string   `json:"advice,omitempty" jsonschema:"names the remedy"`
 	AdviceArgs []string `json:"advice_args,omitempty"`
