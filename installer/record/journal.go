@@ -77,7 +77,8 @@ func (s *Store) Begin(ctx context.Context, r installer.Record) error {
 		if err := checkStatus(added.Status, installer.Applying); err != nil {
 			return err
 		}
-		_, err = tx.ExecContext(ctx, `UPDATE record SET action = ?, from_release = ?, to_release = ?, status = ?, rotation = ?, path = ?, started = ? WHERE turn = ?`,
+		// What it waited for does not count any more: another cause may end it.
+		_, err = tx.ExecContext(ctx, `UPDATE record SET action = ?, from_release = ?, to_release = ?, status = ?, rotation = ?, path = ?, error = '', reason = '', started = ? WHERE turn = ?`,
 			r.Action, fromJSON, toJSON, installer.Applying, rotation, path, encodeTime(r.Created), turn)
 		return err
 	})

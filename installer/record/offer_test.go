@@ -64,7 +64,7 @@ func TestOffer(t *testing.T) {
 	ok(t, s.SetBundle(ctx, "r2", b, "news"))
 	ok(t, s.Become(ctx, "r2", installer.Verifying, nil, at(2)))
 	ok(t, s.Become(ctx, "r2", installer.Failed, errors.New("no space"), at(3)))
-	ok(t, s.Become(ctx, "r2", installer.Pending, nil, at(4)))
+	ok(t, s.Become(ctx, "r2", installer.Pending, &installer.Failure{Reason: "halted", Err: errors.New("it was halted")}, at(4)))
 	ok(t, s.SetBundle(ctx, "r2", b, "")) // the old text stays
 	ok(t, s.Become(ctx, "r2", installer.Verifying, nil, at(5)))
 	begin(t, s, "r2", installer.ActionUpdate, "2.0.0")
