@@ -57,7 +57,12 @@ func (e *stepError) Unwrap() error { return e.err }
 func (e *UnmetError) Kind() string { return "requirement" }
 
 // Kind is the kind that ReasonOf names.
-func (e *HeldError) Kind() string { return "held" }
+func (e *HeldError) Kind() string {
+	if e.Halted {
+		return "halted"
+	}
+	return "held"
+}
 
 // Kind is the kind that ReasonOf names.
 func (e *NoWayError) Kind() string { return "requirement" }

@@ -7,7 +7,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/spf13/cobra"
+
 	"github.com/valise-ota/valise/cmd/internal/cli"
+	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/device"
 )
 
@@ -49,6 +52,30 @@ func TestSentences(t *testing.T) {
 			t.Errorf("%q has no sentence", a[1])
 		case strings.Contains(hint, "%!") || advised.Args != nil && !strings.Contains(hint, "ARGUMENT"):
 			t.Errorf("%q: %s", a[1], hint)
+		}
+	}
+}
+
+// TestHaltedMidway: a release that was halted while it was fetched is refused with the exit
+// code of one that was halted before.
+func TestHaltedMidway(t *testing.T) {
+	for from, said := range map[string]string{
+		"1.0.0": "valise-installer: 1.1.0 was halted; this device is unchanged\n",
+		"":      "valise-installer: 1.1.0 was halted; what it had started is removed again\n",
+	} {
+		r := installer.Record{ID: "r1", To: installer.Release{Version: "1.1.0"}, Reason: "halted"}
+		if from != "" {
+			r.From = &installer.Release{Version: from, Dir: from}
+		}
+		var stderr strings.Builder
+		p := &program{App: cli.App{Env: cli.Env{Stdout: new(strings.Builder), Stderr: &stderr, Getenv: os.Getenv}}}
+		p.Args = []string{}
+		root := &cobra.Command{Use: "valise-installer", RunE: func(*cobra.Command, []string) error {
+			return p.end(installer.Result{Outcome: installer.Unchanged, Record: r, Err: errors.New("1.1.0 was halted")}, nil)
+		}}
+		p.explain(root)
+		if code := p.Run(t.Context(), root); code != cli.ExitRefused || stderr.String() != said {
+			t.Errorf("exit code %d, %q", code, stderr.String())
 		}
 	}
 }

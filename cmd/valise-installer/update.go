@@ -241,13 +241,18 @@ func (p *program) end(res installer.Result, c *device.Candidate, over ...string)
 	case installer.NeedsAttention:
 		return &device.AttentionError{Err: res.Err}
 	}
-	if s.From == "" && res.Record.ID != "" {
-		return fmt.Errorf("%w; what it had started is removed again", res.Err)
-	}
 	if res.Record.Repairs() && res.Record.ID != "" {
 		return cli.WithHint(res.Err, "%s is still the current release; \"valise-installer doctor\" says what it lacks", s.To)
 	}
-	return fmt.Errorf("%w; this device is unchanged", res.Err)
+	after := "this device is unchanged"
+	if s.From == "" && res.Record.ID != "" {
+		after = "what it had started is removed again"
+	}
+	err := fmt.Errorf("%w; %s", res.Err, after)
+	if res.Record.Reason == "halted" { // while it was fetched
+		return cli.WithCode(err, cli.ExitRefused)
+	}
+	return err
 }
 
 func printSummary(w io.Writer, s summary) {

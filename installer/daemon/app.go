@@ -412,6 +412,9 @@ func (a *app) ended(ctx context.Context, r installer.Record, res installer.Resul
 	case err != nil && !stopped && (installer.Obstacle(err) || (r.By == bySchedule || r.By == byFleet) && a.refusedBy(err) == ""):
 		a.obstructed(ctx, r, err)
 		return
+	case err == nil && res.Outcome == installer.Unchanged && res.Record.Reason == halted: // while it was fetched
+		a.obstructed(ctx, r, &installer.Failure{Reason: halted, Err: res.Err})
+		return
 	case err == nil && res.Record.ID != r.ID: // it failed before the transaction had a record
 		a.fail(ctx, r.ID, a.told(res.Err))
 	case err != nil:

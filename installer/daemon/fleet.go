@@ -16,6 +16,9 @@ import (
 // byFleet is who asked for what a fleet server wants.
 const byFleet = "fleet"
 
+// halted is the reason of a release that its rollout file halted.
+const halted = "halted"
+
 // errCanceled is why a job ends that a server does not want any more.
 var errCanceled = &installer.Failure{Reason: "canceled", Err: errors.New("canceled by the server")}
 
@@ -184,7 +187,7 @@ func (s steered) Record(ctx context.Context, id string) (out fleet.Record, err e
 		out.Code = 5
 	case r.Status == installer.RolledBack:
 		out.Code = 3
-	case refusedFor(r.Reason):
+	case refusedFor(r.Reason), r.Reason == halted, r.Reason == "requirement":
 		out.Code = 4
 	}
 	if st.Current != nil {

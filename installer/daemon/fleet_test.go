@@ -36,6 +36,7 @@ type steeredDevice struct {
 	source  map[string]string // what the source gives for a version
 	way     map[string][]string
 	sick    map[string]bool
+	halted  map[string]bool // by its rollout file
 	fetched []string
 	updated []string
 	dark    bool // the power is cut when the daemon ends
@@ -135,6 +136,9 @@ func (d *steeredDevice) Update(ctx context.Context, _, path, id string, _ bool, 
 	version := string(b)
 	if strings.HasPrefix(version, "0.") {
 		return res, errOlder
+	}
+	if d.halted[version] {
+		return res, &installer.HeldError{Version: version, Halted: true}
 	}
 	return d.transact(ctx, installer.ActionUpdate, id, version, on, report)
 }
@@ -446,6 +450,23 @@ func TestFleetRefused(t *testing.T) {
 			if l.has(id, "error", tc.want); l.runs() != "1.0.0" || len(l.dev.fetched) != tc.fetched {
 				t.Errorf("%s runs, %v", l.runs(), l.dev.fetched)
 			}
+		}
+	})
+}
+
+// TestFleetHalted: what a rollout file halts is not installed for a server either, which hears
+// so; and is when the halt ends.
+func TestFleetHalted(t *testing.T) {
+	steeredInBubble(t, fleet.Config{}, func(t *testing.T, l *steeredLife) {
+		l.dev.halted = map[string]bool{"1.1.0": true}
+		id := l.s.Assign(fleettest.Action{Target: "d1", Module: "shop", Version: "1.1.0"})
+		l.wait(6 * time.Hour)
+		l.has(id, "error", "closed/failure 4 | tried 3 times: 1.1.0 was halted by its rollout file (--force installs it) | 1.0.0 runs")
+		l.dev.halted = nil
+		id = l.s.Assign(fleettest.Action{Target: "d1", Module: "shop", Version: "1.1.0"})
+		l.wait(24 * time.Hour)
+		if l.has(id, "finished", "closed/success"); l.runs() != "1.1.0" {
+			t.Errorf("%s runs", l.runs())
 		}
 	})
 }

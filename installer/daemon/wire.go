@@ -100,7 +100,7 @@ type Check struct {
 	Way     []string `json:"way"`     // versions to be installed, one after the other; the last is the newest
 	Blocked *string  `json:"blocked"` // why a newer one cannot be reached
 
-	BlockedReason *string `json:"blocked_reason"` // the kind of that: requirement, held
+	BlockedReason *string `json:"blocked_reason"` // the kind of that: requirement, held, halted
 }
 
 // Done is the answer to a call that changes something.

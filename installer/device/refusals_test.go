@@ -36,6 +36,14 @@ type double struct {
 	policy bundle.RestoreData
 	sets   []backup.Set
 	taken  error // of Inspect
+	staged func(version string)
+}
+
+func (d *double) Stage(ctx context.Context, rel *verify.Release, to installer.Release, kept []installer.Release) error {
+	if d.staged != nil {
+		d.staged(to.Version)
+	}
+	return d.World.Stage(ctx, rel, to, kept)
 }
 
 func (d *double) Inspect(context.Context, *verify.Release, installer.State) (installer.Facts, error) {

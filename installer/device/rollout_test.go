@@ -219,9 +219,18 @@ func TestRolloutGate(t *testing.T) {
 	dir := s.released("1.1.0")
 	s.from("path: " + dir)
 	s.rollout(dir, 1, "1.1.0=100%")
-	_, err := s.walk("", func(string) { s.rollout(dir, 2, "1.1.0=halted") })
-	if err == nil || !strings.HasPrefix(err.Error(), "1.1.0 was halted") {
-		t.Errorf("got %v", err)
+	c, err := s.Verify(t.Context(), "", Options{})
+	if err == nil {
+		err = s.Plan(t.Context(), c, Options{})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	s.rollout(dir, 2, "1.1.0=halted")
+	res, err := s.Apply(t.Context(), c, Options{})
+	if err != nil || res.Outcome != installer.Unchanged || res.Record.Reason != "halted" || !strings.HasPrefix(res.Err.Error(), "1.1.0 was halted") {
+		t.Errorf("got %+v, %v", res, err)
 	}
 	st, err := s.State(t.Context(), "shop")
 	if err != nil || st.Current.Version != "1.0.0" || len(st.Bad) > 0 || st.Unfinished != nil {
@@ -231,6 +240,35 @@ func TestRolloutGate(t *testing.T) {
 	if over, err := s.walk(""); err != nil || len(over) != 1 {
 		t.Errorf("set again: %v, %v", over, err)
 	}
+}
+
+// TestRolloutGateDaemon: in the daemon a release that is halted while it is fetched waits,
+// as one does that was halted before.
+func TestRolloutGateDaemon(t *testing.T) {
+	s := installed(t)
+	dir := s.released("1.1.0")
+	s.from("path: " + dir)
+	s.settings("check: 1m, auto: apply")
+	s.rollout(dir, 1, "1.1.0=100%")
+	s.staged = func(string) { s.rollout(dir, 2, "1.1.0=halted") }
+	d := s.serve()
+	var page daemon.Page
+	for ; len(page.Data) < 2 || page.Data[0].ErrorMessage == nil; time.Sleep(20 * time.Millisecond) {
+		d.call("GET", "", "", &page)
+	}
+	u := page.Data[0]
+	d.arrives("1.0.0 completed", "1.1.0 pending")
+	if !strings.Contains(*u.ErrorMessage, "1.1.0 was halted") || *u.Reason != "halted" {
+		t.Errorf("%+v", u)
+	}
+	d.stop()
+	s.staged = nil
+	s.rollout(dir, 3, "1.1.0=100%")
+	d = s.serve()
+	if code := d.call("POST", "/"+u.PublicID+"/apply", "", nil); code >= 300 {
+		t.Fatal(code)
+	}
+	d.arrives("1.0.0 completed", "1.1.0 completed")
 }
 
 // TestRolloutReplay: the highest sequence that was seen counts, over restarts and places,
@@ -423,7 +461,7 @@ func TestRolloutDaemon(t *testing.T) {
 	for ; u.ErrorMessage == nil; time.Sleep(20 * time.Millisecond) {
 		d.call("GET", "/"+id, "", &u)
 	}
-	if u.Status != installer.Pending || !strings.Contains(*u.ErrorMessage, "1.2.0 was halted") || *u.Reason != "held" {
+	if u.Status != installer.Pending || !strings.Contains(*u.ErrorMessage, "1.2.0 was halted") || *u.Reason != "halted" {
 		t.Errorf("%+v %s", u, *u.ErrorMessage)
 	}
 	if code := d.call("GET", "/"+id+"/plan", "", nil); code != 422 {

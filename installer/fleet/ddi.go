@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -35,6 +36,7 @@ type Client struct {
 	http *http.Client
 	base string // up to the name of the target
 	auth func() (string, error)
+	cert string // client certificate, if there is one
 }
 
 // NewClient prepares a client for the target id. next, which may be nil, carries out
@@ -53,12 +55,16 @@ func NewClient(c Config, id, agent string, next http.RoundTripper) (*Client, err
 			// Read at each handshake: who renews it need not start this program anew.
 			t.TLSClientConfig = &tls.Config{GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 				pair, err := tls.LoadX509KeyPair(c.ClientCertificate, c.ClientKey)
-				return &pair, err
+				if err != nil {
+					return nil, fmt.Errorf("read client_certificate: %w", err)
+				}
+				return &pair, nil
 			}}
 		}
 		next = t
 	}
 	return &Client{
+		cert: c.ClientCertificate,
 		base: strings.TrimSuffix(c.HawkBit, "/") + "/" + cmp.Or(c.Tenant, "DEFAULT") + "/controller/v1/" + url.PathEscape(id),
 		http: &http.Client{
 			Transport:     &named{&web.Guard{Next: next, Limit: maxAnswer, Loopback: true}, agent},
@@ -107,23 +113,29 @@ func secretOf(scheme, file string) (string, error) {
 type StatusError struct {
 	Code int
 	Host string
+	Page bool // with a page or text: a proxy answers so, a hawkBit does with JSON, or nothing
 }
 
 // Kind names these errors for front ends.
 func (e *StatusError) Kind() string { return "fleet" }
 
 func (e *StatusError) Error() string {
-	return strings.TrimSuffix(fmt.Sprintf("%s answered %d (%s)", e.Host, e.Code, http.StatusText(e.Code)), " ()")
+	text := strings.TrimSuffix(fmt.Sprintf("%s answered %d (%s)", e.Host, e.Code, http.StatusText(e.Code)), " ()")
+	if e.Page {
+		text += " with a page: that is a proxy, not hawkBit"
+	}
+	return text
 }
 
 // over reports whether a server took what it was told, or never will: what it does not
-// know any more, or cannot read, is not told again.
+// know any more, or cannot read, is not told again. What a proxy says before a server
+// that is down, or of a client certificate, counts for nothing.
 func over(err error) bool {
 	if err == nil {
 		return true
 	}
 	s := new(StatusError)
-	if !errors.As(err, &s) {
+	if !errors.As(err, &s) || s.Page {
 		return false
 	}
 	switch s.Code {
@@ -162,13 +174,17 @@ func (c *Client) do(ctx context.Context, method, rest string, in, out any) error
 		if u := new(url.Error); errors.As(err, &u) {
 			err = u.Err
 		}
+		if alert := new(net.OpError); errors.As(err, &alert) && alert.Op == "remote error" { // of TLS
+			err = fmt.Errorf("it refuses %s: %w", cmp.Or(c.cert, "a device without client_certificate"), err)
+		}
 		return fmt.Errorf("ask %s: %w", req.URL.Host, err)
 	}
 	defer res.Body.Close()
-	if res.StatusCode < 200 || res.StatusCode > 299 {
-		return &StatusError{res.StatusCode, req.URL.Host}
-	}
 	b, err := io.ReadAll(res.Body)
+	page, good := len(b) > 0 && !strings.Contains(res.Header.Get("Content-Type"), "json"), res.StatusCode >= 200 && res.StatusCode <= 299
+	if !good || page && out == nil {
+		return &StatusError{res.StatusCode, req.URL.Host, page}
+	}
 	if err == nil && out != nil {
 		err = json.Unmarshal(b, out)
 	}

@@ -82,7 +82,10 @@ func TestHostileAnswer(t *testing.T) {
 		"long":          {serveOne(links("cancelAction", "/"+strings.Repeat("a", 65))), "as the address of an action"},
 		"unauthorized":  {func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusUnauthorized) }, "answered 401 (Unauthorized)"},
 		"unknown calls": {serveOne(links("selfDestruct", "/now")), ""},
-		"nothing":       {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "{}") }, ""},
+		"nothing": {func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			fmt.Fprint(w, "{}")
+		}, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			paths := []string{}

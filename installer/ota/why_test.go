@@ -29,7 +29,7 @@ func TestWhy(t *testing.T) {
 	for _, step := range []string{"stage", "backup", "activate", "probe", "repair"} {
 		reasons["step."+step] = true
 	}
-	said := regexp.MustCompile(`Kind\(\) string\s*\{ return "([a-z.-]+)" \}|because\("([a-z.-]+)"|Reason: "([a-z.-]+)"|Failure\{"([a-z.-]+)"|cmp\.Or\(installer\.ReasonOf\(\w+\), "([a-z.-]+)"\)|reason = '([a-z.-]+)'|return "(space|network)"|\tCheck[A-Z]\w+ += "([a-z-]+)"`)
+	said := regexp.MustCompile(`Kind\(\) string\s*\{ return "([a-z.-]+)" \}|because\("([a-z.-]+)"|Reason: "([a-z.-]+)"|Failure\{"([a-z.-]+)"|cmp\.Or\(installer\.ReasonOf\(\w+\), "([a-z.-]+)"\)|reason = '([a-z.-]+)'|return "(space|network|held|halted)"|\tCheck[A-Z]\w+ += "([a-z-]+)"`)
 	for _, dir := range []string{"../*.go", "../*/*.go", "../../bundle/*.go", "../../bundle/parts/*.go", "../../verify/*.go"} {
 		names, err := filepath.Glob(dir)
 		if err != nil || len(names) == 0 {
