@@ -175,7 +175,7 @@ func (c *Client) do(ctx context.Context, method, rest string, in, out any) error
 			err = u.Err
 		}
 		if alert := new(net.OpError); errors.As(err, &alert) && alert.Op == "remote error" { // of TLS
-			err = fmt.Errorf("it refuses %s: %w", cmp.Or(c.cert, "a device without client_certificate"), err)
+			err = fmt.Errorf("it refuses %s: %w", cmp.Or(c.cert, "a device without client_certificate"), alert)
 		}
 		return fmt.Errorf("ask %s: %w", req.URL.Host, err)
 	}
