@@ -3,28 +3,40 @@
 package main
 
 import (
+	"net"
 	"net/http/httptest"
+	"os"
+	"os/exec"
 	"regexp"
+	"runtime"
 	"strings"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
 
 	"github.com/valise-ota/valise/bundle/bundletest"
 	"github.com/valise-ota/valise/installer/fleet/fleettest"
 )
 
-// hawkbit starts a double of a hawkBit server at $HAWKBIT, whose target is d1:
+// hawkbit starts a double of a hawkBit server at $HAWKBIT, in the machine if there is one,
+// whose target is d1:
 //
 //	hawkbit start
 //	hawkbit assign VERSION [MODE]     MODE is forced, skip or confirm
+//	hawkbit force                     the last action is not to wait any more
 //	hawkbit awaits STATE REGEXP       the last action, and what was told of it last
 func hawkbit(ts *testscript.TestScript, neg bool, args []string) {
 	st := ts.Value(testKey{}).(*state)
 	switch args[0] {
 	case "start":
 		st.hawkbit = &fleettest.Server{Sleep: "00:00:05", Token: "secret"}
-		web := httptest.NewServer(st.hawkbit)
+		web := httptest.NewUnstartedServer(st.hawkbit)
+		if ts.Getenv("MACHINE") != "" {
+			web.Listener.Close()
+			web.Listener = listenInMachine(ts)
+		}
+		web.Start()
 		ts.Defer(web.Close)
 		ts.Setenv("HAWKBIT", web.URL)
 	case "assign":
@@ -36,6 +48,8 @@ func hawkbit(ts *testscript.TestScript, neg bool, args []string) {
 			a.State = mode
 		}
 		st.hawkbit.Assign(a)
+	case "force":
+		st.hawkbit.Set(len(st.hawkbit.Actions()), func(a *fleettest.Action) { a.Update = "forced" })
 	case "awaits":
 		s, want := st.hawkbit, regexp.MustCompile(args[2])
 		for end := time.Now().Add(bundletest.Patience()); ; time.Sleep(50 * time.Millisecond) {
@@ -55,4 +69,25 @@ func hawkbit(ts *testscript.TestScript, neg bool, args []string) {
 	default:
 		ts.Fatalf("hawkbit %s", args[0])
 	}
+}
+
+// listenInMachine listens in the network of the machine, which is its own.
+func listenInMachine(ts *testscript.TestScript) net.Listener {
+	pid, err := exec.Command(ts.Getenv("SYSTEMD"), "pid", ts.Getenv("MACHINE")).Output()
+	ts.Check(err)
+	its, err := os.Open("/proc/" + strings.TrimSpace(string(pid)) + "/ns/net")
+	ts.Check(err)
+	defer its.Close()
+	var l net.Listener
+	ended := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and the thread ends with this function
+		err := unix.Setns(int(its.Fd()), unix.CLONE_NEWNET)
+		if err == nil {
+			l, err = net.Listen("tcp", "127.0.0.1:0")
+		}
+		ended <- err
+	}()
+	ts.Check(<-ended)
+	return l
 }

@@ -54,7 +54,8 @@ func pushBundle(ts *testscript.TestScript, neg bool, args []string) {
 // sent is what the last push sent.
 var sent int64
 
-// makeRollout is rollout DIR SEQUENCE [VERSION=PERCENT...].
+// makeRollout is rollout DIR SEQUENCE [VERSION=PERCENT...]: signed by maker, whose key is
+// written as maker.pub.
 func makeRollout(ts *testscript.TestScript, neg bool, args []string) {
 	sequence, err := strconv.ParseInt(args[1], 10, 64)
 	ts.Check(err)
@@ -73,4 +74,5 @@ func makeRollout(ts *testscript.TestScript, neg bool, args []string) {
 	file := filepath.Join(ts.MkAbs(args[0]), rollout.FileName(f.App, sequence))
 	ts.Check(os.WriteFile(file+rollout.SignatureSuffix, signer(test(ts), "maker").Sign(test(ts), text), 0o600))
 	ts.Check(os.WriteFile(file, text, 0o600))
+	ts.Check(os.WriteFile(ts.MkAbs("maker.pub"), []byte(signer(test(ts), "maker").PublicPEM()), 0o644))
 }

@@ -14,7 +14,9 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-func init() { onMachine["cuteach"], onMachine["fulleach"] = cutEach, fullEach }
+func init() {
+	onMachine["cuteach"], onMachine["fulleach"], onMachine["hawkbit"] = cutEach, fullEach, hawkbit
+}
 
 // TestSystemdLong is what takes minutes, such as killing a command at its renames,
 // links and removals, one after the other, when the power goes with it.

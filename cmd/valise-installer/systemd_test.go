@@ -91,7 +91,7 @@ func machines(t *testing.T, releases string) testscript.Params {
 
 // onMachine are the commands of these scripts.
 var onMachine = map[string]func(*testscript.TestScript, bool, []string){
-	"code": code, "health": checkHealth, "cutat": powerCut, "boot": boot, "watch": watch, "downtime": downtime, "becomes": becomes, "mkbundle": makeBundle, "picture": picture, "envfiles": envFiles,
+	"code": code, "health": checkHealth, "cutat": powerCut, "boot": boot, "watch": watch, "downtime": downtime, "becomes": becomes, "mkbundle": makeBundle, "picture": picture, "envfiles": envFiles, "rollout": makeRollout,
 }
 
 // buildCloud packs and signs releases of examples/cloud for Linux on arch below

@@ -59,6 +59,7 @@ var byHand = map[string]string{
 	"testdata/systemd-long/adopt_cut.txtar":     cutsPower,
 	"testdata/systemd-long/daemon.txtar":        ownDaemon,
 	"testdata/systemd-long/engine.txtar":        noCalls,
+	"testdata/systemd-long/fleet.txtar":         ownDaemon,
 	"testdata/systemd-long/full.txtar":          cutsPower,
 	"testdata/systemd-long/installsh.txtar":     noCalls,
 	"testdata/systemd-long/operator.txtar":      ownDaemon,
