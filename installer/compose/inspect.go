@@ -340,14 +340,13 @@ func (a *App) inspectServices(ctx context.Context, f *installer.Facts, rel *veri
 	}
 	maps.DeleteFunc(hashes, func(name, _ string) bool { return !model.Runs(name) })
 	f.Services = changes(hashes, running)
-	if c.RecreatesDependents() {
-		withDependents(model, f.Services)
-	}
+	withDependents(model, f.Services, c.RecreatesDependents())
 	return nil
 }
 
-// withDependents marks the services that depend on one that is made anew.
-func withDependents(model *docker.Model, list []installer.ServiceChange) {
+// withDependents marks the services that join one that is made anew, or, where compose
+// does that, depend on it.
+func withDependents(model *docker.Model, list []installer.ServiceChange, depend bool) {
 	anew := map[string]bool{}
 	for _, s := range list {
 		anew[s.Service] = s.Change == installer.Recreated
@@ -358,12 +357,13 @@ func withDependents(model *docker.Model, list []installer.ServiceChange) {
 			if anew[s.Service] || s.Change != installer.KeptAsIs {
 				continue
 			}
-			for on := range model.Services[s.Service].DependsOn {
-				if !anew[on] {
-					continue
-				}
+			service := model.Services[s.Service]
+			on := service.Joins()
+			if depend {
+				on = slices.AppendSeq(on, maps.Keys(service.DependsOn))
+			}
+			if slices.ContainsFunc(on, func(name string) bool { return anew[name] }) {
 				list[i].Change, anew[s.Service], again = installer.Recreated, true, true
-				break
 			}
 		}
 	}

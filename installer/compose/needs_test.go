@@ -110,16 +110,32 @@ func TestLacksMounts(t *testing.T) {
 	}
 }
 
-// TestWithDependents: what depends on a service that is made anew, however far, is too.
+// TestWithDependents: what joins a service that is made anew, however far, is too, and
+// with some versions of compose what depends on one.
 func TestWithDependents(t *testing.T) {
 	var model docker.Model
-	if err := json.Unmarshal([]byte(`{"services": {"db": {}, "app": {"depends_on": {"db": {}}}, "web": {"depends_on": {"app": {}}}, "other": {}}}`), &model); err != nil {
+	if err := json.Unmarshal([]byte(`{"services": {"db": {}, "app": {"depends_on": {"db": {}}}, "web": {"depends_on": {"app": {}}},
+		"side": {"network_mode": "service:db"}, "copy": {"volumes_from": ["side:ro"]}, "other": {"network_mode": "host", "volumes_from": ["container:db"]}}}`), &model); err != nil {
 		t.Fatal(err)
 	}
-	list := []installer.ServiceChange{{Service: "web", Change: installer.KeptAsIs}, {Service: "app", Change: installer.KeptAsIs}, {Service: "db", Change: installer.Recreated}, {Service: "other", Change: installer.KeptAsIs}}
-	withDependents(&model, list)
-	if list[0].Change != installer.Recreated || list[1].Change != installer.Recreated || list[3].Change != installer.KeptAsIs {
-		t.Errorf("got %v", list)
+	for depend, want := range map[bool]string{false: "copy db side", true: "app copy db side web"} {
+		var list []installer.ServiceChange
+		for name := range model.Services {
+			list = append(list, installer.ServiceChange{Service: name, Change: installer.KeptAsIs})
+		}
+		slices.SortFunc(list, func(x, y installer.ServiceChange) int { return strings.Compare(y.Service, x.Service) })
+		list[slices.IndexFunc(list, func(s installer.ServiceChange) bool { return s.Service == "db" })].Change = installer.Recreated
+		withDependents(&model, list, depend)
+		var anew []string
+		for _, s := range list {
+			if s.Change == installer.Recreated {
+				anew = append(anew, s.Service)
+			}
+		}
+		slices.Sort(anew)
+		if got := strings.Join(anew, " "); got != want {
+			t.Errorf("dependents too: %v: got %s, want %s", depend, got, want)
+		}
 	}
 	for version, want := range map[string]bool{"2.26.1-4": true, "2.29.2": true, "2.29.3": false, "2.30.0-desktop.1": false, "5.5.1": false} {
 		if got := (docker.Program{Version: version}).RecreatesDependents(); got != want {

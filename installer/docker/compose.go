@@ -371,7 +371,7 @@ func (c *Compose) Hashes(ctx context.Context, running []Container) (map[string]s
 }
 
 // named finds what may be of another name in the answer.
-var named = lazyregexp.New(`\b(env_file|required)\b|service:`)
+var named = lazyregexp.New(`\b(env_file|required|volumes_from)\b|service:`)
 
 // resolvedHashes are the hashes of the project as compose writes it out, with containers
 // in place of services that are joined.
@@ -387,12 +387,17 @@ func (c *Compose) resolvedHashes(ctx context.Context, running []Container) (map[
 		return nil, err
 	}
 	services, _ := model["services"].(map[string]any)
+	joined := map[string]any{}
 	for _, s := range services {
 		s, _ := s.(map[string]any)
 		depends, _ := s["depends_on"].(map[string]any)
 		maps.DeleteFunc(depends, func(name string, _ any) bool { return services[name] == nil })
-		join(s, running)
+		for _, container := range join(s, running) {
+			joined[container] = map[string]string{"image": "joined"} // the name of a service stands there otherwise
+		}
 	}
+	maps.Copy(joined, services)
+	model["services"] = joined
 	text, err := json.Marshal(model)
 	if err != nil {
 		return nil, err
@@ -407,8 +412,9 @@ func (c *Compose) resolvedHashes(ctx context.Context, running []Container) (map[
 	return resolved.hashes(ctx)
 }
 
-// join writes into a service which containers it joins, as Up does.
-func join(s map[string]any, running []Container) {
+// join writes into a service which containers it joins, as Up does, and returns those
+// whose volumes it has.
+func join(s map[string]any, running []Container) (volumes []string) {
 	id := func(name string) string {
 		for _, x := range running {
 			if x.Service == name {
@@ -423,6 +429,18 @@ func join(s map[string]any, running []Container) {
 			s[key] = "container:" + id(name)
 		}
 	}
+	list, _ := s["volumes_from"].([]any)
+	for i := range list {
+		text, _ := list[i].(string)
+		name, rest, _ := strings.Cut(text, ":")
+		if name == "container" {
+			name, _, _ = strings.Cut(rest, ":")
+		} else {
+			name = id(name)
+		}
+		list[i], volumes = name, append(volumes, name)
+	}
+	return volumes
 }
 
 // RecreatesDependents reports whether Up recreates the services that depend on one which

@@ -104,10 +104,10 @@ func TestComposeOptions(t *testing.T) {
 // what they stand for, and services that are to be joined.
 func TestHashes(t *testing.T) {
 	c := fakeCompose(t, `case "$*" in
-*json*) echo '{"services": {"web": {"depends_on": {"db": {}, "off": {}}, "network_mode": "service:db"}, "db": {}}}' ;;
+*json*) echo '{"services": {"web": {"depends_on": {"db": {}, "off": {}}, "network_mode": "service:db", "volumes_from": ["db:ro", "container:other"]}, "db": {}}}' ;;
 */proc/*) while [ "$1" != --file ]; do shift; done; case "$(cat "$2")" in
   *off*|*service:db*) echo "web wrong" ;;
-  *container:1db*) echo "web started"; echo "db same" ;;
+  *'"other":{"image"'*container:1db*'"volumes_from":["1db","other"]'*) echo "web started"; echo "db same" ;;
   esac ;;
 *) echo "web named"; echo "db same" ;;
 esac`)
@@ -116,6 +116,7 @@ esac`)
 	for _, x := range []struct{ text, has, want string }{
 		{"services: {web: {env_file: a}}", "started", "started"},
 		{"services: {web: {env_file: a}}", "another", "named"},
+		{"services: {web: {volumes_from: [db]}}", "started", "started"},
 		{"services: {web: {}}", "started", "named"}, // it has nothing that could be named in another way
 	} {
 		if err := os.WriteFile(c.Files[0], []byte(x.text), 0o644); err != nil {

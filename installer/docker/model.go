@@ -127,6 +127,22 @@ type Service struct {
 	} `json:"deploy"`
 }
 
+// Joins are the services whose network, processes or volumes s shares: Up makes s anew
+// with one of them.
+func (s Service) Joins() (names []string) {
+	for _, mode := range []string{s.NetworkMode, s.PID, s.IPC} {
+		if name, ok := strings.CutPrefix(mode, "service:"); ok {
+			names = append(names, name)
+		}
+	}
+	for _, from := range s.VolumesFrom {
+		if name, _, _ := strings.Cut(from, ":"); name != "container" {
+			names = append(names, name)
+		}
+	}
+	return names
+}
+
 // EnvFile is a file that a service takes its environment from.
 type EnvFile struct {
 	Path     string `json:"path"`
