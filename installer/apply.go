@@ -13,6 +13,7 @@ import (
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/plain"
+	"github.com/valise-ota/valise/bundle/trace"
 	"github.com/valise-ota/valise/verify"
 )
 
@@ -416,6 +417,8 @@ func (in *Installer) run(ctx context.Context, st State, r Record, rel *verify.Re
 
 // do runs one step and reports whether its effect may have begun.
 func (in *Installer) do(ctx context.Context, id string, s step) (begun bool, err error) {
+	ctx, span := trace.Begin(ctx, trace.Step, s.name)
+	defer func() { span.End(err) }()
 	if err := ctx.Err(); err != nil {
 		return false, err
 	}
@@ -545,7 +548,9 @@ func (in *Installer) prune(ctx context.Context, keep int) {
 		// Forget first: the journal never names a release that is gone, and
 		// what is forgotten is garbage that any later prune removes.
 		if err = in.Journal.Forget(ctx, drop); err == nil {
-			err = Within(ctx, "undo", in.Limits.Undo, func(ctx context.Context) error { return in.Runtime.Prune(ctx, stay) })
+			err = Within(ctx, "undo", in.Limits.Undo, func(ctx context.Context) error {
+				return trace.Do(ctx, trace.Step, "prune", func(ctx context.Context) error { return in.Runtime.Prune(ctx, stay) })
+			})
 		}
 	}
 	if err != nil {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"github.com/valise-ota/valise/bundle/trace"
 )
 
 // Recover ends what did not finish: everything before the commit is undone, and a
@@ -38,7 +40,9 @@ func (in *Installer) Recover(ctx context.Context) (Result, error) {
 		if r.Steps[i].State == StepUndone || s.undo == nil {
 			continue
 		}
-		err := Within(ctx, "undo", s.undoLimit, func(ctx context.Context) error { return s.undo(ctx, r.Steps[i].Undo) })
+		err := Within(ctx, "undo", s.undoLimit, func(ctx context.Context) error {
+			return trace.Do(ctx, trace.Step, "undo "+s.name, func(ctx context.Context) error { return s.undo(ctx, r.Steps[i].Undo) })
+		})
 		if err != nil {
 			err = fmt.Errorf("undo %s: %w", s.name, err)
 			if ctx.Err() != nil { // as after a power cut: the next recovery goes on

@@ -57,6 +57,9 @@ func (p *program) pageConfig() (c ota.Config, err error) {
 }
 
 func (p *program) servePage(ctx context.Context) error {
+	if p.trace != "" {
+		return cli.Usagef("the page does nothing by itself: trace the service, with \"valise-installer serve --trace FILE\"")
+	}
 	debug.SetGCPercent(50) // hundreds may watch, and a device has more time than memory
 	config, err := p.pageConfig()
 	if err != nil {

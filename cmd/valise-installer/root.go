@@ -49,6 +49,7 @@ const exitCodes = "Exit codes: 0 done or nothing to do, 1 failed and unchanged, 
 type program struct {
 	cli.App
 	*device.Machine
+	trace string // where a trace goes, if anywhere
 }
 
 // Note tells people something on stderr that changes no result.
@@ -85,6 +86,7 @@ func run(ctx context.Context, e cli.Env) int {
 		}
 	}
 	root.PersistentFlags().Var((*absolutePath)(&p.Root), "root", "directory to use as the root of the device's file system")
+	root.PersistentFlags().StringVar(&p.trace, "trace", "", "write where the time goes to this file, NAME.json: in Chrome's trace event format")
 	p.explain(root)
 	return p.Run(ctx, root)
 }

@@ -154,7 +154,11 @@ func (p *program) explained(err error) error {
 func (p *program) explain(c *cobra.Command) {
 	if run := c.RunE; run != nil {
 		c.RunE = func(c *cobra.Command, args []string) error {
-			if err := run(c, args); err != nil {
+			ctx, end := p.traced(c)
+			c.SetContext(ctx)
+			err := run(c, args)
+			end(err)
+			if err != nil {
 				return p.explained(err)
 			}
 			return nil

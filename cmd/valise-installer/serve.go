@@ -80,7 +80,8 @@ func (p *program) serve(ctx context.Context, scan time.Duration) error {
 	}
 	server := &http.Server{
 		Handler: d.Handler(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
-		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		BaseContext: func(net.Listener) context.Context { return context.WithoutCancel(ctx) }, // with the trace
 	}
 	defer l.Close()
 	defer server.Close()

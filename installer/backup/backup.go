@@ -26,6 +26,7 @@ import (
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/lazyregexp"
+	"github.com/valise-ota/valise/bundle/trace"
 )
 
 // Execer runs a command in the running container of a compose service. The
@@ -211,13 +212,15 @@ func compact(record string) string { return strings.ReplaceAll(record, "-", "") 
 
 func (s Set) prefix() string { return fmt.Sprintf("%06d-%s-%s", s.number, s.Record, s.Version) }
 
-func (d Deps) save(ctx context.Context, dir *os.Root, set Set, b bundle.Backup, progress func(int64)) (Item, error) {
+func (d Deps) save(ctx context.Context, dir *os.Root, set Set, b bundle.Backup, progress func(int64)) (item Item, err error) {
 	k, err := d.kind(dir, b)
 	if err != nil {
 		return Item{}, err
 	}
 	name, service, _ := b.Subject()
-	item := Item{Name: set.prefix() + "-" + service + suffixes[name], Backup: b}
+	ctx, span := trace.Begin(ctx, trace.Step, "save "+b.String())
+	defer func() { span.Count(item.Size); span.End(err) }()
+	item = Item{Name: set.prefix() + "-" + service + suffixes[name], Backup: b}
 	if !namePattern.MatchString(item.Name) {
 		return Item{}, fmt.Errorf("name is %.200q, want NUMBER-RECORD-VERSION-SERVICE%s", item.Name, suffixes[name])
 	}
@@ -364,10 +367,8 @@ func wait(ctx context.Context, ready func(context.Context) error) error {
 		if err == nil || ctx.Err() != nil || time.Now().After(deadline) {
 			return err
 		}
-		select {
-		case <-time.After(500 * time.Millisecond):
-		case <-ctx.Done():
-			return context.Cause(ctx)
+		if err := trace.Sleep(ctx, "until the service takes its data", 500*time.Millisecond); err != nil {
+			return err
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/trace"
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/backup"
 	"github.com/valise-ota/valise/installer/docker"
@@ -88,10 +89,7 @@ func (m *Machine) UntilBooted(ctx context.Context, pause time.Duration, recover 
 			return err
 		}
 		m.Note("%v; this was try %d of %d", err, try, bootTries)
-		select {
-		case <-ctx.Done():
-		case <-time.After(pause):
-		}
+		_ = trace.Sleep(ctx, "before recovery is tried again", pause)
 	}
 }
 
@@ -105,12 +103,14 @@ func (m *Machine) onApp(ctx context.Context, what string, do func(context.Contex
 	if err != nil {
 		return err
 	}
-	a, err := m.lockApp(ctx, app, kind, what)
-	if err != nil {
-		return advise(err, SeeStatus)
-	}
-	defer a.close()
-	return do(ctx, a)
+	return trace.Do(ctx, trace.Step, what+" "+app, func(ctx context.Context) error {
+		a, err := m.lockApp(ctx, app, kind, what)
+		if err != nil {
+			return advise(err, SeeStatus)
+		}
+		defer a.close()
+		return do(ctx, a)
+	})
 }
 
 // Restored is what came of Restore.

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/valise-ota/valise/bundle/trace"
 	"github.com/valise-ota/valise/installer/docker"
 	"github.com/valise-ota/valise/installer/host"
 	"github.com/valise-ota/valise/verify"
@@ -64,10 +65,7 @@ func (m *Machine) installEngine(ctx context.Context, h *host.Machine, rel *verif
 		if err == nil || m.Now().After(deadline) || ctx.Err() != nil {
 			return engine, err
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(time.Second):
-		}
+		_ = trace.Sleep(ctx, "for the engine", time.Second)
 	}
 }
 

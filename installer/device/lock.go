@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/valise-ota/valise/bundle/trace"
 	"github.com/valise-ota/valise/installer/release"
 )
 
@@ -25,10 +26,8 @@ func (m *Machine) lock(ctx context.Context, app, what string) (unlock func() err
 		if st, serr := m.State(ctx, app); serr != nil || st.Unfinished != nil {
 			return nil, advise(err, Wait)
 		}
-		select {
-		case <-ctx.Done():
+		if trace.Sleep(ctx, "for the lock of "+app, 100*time.Millisecond) != nil {
 			return nil, advise(err, Wait)
-		case <-time.After(100 * time.Millisecond):
 		}
 	}
 }

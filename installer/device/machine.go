@@ -11,10 +11,12 @@
 package device
 
 import (
+	"context"
 	"net/http"
 	"net/url"
 	"time"
 
+	"github.com/valise-ota/valise/bundle/trace"
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/verify"
 )
@@ -67,8 +69,16 @@ func (m *Machine) person() Person {
 }
 
 // track reports the progress of one step that is outside of the transaction.
-func (m *Machine) track(step, what string) (update func(done, total int64), finish func(error)) {
+func (m *Machine) track(ctx context.Context, step, what string) (inside context.Context, update func(done, total int64), finish func(error)) {
 	m.Report(installer.Event{Step: step, Detail: what})
-	return func(done, total int64) { m.Report(installer.Event{Step: step, Done: done, Total: total}) },
-		func(err error) { m.Report(installer.Event{Step: step, Ended: true, Err: err}) }
+	inside, span := trace.Begin(ctx, trace.Step, step+" "+what)
+	last := int64(0)
+	return inside, func(done, total int64) {
+			last = done
+			m.Report(installer.Event{Step: step, Done: done, Total: total})
+		}, func(err error) {
+			m.Report(installer.Event{Step: step, Ended: true, Err: err})
+			span.Count(last)
+			span.End(err)
+		}
 }

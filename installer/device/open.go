@@ -178,7 +178,7 @@ func (m *Machine) download(ctx context.Context, src *source.Source, b source.Bun
 	if err != nil {
 		return nil, nil, fmt.Errorf("download %s: %w", b.Name, err)
 	}
-	update, finish := m.track("download", b.Name)
+	ctx, update, finish := m.track(ctx, "download", b.Name)
 	err = src.Download(ctx, b, f, func(size int64) error { return installer.Room(f, size) }, update)
 	finish(err)
 	var r *bundle.Reader
@@ -213,7 +213,7 @@ func (m *Machine) verifyOpened(ctx context.Context, v *verify.Verifier, b *opene
 		w.route, w.last = b.route, b.last
 		*b = *w
 	}
-	update, finish := m.track("verify", app+" "+b.Manifest().Version)
+	ctx, update, finish := m.track(ctx, "verify", app+" "+b.Manifest().Version)
 	rel, err := v.Release(ctx, b.Reader, want, update)
 	finish(err)
 	return rel, err

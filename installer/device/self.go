@@ -18,6 +18,7 @@ import (
 	"github.com/Masterminds/semver/v3"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/trace"
 	"github.com/valise-ota/valise/installer/host"
 	"github.com/valise-ota/valise/installer/record"
 	"github.com/valise-ota/valise/installer/release"
@@ -246,7 +247,7 @@ func (m *Machine) tryProgram(ctx context.Context, path string) (Identity, error)
 		c.Env = []string{"PATH=" + m.Getenv("PATH")}
 		c.Stdout, c.Stderr, c.WaitDelay = &out, &errs, time.Second
 		// A child that another goroutine starts has our open file for a moment.
-		if err = c.Run(); !errors.Is(err, syscall.ETXTBSY) {
+		if err = trace.Run(ctx, "self-check of another installer", c); !errors.Is(err, syscall.ETXTBSY) {
 			break
 		}
 		time.Sleep(50 * time.Millisecond)

@@ -18,6 +18,7 @@ import (
 	"github.com/valise-ota/valise/bundle/lazyregexp"
 	"github.com/valise-ota/valise/bundle/parts"
 	"github.com/valise-ota/valise/bundle/plain"
+	"github.com/valise-ota/valise/bundle/trace"
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/backup"
 	"github.com/valise-ota/valise/installer/compose"
@@ -238,7 +239,9 @@ func (d *Device) Way(ctx context.Context, app, version string, files []string, c
 	return way, nil
 }
 
-func (d *Device) Update(ctx context.Context, app, path, record string, forced bool, on *installer.Path, report func(installer.Event)) (installer.Result, error) {
+func (d *Device) Update(ctx context.Context, app, path, record string, forced bool, on *installer.Path, report func(installer.Event)) (res installer.Result, err error) {
+	ctx, span := trace.Begin(ctx, trace.Step, "update "+app)
+	defer func() { span.End(cmp.Or(err, res.Err)) }()
 	m, o := d.with(app, record, report), Options{Forced: forced, Path: on, exact: true}
 	c, err := m.Verify(ctx, path, o)
 	if err != nil {
@@ -248,7 +251,7 @@ func (d *Device) Update(ctx context.Context, app, path, record string, forced bo
 	if err := m.Plan(ctx, c, o); err != nil {
 		return installer.Result{}, err
 	}
-	res, err := m.Apply(ctx, c, o)
+	res, err = m.Apply(ctx, c, o)
 	if err == nil && res.Outcome == installer.Done {
 		m.FollowRelease(ctx, c)
 	}
@@ -309,7 +312,7 @@ func (d *Device) Repair(ctx context.Context) (names []string, err error) {
 // change opens an app, ends what is unfinished, and does something.
 func (d *Device) change(ctx context.Context, app, record string, report func(installer.Event), do func(context.Context, *Machine, *lockedApp) (installer.Result, error)) (res installer.Result, err error) {
 	m := d.with(app, record, report)
-	err = m.onApp(ctx, "change "+app, func(ctx context.Context, a *lockedApp) (err error) {
+	err = m.onApp(ctx, "change", func(ctx context.Context, a *lockedApp) (err error) {
 		if err = m.recoverFirst(ctx, a); err == nil {
 			res, err = do(ctx, m, a)
 		}

@@ -12,6 +12,7 @@ import (
 	"slices"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/trace"
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/compose"
 	"github.com/valise-ota/valise/installer/docker"
@@ -102,6 +103,8 @@ func (c *Candidate) Close() error { return c.from.file.Close() }
 // Verify opens and verifies a bundle. Nothing on the device changes, and one
 // that is refused leaves no trace.
 func (m *Machine) Verify(ctx context.Context, path string, o Options) (_ *Candidate, err error) {
+	ctx, span := trace.Begin(ctx, trace.Step, "open "+filepath.Base(path))
+	defer func() { span.End(err) }()
 	b, err := m.open(ctx, path, o)
 	if err != nil {
 		return nil, err
@@ -152,6 +155,8 @@ func (m *Machine) Verify(ctx context.Context, path string, o Options) (_ *Candid
 // Plan plans a candidate. Only a first installation, where there is no
 // engine, changes something: it brings one.
 func (m *Machine) Plan(ctx context.Context, c *Candidate, o Options) (err error) {
+	ctx, span := trace.Begin(ctx, trace.Step, "plan")
+	defer func() { span.End(err) }()
 	if o.First && !o.DryRun && m.dockers(c.rel.Manifest().Kind) {
 		if err := m.ensureEngine(ctx, c.rel); err != nil {
 			return err
@@ -200,8 +205,10 @@ func (m *Machine) sourceToPin(rel *verify.Release, o Options) (source.Config, er
 }
 
 // Apply runs the transaction. The error is why it never began.
-func (m *Machine) Apply(ctx context.Context, c *Candidate, o Options) (installer.Result, error) {
+func (m *Machine) Apply(ctx context.Context, c *Candidate, o Options) (_ installer.Result, err error) {
 	var none installer.Result
+	ctx, span := trace.Begin(ctx, trace.Step, "apply "+c.App+" "+c.Plan.To)
+	defer func() { span.End(err) }()
 	if asked, err := m.askEnv(c.Plan); err != nil {
 		return none, err
 	} else if asked {

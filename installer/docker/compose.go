@@ -24,6 +24,7 @@ import (
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/lazyregexp"
+	"github.com/valise-ota/valise/bundle/trace"
 )
 
 // Env is the whole environment of the commands run here. Nothing is inherited:
@@ -265,7 +266,7 @@ func (c *Compose) Run(ctx context.Context, name, service string, argv, env []str
 	if err := remove(); err != nil { // of a run that was cut off
 		return fmt.Errorf("run %s in a new container of service %s: %w", argv[0], service, err)
 	}
-	err := run(ctx, c.Env, c.Dir, c.Command, slices.Concat(c.options(), runOptions(name, env), []string{"--", service}, argv), nil, out, out)
+	err := run(ctx, c.Env, c.Dir, c.words(), slices.Concat(runOptions(name, env), []string{"--", service}, argv), nil, out, out)
 	if rerr := remove(); err == nil {
 		err = rerr
 	}
@@ -292,14 +293,14 @@ func (c *Compose) Stop(ctx context.Context, services ...string) error {
 // Logs writes the last lines of services, or all, to out, and with follow all that comes
 // until ctx ends.
 func (c *Compose) Logs(ctx context.Context, lines int, follow bool, out io.Writer, services ...string) error {
-	args := append(c.options(), "logs", "--no-color", "--tail", strconv.Itoa(lines))
+	args := []string{"logs", "--no-color", "--tail", strconv.Itoa(lines)}
 	if follow {
 		args = append(args, "--follow")
 	}
 	args = append(append(args, "--"), services...)
 	var stderr tail
 	plainLines := &unerased{out: out}
-	if err := run(ctx, c.Env, c.Dir, c.Command, args, nil, plainLines, &stderr); err != nil {
+	if err := run(ctx, c.Env, c.Dir, c.words(), args, nil, plainLines, &stderr); err != nil {
 		return fmt.Errorf("compose logs of project %s: %w", c.Project, withOutput(err, &stderr))
 	}
 	_, err := out.Write(plainLines.rest)
@@ -481,7 +482,7 @@ func (c *Compose) outputs(ctx context.Context, args ...string) (string, string, 
 	defer cancel()
 	var out strings.Builder
 	var stderr tail
-	if err := run(ctx, c.Env, c.Dir, c.Command, append(c.options(), args...), nil, &out, &stderr); err != nil {
+	if err := run(ctx, c.Env, c.Dir, c.words(), args, nil, &out, &stderr); err != nil {
 		return "", "", fmt.Errorf("compose %s of project %s: %w", args[0], c.Project, withOutput(err, &stderr))
 	}
 	return out.String(), stderr.String(), nil
@@ -490,7 +491,7 @@ func (c *Compose) outputs(ctx context.Context, args ...string) (string, string, 
 // run runs one compose command and puts its output in the error.
 func (c *Compose) run(ctx context.Context, args []string) error {
 	var out tail
-	if err := run(ctx, c.Env, c.Dir, c.Command, append(c.options(), args...), nil, &out, &out); err != nil {
+	if err := run(ctx, c.Env, c.Dir, c.words(), args, nil, &out, &out); err != nil {
 		return fmt.Errorf("compose %s of project %s: %w", args[0], c.Project, withOutput(err, &tail{withoutProgress(out.b)}))
 	}
 	return nil
@@ -507,6 +508,9 @@ func withoutProgress(b []byte) []byte {
 	}
 	return b
 }
+
+// words are what every call begins with.
+func (c *Compose) words() []string { return append(slices.Clone(c.Command), c.options()...) }
 
 // options are given in full, so that no file and no variable that happens to
 // lie around decides.
@@ -539,7 +543,7 @@ const waitDelay = 5 * time.Second
 // run runs command with args. When ctx ends the command's whole process group
 // is killed: docker runs compose as a child of its own.
 func run(ctx context.Context, env Env, dir string, command, args []string, stdin io.Reader, stdout, stderr io.Writer) error {
-	if len(command) == 0 {
+	if len(command) == 0 || len(args) == 0 {
 		return errors.New("no docker compose command given")
 	}
 	cmd := exec.CommandContext(ctx, command[0], append(command[1:len(command):len(command)], args...)...)
@@ -549,7 +553,7 @@ func run(ctx context.Context, env Env, dir string, command, args []string, stdin
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = waitDelay
-	err := cmd.Run()
+	err := trace.Run(ctx, "docker compose "+args[0], cmd)
 	if err != nil && ctx.Err() != nil {
 		return context.Cause(ctx)
 	}

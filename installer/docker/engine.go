@@ -28,6 +28,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/trace"
 )
 
 // DefaultHost is where an engine listens by default.
@@ -140,7 +141,7 @@ func Connect(ctx context.Context, host string, answer time.Duration) (*Engine, e
 		}
 		return silent{conn}, nil
 	}
-	c, err := client.New(client.WithHost(host), client.WithDialContext(dial))
+	c, err := client.New(client.WithHost(host), client.WithDialContext(dial), client.WithTraceProvider(calls{}))
 	if err != nil {
 		return nil, fmt.Errorf("connect to container engine at %s: %w", host, err)
 	}
@@ -247,7 +248,9 @@ const externalContainerd = "/var/lib/containerd"
 // Sync makes every image and layer the engine has durable. A load that
 // returned is not: power cut right after it leaves tags without files and files
 // without content, which a second load does not repair.
-func (e *Engine) Sync(ctx context.Context) error {
+func (e *Engine) Sync(ctx context.Context) (err error) {
+	ctx, span := trace.Begin(ctx, trace.Step, "sync the disk of the engine")
+	defer func() { span.End(err) }()
 	info, err := e.Info(ctx)
 	if err != nil {
 		return err

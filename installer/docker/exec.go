@@ -11,6 +11,8 @@ import (
 
 	"github.com/moby/moby/api/pkg/stdcopy"
 	"github.com/moby/moby/client"
+
+	"github.com/valise-ota/valise/bundle/trace"
 )
 
 // ExitError says how a command in a container ended.
@@ -31,7 +33,10 @@ func (c *Compose) Exec(ctx context.Context, service string, argv []string, stdin
 	}
 	var stderr tail
 	out := &firstError{w: stdout}
-	code, err := c.exec(ctx, service, argv, stdin, out, &stderr)
+	inside, span := trace.Begin(ctx, trace.Child, argv[0]+" in "+service)
+	code, err := c.exec(inside, service, argv, stdin, out, &stderr)
+	span.Count(out.n)
+	span.End(err)
 	switch {
 	case out.err != nil:
 		return fmt.Errorf("run %s in service %s: write its output: %w", argv[0], service, out.err)
@@ -102,10 +107,8 @@ func (c *Compose) exec(ctx context.Context, service string, argv []string, stdin
 		if err != nil || !state.Running {
 			return state.ExitCode, err
 		}
-		select {
-		case <-time.After(pause):
-		case <-ctx.Done():
-			return 0, ctx.Err()
+		if err := trace.Sleep(ctx, "until the engine notes the end", pause); err != nil {
+			return 0, err
 		}
 	}
 }
@@ -123,11 +126,13 @@ func number(labels map[string]string) int {
 // firstError remembers why writing failed.
 type firstError struct {
 	w   io.Writer
+	n   int64 // bytes so far
 	err error
 }
 
 func (f *firstError) Write(p []byte) (int, error) {
 	n, err := f.w.Write(p)
+	f.n += int64(n)
 	if err != nil && f.err == nil {
 		f.err = err
 	}

@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/trace"
 )
 
 // Load streams images into the engine as one archive and gives them their tags.
@@ -33,16 +35,24 @@ func (e *Engine) Load(ctx context.Context, images []TaggedImage, skip map[bundle
 	if open, err = e.inflateZstd(ctx, a, open); err != nil {
 		return fmt.Errorf("load images: %w", err)
 	}
+	ctx, span := trace.Begin(ctx, trace.Step, "load")
 	pr, pw := io.Pipe()
-	written := make(chan error, 1)
+	written, sent := make(chan error, 1), int64(0)
 	go func() {
-		err := a.write(pw, open, progress)
+		err := a.write(pw, open, func(done, total int64) {
+			sent = done
+			if progress != nil {
+				progress(done, total)
+			}
+		})
 		pw.CloseWithError(err)
 		written <- err
 	}()
 	err = e.post(ctx, requestBody{pr})
 	pr.CloseWithError(errAbandoned)
 	werr := <-written // open may use the caller's file: do not return before it is done
+	span.Count(sent)
+	span.End(cmp.Or(err, werr))
 	switch {
 	case werr != nil && !errors.Is(werr, errAbandoned):
 		return fmt.Errorf("load images: %w", werr)

@@ -13,6 +13,8 @@ import (
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/moby/client"
+
+	"github.com/valise-ota/valise/bundle/trace"
 )
 
 // ErrNoContainer says that a service has no container, running or not.
@@ -175,10 +177,8 @@ func (e *Engine) pause(ctx context.Context, id string) error {
 		if err == nil || try == freezeTries || !strings.Contains(err.Error(), "unable to freeze") {
 			return err
 		}
-		select {
-		case <-time.After(50 * time.Millisecond << try): // 1.5 s in all
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := trace.Sleep(ctx, "until the container can be paused", 50*time.Millisecond<<try); err != nil { // 1.5 s in all
+			return err
 		}
 	}
 }

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/trace"
 )
 
 const (
@@ -145,10 +146,8 @@ func Probe(ctx context.Context, c Checks, deps Deps) error {
 				return nil
 			}
 		}
-		select {
-		case <-time.After(c.Interval):
-		case <-ctx.Done():
-			return fmt.Errorf("%w (last: %v)", context.Cause(ctx), err)
+		if stopped := trace.Sleep(ctx, "between two checks of health", c.Interval); stopped != nil {
+			return fmt.Errorf("%w (last: %v)", stopped, err)
 		}
 	}
 }
@@ -328,7 +327,7 @@ func (p *prober) get(ctx context.Context) error {
 		}
 		rt = &http.Transport{DisableKeepAlives: true, TLSClientConfig: config}
 	}
-	client := &http.Client{Transport: rt, CheckRedirect: checkRedirect}
+	client := &http.Client{Transport: trace.Transport{Next: rt}, CheckRedirect: checkRedirect}
 	res, err := client.Do(req)
 	if err != nil {
 		var uerr *url.Error

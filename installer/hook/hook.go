@@ -7,8 +7,11 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 	"time"
+
+	"github.com/valise-ota/valise/bundle/trace"
 )
 
 // waitDelay is how long the pipes of a program may stay open after its end: it may
@@ -30,7 +33,7 @@ func Run(ctx context.Context, path string, argv []string, dir string, env []stri
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	cmd.WaitDelay = waitDelay
-	err := cmd.Run()
+	err := trace.Run(limited, filepath.Base(path), cmd)
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return context.Cause(ctx)

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/valise-ota/valise/bundle/trace"
 )
 
 // outputLimit bounds what is kept of what a command prints, in bytes.
@@ -40,7 +42,7 @@ func (m *Machine) output(ctx context.Context, name string, args ...string) (stri
 	c.WaitDelay = 30 * time.Second
 	var out bytes.Buffer
 	c.Stdout, c.Stderr = &out, &out
-	err := c.Run()
+	err := trace.Run(ctx, line, c)
 	if ctx.Err() != nil {
 		return "", fmt.Errorf("run %s: %w", line, context.Cause(ctx))
 	}

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"github.com/google/renameio/v2"
+
+	"github.com/valise-ota/valise/bundle/trace"
 )
 
 // Limits of one request. Times bound a silence, not a transfer: a slow link is no
@@ -52,7 +54,7 @@ type limits struct {
 func newClient(o Options) *client {
 	c := &client{agent: o.Agent, retry: o.Retry, over: o.PassedOver, limits: limits{stall: 60 * time.Second, attempts: 10, first: 500 * time.Millisecond, maxWait: 30 * time.Second}}
 	c.http = &http.Client{
-		Transport: &http.Transport{
+		Transport: trace.Transport{Next: &http.Transport{
 			Proxy:                  o.Proxy,
 			DialContext:            (&net.Dialer{Timeout: dialTimeout}).DialContext,
 			TLSHandshakeTimeout:    dialTimeout,
@@ -62,7 +64,7 @@ func newClient(o Options) *client {
 			MaxIdleConnsPerHost:    parallel + 1,
 			ForceAttemptHTTP2:      true,
 			DisableCompression:     true, // offsets are those of the file
-		},
+		}},
 		CheckRedirect: checkRedirect,
 	}
 	return c

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+
+	"github.com/valise-ota/valise/bundle/trace"
 )
 
 // part is one file of a bundle. Local ones have a path, others an address.
@@ -97,12 +99,7 @@ func (c *client) pause(ctx context.Context, d time.Duration, cause error) error 
 	if c.retry != nil {
 		c.retry(cause)
 	}
-	select {
-	case <-time.After(d):
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	return trace.Sleep(ctx, "before the next attempt", d)
 }
 
 // temporaryError is a failure after which it makes sense to try again, not before

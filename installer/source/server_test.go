@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/valise-ota/valise/bundle/bundletest"
+	"github.com/valise-ota/valise/bundle/trace"
 )
 
 // server is a web server with one file, and with faults.
@@ -44,7 +45,7 @@ func newTLSServer(t *testing.T, content []byte) *server {
 // trusting is s, which trusts srv and all others of httptest: they have one
 // certificate.
 func trusting(s *Source, srv *httptest.Server) *Source {
-	s.client.http.Transport.(*http.Transport).TLSClientConfig = srv.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
+	s.client.http.Transport.(trace.Transport).Next.(*http.Transport).TLSClientConfig = srv.Client().Transport.(*http.Transport).TLSClientConfig.Clone()
 	return s
 }
 

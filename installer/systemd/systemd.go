@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/valise-ota/valise/bundle/trace"
 )
 
 // UnitDir is where an administrator's units are.
@@ -209,11 +211,13 @@ func TryRestart(ctx context.Context, name string) error {
 func Log(ctx context.Context, name string, lines int) string {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, "journalctl", "--unit="+name, "--lines="+strconv.Itoa(4*lines), "--no-pager", "--output=cat", "--quiet").Output()
-	if err != nil {
+	c := exec.CommandContext(ctx, "journalctl", "--unit="+name, "--lines="+strconv.Itoa(4*lines), "--no-pager", "--output=cat", "--quiet")
+	var out bytes.Buffer
+	c.Stdout = &out
+	if err := trace.Run(ctx, "journalctl", c); err != nil {
 		return "" // there need not be a journal
 	}
-	last := slices.DeleteFunc(strings.Split(strings.TrimSpace(string(out)), "\n"), func(l string) bool {
+	last := slices.DeleteFunc(strings.Split(strings.TrimSpace(out.String()), "\n"), func(l string) bool {
 		// In a container systemd says this of each start that failed, and the unit's own words get lost.
 		return strings.HasPrefix(l, name+": Failed to kill control group")
 	})
@@ -258,7 +262,7 @@ func command(ctx context.Context, args ...string) (string, error) {
 	c.WaitDelay = waitDelay
 	var out, errs bytes.Buffer
 	c.Stdout, c.Stderr = &out, &errs
-	if err := c.Run(); err != nil {
+	if err := trace.Run(ctx, strings.Join(append([]string{"systemctl"}, args...), " "), c); err != nil {
 		if ctx.Err() != nil {
 			return "", fmt.Errorf("systemctl %s: %w", strings.Join(args, " "), context.Cause(ctx))
 		}

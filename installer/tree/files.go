@@ -17,6 +17,7 @@ import (
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/environ"
+	"github.com/valise-ota/valise/bundle/trace"
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/foreign"
 	"github.com/valise-ota/valise/installer/release"
@@ -109,12 +110,14 @@ func (a *App) validateFile(ctx context.Context, r installer.Release, f file, arg
 	c.Dir = a.releaseDir(r)
 	c.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
 	c.WaitDelay = time.Second
-	out, err := c.CombinedOutput()
+	var out bytes.Buffer
+	c.Stdout, c.Stderr = &out, &out
+	err := trace.Run(ctx, args[0], c)
 	if ctx.Err() != nil {
 		return fmt.Errorf("%s: %w", args[0], ctx.Err())
 	}
 	if err != nil && !errors.Is(err, exec.ErrWaitDelay) { // a child of its may have our pipe
-		return fmt.Errorf("%s: %w: %.600s", args[0], err, bytes.TrimSpace(out))
+		return fmt.Errorf("%s: %w: %.600s", args[0], err, bytes.TrimSpace(out.Bytes()))
 	}
 	return nil
 }

@@ -61,9 +61,9 @@ func run() error {
 			in("docker", "compose", "-p", "shop", "-f", "compose.yaml", "up", "-d", "--quiet-pull"),
 		}
 	}
-	device := filepath.Join(work, "device")
+	device, spans := filepath.Join(work, "device"), filepath.Join(work, "trace.json")
 	valise := func(args ...string) []step {
-		return []step{{work, env, append([]string{*installer, "--root", device, "--progress", "none"}, args...)}}
+		return []step{{work, env, append([]string{*installer, "--root", device, "--progress", "none", "--trace", spans}, args...)}}
 	}
 	for _, dir := range []string{"hand", "device/opt/shop"} {
 		if err := os.MkdirAll(filepath.Join(work, dir), 0o755); err != nil {
@@ -94,9 +94,60 @@ func run() error {
 				down = fmt.Sprintf("%.1f s", m.down.Seconds())
 			}
 			fmt.Printf("| %s | %s, %s | %.1f s | %.1f MB | %.0f MB | %s |\n", *name, part.what, f.how, m.wall.Seconds(), float64(m.written)/1e6, float64(m.rss)/1e6, down)
+			if f.how == "valise-installer" {
+				if err := where(spans); err != nil {
+					return err
+				}
+			}
 		}
 		if err := clean(); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// where prints to stderr what a trace says of where the time went: all that took 50 ms or more.
+func where(file string) error {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	var events []struct {
+		Name, Ph string
+		Ts       int64 // microseconds
+		Tid      int
+		Args     struct{ Bytes int64 }
+		ends     int64
+	}
+	if err := json.Unmarshal(b, &events); err != nil {
+		return fmt.Errorf("read %s: %w", file, err)
+	}
+	open := map[int][]int{}
+	for i, e := range events {
+		lane := open[e.Tid]
+		switch e.Ph {
+		case "B":
+			open[e.Tid] = append(lane, i)
+		case "E":
+			begun := &events[lane[len(lane)-1]]
+			begun.ends, begun.Args, open[e.Tid] = e.Ts, e.Args, lane[:len(lane)-1]
+		}
+	}
+	depth := map[int]int{}
+	for _, e := range events {
+		switch e.Ph {
+		case "B":
+			if took := time.Duration(e.ends-e.Ts) * time.Microsecond; took >= 50*time.Millisecond {
+				fmt.Fprintf(os.Stderr, "%7.2f s %s%s", took.Seconds(), strings.Repeat("  ", depth[e.Tid]), e.Name)
+				if e.Args.Bytes > 0 {
+					fmt.Fprintf(os.Stderr, ", %.1f MB", float64(e.Args.Bytes)/1e6)
+				}
+				fmt.Fprintln(os.Stderr)
+			}
+			depth[e.Tid]++
+		case "E":
+			depth[e.Tid]--
 		}
 	}
 	return nil
