@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/order"
 )
 
 // Name is the path of the statement in a bundle.
@@ -151,7 +152,7 @@ func subject(m *bundle.Manifest) []Resource {
 			list = append(list, Resource{Name: f.Path, Digest: sum(f.Digest)})
 		}
 	}
-	slices.SortStableFunc(list, func(a, b Resource) int { return strings.Compare(a.Name, b.Name) })
+	order.By(list, func(a, b Resource) int { return strings.Compare(a.Name, b.Name) })
 	return list
 }
 

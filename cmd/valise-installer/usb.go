@@ -15,6 +15,7 @@ import (
 	"github.com/Masterminds/semver/v3"
 	"github.com/spf13/cobra"
 
+	"github.com/valise-ota/valise/bundle/order"
 	"github.com/valise-ota/valise/bundle/parts"
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/daemon"
@@ -227,7 +228,7 @@ func (p *program) newer(ctx context.Context, app string, files []offered) (list 
 			list = append(list, f)
 		}
 	}
-	slices.SortStableFunc(list, func(a, b offered) int { return -compare(a.version, b.version) })
+	order.By(list, func(a, b offered) int { return -compare(a.version, b.version) })
 	return list, current, nil
 }
 

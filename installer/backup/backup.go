@@ -26,6 +26,7 @@ import (
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/lazyregexp"
+	"github.com/valise-ota/valise/bundle/order"
 	"github.com/valise-ota/valise/bundle/trace"
 )
 
@@ -397,7 +398,7 @@ func sets(dir *os.Root) ([]Set, error) {
 		}
 		all[i].Items = append(all[i].Items, Item{Name: e.Name()})
 	}
-	slices.SortStableFunc(all, func(x, y Set) int { return cmp.Compare(x.number, y.number) })
+	order.By(all, func(x, y Set) int { return cmp.Compare(x.number, y.number) })
 	return all, nil
 }
 

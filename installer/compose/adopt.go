@@ -22,6 +22,7 @@ import (
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/environ"
 	"github.com/valise-ota/valise/bundle/lazyregexp"
+	"github.com/valise-ota/valise/bundle/order"
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/docker"
 	"github.com/valise-ota/valise/installer/foreign"
@@ -299,7 +300,7 @@ func (a *App) findServices(ctx context.Context, f *Adoption, c *docker.Compose, 
 			f.made = made
 		}
 	}
-	slices.SortFunc(f.Services, func(x, y AdoptedService) int { return strings.Compare(x.Name, y.Name) })
+	order.By(f.Services, func(x, y AdoptedService) int { return strings.Compare(x.Name, y.Name) })
 	slices.Sort(differ)
 	if len(differ) > 0 && len(unset) > 0 {
 		wrong = append(wrong, fmt.Sprintf("variables have no value now (%s), and services do not run as their files say without them (%s): write what they were started with into %s", strings.Join(unset, ", "), strings.Join(differ, ", "), filepath.Join(f.Dir, envName)))

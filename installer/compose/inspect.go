@@ -16,6 +16,7 @@ import (
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/environ"
 	"github.com/valise-ota/valise/bundle/lazyregexp"
+	"github.com/valise-ota/valise/bundle/order"
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/backup"
 	"github.com/valise-ota/valise/installer/docker"
@@ -393,6 +394,6 @@ func changes(hashes map[string]string, running []docker.Container) (list []insta
 	for service, change := range now {
 		list = append(list, installer.ServiceChange{Service: service, Change: change})
 	}
-	slices.SortFunc(list, func(x, y installer.ServiceChange) int { return strings.Compare(x.Service, y.Service) })
+	order.By(list, func(x, y installer.ServiceChange) int { return strings.Compare(x.Service, y.Service) })
 	return list
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/order"
 	"github.com/valise-ota/valise/bundle/parts"
 	"github.com/valise-ota/valise/bundle/plain"
 	"github.com/valise-ota/valise/installer"
@@ -261,7 +262,7 @@ func (a *app) complete(ctx context.Context) (ready []dropped, again time.Duratio
 	if moving {
 		return nil, again // it may be the one that has to come first
 	}
-	slices.SortFunc(ready, func(x, y dropped) int {
+	order.By(ready, func(x, y dropped) int {
 		return cmp.Or(x.version.Compare(y.version), strings.Compare(x.name, y.name))
 	})
 	return ready, again

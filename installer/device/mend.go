@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/order"
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/record"
 	"github.com/valise-ota/valise/installer/release"
@@ -183,7 +184,7 @@ func (m *Machine) enterReleases(ctx context.Context, app string, store *release.
 	if !slices.ContainsFunc(found, func(r installer.Release) bool { return r.Dir == current }) {
 		return fmt.Errorf("current leads to %s, which has no manifest that can be read: install the release again", current)
 	}
-	slices.SortStableFunc(found, func(x, y installer.Release) int {
+	order.By(found, func(x, y installer.Release) int {
 		if last := func(r installer.Release) bool { return r.Dir == current }; last(x) != last(y) {
 			if last(x) {
 				return 1

@@ -18,6 +18,7 @@ import (
 	"strings"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/order"
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/docker"
 	"github.com/valise-ota/valise/installer/host"
@@ -151,7 +152,7 @@ func (m *Machine) sealReceipts(ctx context.Context, app string, key ed25519.Priv
 	records = slices.DeleteFunc(records, func(r installer.Record) bool {
 		return r.Ended.IsZero() || sealed[end{r.ID, r.Ended.UnixNano()}]
 	})
-	slices.SortStableFunc(records, func(a, b installer.Record) int { return a.Ended.Compare(b.Ended) })
+	order.By(records, func(a, b installer.Record) int { return a.Ended.Compare(b.Ended) })
 	for _, r := range records {
 		n := receipt.Receipt{
 			Device: m.deviceName(), App: app, Record: r.ID, Action: string(r.Action), To: r.To.Version, Manifest: r.To.Manifest, Signer: r.To.Signer,

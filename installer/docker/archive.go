@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/order"
 )
 
 // TaggedImage is an image and the tag it gets on the device, see Tag.
@@ -63,7 +64,7 @@ func newArchive(images []TaggedImage, skip map[bundle.Digest]bool) (*archive, er
 			}
 		}
 	}
-	slices.SortFunc(a.images, func(x, y TaggedImage) int { return strings.Compare(x.Tag, y.Tag) })
+	order.By(a.images, func(x, y TaggedImage) int { return strings.Compare(x.Tag, y.Tag) })
 	return a, nil
 }
 

@@ -24,6 +24,7 @@ import (
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/lazyregexp"
+	"github.com/valise-ota/valise/bundle/order"
 	"github.com/valise-ota/valise/bundle/trace"
 )
 
@@ -194,7 +195,7 @@ func (c *Compose) RemoveTwins(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	slices.SortStableFunc(list, func(a, b container.Summary) int {
+	order.By(list, func(a, b container.Summary) int {
 		temporary := func(s container.Summary) int { return strings.Count(containerName(s), "_") } // ID_NAME
 		return cmp.Or(cmp.Compare(a.Created, b.Created), cmp.Compare(temporary(a), temporary(b)))
 	})

@@ -17,6 +17,7 @@ import (
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/lazyregexp"
+	"github.com/valise-ota/valise/bundle/order"
 )
 
 // Model is what docker compose makes of the files of a project on this device, as
@@ -258,7 +259,7 @@ func (m *Model) Ports() (ports []Port) {
 			}
 		}
 	}
-	slices.SortFunc(ports, func(x, y Port) int { return x.Number - y.Number })
+	order.By(ports, func(x, y Port) int { return x.Number - y.Number })
 	return ports
 }
 

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/valise-ota/valise/bundle/order"
 )
 
 const (
@@ -185,7 +187,7 @@ func (g *Agent) Load(ctx context.Context) error {
 			g.asking[a.Record] = true
 		}
 	}
-	slices.SortFunc(g.actions, func(a, b *Action) int { return cmp.Compare(a.Turn, b.Turn) })
+	order.By(g.actions, func(a, b *Action) int { return cmp.Compare(a.Turn, b.Turn) })
 	return nil
 }
 

@@ -16,12 +16,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/secure-systems-lab/go-securesystemslib/dsse"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/order"
 )
 
 // PayloadType is the DSSE payload type of a receipt.
@@ -131,7 +131,7 @@ func Chain(ctx context.Context, files [][]byte) ([]Receipt, error) {
 		}
 		links = append(links, link{r, bundle.DigestOf(f)})
 	}
-	slices.SortStableFunc(links, func(a, b link) int { return cmp.Compare(a.Sequence, b.Sequence) })
+	order.By(links, func(a, b link) int { return cmp.Compare(a.Sequence, b.Sequence) })
 	var chain []Receipt
 	for i, l := range links {
 		if i == 0 && l.Sequence != 1 {

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/order"
 	"github.com/valise-ota/valise/bundle/parts"
 )
 
@@ -98,7 +99,7 @@ func group(app string, files []found) []Release {
 	}
 	releases := map[string]*Release{}
 	for n, list := range byName {
-		slices.SortFunc(list, func(a, b numbered) int { return a.n - b.n })
+		order.By(list, func(a, b numbered) int { return a.n - b.n })
 		whole := list[0].n == 0
 		if whole {
 			list = list[:1]
@@ -128,7 +129,7 @@ func group(app string, files []found) []Release {
 	}
 	var all []Release
 	for _, r := range releases {
-		slices.SortFunc(r.Bundles, func(a, b Bundle) int { return strings.Compare(a.Name, b.Name) })
+		order.By(r.Bundles, func(a, b Bundle) int { return strings.Compare(a.Name, b.Name) })
 		all = append(all, *r)
 	}
 	return all

@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/order"
 )
 
 // Config says where the releases of one app come from. One of GitHub, OCI, URL and
@@ -280,7 +281,7 @@ func (s *Source) Releases(ctx context.Context, q Query) ([]Release, error) {
 	all := slices.DeleteFunc(slices.Clone(l.releases), func(r Release) bool {
 		return r.hidden || !s.admits(r.Version) || slices.Contains(q.Bad, r.Version) || len(r.For(q.Platform)) == 0
 	})
-	slices.SortStableFunc(all, func(a, b Release) int {
+	order.By(all, func(a, b Release) int {
 		switch {
 		case bundle.Newer(a.Version, b.Version):
 			return -1
@@ -379,7 +380,7 @@ func (r Release) For(p bundle.Platform) []Bundle {
 			list = append(list, b)
 		}
 	}
-	slices.SortStableFunc(list, func(a, b Bundle) int { return len(b.Platform) - len(a.Platform) })
+	order.By(list, func(a, b Bundle) int { return len(b.Platform) - len(a.Platform) })
 	return list
 }
 
@@ -392,7 +393,7 @@ func (r Release) Thin(p bundle.Platform, from string) []Bundle {
 			list = append(list, b)
 		}
 	}
-	slices.SortStableFunc(list, func(a, b Bundle) int { return int(min(max(a.Size-b.Size, -1), 1)) })
+	order.By(list, func(a, b Bundle) int { return int(min(max(a.Size-b.Size, -1), 1)) })
 	return list
 }
 

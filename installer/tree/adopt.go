@@ -12,12 +12,14 @@ import (
 	"path"
 	"path/filepath"
 	"slices"
+	"sort"
 	"strings"
 	"time"
 
 	"github.com/Masterminds/semver/v3"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/bundle/order"
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/release"
 	"github.com/valise-ota/valise/installer/systemd"
@@ -220,7 +222,7 @@ func (a *App) findReleases(f *Adoption) error {
 		}
 		f.Releases = append(f.Releases, Found{e.Name(), version, info.ModTime().UTC().Truncate(time.Second), parsed})
 	}
-	slices.SortFunc(f.Releases, func(x, y Found) int { return cmp.Or(x.Since.Compare(y.Since), x.version.Compare(y.version)) })
+	order.By(f.Releases, func(x, y Found) int { return cmp.Or(x.Since.Compare(y.Since), x.version.Compare(y.version)) })
 	return nil
 }
 
@@ -307,7 +309,7 @@ func (a *App) adoptRelease(f *Adoption, r Found, units map[string][]byte, known 
 		m.Device.Tree.Units = append(m.Device.Tree.Units, name)
 		m.Files = append(m.Files, bundle.File{Path: name, Size: int64(len(own)), Mode: 0o644, Digest: bundle.DigestOf(own)})
 	}
-	slices.SortFunc(m.Files, func(x, y bundle.File) int { return strings.Compare(x.Path, y.Path) })
+	sort.Slice(m.Files, func(i, j int) bool { return m.Files[i].Path < m.Files[j].Path })
 	if err := m.Finish(); err != nil {
 		return "", err
 	}
@@ -367,7 +369,7 @@ func (a *App) adoptBundle(m *bundle.Manifest, r Found, raw []byte, current bool)
 		}
 		files = append(files, bundle.File{Path: name, Size: int64(len(b)), Mode: 0o644, Digest: bundle.DigestOf(b)})
 	}
-	slices.SortFunc(files, func(x, y bundle.File) int { return strings.Compare(x.Path, y.Path) })
+	sort.Slice(files, func(i, j int) bool { return files[i].Path < files[j].Path })
 	m.Files, m.Device.Tree.Required, m.Device.Tree.Templates = files, nil, nil // configuration files are as they are
 	if err := m.Finish(); err != nil {
 		return "", err
