@@ -142,8 +142,9 @@ func (f *File) Of(version string) *Release {
 	return nil
 }
 
-// Set says whom a release is for. It ends a halt.
-func (f *File) Set(r Release) {
+// Set says in a file whom a release is for. It ends a halt. It is not a method, so that
+// programs which only read files are without it.
+func Set(f *File, r Release) {
 	if old := f.Of(r.Version); old != nil {
 		*old = r
 		return
@@ -156,9 +157,9 @@ func (f *File) Set(r Release) {
 }
 
 // Halt says that a release is for no device. Its percents stay as they were.
-func (f *File) Halt(version string) {
+func Halt(f *File, version string) {
 	if f.Of(version) == nil {
-		f.Set(Release{Version: version})
+		Set(f, Release{Version: version})
 	}
 	f.Of(version).Halted = true
 }

@@ -91,10 +91,10 @@ func TestGroups(t *testing.T) {
 
 func TestSetEndsHalt(t *testing.T) {
 	f := &rollout.File{Format: rollout.Format, App: "shop", Sequence: 1}
-	f.Set(rollout.Release{Version: "1.9.0", Percent: 100})
-	f.Set(rollout.Release{Version: "1.10.0", Percent: 5})
-	f.Halt("1.10.0")
-	f.Halt("1.8.0")
+	rollout.Set(f, rollout.Release{Version: "1.9.0", Percent: 100})
+	rollout.Set(f, rollout.Release{Version: "1.10.0", Percent: 5})
+	rollout.Halt(f, "1.10.0")
+	rollout.Halt(f, "1.8.0")
 	b, err := f.Encode()
 	if err != nil {
 		t.Fatal(err)
@@ -109,7 +109,7 @@ func TestSetEndsHalt(t *testing.T) {
 	if r := got.Of("1.8.0"); r == nil || !r.Halted || r.Percent != 0 {
 		t.Errorf("one that was not named before is %+v", r)
 	}
-	got.Set(rollout.Release{Version: "1.10.0", Percent: 20})
+	rollout.Set(got, rollout.Release{Version: "1.10.0", Percent: 20})
 	if r := got.Of("1.10.0"); r.Halted || r.Percent != 20 || len(got.Releases) != 3 {
 		t.Errorf("set again it is %+v of %d", r, len(got.Releases))
 	}
@@ -188,7 +188,7 @@ var hostile = []struct{ old, new, want string }{
 func TestHostile(t *testing.T) {
 	many := &rollout.File{Format: rollout.Format, App: "shop", Sequence: 1}
 	for i := range 257 {
-		many.Set(rollout.Release{Version: fmt.Sprintf("1.%d.0", i)})
+		rollout.Set(many, rollout.Release{Version: fmt.Sprintf("1.%d.0", i)})
 	}
 	if _, err := many.Encode(); err == nil {
 		t.Error("257 releases are encoded")

@@ -63,8 +63,8 @@ func makeRollout(ts *testscript.TestScript, neg bool, args []string) {
 	for _, arg := range args[2:] {
 		version, percent, _ := strings.Cut(arg, "=")
 		n, err := rollout.ParsePercent(percent)
-		if f.Set(rollout.Release{Version: version, Percent: n}); percent == "halted" {
-			f.Halt(version)
+		if rollout.Set(f, rollout.Release{Version: version, Percent: n}); percent == "halted" {
+			rollout.Halt(f, version)
 		} else {
 			ts.Check(err)
 		}

@@ -87,7 +87,7 @@ func rolloutSetCommand(a *app) *cobra.Command {
 					}
 					maps.Copy(r.Groups, groups)
 				}
-				file.Set(r)
+				rollout.Set(file, r)
 			})
 		},
 	}
@@ -107,7 +107,7 @@ func rolloutHaltCommand(a *app) *cobra.Command {
 		Example: "  valise rollout halt 1.2.0 --repository acme/shop --key cosign.key",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.rolloutChange(cmd.Context(), args[0], f, (*rollout.File).Halt)
+			return a.rolloutChange(cmd.Context(), args[0], f, rollout.Halt)
 		},
 	}
 	f.registerChange(c)

@@ -98,7 +98,7 @@ func (a *app) newAgent(ctx context.Context) (*fleet.Agent, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := steered{a}
+	s := &steered{a}
 	g := &fleet.Agent{Config: a.config.Fleet, Client: c, App: s, Store: s, Name: a.name, Facts: a.config.Facts, Log: a.log(), Now: a.Now}
 	return g, g.Load(ctx)
 }
@@ -106,17 +106,17 @@ func (a *app) newAgent(ctx context.Context) (*fleet.Agent, error) {
 // steered is an app as its fleet server sees it.
 type steered struct{ *app }
 
-func (s steered) NewID() string { return s.Daemon.NewID() }
+func (s *steered) NewID() string { return s.Daemon.NewID() }
 
-func (s steered) Notes(ctx context.Context) (map[string]string, error) {
+func (s *steered) Notes(ctx context.Context) (map[string]string, error) {
 	return s.records.FleetNotes(ctx)
 }
 
-func (s steered) Note(ctx context.Context, key, value string) error {
+func (s *steered) Note(ctx context.Context, key, value string) error {
 	return s.records.SetFleetNote(ctx, key, value)
 }
 
-func (s steered) State(ctx context.Context) (out fleet.State, err error) {
+func (s *steered) State(ctx context.Context) (out fleet.State, err error) {
 	st, err := s.records.Load(ctx)
 	if err != nil {
 		return out, err
@@ -161,12 +161,12 @@ func refusedFor(reason string) bool {
 	return strings.HasPrefix(reason, "check.") || reason == "format"
 }
 
-func (s steered) Newest(ctx context.Context) (string, error) {
+func (s *steered) Newest(ctx context.Context) (string, error) {
 	l, err := s.check(ctx)
 	return l.Version, err
 }
 
-func (s steered) Record(ctx context.Context, id string) (out fleet.Record, err error) {
+func (s *steered) Record(ctx context.Context, id string) (out fleet.Record, err error) {
 	r, err := s.records.Get(ctx, id)
 	if errors.Is(err, installer.ErrNoRecord) {
 		err = nil
@@ -200,7 +200,7 @@ func (s steered) Record(ctx context.Context, id string) (out fleet.Record, err e
 	return out, nil
 }
 
-func (s steered) Announce(ctx context.Context, id, version string) error {
+func (s *steered) Announce(ctx context.Context, id, version string) error {
 	if err := s.records.Add(ctx, installer.Record{ID: id, To: installer.Release{Version: version}, Status: installer.Pending, By: byFleet, Created: s.Daemon.Now()}); err != nil {
 		return err
 	}
@@ -208,10 +208,10 @@ func (s steered) Announce(ctx context.Context, id, version string) error {
 	return nil
 }
 
-func (s steered) Stage(ctx context.Context, id string) error { return s.begin(ctx, id, true) }
-func (s steered) Apply(ctx context.Context, id string) error { return s.begin(ctx, id, false) }
+func (s *steered) Stage(ctx context.Context, id string) error { return s.begin(ctx, id, true) }
+func (s *steered) Apply(ctx context.Context, id string) error { return s.begin(ctx, id, false) }
 
-func (s steered) begin(ctx context.Context, id string, stage bool) error {
+func (s *steered) begin(ctx context.Context, id string, stage bool) error {
 	s.deciding.Lock()
 	defer s.deciding.Unlock()
 	r, err := s.records.Get(ctx, id)
@@ -226,14 +226,14 @@ func (s steered) begin(ctx context.Context, id string, stage bool) error {
 	return s.enqueue(job{record: id, stage: stage})
 }
 
-func (s steered) Rollback(_ context.Context, id, _ string) error {
+func (s *steered) Rollback(_ context.Context, id, _ string) error {
 	return s.enqueue(job{record: id, by: byFleet, run: func(ctx context.Context) (installer.Result, error) {
 		return s.Device.Rollback(ctx, s.name, id, "", s.report(id))
 	}})
 }
 
 // Cancel ends a record that waits, or the job that is done for it.
-func (s steered) Cancel(ctx context.Context, id, why string) (late bool, err error) {
+func (s *steered) Cancel(ctx context.Context, id, why string) (late bool, err error) {
 	s.deciding.Lock()
 	defer s.deciding.Unlock()
 	s.mu.Lock()
@@ -258,7 +258,7 @@ func (s steered) Cancel(ctx context.Context, id, why string) (late bool, err err
 }
 
 // Opens is how long it is until the window of the settings.
-func (s steered) Opens() time.Duration {
+func (s *steered) Opens() time.Duration {
 	w, _ := parseWindow(s.settings().Window) // Validate was here
 	return w.wait(s.Daemon.Now())
 }

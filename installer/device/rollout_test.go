@@ -28,13 +28,13 @@ func encoded(t *testing.T, app string, sequence int64, list string) []byte {
 	for _, one := range strings.Fields(list) {
 		version, percent, _ := strings.Cut(one, "=")
 		if percent == "halted" {
-			f.Halt(version)
+			rollout.Halt(f, version)
 		} else {
 			n, err := rollout.ParsePercent(percent)
 			if err != nil {
 				t.Fatal(err)
 			}
-			f.Set(rollout.Release{Version: version, Percent: n, Groups: map[string]int{"canary": 100}})
+			rollout.Set(f, rollout.Release{Version: version, Percent: n, Groups: map[string]int{"canary": 100}})
 		}
 	}
 	b, err := f.Encode()
