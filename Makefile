@@ -89,6 +89,13 @@ check: ## every suite at the last commit, one after the other, with a table in d
 bench-device: setup ## a first install and a one-layer update on each engine, beside the same by hand
 	scripts/bench-device.sh
 
+.PHONY: size size-check
+size: ## what each module costs in the installer; writes docs/size.md
+	$(GO) run ./scripts/size
+
+size-check: ## fails when the installer has grown by more than 64 KiB against docs/size.md
+	$(GO) run ./scripts/size -check
+
 lint: ## gofmt, shellcheck, vet, words that are refused where people read
 	scripts/lint.sh
 

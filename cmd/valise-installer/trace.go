@@ -71,7 +71,7 @@ func (p *program) traceFile(path string) (*os.File, error) {
 	}
 	f, err := dir.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if errors.Is(err, fs.ErrExist) {
-		return nil, fmt.Errorf("%s is there already and is no trace", path)
+		return nil, fmt.Errorf("%s is there already and is not a trace", path)
 	}
 	return f, err
 }

@@ -69,9 +69,9 @@ func TestTraceFile(t *testing.T) {
 		write(filepath.Join(root, name))
 	}
 	for name, want := range map[string]string{
-		victim:                                "is there already and is no trace",
-		link:                                  "is there already and is no trace",
-		loose:                                 "is there already and is no trace",
+		victim:                                "is there already and is not a trace",
+		link:                                  "is there already and is not a trace",
+		loose:                                 "is there already and is not a trace",
 		filepath.Join(dir, "way/other.json"):  "is a link that user",
 		filepath.Join(dir, "trace"):           "does not end in .json",
 		filepath.Join(dir, "none/trace.json"): "no such file",
