@@ -166,6 +166,8 @@ type Compose struct {
 	Profiles []string // that are on, besides those of COMPOSE_PROFILES in EnvFile
 
 	Read *Read // what was read already; may be nil
+
+	lostAfter time.Duration // of the test, or 0
 }
 
 // Texts are what Files have.

@@ -1,14 +1,17 @@
 package docker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"github.com/moby/moby/api/pkg/stdcopy"
 	"github.com/moby/moby/client"
 
@@ -97,7 +100,16 @@ func (c *Compose) exec(ctx context.Context, service string, argv []string, stdin
 			}
 		}()
 	}
-	_, err = stdcopy.StdCopy(stdout, stderr, conn.Reader)
+	output := &watched{r: conn.Reader, after: cmp.Or(c.lostAfter, lostAfter), ended: make(chan struct{})}
+	go output.watch(func() bool {
+		state, err := engine.ExecInspect(attached, made.ID, client.ExecInspectOptions{})
+		return errdefs.IsNotFound(err) || err == nil && !state.Running
+	}, conn.Close)
+	_, err = stdcopy.StdCopy(stdout, stderr, output)
+	close(output.ended)
+	if output.lost.Load() {
+		return 0, errLost
+	}
 	if err != nil && (stdin == nil || !errors.Is(err, syscall.ECONNRESET)) { // which is how it ends when input was left over
 		return 0, err
 	}
@@ -109,6 +121,47 @@ func (c *Compose) exec(ctx context.Context, service string, argv []string, stdin
 		}
 		if err := trace.Sleep(ctx, "until the engine notes the end", pause); err != nil {
 			return 0, err
+		}
+	}
+}
+
+// errLost is the end of a command that an engine forgets, as Docker 20.10 does when its
+// container is restarted just then: it does not run, and its output never ends.
+var errLost = errors.New("the container engine says that it does not run, and does not end its output")
+
+// lostAfter is how long that must last.
+const lostAfter = 30 * time.Second
+
+// watched is the output of a command.
+type watched struct {
+	r     io.Reader
+	after time.Duration
+	n     atomic.Int64 // bytes so far
+	ended chan struct{}
+	lost  atomic.Bool
+}
+
+func (w *watched) Read(p []byte) (int, error) {
+	n, err := w.r.Read(p)
+	w.n.Add(int64(n))
+	return n, err
+}
+
+// watch ends the output with give when the command is gone and nothing comes any more.
+func (w *watched) watch(gone func() bool, give func()) {
+	const looks = 10
+	for seen, idle := int64(-1), 0; ; {
+		select {
+		case <-w.ended:
+			return
+		case <-time.After(w.after / looks):
+		}
+		if n := w.n.Load(); n != seen || !gone() {
+			seen, idle = n, 0
+		} else if idle++; idle == looks {
+			w.lost.Store(true)
+			give()
+			return
 		}
 	}
 }

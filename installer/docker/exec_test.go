@@ -11,6 +11,9 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"time"
+
+	"github.com/valise-ota/valise/bundle/bundletest"
 )
 
 // frame is what a command wrote, as the engine sends it: 1 for stdout, 2 for stderr.
@@ -118,6 +121,39 @@ func TestExec(t *testing.T) {
 		if err := c.Exec(ctx, "db", argv, nil, io.Discard); !errors.Is(err, cause) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+// TestExecLost has an engine that forgets a command and does not end its output, and one
+// whose command has nothing to say for long.
+func TestExecLost(t *testing.T) {
+	const after = 50 * time.Millisecond
+	silent := func(c io.ReadWriter) {
+		io.WriteString(c, frame(1, "half a dump"))
+		io.Copy(io.Discard, c)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), bundletest.Patience())
+	defer cancel()
+	for name, state := range map[string]string{"does not run": `{"Running":false}`, "ended well": `{"ExitCode":0}`} {
+		c := execEngine(t, silent, `{"Running":true}`, state)
+		c.lostAfter = after
+		if err := c.Exec(ctx, "db", []string{"pg_dump"}, nil, io.Discard); !errors.Is(err, errLost) {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+	// It may run silently, or send what is left, for as long as it likes.
+	for name, looks := range map[string]func(*watched) bool{
+		"runs":  func(*watched) bool { return false },
+		"sends": func(w *watched) bool { w.n.Add(1); return true },
+	} {
+		w := &watched{after: after, ended: make(chan struct{})}
+		var asked int
+		w.watch(func() bool {
+			if asked++; asked == 30 {
+				close(w.ended)
+			}
+			return looks(w)
+		}, func() { t.Errorf("%s: given up", name) })
 	}
 }
 
