@@ -70,7 +70,7 @@ fuzz: ## every fuzz target for three minutes (FUZZTIME=10m)
 	scripts/fuzz.sh $(or $(FUZZTIME),3m)
 
 .PHONY: fault race vuln
-fault: ## updates while system calls fail, everything is killed, disks are full, and from each state that a power cut leaves (VALISE_FAULTS=40 VALISE_STATES=40 VALISE_SEED=N)
+fault: ## updates while system calls fail, everything is killed, disks are full, from each state that a power cut leaves, and chaos (VALISE_FAULTS=40 VALISE_STATES=40 VALISE_OPERATIONS=60 VALISE_SEED=N)
 	scripts/fault.sh
 
 race: ## every test that needs no engine, with the race detector

@@ -2,8 +2,9 @@
 # What goes wrong on a device, on a real engine:
 #   TestFault   updates and rollbacks while system calls fail, everything is killed, and disks are full
 #   TestReplay  updates and rollbacks from each state of the disk that a power cut can leave
+#   TestChaos   all that happens to a device, at random, one after the other
 # By hand:  scripts/fault.sh [GO TEST ARGUMENTS]     as -run TestReplay/update
-#   VALISE_FAULTS=40, VALISE_STATES=40      so many cases, and states for each command
+#   VALISE_FAULTS=40, VALISE_STATES=40, VALISE_OPERATIONS=60    so many cases, states for each command, operations
 #   VALISE_SEED=7                           the same choice again
 #   VALISE_MUTANT=syncfs                    TestReplay: system calls of the installer do nothing (fsync:3: the third one)
 #   VALISE_FAULT_DOC=docs/reliability.md    write the tables there
@@ -15,5 +16,5 @@ command -v qemu-storage-daemon >/dev/null || need+=(qemu-system-common)
 [ ${#need[@]} -eq 0 ] || apt-get install -y --no-install-recommends "${need[@]}"
 [ -z "${VALISE_FAULT_DOC:-}" ] || VALISE_FAULT_DOC=$(realpath "$VALISE_FAULT_DOC")
 export VALISE_FAULT_DOC=${VALISE_FAULT_DOC:-}
-[ $# -gt 0 ] || set -- -run 'TestFault$|TestReplay$'
+[ $# -gt 0 ] || set -- -run 'TestFault$|TestReplay$|TestChaos$'
 exec unshare --mount scripts/test.sh -tags fault -v ./cmd/valise-installer "$@"

@@ -64,7 +64,7 @@ type replay struct {
 
 func runReplay(ts *testscript.TestScript, _ bool, args []string) {
 	seed, states := number(ts, "VALISE_SEED", int(time.Now().Unix())), number(ts, "VALISE_STATES", 40)
-	r := &replay{campaign: campaign{TestScript: ts, TB: test(ts), rng: rand.New(rand.NewPCG(uint64(seed), 1)), version: "1.0.0"}, dir: ts.MkAbs("lab")}
+	r := &replay{campaign: campaign{TestScript: ts, TB: test(ts), rng: rand.New(rand.NewPCG(uint64(seed), 1)), version: "1.0.0", items: 1}, dir: ts.MkAbs("lab")}
 	r.mnt = filepath.Join(r.dir, "mnt")
 	r.TB.Logf("VALISE_SEED=%d VALISE_STATES=%d", seed, states)
 	ts.Check(os.MkdirAll(filepath.Join(r.dir, "mnt"), 0o755))
@@ -581,9 +581,7 @@ func (r *replay) whole(st installer.State) error {
 
 func (r *replay) tabulate(command string, seed, flushes, writes int, table map[string]map[string]int) {
 	var b strings.Builder
-	commit, err := exec.Command("git", "rev-parse", "--short", "HEAD").Output()
-	r.Check(err)
-	fmt.Fprintf(&b, "%s, %d writes and %d flushes, seed %d on %s, commit %s:\n\n| power cut | states | outcome |\n|---|---:|---|\n", strings.ToUpper(command[:1])+command[1:], writes, flushes, seed, time.Now().UTC().Format(time.DateOnly), strings.TrimSpace(string(commit)))
+	fmt.Fprintf(&b, "%s, %d writes and %d flushes, seed %d on %s, commit %s:\n\n| power cut | states | outcome |\n|---|---:|---|\n", strings.ToUpper(command[:1])+command[1:], writes, flushes, seed, time.Now().UTC().Format(time.DateOnly), head(r.TestScript))
 	for _, kind := range slices.Sorted(maps.Keys(table)) {
 		n, words := 0, []string{}
 		for _, outcome := range slices.Sorted(maps.Keys(table[kind])) {
