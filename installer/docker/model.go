@@ -128,7 +128,7 @@ type Service struct {
 	} `json:"deploy"`
 }
 
-// Joins are the services whose network, processes or volumes s shares: Up makes s anew
+// Joins are the services whose network, processes or volumes s shares: Up recreates s
 // with one of them.
 func (s Service) Joins() (names []string) {
 	for _, mode := range []string{s.NetworkMode, s.PID, s.IPC} {
