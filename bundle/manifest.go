@@ -399,7 +399,7 @@ type Secret struct {
 	Base64    int    `json:"base64,omitempty" yaml:"base64"`       // random bytes, written in standard base64
 	Password  int    `json:"password,omitempty" yaml:"password"`   // random letters and digits, for people to type
 	Prefix    string `json:"prefix,omitempty" yaml:"prefix"`       // put before the value
-	Immutable bool   `json:"immutable,omitempty" yaml:"immutable"` // data depends on it: a lost one is an error, never a new one
+	Immutable bool   `json:"immutable,omitempty" yaml:"immutable"` // data depends on it: if it is lost, no new one is generated
 	Show      string `json:"show,omitempty" yaml:"show"`           // "once": printed when it is generated
 	// File is where the value is kept in place of the environment file: a path below
 	// the app's directory, for compose secrets. User is its owner there.

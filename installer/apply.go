@@ -58,10 +58,10 @@ type Result struct {
 }
 
 // ErrNothingRuns means that nothing was committed yet.
-var ErrNothingRuns = errors.New("nothing is installed that could run")
+var ErrNothingRuns = errors.New("nothing is installed that can run")
 
 // ErrNoPrevious means that there is nothing to roll back to.
-var ErrNoPrevious = errors.New("no previous release: nothing but the current one was ever committed here, or it was removed")
+var ErrNoPrevious = errors.New("no previous release: no other one was ever committed here, or it was removed")
 
 // ErrNoRecord means that no record has that ID.
 var ErrNoRecord = errors.New("there is no such record")
@@ -119,7 +119,7 @@ func Within(ctx context.Context, step string, limit bundle.Duration, do func(con
 }
 
 // errStopped ends a way back that takes longer than StopWithin.
-var errStopped = errors.New("this program was told to end before the way back was done: the next start goes on with it")
+var errStopped = errors.New("this program was stopped before the rollback was done: the next start continues it")
 
 // back is the context of a way back: what ended ctx does not end it, unless it
 // takes too long.
@@ -357,7 +357,7 @@ func (in *Installer) RestoreData(ctx context.Context, keep int, data Data) Resul
 		return Result{Outcome: Unchanged, Err: err}
 	}
 	if st.Current == nil {
-		return Result{Outcome: Unchanged, Err: errors.New("nothing is installed that could take the data")}
+		return Result{Outcome: Unchanged, Err: errors.New("nothing is installed that can take the data")}
 	}
 	return in.run(ctx, st, Record{Action: ActionRollback, From: st.Current, To: *st.Current}, nil, keep, data)
 }

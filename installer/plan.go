@@ -29,7 +29,7 @@ type Facts struct {
 	Unmet        []string               // what else the release needs of the device and does not find
 	RunsSince    time.Time              // when the release that runs was made; zero when none runs
 	DataLeft     []string               // volumes with data that the release leaves behind silently
-	Notes        []string               // what else is to be said of it
+	Notes        []Note                 // what else is to be said of it
 	Edited       []string               // what services made of files of the release that runs
 	Damage       error                  // of the release that runs, when that is the one to plan
 }
@@ -144,8 +144,25 @@ type Plan struct {
 	Signers []string `json:"signers_after,omitempty"`
 	// Way are the updates that lead to the release which was asked for, this one
 	// first, where it takes several; set by who found it.
-	Way   []Hop    `json:"way,omitempty"`
-	Notes []string `json:"notes,omitempty"` // what an operator should look at; none stops the plan
+	Way   []Hop  `json:"way,omitempty"`
+	Notes []Note `json:"notes,omitempty"` // what an operator should look at; none stops the plan
+}
+
+// Note is a sentence of a plan: Text is English. Front ends in another language know
+// it by Format, and put Args into theirs.
+type Note struct {
+	Text   string   `json:"text"`
+	Format string   `json:"format" jsonschema:"text without its args"`
+	Args   []string `json:"args,omitempty"`
+}
+
+// Notef makes a note; each argument is one %s or %d of format.
+func Notef(format string, args ...any) Note {
+	n := Note{Text: fmt.Sprintf(format, args...), Format: format}
+	for _, a := range args {
+		n.Args = append(n.Args, fmt.Sprint(a))
+	}
+	return n
 }
 
 // Hop is one update of several, as the head of its bundle says. The later ones
@@ -193,7 +210,7 @@ type TakenError struct {
 }
 
 func (e *TakenError) Error() string {
-	return fmt.Sprintf("containers of a compose project %s are here already: %s; an installation would remove them, and could not bring them back", e.Project, strings.Join(e.Services, ", "))
+	return fmt.Sprintf("containers of a compose project %s already exist: %s; an installation would remove them for good", e.Project, strings.Join(e.Services, ", "))
 }
 
 // UnmetError says what this device lacks that the release requires.
@@ -325,10 +342,10 @@ func NewPlan(st State, rel *verify.Release, f Facts) (*Plan, error) {
 		}
 	}
 	for _, e := range f.Edited {
-		p.Notes = append(p.Notes, "changed on this device, and kept aside when the release that has it is switched to again or goes: "+e)
+		p.Notes = append(p.Notes, Notef("changed on this device: %s; a switch to its release, or its removal, keeps the change aside", e))
 	}
 	if made := m.CreatedAt; !f.RunsSince.IsZero() && p.Action == ActionUpdate && made.Before(f.RunsSince.Add(-freezeAge)) {
-		p.Notes = append(p.Notes, fmt.Sprintf("%s was made on %s, %d days before %s, which runs: ask its maker whether it is what you should install",
+		p.Notes = append(p.Notes, Notef("%s was made on %s, %d days before the running %s: ask its maker whether you should install it",
 			m.Version, made.Format(time.DateOnly), int(f.RunsSince.Sub(made).Hours()/24), p.From))
 	}
 	return p, nil
@@ -372,17 +389,19 @@ type HeldError struct {
 	Group   string // of which group; empty: of all devices
 }
 
-func (e *HeldError) Error() string {
-	switch of := "devices"; {
+func (e *HeldError) Error() string { return e.Note("").Text }
+
+// Note is the error as a note, with more behind it.
+func (e *HeldError) Note(more string) Note {
+	switch {
 	case e.Halted:
-		return e.Version + " was halted by its rollout file (--force installs it)"
+		return Notef("%s was halted by its rollout file (--force installs it)"+more, e.Version)
 	case e.Unnamed:
-		return e.Version + " waits for its turn: this device requires a rollout file that names it"
+		return Notef("%s waits for its turn: this device requires a rollout file that names it"+more, e.Version)
+	case e.Group != "":
+		return Notef("%s waits for its turn: %d %% of group %s"+more, e.Version, e.Percent, e.Group)
 	default:
-		if e.Group != "" {
-			of = "group " + e.Group
-		}
-		return fmt.Sprintf("%s waits for its turn: %d %% of %s", e.Version, e.Percent, of)
+		return Notef("%s waits for its turn: %d %% of devices"+more, e.Version, e.Percent)
 	}
 }
 

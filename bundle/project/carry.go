@@ -258,7 +258,7 @@ func (c *carrier) item(item FileItem, at ...any) error {
 			if skip, err := c.ignored(files...); err != nil {
 				return p.at(at, "%v", err)
 			} else if len(skip) > 0 {
-				return p.at(at, "git ignores %s: a bundle is read by everybody who gets it; write {path: %s, public: true} when they may read this", name, name)
+				return p.at(at, "git ignores %s: everyone who has a bundle can read it; write {path: %s, public: true} when they may read this", name, name)
 			}
 		}
 	}
@@ -272,7 +272,7 @@ func (c *carrier) item(item FileItem, at ...any) error {
 	}
 	for _, f := range files {
 		if !item.Public && holdsValues(f) {
-			return p.at(at, "%s is an environment file: a bundle is read by everybody who gets it; write {path: %s, public: true} when they may read this", f, f)
+			return p.at(at, "%s is an environment file: everyone who has a bundle can read it; write {path: %s, public: true} when they may read this", f, f)
 		}
 		c.public[f] = c.public[f] || item.Public
 		if err := c.add(f, at...); err != nil {

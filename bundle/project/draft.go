@@ -88,19 +88,19 @@ func NewDraft(ctx context.Context, dir string, compose []string, ignored func(co
 	}
 	d := &drafter{ctx: ctx, p: p, c: c, once: c.onceOnly(), env: values, template: template}
 	d.unread(unread)
-	d.comment("What the releases of this app are made of; valise build VERSION reads it. Check every line.")
-	d.line("\napp: %s", "name of bundles and of the directory on the device, and of the compose project unless project says otherwise", p.App)
-	if why := "images, build sections and required variables are read from it"; len(p.Compose) == 1 {
+	d.comment("Describes the releases of this app for valise build VERSION. Check every line.")
+	d.line("\napp: %s", "name of bundles, of the directory on the device and, unless project is set, of the compose project", p.App)
+	if why := "images, build sections and required variables come from it"; len(p.Compose) == 1 {
 		d.line("compose: %s", why, quote(p.Compose.First()))
 	} else {
-		d.line("compose: [%s]", "each over those before it; "+why, strings.Join(quoteAll(p.Compose), ", "))
+		d.line("compose: [%s]", "each overrides those before it; "+why, strings.Join(quoteAll(p.Compose), ", "))
 	}
 	if p.Profiles != nil {
-		d.line("profiles: [%s]", profilesEnv+" of "+envName+": services of other profiles do not travel", strings.Join(quoteAll(p.Profiles), ", "))
+		d.line("profiles: [%s]", profilesEnv+" of "+envName+": services of other profiles are left out", strings.Join(quoteAll(p.Profiles), ", "))
 	}
 	d.line("platforms: [linux/amd64, linux/arm64]", "every image is packed for each of them")
 	if p.Project != p.App {
-		d.line("project: %s", "name of the compose project: it decides whose volumes are used", p.Project)
+		d.line("project: %s", "name of the compose project: it decides which volumes are used", p.Project)
 	}
 	if p.VersionEnv != fromName {
 		d.line("version_env: %s", "the variable of the compose file that has the version", p.VersionEnv)
@@ -284,7 +284,7 @@ func (d *drafter) health() error {
 			running = append(running, name)
 		}
 	}
-	d.section("When a release counts as running. One that does not is rolled back.")
+	d.section("When a release counts as healthy. If it does not become healthy, it is rolled back.")
 	d.text.WriteString("health:\n")
 	if ends := slices.DeleteFunc(sortedKeys(d.c.services), func(name string) bool { return !d.once[name] }); len(ends) > 0 {
 		d.comment("  services that end, or do not run: %s", strings.Join(ends, ", "))
@@ -358,7 +358,7 @@ func (d *drafter) files() error {
 	for _, r := range list {
 		users[r.path] = cmp.Or(users[r.path], r.user)
 	}
-	d.section("These travel with a release, because %s names them; files adds others, and \"!PATH\" leaves one out.", d.p.Compose)
+	d.section("These are in a release, because %s names them; files adds others, and \"!PATH\" leaves one out.", d.p.Compose)
 	for _, name := range sortedKeys(users) {
 		d.comment("  %s, for %s", name, users[name])
 	}

@@ -129,7 +129,7 @@ func (d *drafter) backup() error {
 			case kind == "sqlite" && strings.HasPrefix(d.sqlite(s, data), v.target+"/"):
 				missing = append(missing, fmt.Sprintf("what else is in %s of service %s: add volume: {%s, path: %s} for all its files, which pauses the service", v.what, name, service, quote(v.target)))
 			case kind == "" || kind == "other" || kind == "sqlite":
-				because := "nothing says what it holds"
+				because := "its content is unknown"
 				if kind == "other" {
 					because = "Valise has no dump of " + path.Base(nameOf(s.Image))
 				}
@@ -142,7 +142,7 @@ func (d *drafter) backup() error {
 		}
 	}
 	if len(saved)+len(missing) > 0 {
-		d.section("Data that is saved before a release is switched, and restored when it is rolled back.")
+		d.section("Data to back up before each update.")
 	}
 	if len(saved) > 0 {
 		d.text.WriteString("backup:\n" + strings.Join(saved, "\n") + "\n")
@@ -410,7 +410,7 @@ func (d *drafter) variables() error {
 				others = append(others, name)
 			}
 		case data:
-			secrets = append(secrets, fmt.Sprintf("  %s: {hex: 16, immutable: true%s} # the database keeps it: a lost one is an error, never a new one", name, at))
+			secrets = append(secrets, fmt.Sprintf("  %s: {hex: 16, immutable: true%s} # the database keeps it: if it is lost, no new one is generated", name, at))
 		case adminName.MatchString(upper):
 			secrets = append(secrets, fmt.Sprintf("  %s: {hex: 8, show: once%s} # shown once, at the installation", name, at))
 		case strings.Contains(upper, "PASSWORD") || file != "" && d.isPassword(name):
@@ -429,11 +429,11 @@ func (d *drafter) variables() error {
 		}
 	}
 	if len(secrets) > 0 {
-		d.section("What is generated on the device at the first installation.")
+		d.section("Generated on the device at the first installation.")
 		d.text.WriteString("secrets:\n" + strings.Join(secrets, "\n") + "\n")
 	}
 	if len(initial) > 0 {
-		d.section("What an environment file on a device begins with; a default counts when a release is built too.")
+		d.section("Initial values of the environment file on a device; a default also counts when a release is built.")
 		d.text.WriteString("env:\n" + strings.Join(initial, "\n") + "\n")
 	}
 	if len(guessed) > 0 {

@@ -47,7 +47,7 @@ func TestDraftPrograms(t *testing.T) {
 		},
 		"not built": {
 			map[string]string{"packaging/agent.service": unit("/opt/agent/current/bin/agent"), "packaging/other.service": unit("/usr/bin/other"), "packaging/x.service": unit("/usr/bin/python3")},
-			[]string{`- {from: "dist/{{.OS}}-{{.Arch}}", to: bin}`, "required: [bin/agent]"}, "linux/amd64, linux/arm64", []string{"is an example", "packaging/other.service starts /usr/bin/other, which no release brings: put it into the tree"}, "",
+			[]string{`- {from: "dist/{{.OS}}-{{.Arch}}", to: bin}`, "required: [bin/agent]"}, "linux/amd64, linux/arm64", []string{"is an example", "packaging/other.service starts /usr/bin/other, which is not in the release: put it into the tree"}, "",
 		},
 		"hostile": {
 			map[string]string{"a{{.X}}\n": program(amd64), "b\n- evil": program(amd64), "node_modules/x/y": program(amd64), "c": program("\xff"), "short": "\x7fELF"},

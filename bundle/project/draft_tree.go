@@ -48,14 +48,14 @@ func NewTreeDraft(dir string) (*Draft, error) {
 		name := unitDir + "/" + p.App + ".service"
 		units = []string{name}
 		draft.Files[name] = d.unit(found[0].name)
-		d.note("%s is drafted: check as whom and with what it runs", name)
+		d.note("%s is drafted: check its user and its settings", name)
 	}
 	platforms := []bundle.Platform{"linux/amd64", "linux/arm64"}
 	if len(found) > 0 {
 		platforms = slices.Clone(found[0].platforms)
 		slices.Sort(platforms)
 	}
-	d.comment("What the releases of this app are made of; valise build VERSION reads it. Check every line.")
+	d.comment("Describes the releases of this app for valise build VERSION. Check every line.")
 	d.line("\napp: %s", "name of bundles and of the directory on the device", p.App)
 	d.line("platforms: [%s]", "one tree for each", joinPlatforms(platforms))
 	if len(arch) > 0 {
@@ -101,7 +101,7 @@ func NewTreeDraft(dir string) (*Draft, error) {
 	if len(required) > 0 {
 		d.line("  required: [%s]", "what the units start", strings.Join(quoteAll(required), ", "))
 	}
-	d.section("When a release counts as running. Without it, its units must run.")
+	d.section("When a release counts as healthy. Without this, its units must run.")
 	d.comment("health: {http: \"http://127.0.0.1:8080/health\", version: version}")
 	d.treeEnv()
 	draft.YAML = []byte(d.text.String())
@@ -150,7 +150,7 @@ func (d *drafter) starts(dir string, units, brought []string) []string {
 			case slices.Contains(brought, "bin/"+path.Base(file)):
 				d.note("%s starts %s; a release is in %s, so write %sbin/%s there", unit, file, strings.TrimSuffix(current, "/"), current, path.Base(file))
 			case strings.HasPrefix(file, "/opt/") || strings.HasPrefix(file, "/usr/local/"), path.Base(file) == strings.TrimSuffix(path.Base(unit), path.Ext(unit)):
-				d.note("%s starts %s, which no release brings: put it into the tree and write its path in %s, if it is yours", unit, file, current)
+				d.note("%s starts %s, which is not in the release: put it into the tree and write its path in %s, if it is yours", unit, file, current)
 			}
 		}
 	}
@@ -180,7 +180,7 @@ func (d *drafter) treeEnv() {
 		}
 	}
 	if secrets != nil {
-		d.section("What is generated on the device at the first installation.")
+		d.section("Generated on the device at the first installation.")
 		d.text.WriteString("secrets:\n" + strings.Join(secrets, ""))
 	}
 	if decisions != nil {

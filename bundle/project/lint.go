@@ -27,7 +27,7 @@ func (p *Project) notes(c *composeFile) []string {
 			note("service %s: pull_policy: %s needs a registry or the source at every start: leave it out, the bundle has the image", name, policy)
 		}
 		if (s.Restart == "" || s.Restart == types.RestartPolicyNo) && (s.Deploy == nil || s.Deploy.RestartPolicy == nil) && !once[name] && len(s.Profiles) == 0 {
-			note("service %s has no restart policy: it stays down when the device was switched off; write restart: unless-stopped", name)
+			note("service %s has no restart policy: it does not start again after the device was off; write restart: unless-stopped", name)
 		}
 	}
 	for _, name := range sortedKeys(c.services) {

@@ -97,10 +97,10 @@ func (c *carrier) carryReferences(file *composeFile) ([]carried, error) {
 		case r.single && !r.optional:
 			c.local[local] = r
 			if !generated {
-				c.note("%s uses %s, which %s: it does not travel, and the device must have it as /opt/%s/%s before an installation", r.user, r.written, reason, p.App, local)
+				c.note("%s uses %s, which %s: it is not in the release, and the device must have it as /opt/%s/%s before an installation", r.user, r.written, reason, p.App, local)
 			}
 		default:
-			c.note("%s uses %s, which %s: it does not travel, and is /opt/%s/%s on a device", r.user, r.written, reason, p.App, local)
+			c.note("%s uses %s, which %s: it is not in the release, and is /opt/%s/%s on a device", r.user, r.written, reason, p.App, local)
 		}
 	}
 	return list, nil
@@ -129,7 +129,7 @@ func (c *carrier) stays(r reference, name string, info os.FileInfo, err error) (
 		return notHere, nil
 	case c.files[name].Source != "":
 		if (r.kind == refSecret || holdsValues(name)) && !c.public[name] {
-			return "", c.p.composeError("%s uses %s, which is listed under files: a bundle is read by everybody who gets it; write {path: %s, public: true} when they may read this", r.user, r.written, name)
+			return "", c.p.composeError("%s uses %s, which is listed under files: everyone who has a bundle can read it; write {path: %s, public: true} when they may read this", r.user, r.written, name)
 		}
 		return "", nil
 	case r.kind == refSecret:
@@ -165,7 +165,7 @@ func (c *carrier) stays(r reference, name string, info os.FileInfo, err error) (
 		}
 	}
 	if r.writable && info.IsDir() {
-		c.note("%s may write to %s, which every release brings (files: %d): what it changes there is kept aside when another one comes; for data of the device, write files: [\"!%s\"] or mount it :ro", r.user, r.written, len(files), name)
+		c.note("%s may write to %s, which is in every release (files: %d): its changes there are set aside when another release is installed; for data of the device, write files: [\"!%s\"] or mount it :ro", r.user, r.written, len(files), name)
 	}
 	return "", nil
 }
@@ -225,7 +225,7 @@ func (r *Release) Resolve(files []bundle.File) (*Resolved, error) {
 		}
 	}
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "# Made by valise build of the files in %s: their includes and extensions are in it, and\n# what travels with the release is named in its place on a device.\n", SourceDir)
+	fmt.Fprintf(&b, "# Made by valise build of the files in %s: their includes and extensions are in it, and\n# files of the release have their paths on a device.\n", SourceDir)
 	enc := yaml.NewEncoder(&b)
 	enc.SetIndent(2)
 	if err := enc.Encode(model); err != nil {

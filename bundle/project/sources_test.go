@@ -220,11 +220,11 @@ func TestBadSources(t *testing.T) {
 		{"of git, by a link", goodProject, "services: {db: {image: a, volumes: [\"./git:/a:ro\"]}}\n",
 			"valise.yaml: git/config belongs to git, which may keep a token there, as actions/checkout has it do: write {path: git/config, public: true} when everybody may read it, or \"!git/config\""},
 		{"environment file by hand", goodProject + "files: [.env.production]\n", "services: {db: {image: a}}\n",
-			"valise.yaml:5:9: .env.production is an environment file: a bundle is read by everybody who gets it; write {path: .env.production, public: true} when they may read this"},
+			"valise.yaml:5:9: .env.production is an environment file: everyone who has a bundle can read it; write {path: .env.production, public: true} when they may read this"},
 		{"ignored by hand", goodProject + "files: [ignored.txt]\n", "services: {db: {image: a}}\n",
-			"valise.yaml:5:9: git ignores ignored.txt: a bundle is read by everybody who gets it; write {path: ignored.txt, public: true} when they may read this"},
+			"valise.yaml:5:9: git ignores ignored.txt: everyone who has a bundle can read it; write {path: ignored.txt, public: true} when they may read this"},
 		{"secret by hand", goodProject + "files: [here.txt]\n", "services: {db: {image: a, secrets: [x]}}\nsecrets: {x: {file: here.txt}}\n",
-			"compose.yaml: secret x uses here.txt, which is listed under files: a bundle is read by everybody who gets it; write {path: here.txt, public: true} when they may read this"},
+			"compose.yaml: secret x uses here.txt, which is listed under files: everyone who has a bundle can read it; write {path: here.txt, public: true} when they may read this"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			_, dir, err := release(t, map[string]string{"valise.yaml": c.project, "compose.yaml": c.compose, "here.txt": "x", "conf/a.conf": "x", "empty.conf/.gitkeep": "", ".env.production": "A=1", "ignored.txt": "x",
@@ -261,10 +261,10 @@ volumes: {named: {}}
 		t.Fatal(err)
 	}
 	want := []string{
-		`service data may write to ./data, which every release brings (files: 1): what it changes there is kept aside when another one comes; for data of the device, write files: ["!data"] or mount it :ro`,
+		`service data may write to ./data, which is in every release (files: 1): its changes there are set aside when another release is installed; for data of the device, write files: ["!data"] or mount it :ro`,
 		"service pulls: pull_policy: always needs a registry or the source at every start: leave it out, the bundle has the image",
 		"service slow: healthcheck has start_period and no start_interval: an engine since 25 then looks every 5s while the service starts; use more retries in place of start_period, or start_interval: 1s when every device has engine 25 or newer",
-		"service stops has no restart policy: it stays down when the device was switched off; write restart: unless-stopped",
+		"service stops has no restart policy: it does not start again after the device was off; write restart: unless-stopped",
 	}
 	if !reflect.DeepEqual(r.Notes, want) {
 		t.Errorf("got  %s\nwant %s", fmt.Sprintf("%q", r.Notes), fmt.Sprintf("%q", want))
@@ -338,7 +338,7 @@ configs: {c: {file: conf/a}}
 		t.Errorf("got  %s\nwant %s", names, want)
 	}
 	notes := strings.Join(r.Notes, "\n")
-	for _, want := range []string{"uses ./left, which a line under files leaves out", "secret s uses ./s.txt, which is a secret: it does not travel, and the device must have it as /opt/shop/s.txt",
+	for _, want := range []string{"uses ./left, which a line under files leaves out", "secret s uses ./s.txt, which is a secret: it is not in the release, and the device must have it as /opt/shop/s.txt",
 		"uses .env.production, which is an environment file", "conf/.env in it is an environment file and is left out", "uses ./conf: 1 files in it that git ignores are left out"} {
 		if !strings.Contains(notes, want) {
 			t.Errorf("no note says %q:\n%s", want, notes)

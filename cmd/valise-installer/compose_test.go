@@ -20,6 +20,7 @@ import (
 	"github.com/rogpeppe/go-internal/txtar"
 
 	"github.com/valise-ota/valise/bundle"
+	"github.com/valise-ota/valise/installer"
 )
 
 const composeProjects = "../../testdata/compose"
@@ -283,12 +284,12 @@ func (p *composeProject) run() {
 	}
 	var planned struct {
 		Services []struct{ Service, Change string }
-		Notes    []string
+		Notes    []installer.Note
 	}
 	if err := json.Unmarshal([]byte(plan), &planned); err != nil {
 		p.t.Fatal(err)
 	}
-	if pattern := p.head["edited"]; pattern != "" && !slices.ContainsFunc(planned.Notes, regexp.MustCompile(pattern).MatchString) {
+	if pattern := p.head["edited"]; pattern != "" && !slices.ContainsFunc(planned.Notes, func(n installer.Note) bool { return regexp.MustCompile(pattern).MatchString(n.Text) }) {
 		p.t.Errorf("the plan does not say what was changed: %q", planned.Notes)
 	}
 	recreated = nil

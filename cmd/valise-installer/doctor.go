@@ -38,7 +38,7 @@ func doctorCommand(p *program) *cobra.Command {
 func (p *program) mendRecords(ctx context.Context) error {
 	all, err := p.MendRecords(ctx)
 	for _, d := range all {
-		from := "the releases that are here; what failed and who signed is forgotten"
+		from := "the releases on this device; which versions failed and who signed them is lost"
 		if d.Copy {
 			from = "their copy of the last commit"
 		}

@@ -177,12 +177,12 @@ func printEnvDifference(w io.Writer, d envDifference) {
 			"required": "needs a value from you", "default": "gets a default", "generated": "is generated", "optional": "optional",
 		}[k.Value]
 		if k.Example != "" && k.Value == "optional" {
-			what += ", a new device begins with " + cli.OneLine(k.Example)
+			what += ", a new device starts with " + cli.OneLine(k.Example)
 		}
 		fmt.Fprintf(t, "  + %s\t%s\t%s\n", k.Key, what, cli.OneLine(k.Help))
 	}
 	for _, key := range d.Removed {
-		fmt.Fprintf(t, "  - %s\tnot used any more; it stays\t\n", key)
+		fmt.Fprintf(t, "  - %s\tno longer used; it stays\t\n", key)
 	}
 	t.Flush()
 }

@@ -121,10 +121,10 @@ func (p *program) servePage(ctx context.Context) error {
 		defer begin(s.Limit(l), s.SocketHandler(socket.Role))()
 	}
 	for path := range given {
-		return fmt.Errorf("systemd hands over %s: give it a role under sockets in %s", path, filepath.Join(p.pageDir(), "page.yaml"))
+		return fmt.Errorf("systemd passes %s: give it a role under sockets in %s", path, filepath.Join(p.pageDir(), "page.yaml"))
 	}
 	if config.Listen == "" && len(config.Sockets) == 0 {
-		return fmt.Errorf("%s says neither listen nor sockets: nothing would listen", filepath.Join(p.pageDir(), "page.yaml"))
+		return fmt.Errorf("%s has neither listen nor sockets: the page could not be reached", filepath.Join(p.pageDir(), "page.yaml"))
 	}
 	defer p.watchdog(ctx, func() {})()
 	_, _ = daemon.SdNotify(false, daemon.SdNotifyReady)
@@ -143,7 +143,7 @@ func givenSockets() (map[string]net.Listener, error) {
 	given := map[string]net.Listener{}
 	for _, l := range list {
 		if l == nil || l.Addr().Network() != "unix" {
-			return nil, errors.New("systemd hands over something that is not a Unix stream socket: fix the .socket unit")
+			return nil, errors.New("systemd passes something that is not a Unix stream socket: fix the .socket unit")
 		}
 		given[l.Addr().String()] = l
 	}

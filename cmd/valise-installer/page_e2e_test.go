@@ -407,7 +407,7 @@ var scenarios = map[string]func(*tab, []string){
 			t.says("#history", "rolled back")
 			t.until("document.querySelector('#messages').innerText === ''")
 		}
-		b.until("window.before && [...document.querySelectorAll('#log li')].some(e => e.textContent.includes('going back'))")
+		b.until("window.before && [...document.querySelectorAll('#log li')].some(e => e.textContent.includes('rolling back'))")
 		b.axe("recovered")
 		b.shots("recovered")
 	},

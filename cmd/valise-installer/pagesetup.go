@@ -202,7 +202,7 @@ func (p *program) setupPage(ctx context.Context, listen string, hosts []string) 
 		if config.TLS.Key != "" {
 			switch crt, key := release.Exists(filepath.Join(p.pageDir(), "tls.crt")), release.Exists(filepath.Join(p.pageDir(), "tls.key")); {
 			case crt && !key:
-				return fmt.Errorf("%s has tls.crt and no tls.key: put both there, or neither to have them made", p.pageDir())
+				return fmt.Errorf("%s has tls.crt but no tls.key: put both there, or remove it to have both created", p.pageDir())
 			case !crt: // a key alone is there when the power went between the two
 				if err := p.selfSigned(hosts); err != nil {
 					return err

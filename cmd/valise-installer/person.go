@@ -56,7 +56,7 @@ func (a *person) agrees(question string) bool {
 // confirm asks a person; without one the answer is no.
 func (p *program) confirm(question string) error {
 	if a, ok := p.person().(*person); !ok || !a.agrees(question) {
-		return cli.Usagef("nothing was changed: say --yes to do it")
+		return cli.Usagef("nothing was changed: pass --yes to do it")
 	}
 	return nil
 }

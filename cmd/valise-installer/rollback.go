@@ -31,7 +31,7 @@ func rollbackCommand(p *program) *cobra.Command {
 
 func (p *program) rollback(ctx context.Context, restore, keep bool) error {
 	if restore && keep {
-		return cli.Usagef("--restore-data and --keep-data say the opposite")
+		return cli.Usagef("--restore-data and --keep-data exclude each other")
 	}
 	res, err := p.Rollback(ctx, restore, keep)
 	if err != nil {

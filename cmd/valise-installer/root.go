@@ -64,20 +64,26 @@ func run(ctx context.Context, e cli.Env) int {
 		Planned: func(plan *installer.Plan) { p.UI.Step("plan", planLine(plan)) },
 		Ask:     p.person,
 	}
+	root := p.newRoot(e.Program)
+	p.explain(root)
+	return p.Run(ctx, root)
+}
+
+// newRoot is the program that is called so: valise-installer, or APP-update.
+func (p *program) newRoot(program string) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "valise-installer",
 		Short: "Install, update and roll back sealed releases on this device",
 		Long: "valise-installer verifies a bundle offline, loads only what is missing, backs up the data,\n" +
 			"switches, checks health, and rolls back by itself if anything fails.\n\n" +
 			"Files of the device are in /etc/valise/APP.yaml (trusted signers, settings), /opt/APP\n" +
-			"(releases, environment file, backups) and /var/lib/valise/APP (records, lock).\n\n" +
-			"" + exitCodes,
+			"(releases, environment file, backups) and /var/lib/valise/APP (records, lock).\n\n" + exitCodes,
 		Example: "  valise-installer install shop-1.0.0.tar.gz --key cosign.pub\n" +
 			"  valise-installer update shop-1.1.0.tar.gz\n" +
 			"  valise-installer rollback\n" +
 			"  valise-installer status --output json",
 	}
-	if app, ok := device.AppOf(e.Program); ok {
+	if app, ok := device.AppOf(program); ok {
 		root = p.appUpdateRoot(app)
 	} else {
 		root.PersistentFlags().StringVar(&p.Machine.App, "app", "", "app, if more than one is installed")
@@ -87,8 +93,7 @@ func run(ctx context.Context, e cli.Env) int {
 	}
 	root.PersistentFlags().Var((*absolutePath)(&p.Root), "root", "directory to use as the root of the device's file system")
 	root.PersistentFlags().StringVar(&p.trace, "trace", "", "write where the time goes to this file, NAME.json: in Chrome's trace event format")
-	p.explain(root)
-	return p.Run(ctx, root)
+	return root
 }
 
 // absolutePath is a flag whose value is made absolute: docker compose runs

@@ -95,7 +95,7 @@ func (p *program) serve(ctx context.Context, scan time.Duration) error {
 	if !errors.Is(err, engine.ErrReplaced) {
 		return err
 	}
-	log.Info("another valise-installer is here: starting it")
+	log.Info("valise-installer was replaced: starting the new one")
 	self, err := os.Executable()
 	if err != nil {
 		return err

@@ -165,7 +165,7 @@ func (p *program) history(ctx context.Context, limit int) error {
 			if len(lines) > shownLines {
 				more = fmt.Sprintf(" (--output json has %d lines)", len(lines))
 			}
-			fmt.Fprintf(w, "\nwhat services of %s printed last, %s%s:\n", records[i].To.Version, device.Stamp(records[i].Created), more)
+			fmt.Fprintf(w, "\nlast output of the services of %s, %s%s:\n", records[i].To.Version, device.Stamp(records[i].Created), more)
 			for _, line := range lines[max(0, len(lines)-shownLines):] {
 				fmt.Fprintf(w, "  %s", line)
 			}

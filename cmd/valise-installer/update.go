@@ -84,7 +84,7 @@ func planCommand(p *program) *cobra.Command {
 			what := first(args)
 			if remote != "" {
 				if _, ok := device.AsVersion(remote); !ok || what != "" {
-					return cli.Usagef("--remote takes the place of the argument and is a version, like v1.2.3")
+					return cli.Usagef("--remote replaces the argument and must be a version, like v1.2.3")
 				}
 				what = remote
 			}

@@ -62,7 +62,7 @@ func (p *program) usb(ctx context.Context, device string) error {
 		}
 	}
 	if len(taken) == 0 {
-		p.Note("nothing on %s is newer than what is installed", device)
+		p.Note("nothing on %s is newer than the installed release", device)
 	}
 	return p.giveBack(ctx, device, dir)
 }
@@ -328,7 +328,7 @@ func (p *program) giveBack(ctx context.Context, stick, dir string) error {
 	}
 	unmount, err := host.MountStick(stick, dir, true)
 	if err != nil {
-		p.Note("the stick cannot be written to: it takes no receipts back")
+		p.Note("the stick is read-only: no receipts were written")
 		return nil
 	}
 	root, err := os.OpenRoot(dir)

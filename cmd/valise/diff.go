@@ -241,7 +241,7 @@ func volumeNotes(to *bundle.Manifest, old, now []string) (notes []string) {
 		case origin.From != "":
 			notes = append(notes, fmt.Sprintf("volume %s gets a copy of what %s holds", key, origin.From))
 		case origin.Empty || len(gone) == 0:
-			notes = append(notes, fmt.Sprintf("volume %s is new and begins empty", key))
+			notes = append(notes, fmt.Sprintf("volume %s is new and starts empty", key))
 		default:
 			other := strings.TrimPrefix(gone[0], "volume ")
 			notes = append(notes, fmt.Sprintf("%s uses an empty volume %s; %s was not moved, and devices with data in it refuse the update: declare volumes: {%s: {from: %s}} in valise.yaml, or {empty: true}", to.Version, key, other, key, other))

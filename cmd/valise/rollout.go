@@ -55,8 +55,7 @@ func rolloutSetCommand(a *app) *cobra.Command {
 		Long: "set publishes a signed rollout file that offers VERSION to PERCENT of all devices, and to\n" +
 			"other percentages of groups. Other releases, and groups that you do not name, keep what the\n" +
 			"file says about them. A device that is included at 5% is also included at 10%. set ends a\n" +
-			"halt. Run it before you publish the release, so that no device installs it too early.\n\n" +
-			"" + rolloutPlaces,
+			"halt. Run it before you publish the release, so that no device installs it too early.\n\n" + rolloutPlaces,
 		Example: "  valise rollout set 1.2.0 10% --group canary=100 --repository acme/shop --key cosign.key\n" +
 			"  valise rollout set 1.2.0 100% --oci oci://ghcr.io/acme/shop --identity-regexp 'https://github.com/acme/shop/.*'",
 		Args: cobra.ExactArgs(2),
@@ -102,8 +101,7 @@ func rolloutHaltCommand(a *app) *cobra.Command {
 		Use:   "halt VERSION",
 		Short: "Keep all devices from installing a release",
 		Long: "halt publishes a signed rollout file that offers VERSION to no device. Devices that already\n" +
-			"run it keep it. \"set\" ends the halt.\n\n" +
-			"" + rolloutPlaces,
+			"run it keep it. \"set\" ends the halt.\n\n" + rolloutPlaces,
 		Example: "  valise rollout halt 1.2.0 --repository acme/shop --key cosign.key",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -120,8 +118,7 @@ func rolloutStatusCommand(a *app) *cobra.Command {
 		Use:   "status",
 		Short: "Show the published rollout file",
 		Long: "status shows the newest rollout file of each place. If flags say who must have signed it,\n" +
-			"status checks its signature.\n\n" +
-			"" + rolloutPlaces,
+			"status checks its signature.\n\n" + rolloutPlaces,
 		Example: "  valise rollout status --repository acme/shop --key cosign.pub",
 		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return a.rolloutStatus(cmd.Context(), f) },

@@ -323,7 +323,7 @@ func (x *extractor) link(first string, at dir, base string) error {
 func (x *extractor) entry(ctx context.Context, h *tar.Header, r io.Reader, data []extent) error {
 	name := path.Clean(strings.TrimSuffix(h.Name, "/"))
 	if !filepath.IsLocal(name) {
-		return errors.New("its name leads out of the directory")
+		return errors.New("its name leads outside the directory")
 	}
 	at, err := x.parent(name)
 	if err != nil {

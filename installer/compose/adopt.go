@@ -107,7 +107,7 @@ func (a *App) Find(ctx context.Context, o AdoptOptions) (*Adoption, error) {
 	}
 	for _, file := range f.Files {
 		if filepath.Dir(file) == a.Dir && slices.Contains(bundle.ComposeOverrides[:], filepath.Base(file)) {
-			f.Notes = append(f.Notes, file+" stays, and is put over each release from now on")
+			f.Notes = append(f.Notes, file+" stays, and overrides each release from now on")
 		}
 	}
 	if err := f.read(a.envPath()); err != nil {
@@ -205,7 +205,7 @@ func (f *Adoption) read(has string) error {
 		}
 	}
 	if len(missing) > 0 {
-		return fmt.Errorf("the compose project %s was started from files that are not there: %s: put them back, or name others with --file and --env-file", f.Project, strings.Join(missing, ", "))
+		return fmt.Errorf("the compose project %s was started from files that are not there: %s: restore them, or name others with --file and --env-file", f.Project, strings.Join(missing, ", "))
 	}
 	if len(f.EnvFrom) == 1 && f.EnvFrom[0] == has {
 		return nil
@@ -219,7 +219,7 @@ func (f *Adoption) read(has string) error {
 	case len(f.EnvFrom) == 0:
 		f.Notes = append(f.Notes, has+" was not part of the project, and is the environment file of each release from now on")
 	case !bytes.Equal(have, f.env):
-		return fmt.Errorf("%s and %s are two environment files with different contents: make one of them, as releases read the first", has, strings.Join(f.EnvFrom, ", "))
+		return fmt.Errorf("%s and %s are two environment files with different contents: merge them, because releases read only the first", has, strings.Join(f.EnvFrom, ", "))
 	}
 	return nil
 }

@@ -95,7 +95,7 @@ func (a *App) save(ctx context.Context, from, to installer.Release, recordID str
 // is told to end: systemd kills what does not.
 const lingerTimeout = time.Minute
 
-var errLingered = errors.New("this program was told to end, and the hook took too long")
+var errLingered = errors.New("this program was stopped, and the hook took too long")
 
 func (a *App) backupDeps(c *docker.Compose) backup.Deps {
 	return backup.Deps{Execer: c, HostPath: c.HostPath, Pause: a.Engine.Pause}

@@ -97,7 +97,7 @@ func (a *App) Inspect(ctx context.Context, rel *verify.Release, st installer.Sta
 		// Without docker compose, or when it cannot read the files, no change
 		// of services is known: staging says what is wrong with them.
 		if err := a.inspectServices(ctx, &f, rel, m, text, env, images, info.Store, st.Current); err != nil {
-			a.report(installer.Event{Step: "plan", Detail: "the change of services is not known: " + err.Error()})
+			a.report(installer.Event{Step: "plan", Detail: "the change of services is unknown: " + err.Error()})
 		}
 	}
 	return f, nil
@@ -136,7 +136,7 @@ func (a *App) lostSecrets(ctx context.Context, m *bundle.Manifest, env *environ.
 				return fmt.Errorf("%s would be generated, but volume %s of an earlier installation may depend on the old one: put that into %s, or remove the volumes", key, strings.Join(volumes, ", "), place)
 			}
 		case hasSecret(a, *current, key):
-			return fmt.Errorf("inspect: %s lost %s, which existing data depends on: put the old value back (a new one would lock the data out)", place, key)
+			return fmt.Errorf("inspect: %s lost %s, which existing data depends on: restore the old value (with a new one, the data cannot be read)", place, key)
 		}
 	}
 	return nil
@@ -290,7 +290,7 @@ func (a *App) inspectServices(ctx context.Context, f *installer.Facts, rel *veri
 		return err
 	}
 	for _, name := range model.Updaters() {
-		f.Notes = append(f.Notes, fmt.Sprintf("service %s has the engine's socket and looks like an updater of this app: what it pulls is not verified. To drop it here, write \"services: {%s: !reset null}\" into %s (docker compose 2.24), and ask the maker for a release without it", name, name, filepath.Join(a.Dir, overrideName)))
+		f.Notes = append(f.Notes, installer.Notef("service %s has the engine's socket and looks like an updater of this app: what it pulls is not verified. To drop it here, write \"services: {%s: !reset null}\" into %s (docker compose 2.24), and ask the maker for a release without it", name, name, filepath.Join(a.Dir, overrideName)))
 	}
 	if !first && current.Manifest != rel.Digest() {
 		v, err := a.volumes(ctx, m, model, func() (*docker.Model, error) { return a.modelOf(ctx, *current) })
@@ -333,7 +333,7 @@ func (a *App) inspectServices(ctx context.Context, f *installer.Facts, rel *veri
 	}
 	for _, ctr := range running {
 		if slices.Contains(stale, ctr.ID) && hashes[ctr.Service] != "" {
-			hashes[ctr.Service] = "what it mounts was changed"
+			hashes[ctr.Service] = "its mounted files were changed"
 		}
 	}
 	if err := a.markOutdated(hashes, inlined(model, env), running); err != nil {

@@ -63,7 +63,7 @@ func linked(text, pinned []byte, project string) ([]byte, error) {
 	yamledit.Set(top, "name", yamledit.Text(project))
 	var out bytes.Buffer
 	out.WriteString("# Written by valise-installer for docker compose by hand: the compose file of the release, with its images pinned.\n" +
-		"# A change here has no effect; put your own settings into " + overrideName + ".\n")
+		"# A change here has no effect; put your own settings in " + overrideName + ".\n")
 	e := yaml.NewEncoder(&out)
 	e.SetIndent(2)
 	err := errors.Join(e.Encode(&doc), e.Close())

@@ -134,7 +134,7 @@ func (a *App) bringImages(ctx context.Context, m *bundle.Manifest, r installer.R
 		return fmt.Errorf("the images of what was adopted are gone (%w), and no bundle has them: docker pull or docker load those with these IDs", gone)
 	}
 	if b == nil {
-		return fmt.Errorf("the images of %s are not here any more (%w), and neither is its bundle: bring them back with it, by update --force", r.Version, gone)
+		return fmt.Errorf("the images of %s are missing (%w), and so is its bundle: load them with it, by update --force", r.Version, gone)
 	}
 	defer b.Close()
 	a.report(installer.Event{Step: "repair", Detail: fmt.Sprintf("images of %s are gone: loaded again from %s", r.Version, b.Name)})

@@ -19,8 +19,8 @@ type move struct{ from, to string }
 // volumes is what becomes of data in volumes when one release follows another.
 type volumes struct {
 	moves []move
-	fresh []string // sentences about volumes that begin empty, and should
-	left  []string // sentences about data that would be left behind
+	fresh []installer.Note // about volumes that begin empty, and should
+	left  []string         // sentences about data that would be left behind
 }
 
 // volumes compares what two releases use. What a new volume holds already is somebody's
@@ -52,7 +52,7 @@ func (a *App) volumes(ctx context.Context, m *bundle.Manifest, model *docker.Mod
 			switch {
 			case from == "":
 				if !held {
-					v.fresh = append(v.fresh, fmt.Sprintf("volume %s begins empty: the release that runs has no volume %s to copy", key, origin.From))
+					v.fresh = append(v.fresh, installer.Notef("volume %s starts empty: the running release has no volume %s to copy", key, origin.From))
 				}
 			case held:
 				v.left = append(v.left, fmt.Sprintf("volume %s is to get what volume %s holds, and has data already: docker volume rm %s when they are not needed", name, from, name))
@@ -67,7 +67,7 @@ func (a *App) volumes(ctx context.Context, m *bundle.Manifest, model *docker.Mod
 		}
 		switch {
 		case origin.Empty || other == "":
-			v.fresh = append(v.fresh, fmt.Sprintf("volume %s is new and begins empty", key))
+			v.fresh = append(v.fresh, installer.Notef("volume %s is new and starts empty", key))
 		default:
 			v.left = append(v.left, fmt.Sprintf("%s uses an empty volume %s, and %s of the release that runs is not used any more; data was not moved: its maker declares volumes: {%s: {from: %s}} in valise.yaml, or {empty: true}", m.Version, key, other, key, other))
 		}
@@ -193,9 +193,9 @@ func (a *App) unmoveData(ctx context.Context, names []string) {
 	}
 }
 
-func (v volumes) notes() (notes []string) {
+func (v volumes) notes() (notes []installer.Note) {
 	for _, x := range v.moves {
-		notes = append(notes, fmt.Sprintf("volume %s gets a copy of what %s holds, while nothing runs; %s stays, for the way back", x.to, x.from, x.from))
+		notes = append(notes, installer.Notef("volume %s gets a copy of what %s holds while the app is stopped; %s stays, for a rollback", x.to, x.from, x.from))
 	}
 	return append(notes, v.fresh...)
 }

@@ -122,7 +122,7 @@ func startedBy(dir string, found *compose.Adoption) (notes []string) {
 		if text := string(b); err != nil || !strings.Contains(text, "compose") || !slices.ContainsFunc(append(found.Files, found.Dir), func(p string) bool { return strings.Contains(text, p) }) {
 			continue
 		}
-		notes = append(notes, fmt.Sprintf("%s starts or stops the project too: move it away and say systemctl daemon-reload (to stop or disable --now it would run its ExecStop)", unit))
+		notes = append(notes, fmt.Sprintf("%s also starts or stops the project: move it away and run systemctl daemon-reload (stop and disable --now would run its ExecStop)", unit))
 	}
 	return notes
 }
@@ -153,7 +153,7 @@ func (m *Machine) Adopt(ctx context.Context, found *Adoption) error {
 	}
 	found.Adopted = true
 	if err := m.installCommands(ctx, found.App); err != nil {
-		m.Note("%v; it stays what it was until you remove it and link it to valise-installer", err)
+		m.Note("%v; it does not change until you replace it with a link to valise-installer", err)
 	}
 	return nil
 }
@@ -169,7 +169,7 @@ func (m *Machine) enterFound(ctx context.Context, a *lockedApp, found *Adoption)
 		return err
 	}
 	if c := st.Current; c != nil && c.Signer != installer.Adopted {
-		return fmt.Errorf("adopt %s: %s was installed by this program already", found.App, c.Version)
+		return fmt.Errorf("adopt %s: %s is already installed by this program", found.App, c.Version)
 	}
 	releases, err := found.enter(ctx, a, st.Kept)
 	if err != nil {

@@ -228,7 +228,7 @@ func editConfig(text []byte, signers []verify.Signer, root string, from source.C
 	return out, nil
 }
 
-var errRoundTrip = errors.New("it would not read back as it was meant")
+var errRoundTrip = errors.New("the result would have another meaning")
 
 // editYAML returns the text of a config file after edit, comments and all, and
 // what it says now. The caller looks whether that is what was meant.

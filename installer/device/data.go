@@ -40,9 +40,9 @@ func (m *Machine) rollbackData(ctx context.Context, a *lockedApp, restore, keep 
 	}
 	switch {
 	case set == nil:
-		return installer.Data{}, advise(fmt.Errorf("the data saved before %s came are not here any more", st.Current.Version), DataGone)
+		return installer.Data{}, advise(fmt.Errorf("the data saved before %s was installed no longer exists", st.Current.Version), DataGone)
 	case policy == bundle.RestoreAsk && !restore:
-		return installer.Data{}, advise(usagef("%s leaves it to you whether the data saved before it are restored: they are of %s, and what was written since would be replaced", st.Current.Version, m.since(set.Created)), ChooseData)
+		return installer.Data{}, advise(usagef("%s leaves it to you whether to restore the data saved before it, of %s; this replaces what was written since", st.Current.Version, m.since(set.Created)), ChooseData)
 	}
 	m.noteReplaced(*set)
 	return installer.Data{Record: set.Record}, nil
@@ -207,7 +207,7 @@ func (m *Machine) Backup(ctx context.Context) (set backup.Set, err error) {
 			return err
 		}
 		if st.Current == nil {
-			return errors.New("nothing is installed that has data")
+			return errors.New("no installed app has data")
 		}
 		err = installer.Within(ctx, "backup", a.Limits.Backup, func(ctx context.Context) error {
 			set, err = a.data.Save(ctx, *st.Current, a.NewID())
@@ -254,7 +254,7 @@ func (m *Machine) Recover(ctx context.Context) (res installer.Result, err error)
 }
 
 func (m *Machine) noteReplaced(s backup.Set) {
-	m.Note("the data are restored as they were with %s, %s; what was written since is saved first and then replaced", s.Version, m.since(s.Created))
+	m.Note("the data is restored to its state with %s, %s; what was written since is saved first and then replaced", s.Version, m.since(s.Created))
 }
 
 // since says a time and how long ago that is, unless the clock is wrong.

@@ -197,7 +197,7 @@ func (a *lockedApp) limit(ctx context.Context, m *Machine) error {
 		}
 	}
 	if a.Limits, err = m.limits(st.App, manifest); err != nil {
-		m.Note("%v; the limits of the release count", err) // nothing stands in the way back
+		m.Note("%v; the limits of the release apply", err) // nothing stands in the way back
 	}
 	return nil
 }
@@ -263,7 +263,7 @@ func (m *Machine) engineHost() (string, error) {
 		}
 	}
 	if name != "" && name != "default" {
-		return "", fmt.Errorf("docker context %q is selected by %s, and contexts are not used here: name the engine's socket with DOCKER_HOST=unix:///..., or say \"docker context use default\"", name, from)
+		return "", fmt.Errorf("docker context %q is selected by %s, and contexts are not supported: name the engine's socket with DOCKER_HOST=unix:///..., or run \"docker context use default\"", name, from)
 	}
 	return docker.DefaultHost, nil
 }
@@ -300,7 +300,7 @@ func (a *lockedApp) resume(ctx context.Context) error {
 }
 
 // errNoData is what a tree has to say about backups.
-var errNoData = errors.New("a file tree keeps its data where its units say, and nothing here saves them: save them as for other services")
+var errNoData = errors.New("a file tree keeps its data where its units say, and this program does not back it up: back it up like that of other services")
 
 // ReadState reads the records of an app without locking it.
 func (m *Machine) ReadState(ctx context.Context, app string) (*record.Store, installer.State, error) {

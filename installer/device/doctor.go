@@ -98,7 +98,7 @@ func (m *Machine) Examine(ctx context.Context, apps []string) findings {
 	if lost, err := m.broken(ctx); err == nil {
 		for _, app := range lost {
 			if !slices.Contains(apps, app) {
-				f.add(app, "records", FindingFailed, do(RepairIt), "they are gone, and a release is here")
+				f.add(app, "records", FindingFailed, do(RepairIt), "there are none, although a release is installed")
 			}
 		}
 	}
@@ -246,7 +246,7 @@ func (m *Machine) examineTree(ctx context.Context, f *findings, a *tree.App, st 
 		f.add(a.Name, "units", FindingFailed, do(PutUnitsBack, st.Current.Version), "%v", err)
 	} else if again, err := a.Restless(ctx, *st.Current, m.Now()); err != nil || len(again) > 0 {
 		for _, u := range again {
-			f.add(a.Name, "units", FindingFailed, do(SeeLogs), "service %s ends again and again: it was started again %d times, the last time at %s", u.Name, u.Restarts, Stamp(u.Since))
+			f.add(a.Name, "units", FindingFailed, do(SeeLogs), "service %s keeps failing: it was restarted %d times, last at %s", u.Name, u.Restarts, Stamp(u.Since))
 		}
 	} else {
 		f.add(a.Name, "units", FindingOK, do(""), "they run, start at boot and are those of the release")
@@ -271,7 +271,7 @@ func (m *Machine) examineReleases(ctx context.Context, f *findings, app string, 
 		which := []string{"current", "previous"}[i]
 		if r.Signer == installer.Adopted && changed != nil {
 			if paths, err := changed(ctx, *r); err == nil && len(paths) > 0 {
-				f.add(app, which, FindingWarning, do(VerifiedNext), "%s was here before, never verified, and something else than this program changed %s: rolling back to it works, and leaves that as it is", r.Version, some(paths))
+				f.add(app, which, FindingWarning, do(VerifiedNext), "%s was adopted, never verified, and another program changed %s: rolling back to it works, and keeps the change", r.Version, some(paths))
 				continue
 			}
 		}
@@ -283,11 +283,11 @@ func (m *Machine) examineReleases(ctx context.Context, f *findings, app string, 
 			if errors.As(err, new(*compose.EditedError)) {
 				status, remedy = FindingWarning, do(SwitchMends)
 			}
-			f.add(app, which, status, remedy, "%s is not whole: %v", r.Version, err)
+			f.add(app, which, status, remedy, "%s is damaged: %v", r.Version, err)
 			continue
 		}
 		if r.Signer == installer.Adopted {
-			f.add(app, which, FindingWarning, do(VerifiedNext), "%s was here before: its files were never verified", r.Version)
+			f.add(app, which, FindingWarning, do(VerifiedNext), "%s was adopted: its files were never verified", r.Version)
 			continue
 		}
 		f.add(app, which, FindingOK, do(""), "%s, %s are what was verified", r.Version, what)
@@ -321,7 +321,7 @@ func (m *Machine) examineRunning(ctx context.Context, f *findings, app string, a
 		return
 	}
 	for _, c := range again {
-		f.add(app, "services", FindingFailed, do(SeeLogs), "service %s ends again and again: it was started again %d times, the last time at %s", c.Service, c.RestartCount, Stamp(c.StartedAt))
+		f.add(app, "services", FindingFailed, do(SeeLogs), "service %s keeps failing: it was restarted %d times, last at %s", c.Service, c.RestartCount, Stamp(c.StartedAt))
 	}
 	if len(again) > 0 {
 		return
@@ -340,7 +340,7 @@ func (m *Machine) examineNeeds(ctx context.Context, f *findings, app string, a *
 		f.add(app, "needs", FindingFailed, do(MakeMissing), "%s", what)
 	}
 	if len(lacking) == 0 {
-		f.add(app, "needs", FindingOK, Remedy{}, "what %s needs of this device is here", st.Current.Version)
+		f.add(app, "needs", FindingOK, Remedy{}, "this device has what %s needs", st.Current.Version)
 	}
 }
 
@@ -358,7 +358,7 @@ func (m *Machine) examineEnvironment(f *findings, app, path string, grammar *env
 	case info.Mode().Perm()&0o077 != 0:
 		f.add(app, "environment", FindingWarning, do(HideFile, path), "%s has mode %04o: others can read its passwords", path, info.Mode().Perm())
 	case len(env.Remarks()) > 0:
-		f.add(app, "environment", FindingWarning, do(WriteKeys), "%s has lines that systemd reads otherwise than they look: %s", path, strings.Join(env.Remarks(), "; "))
+		f.add(app, "environment", FindingWarning, do(WriteKeys), "%s has lines that systemd reads differently than they look: %s", path, strings.Join(env.Remarks(), "; "))
 	default:
 		f.add(app, "environment", FindingOK, do(""), "%s", path)
 	}
@@ -377,7 +377,7 @@ func (m *Machine) examineDrop(f *findings, app string) {
 	link := err == nil && info.Mode().Type() == fs.ModeSymlink
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		status, format := FindingOK, "%s is made when valise-installer serve starts"
+		status, format := FindingOK, "%s is created when valise-installer serve starts"
 		if release.Exists(m.unitPath("valise.service")) {
 			status, format = FindingWarning, "%s is missing: no bundle can be dropped there"
 		}
@@ -405,11 +405,11 @@ func (m *Machine) examineDrop(f *findings, app string) {
 	case !mode.IsDir():
 		f.add(app, check, FindingFailed, do(MoveAway), "%s is not a directory", c.Drop)
 	case mode.Perm()&0o002 != 0:
-		f.add(app, check, FindingFailed, do(ShutFolder, c.Drop), "%s has mode %04o: every user can remove what lies there", c.Drop, mode.Perm())
+		f.add(app, check, FindingFailed, do(ShutFolder, c.Drop), "%s has mode %04o: every user can remove files there", c.Drop, mode.Perm())
 	case stat != nil && stat.Uid != 0 && int(stat.Uid) != os.Geteuid():
-		f.add(app, check, FindingWarning, do(OwnFolder, c.Drop), "%s belongs to user %d, who can take away what lies there", c.Drop, stat.Uid)
+		f.add(app, check, FindingWarning, do(OwnFolder, c.Drop), "%s belongs to user %d, who can remove files there", c.Drop, stat.Uid)
 	case mode.Perm()&0o020 != 0 && mode&fs.ModeSticky == 0:
-		f.add(app, check, FindingWarning, do(StickFolder, c.Drop), "%s has mode %04o: its group can take away what others put there, and data that were saved", c.Drop, mode.Perm())
+		f.add(app, check, FindingWarning, do(StickFolder, c.Drop), "%s has mode %04o: its group can remove files of others, and backups", c.Drop, mode.Perm())
 	case !link:
 		f.add(app, check, FindingOK, do(""), "%s has mode %04o", c.Drop, mode.Perm())
 	}
@@ -440,7 +440,7 @@ func (m *Machine) examineSource(ctx context.Context, f *findings, app string) {
 	case err == nil || errors.Is(err, source.ErrNoRelease):
 		f.add(app, "source", FindingOK, do(""), "%s answers", c.Source)
 	case c.Updates.Check == 0:
-		f.add(app, "source", FindingOK, do(""), "%s does not answer, and is not asked by itself (updates.check is 0): %v", c.Source, err)
+		f.add(app, "source", FindingOK, do(""), "%s does not answer; it is not checked automatically (updates.check is 0): %v", c.Source, err)
 	default:
 		f.add(app, "source", FindingWarning, do(SeeNetwork, m.ConfigPath(app)), "%s does not answer: %v", c.Source, err)
 	}
@@ -501,9 +501,9 @@ func (m *Machine) Lost(ctx context.Context, st installer.State) (lost []string) 
 		}
 		remedy := "an update with the bundle of " + r.Version + " brings it back"
 		if r == st.Previous {
-			remedy = "its bundle is not here: there is no way back to it"
+			remedy = "its bundle is missing: a rollback to it is not possible"
 			if b, err := a.Retained(*r); err == nil && b != nil {
-				remedy = "a rollback takes its images from " + b.Name
+				remedy = "a rollback loads its images from " + b.Name
 				b.Close()
 			}
 		}
@@ -553,7 +553,7 @@ func (m *Machine) lostUnits(ctx context.Context, st installer.State) (lost []str
 }
 
 // endsAgain is for a version, a service, and how often it was started again.
-const endsAgain = "%s: service %s ends again and again (started again %d times); valise-installer logs"
+const endsAgain = "%s: service %s keeps failing (restarted %d times); valise-installer logs"
 
 // Stamp writes a time for people.
 func Stamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05Z") }

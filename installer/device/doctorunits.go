@@ -27,7 +27,7 @@ func (m *Machine) examineBoot(ctx context.Context, f *findings) {
 		return
 	}
 	if socket, err := systemd.Show(ctx, "docker.socket"); !service.Enabled && (err != nil || !socket.Enabled) {
-		f.add("", "engine at boot", FindingFailed, do(EnableEngine), "docker.service does not start at boot, and nothing that runs on it")
+		f.add("", "engine at boot", FindingFailed, do(EnableEngine), "docker.service does not start at boot, nor does anything that runs on it")
 		return
 	}
 	f.add("", "engine at boot", FindingOK, do(""), "docker.service starts at boot")
@@ -43,15 +43,15 @@ func (m *Machine) examineRecovery(ctx context.Context, f *findings, app string, 
 		return
 	}
 	if !release.Exists(self) {
-		f.add(app, check, FindingFailed, do(PutInstaller), "%s runs %s, which is not there: a power cut in an update would not be undone", name, self)
+		f.add(app, check, FindingFailed, do(PutInstaller), "%s runs %s, which does not exist: a power cut in an update would not be undone", name, self)
 		return
 	}
 	have, err := os.ReadFile(filepath.Join(systemd.UnitDir, name))
 	if err != nil || !bytes.Equal(withoutBefore(have), systemd.RecoveryUnit(app, self, nil, after)) {
-		f.add(app, check, FindingWarning, do(RecoveryAnew, name), "%s is of another valise-installer, or was changed here", name)
+		f.add(app, check, FindingWarning, do(RecoveryAnew, name), "%s is from another valise-installer, or was changed here", name)
 		return
 	}
-	f.add(app, check, FindingOK, do(""), "%s undoes at boot what a power cut left", name)
+	f.add(app, check, FindingOK, do(""), "%s undoes interrupted updates at boot", name)
 }
 
 // withoutBefore is a unit without the units it comes before: those of a release,
@@ -89,9 +89,9 @@ func (m *Machine) examineServices(ctx context.Context, f *findings, apps []strin
 		switch have, err := os.ReadFile(m.unitPath(name)); {
 		case err != nil && name == "valise-page.service":
 		case err != nil:
-			f.add("", name, FindingFailed, do(SetUpAgain), "%v: nothing looks at drop folders, sticks and schedules", err)
+			f.add("", name, FindingFailed, do(SetUpAgain), "%v: drop folders, sticks and schedules are not processed", err)
 		case !isUnit(name, have):
-			f.add("", name, FindingWarning, do(SetUpUnit, name), "%s is of another valise-installer, or was changed here", m.unitPath(name))
+			f.add("", name, FindingWarning, do(SetUpUnit, name), "%s is from another valise-installer, or was changed here", m.unitPath(name))
 		case m.live() && strings.HasPrefix(name, "valise") && !strings.Contains(name, "@"): // those that run all the time
 			m.examineService(ctx, f, name)
 		default:

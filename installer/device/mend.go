@@ -42,7 +42,7 @@ func (m *Machine) leftover(app string) (string, bool) {
 }
 
 func goneRecords(app, current string) error {
-	return advise(fmt.Errorf("release %s of %s is here, and its records are gone", current, app), RepairRecords)
+	return advise(fmt.Errorf("release %s of %s is installed, but its records are missing", current, app), RepairRecords)
 }
 
 // broken are the apps that have a release here, and no records that can be read.

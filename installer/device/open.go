@@ -204,7 +204,7 @@ func (m *Machine) verifyOpened(ctx context.Context, v *verify.Verifier, b *opene
 		if !errors.Is(err, bundle.ErrTOC) {
 			return rel, err
 		}
-		m.Note("%v; the whole file is fetched", err)
+		m.Note("%v; the whole file is downloaded", err)
 		w, err := b.whole(ctx)
 		if err != nil {
 			return nil, err
@@ -317,7 +317,7 @@ func (m *Machine) sourceOf(o Options) (*source.Source, string, error) {
 		c.Source = source.Config{Path: o.dir, Channel: c.Source.Channel}
 	}
 	if c.Source.IsZero() {
-		return nil, "", advise(fmt.Errorf("%s does not say where releases of %s come from", m.ConfigPath(app), app), NameSource)
+		return nil, "", advise(fmt.Errorf("%s names no source for releases of %s", m.ConfigPath(app), app), NameSource)
 	}
 	src, err := source.New(app, c.Source, m.sourceOptions(app))
 	if err != nil {
@@ -328,7 +328,7 @@ func (m *Machine) sourceOf(o Options) (*source.Source, string, error) {
 
 func (m *Machine) sourceOptions(app string) source.Options {
 	o := source.Options{Proxy: m.Proxy, Token: m.Getenv("VALISE_SOURCE_TOKEN"), Agent: "valise-installer/" + m.Version}
-	o.PassedOver = func(err error) { m.Note("a mirror was passed over: %v", err) }
+	o.PassedOver = func(err error) { m.Note("a mirror was skipped: %v", err) }
 	if app != "" {
 		o.Cache = filepath.Join(m.stateDir(app), "cache")
 	}

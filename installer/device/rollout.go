@@ -315,6 +315,6 @@ func (c *Candidate) halted(o Options) error {
 // noteTurn notes in the plan that the release is held back, and carried out all the same.
 func (c *Candidate) noteTurn() {
 	if held := c.turns.held(c.Plan.To); held != nil && c.Plan.From != c.Plan.To {
-		c.Plan.Notes = append(c.Plan.Notes, held.Error()+"; this update was asked for, and goes on")
+		c.Plan.Notes = append(c.Plan.Notes, held.Note("; this update was asked for, and goes on"))
 	}
 }

@@ -176,9 +176,9 @@ func RemoveSigner(policy *verify.Policy, name string) error {
 	left := slices.DeleteFunc(slices.Clone(policy.Signers), is)
 	switch {
 	case len(left) == len(policy.Signers):
-		return advise(fmt.Errorf("no signer is called %q", name), ListSigners)
+		return advise(fmt.Errorf("there is no signer %q", name), ListSigners)
 	case len(left) == 0:
-		return advise(errors.New("that is the only signer: this device would accept no release at all"), RotateInstead)
+		return advise(errors.New("it is the only signer: without it, this device would accept no release"), RotateInstead)
 	}
 	policy.Signers = left
 	return nil

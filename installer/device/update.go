@@ -253,7 +253,7 @@ func (m *Machine) Apply(ctx context.Context, c *Candidate, o Options) (_ install
 		return none, advise(errors.Join(fmt.Errorf("whom this device trusts changed while %s was verified", c.Path), err), Again)
 	}
 	for _, n := range c.Plan.Notes {
-		m.Note("%s", n)
+		m.Note("%s", n.Text)
 	}
 	if err := m.fetchAhead(c); err != nil {
 		return none, err

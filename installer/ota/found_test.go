@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/daemon"
 )
 
@@ -19,16 +20,41 @@ func TestFound(t *testing.T) {
 		t.Fatal(err)
 	}
 	verbs := func(s string) int { return strings.Count(s, "%") }
-	english := map[string]int{} // verbs of each sentence
-	for _, file := range []string{"doctor.go", "doctorunits.go", "rollout.go", "errors.go"} {
-		f, err := parser.ParseFile(token.NewFileSet(), "../device/"+file, nil, parser.ParseComments)
+	english, notes := map[string]int{}, 0 // verbs of each sentence
+	for _, file := range []string{"device/doctor.go", "device/doctorunits.go", "device/rollout.go", "device/errors.go", "plan.go", "compose/inspect.go", "compose/volumes.go"} {
+		f, err := parser.ParseFile(token.NewFileSet(), "../"+file, nil, parser.ParseComments)
 		if err != nil {
 			t.Fatal(err)
 		}
 		ast.Inspect(f, func(n ast.Node) bool {
 			switch n := n.(type) {
-			case *ast.CallExpr: // f.add(app, check, status, remedy, format, ...)
-				if sel, ok := n.Fun.(*ast.SelectorExpr); ok && sel.Sel.Name == "add" {
+			case *ast.CallExpr: // f.add(app, check, status, remedy, format, ...), Notef(format, ...), held.Note(more)
+				called := ""
+				if id, ok := n.Fun.(*ast.Ident); ok {
+					called = id.Name
+				} else if sel, ok := n.Fun.(*ast.SelectorExpr); ok {
+					called = sel.Sel.Name
+				}
+				switch called {
+				case "Notef":
+					if lit, ok := n.Args[0].(*ast.BasicLit); ok {
+						s, _ := strconv.Unquote(lit.Value)
+						english[s] = verbs(s)
+						notes++
+					}
+				case "Note":
+					if lit, ok := n.Args[0].(*ast.BasicLit); ok && lit.Value != `""` && len(n.Args) == 1 {
+						more, _ := strconv.Unquote(lit.Value)
+						for _, held := range []installer.HeldError{{Halted: true}, {Unnamed: true}, {Group: "x"}, {}} {
+							s := held.Note(more).Format
+							english[s] = verbs(s)
+							notes++
+						}
+					}
+				case "add":
+					if len(n.Args) < 5 {
+						break
+					}
 					if lit, ok := n.Args[4].(*ast.BasicLit); ok {
 						s, _ := strconv.Unquote(lit.Value)
 						english[s] = verbs(s)
@@ -62,8 +88,8 @@ func TestFound(t *testing.T) {
 	}
 	delete(english, "%v") // what other programs say
 	delete(english, "%s")
-	if len(english) < 60 {
-		t.Fatalf("only %d sentences were found", len(english))
+	if len(english) < 60 || notes != 10 {
+		t.Fatalf("only %d sentences were found, %d notes of plans", len(english), notes)
 	}
 	for lang, texts := range c.found {
 		for s, n := range english {
@@ -71,10 +97,19 @@ func TestFound(t *testing.T) {
 				t.Errorf("%s: %q is %q, want %d things in it", lang, s, got, n)
 			}
 		}
+		for s, got := range texts { // arguments are texts
+			if strings.ContainsAny(strings.ReplaceAll(strings.ReplaceAll(got, "%%", ""), "%s", ""), "%") {
+				t.Errorf("%s: %q is %q, want %%s only", lang, s, got)
+			}
+		}
 	}
 	got := c.finding("de", daemon.Finding{Name: "environment", Format: "%s has mode %04o: others can read its passwords", Args: []string{"/opt/shop/.env", "0644"}, Advice: "hide the file", AdviceArgs: []string{"/opt/shop/.env"}})
 	if got.Name != "Umgebungsdatei" || !strings.HasPrefix(got.Text, "/opt/shop/.env hat die Rechte 0644") || got.Remedy != "chmod 600 /opt/shop/.env" {
 		t.Errorf("%+v", got)
+	}
+	n := installer.Notef("%s waits for its turn: %d %% of group %s; this update was asked for, and goes on", "1.2.0", 10, "canary")
+	if de := c.say("de", n.Format, n.Args, n.Text); !strings.HasPrefix(de, "1.2.0 ist noch nicht an der Reihe: 10 % der Gruppe canary;") {
+		t.Errorf("%+v is %q", n, de)
 	}
 	if en := c.finding("en", daemon.Finding{Name: "clock", Text: "it is late", Remedy: "sleep"}); en.Text != "it is late" || en.Remedy != "sleep" {
 		t.Errorf("%+v", en)

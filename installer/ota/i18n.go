@@ -89,20 +89,22 @@ func (c *catalogues) text(lang string) func(key string, args ...any) string {
 	}
 }
 
-// finding is a finding of the daemon in a language, as far as it has the words.
-func (c *catalogues) finding(lang string, f daemon.Finding) daemon.Finding {
-	say := func(key string, args []string, english string) string {
-		s, ok := c.found[lang][key]
-		if !ok {
-			return english
-		}
-		all := make([]any, len(args))
-		for i, a := range args {
-			all[i] = a
-		}
-		return fmt.Sprintf(s, all...)
+// say is a sentence of the daemon in a language, as far as it has the words.
+func (c *catalogues) say(lang, key string, args []string, english string) string {
+	s, ok := c.found[lang][key]
+	if !ok {
+		return english
 	}
-	f.Name, f.Text, f.Remedy = say(f.Name, nil, f.Name), say(f.Format, f.Args, f.Text), say(f.Advice, f.AdviceArgs, f.Remedy)
+	all := make([]any, len(args))
+	for i, a := range args {
+		all[i] = a
+	}
+	return fmt.Sprintf(s, all...)
+}
+
+// finding is a finding of the daemon in a language.
+func (c *catalogues) finding(lang string, f daemon.Finding) daemon.Finding {
+	f.Name, f.Text, f.Remedy = c.say(lang, f.Name, nil, f.Name), c.say(lang, f.Format, f.Args, f.Text), c.say(lang, f.Advice, f.AdviceArgs, f.Remedy)
 	return f
 }
 

@@ -32,6 +32,7 @@ const historySize = 10 // records on a page
 // view is what a template gets.
 type view struct {
 	T    func(key string, args ...any) string
+	Note func(n installer.Note) string // a sentence of a plan
 	Lang string
 	// Texts are those of the script, as JSON.
 	Texts string
@@ -217,7 +218,8 @@ func (s *Server) newView(ctx context.Context, r *http.Request) (v *view, err err
 
 func (s *Server) plainView(r *http.Request) *view {
 	lang := s.texts.choose(r)
-	return &view{T: s.texts.text(lang), Lang: lang, Texts: s.texts.forScript(lang), Me: whoIs(r), Path: r.URL.RequestURI()}
+	note := func(n installer.Note) string { return s.texts.say(lang, n.Format, n.Args, n.Text) }
+	return &view{T: s.texts.text(lang), Note: note, Lang: lang, Texts: s.texts.forScript(lang), Me: whoIs(r), Path: r.URL.RequestURI()}
 }
 
 // why is an error in the page's language.

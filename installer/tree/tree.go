@@ -114,7 +114,7 @@ func (a *App) lostSecrets(old, next *bundle.Manifest) error {
 	}
 	for key, secret := range next.Device.Secrets {
 		if _, known := old.Device.Secrets[key]; known && secret.Immutable && a.Given[key] == "" && len(env.Missing([]string{key})) > 0 {
-			return fmt.Errorf("inspect: %s lost %s, which existing data depends on: put the old value back (a new one would lock the data out)", next.Device.Tree.EnvFile, key)
+			return fmt.Errorf("inspect: %s lost %s, which existing data depends on: restore the old value (with a new one, the data cannot be read)", next.Device.Tree.EnvFile, key)
 		}
 	}
 	return nil
