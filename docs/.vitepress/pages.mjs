@@ -14,7 +14,7 @@ export const sidebar = [
   {
     text: 'Tutorials',
     pages: [
-      ['Which one is yours', 'docs/tutorials/index.md'],
+      ['Overview', 'docs/tutorials/index.md'],
       ['Release engineer', 'docs/tutorials/release.md'],
       ['Technician', 'docs/tutorials/technician.md'],
       ['Operator', 'docs/tutorials/operator.md'],
@@ -24,7 +24,7 @@ export const sidebar = [
   {
     text: 'How-to guides',
     pages: [
-      ['Which one you need', 'docs/how-to/index.md'],
+      ['Overview', 'docs/how-to/index.md'],
       ['Get the program', 'docs/get.md'],
       ['Release from GitHub', 'docs/action.md'],
       ['Monorepo', 'docs/how-to/monorepo.md'],
