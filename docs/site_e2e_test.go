@@ -42,7 +42,7 @@ func TestSite(t *testing.T) {
 	defer cancel()
 	b := &browser{t, ctx}
 	b.do(chromedp.EmulateViewport(1280, 900)) // without a limit: it begins the browser
-	b.ctx, cancel = context.WithTimeout(ctx, 10*time.Minute)
+	b.ctx, cancel = context.WithTimeout(ctx, time.Hour)
 	defer cancel()
 	var requests sync.Map
 	if err := chromedp.Listen(b.ctx, func(ev any) {

@@ -300,7 +300,7 @@ func (a *lockedApp) resume(ctx context.Context) error {
 }
 
 // errNoData is what a tree has to say about backups.
-var errNoData = errors.New("a file tree keeps its data where its units say, and this program does not back it up: back it up like that of other services")
+var errNoData = errors.New("a file tree keeps its data where its units say, and this program does not back it up: do that as for other services")
 
 // ReadState reads the records of an app without locking it.
 func (m *Machine) ReadState(ctx context.Context, app string) (*record.Store, installer.State, error) {
