@@ -17,7 +17,7 @@ echo "== keyless signing against Fulcio, Rekor 1 and 2, the timestamp authority"
 go test -timeout 75m -count=1 -tags e2e ./bundle/sign
 
 echo "== every refusal taken away once"
-go test -timeout 75m -count=1 -tags e2e -run TestRemoval ./verify
+go test -timeout 75m -count=1 -tags e2e -run TestRemoval ./verify ./installer/device
 
 echo "== Dockerfiles through BuildKit, two platforms at once"
 scripts/buildkit.sh up "$dir/buildkit" >"$dir/env"
@@ -73,6 +73,22 @@ export COSIGN_PASSWORD=e2e
 "$dir/valise" verify "$bundle" --key "$dir/cosign.pub" --bundle "$bundle.sig" --progress none
 "$cosign" verify-blob --key "$dir/cosign.pub" --signature "$bundle.sig" --insecure-ignore-tlog "$bundle"
 make -s verify-tarball TARBALL="$bundle" SIG="$bundle.sig" CERT="$dir/cosign.pub"
+
+echo "== rollout files, signed keylessly by our command, and who may sign them on a device"
+mkdir "$dir/rollouts"
+rollout=("$dir/valise" rollout set 1.2.0 --app shop --dir "$dir/rollouts" --progress none --signing-config "$VALISE_SIGNING_CONFIG"
+  --trusted-root "$VALISE_TRUSTED_ROOT")
+"${rollout[@]}" 5% --group canary=100% >/dev/null
+code=0
+"${rollout[@]}" 0% 2>"$dir/err" || code=$?
+{ [ $code -eq 1 ] && grep -q 'say who must have signed it' "$dir/err"; } || fail "a rollout file of a signer that was not named ended with exit code $code: $(cat "$dir/err")"
+code=0
+"${rollout[@]}" 0% --identity "$identity.1" 2>"$dir/err" || code=$?
+{ [ $code -eq 4 ] && grep -q 'check "signer"' "$dir/err"; } || fail "another's rollout file ended with exit code $code: $(cat "$dir/err")"
+"${rollout[@]}" 0% --group canary=0% --identity "$identity" >/dev/null
+unshare -n "$dir/valise" rollout status --app shop --dir "$dir/rollouts" --identity "$identity" --trusted-root "$VALISE_TRUSTED_ROOT" >"$dir/out"
+{ grep -qF "signed by $identity" "$dir/out" && grep -q '1.2.0 *0% of devices, 0% of group canary' "$dir/out"; } || fail "rollout status says $(cat "$dir/out")"
+VALISE_TEST_ROLLOUTS=$dir/rollouts go test -timeout 75m -count=1 -tags e2e -run TestRolloutKeyless ./installer/device
 
 echo "== an updater older than Valise, with cosign and tar, takes a file tree"
 tree=$dir/tree

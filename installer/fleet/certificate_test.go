@@ -180,6 +180,9 @@ func TestProxyAnswers(t *testing.T) {
 				if err == nil || !strings.Contains(err.Error(), "with a page: that is a proxy, not hawkBit") || d.current != "1.1.0" {
 					t.Errorf("%v, %s runs", err, d.current)
 				}
+				if over(&StatusError{Code: code, Page: true}) {
+					t.Error("that is over")
+				}
 				down = false
 				rounds(t, g, 2)
 				has(t, s.Action(id), "finished", "closed/success")
