@@ -435,7 +435,7 @@ var scenarios = map[string]func(*tab, []string){
 		}
 		b.unfold("backups")
 		b.click("[data-part=backups] [data-action=restore]")
-		b.says("#confirm", "Today's data are saved first")
+		b.says("#confirm", "The current data is backed up first")
 		b.axe("restore")
 		b.click("#confirm-yes")
 		b.says("#activity", "Data restored")
@@ -459,7 +459,7 @@ var scenarios = map[string]func(*tab, []string){
 		set("auto", "stage")
 		set("from", "02:00")
 		b.click("#settings-form button")
-		b.says("#messages", "A setting has a value that is not possible")
+		b.says("#messages", "A setting has an invalid value")
 		set("to", "04:30")
 		set("channel", "beta")
 		b.click("#settings-form button")
@@ -474,7 +474,7 @@ var scenarios = map[string]func(*tab, []string){
 	"rollback": func(b *tab, args []string) {
 		b.login("admin")
 		b.click("#version [data-action=rollback]")
-		b.says("#confirm", "Data stay as they are")
+		b.says("#confirm", "The data is kept")
 		b.axe("confirm")
 		b.shots("rollback")
 		b.click("#confirm-yes")

@@ -13,6 +13,7 @@ import (
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/daemon"
 	"github.com/valise-ota/valise/installer/device"
+	"github.com/valise-ota/valise/installer/docker"
 )
 
 // hints say what can be done about an error, with its Args.
@@ -125,6 +126,9 @@ func (p *program) explained(err error) error {
 	}
 	if errors.As(err, new(*device.AttentionError)) {
 		return cli.WithCode(cli.WithHint(err, "fix the cause and run %q; it tries again", "valise-installer recover"), cli.ExitAttention)
+	}
+	if errors.As(err, new(*docker.NotRunningError)) { // for a backup: later it would be a failure of the release
+		return cli.WithHint(err, "start the app and repeat: %q", "valise-installer start")
 	}
 	if errors.Is(err, daemon.ErrUnreachable) {
 		return cli.WithHint(err, "start it: %q", "systemctl enable --now valise")

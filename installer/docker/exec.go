@@ -23,6 +23,11 @@ type ExitError struct{ Code int }
 
 func (e *ExitError) Error() string { return fmt.Sprintf("exit status %d", e.Code) }
 
+// NotRunningError says that a service in which something is to be run does not run.
+type NotRunningError struct{ Service string }
+
+func (e *NotRunningError) Error() string { return fmt.Sprintf("service %q is not running", e.Service) }
+
 // Exec runs argv in the running container of service. stdin may be nil. An
 // error of stdout is the error returned, whatever argv made of its closed pipe; that of
 // a command that failed is an *ExitError. When ctx ends the command inside the
@@ -63,7 +68,7 @@ func (c *Compose) exec(ctx context.Context, service string, argv []string, stdin
 		return 0, fmt.Errorf("list its containers: %w", err)
 	}
 	if len(list.Items) == 0 {
-		return 0, fmt.Errorf("service %q is not running", service)
+		return 0, &NotRunningError{service}
 	}
 	first := list.Items[0]
 	for _, s := range list.Items[1:] {
