@@ -469,8 +469,11 @@ func (in *Installer) revert(ctx context.Context, r Record, cause error, bad bool
 	if err != nil {
 		return attention(err)
 	}
-	if res.Outcome == NeedsAttention {
+	switch {
+	case res.Outcome == NeedsAttention:
 		res.Err = errors.Join(cause, res.Err)
+	case res.Outcome == Unchanged && res.Err != nil && res.Err.Error() == cause.Error():
+		res.Err = cause // the record has no more than its text
 	}
 	return res
 }

@@ -560,10 +560,11 @@ func TestCancelledUpdateGoesBack(t *testing.T) {
 type brokenSnapshot struct{ installer.Runtime }
 
 func (brokenSnapshot) Snapshot(context.Context, installer.Switch) (json.RawMessage, error) {
-	return nil, errors.New("no space left on device")
+	return nil, syscall.ENOSPC
 }
 
-// TestNotItsFault: a release that never began to run is not marked as failing.
+// TestNotItsFault: a release that never began to run is not marked as failing, and the
+// error is the one that was met and not the text of the record.
 func TestNotItsFault(t *testing.T) {
 	s := verifytest.NewSigner(t)
 	d := newDevice(nil)
@@ -572,8 +573,8 @@ func TestNotItsFault(t *testing.T) {
 		return j, brokenSnapshot{r}
 	}
 	res := d.boot().Update(context.Background(), s.Release(t, bundletest.Spec{Version: "1.1.0"}), 2)
-	if res.Outcome != installer.Unchanged || len(d.journal.State.Bad) != 0 {
-		t.Errorf("%s, bad versions %v", res.Outcome, d.journal.State.Bad)
+	if res.Outcome != installer.Unchanged || len(d.journal.State.Bad) != 0 || !errors.Is(res.Err, syscall.ENOSPC) {
+		t.Errorf("%s, %v, bad versions %v", res.Outcome, res.Err, d.journal.State.Bad)
 	}
 }
 
