@@ -2,6 +2,7 @@ package installer
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 )
 
@@ -22,5 +23,13 @@ func TestNote(t *testing.T) {
 		if got := c.event.Note(); got != c.want {
 			t.Errorf("%+v: %q", c.event, got)
 		}
+	}
+}
+
+// TestNotef: a note of a plan prints as its sentence.
+func TestNotef(t *testing.T) {
+	n := Notef("%s is %d days old", "1.0.0", 3)
+	if got, want := fmt.Sprintf("note %s", n), "note 1.0.0 is 3 days old"; got != want || n.Text != "1.0.0 is 3 days old" || len(n.Args) != 2 {
+		t.Errorf("got %q of %#v, want %q", got, n, want)
 	}
 }

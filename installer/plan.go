@@ -156,6 +156,8 @@ type Note struct {
 	Args   []string `json:"args,omitempty"`
 }
 
+func (n Note) String() string { return n.Text }
+
 // Notef makes a note; each argument is one %s or %d of format.
 func Notef(format string, args ...any) Note {
 	n := Note{Text: fmt.Sprintf(format, args...), Format: format}
