@@ -472,7 +472,7 @@ func (in *Installer) revert(ctx context.Context, r Record, cause error, bad bool
 	switch {
 	case res.Outcome == NeedsAttention:
 		res.Err = errors.Join(cause, res.Err)
-	case res.Outcome == Unchanged && res.Err != nil && res.Err.Error() == cause.Error():
+	case res.Outcome == Unchanged:
 		res.Err = cause // the record has no more than its text
 	}
 	return res

@@ -4,9 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
-	"net/http/httptest"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -14,7 +12,6 @@ import (
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/bundletest"
 	"github.com/valise-ota/valise/installer"
-	"github.com/valise-ota/valise/installer/docker"
 	"github.com/valise-ota/valise/installer/release"
 )
 
@@ -28,20 +25,22 @@ func TestPruned(t *testing.T) {
 		check, create int // how often the image is gone by then
 		loads         int
 		want          string
+		taken         bool // the image is there, and the name of its keeper is taken
 	}{
-		{"nothing is pruned", 0, 0, 1, ""},
-		{"before the check", 1, 0, 2, ""},
-		{"before it is kept", 0, 1, 2, ""},
-		{"again and again", 0, 9, 2, "images vanish"},
+		{"nothing is pruned", 0, 0, 1, "", false},
+		{"before the check", 1, 0, 2, "", false},
+		{"before it is kept", 0, 1, 2, "", false},
+		{"again and again", 0, 9, 2, "images vanish", false},
+		{"its keeper cannot be made", 0, 0, 0, "keep image", true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := t.TempDir()
-			there, loads, check, create := false, 0, tt.check, tt.create
+			there, loads, check, create := tt.taken, 0, tt.check, tt.create
 			gone := func(w http.ResponseWriter) {
 				w.WriteHeader(http.StatusNotFound)
 				fmt.Fprint(w, `{"message":"No such image"}`)
 			}
-			srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			e := engine(t, dir, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				w.Header().Set("Api-Version", "1.41")
 				switch path := strings.TrimPrefix(r.URL.Path, "/v1.41"); {
 				case path == "/_ping":
@@ -57,6 +56,9 @@ func TestPruned(t *testing.T) {
 					fmt.Fprint(w, `{"stream":"Loaded image"}`)
 				case path == "/images/json", path == "/containers/json":
 					fmt.Fprint(w, "[]")
+				case path == "/containers/create" && tt.taken:
+					w.WriteHeader(http.StatusConflict)
+					fmt.Fprint(w, `{"message":"the name is taken"}`)
 				case path == "/containers/create" && create == 0 && there:
 					w.WriteHeader(http.StatusCreated)
 					fmt.Fprint(w, `{"Id":"kept"}`)
@@ -71,19 +73,6 @@ func TestPruned(t *testing.T) {
 					gone(w)
 				}
 			}))
-			l, err := net.Listen("unix", filepath.Join(dir, "s"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			srv.Listener.Close()
-			srv.Listener = l
-			srv.Start()
-			t.Cleanup(srv.Close)
-			e, err := docker.Connect(t.Context(), "unix://"+filepath.Join(dir, "s"), 0)
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { e.Close() })
 			store, err := release.Create(filepath.Join(dir, "shop"))
 			if err != nil {
 				t.Fatal(err)
@@ -96,7 +85,7 @@ func TestPruned(t *testing.T) {
 			}
 			ids, err := a.ensure(t.Context(), images, nil, content.OpenBlob)
 			switch {
-			case tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want) || !errors.As(err, new(*installer.DeviceError))):
+			case tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want) || errors.As(err, new(*installer.DeviceError)) == tt.taken):
 				t.Errorf("got %v, want an error of the device with %q", err, tt.want)
 			case tt.want == "" && (err != nil || ids[images[0].Tag] != string(image.Config.Digest)):
 				t.Errorf("got %v, %v", ids, err)

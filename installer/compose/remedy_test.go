@@ -15,6 +15,26 @@ import (
 	"github.com/valise-ota/valise/installer/docker"
 )
 
+// engine is one that serves in dir.
+func engine(t *testing.T, dir string, serves http.Handler) *docker.Engine {
+	t.Helper()
+	l, err := net.Listen("unix", filepath.Join(dir, "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewUnstartedServer(serves)
+	srv.Listener.Close()
+	srv.Listener = l
+	srv.Start()
+	t.Cleanup(srv.Close)
+	e, err := docker.Connect(t.Context(), "unix://"+filepath.Join(dir, "s"), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { e.Close() })
+	return e
+}
+
 // TestRemedy: where docker compose cannot start what ran before, the engine is restarted
 // for a port that it holds, or what does not run is recreated; where neither helps,
 // nothing is touched.
@@ -47,20 +67,7 @@ func TestRemedy(t *testing.T) {
 				})
 			}
 			mux.HandleFunc("/v1.41/containers/json", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintf(w, "[%s]", strings.Join(list, ",")) })
-			l, err := net.Listen("unix", filepath.Join(dir, "s"))
-			if err != nil {
-				t.Fatal(err)
-			}
-			srv := httptest.NewUnstartedServer(mux)
-			srv.Listener.Close()
-			srv.Listener = l
-			srv.Start()
-			t.Cleanup(srv.Close)
-			e, err := docker.Connect(t.Context(), "unix://"+filepath.Join(dir, "s"), 0)
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() { e.Close() })
+			e := engine(t, dir, mux)
 			program, did := filepath.Join(dir, "compose"), filepath.Join(dir, "did")
 			if err := os.WriteFile(program, []byte("#!/bin/sh\necho \"$@\" | sed 's/.* up /up /' >"+did+"\n"), 0o755); err != nil {
 				t.Fatal(err)

@@ -183,13 +183,16 @@ func (a *App) load(ctx context.Context, rel *verify.Release, kept []installer.Re
 // and returns their IDs. Images in known are whole and stay.
 func (a *App) ensure(ctx context.Context, images, known []docker.TaggedImage, open openBlob) (map[string]string, error) {
 	ids, err := a.check(ctx, images)
-	if err == nil {
+	lacks := err != nil
+	if !lacks {
 		err = a.keep(ctx, images)
+		lacks = docker.IsGone(err)
+	}
+	if lacks {
+		ids, err = a.loadMissing(ctx, images, known, open)
 	}
 	if err != nil {
-		if ids, err = a.loadMissing(ctx, images, known, open); err != nil {
-			return nil, err
-		}
+		return nil, err
 	}
 	if err := a.Engine.Sync(ctx); err != nil {
 		return nil, err
