@@ -12,37 +12,52 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 VALISE_VM_IMAGE=$(scripts/vm-image.sh)
 images=$(scripts/sample-images.sh)
 plugin=$(VALISE_COMPOSE=build scripts/compose-plugin.sh)
-if ! command -v mcopy >/dev/null || ! command -v qemu-aarch64-static >/dev/null; then
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends mtools dosfstools qemu-user-static >&2
+if ! command -v mcopy >/dev/null || ! command -v qemu-aarch64-static >/dev/null || ! command -v busybox >/dev/null; then
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends mtools dosfstools qemu-user-static busybox-static debian-archive-keyring >&2
 fi
 
 work=$(mktemp -d /tmp/valise-device.XXXXXX)
-trap 'rm -rf "$work"' EXIT
+server=''
+trap '[ -z "$server" ] || kill "$server"; rm -rf "$work"' EXIT
 mkdir "$work/releases"
 cp -r examples/shop "$work/shop"
 rm -rf "$work/shop/build"
 bin=$work/shop/build/linux-amd64
 installer=$work/shop/build/installer/linux-amd64
-engine=$work/shop/engine/linux-amd64
-mkdir -p "$bin" "$installer" "$engine"
+mkdir -p "$bin" "$installer"
 ln -s "$images" "$work/shop/build/images"
-cp "$VALISE_VM_IMAGE"/debs/*.deb "$engine"
-cp "$plugin" "$engine/docker-compose"
 # The engine starts a process for each of its checks: every second is too much on an emulated machine.
 sed -i -e 's/interval: 1s/interval: 5s/' -e 's/timeout: 30s/timeout: 60s/' -e 's/retries: [0-9]*/retries: 30/' "$work/shop/compose.yaml"
-echo 'engine: engine' >>"$work/shop/valise.yaml"
 
 export CGO_ENABLED=0 GOARCH=amd64 COSIGN_PASSWORD=device SOURCE_DATE_EPOCH=1700000000
 go build -trimpath -o "$work/valise" ./cmd/valise
 go build -trimpath -ldflags '-s -w -buildid=' -o "$installer" ./cmd/valise-installer
 go build -trimpath -o "$work/releases/client" ./scripts/device/client
 "$work/valise" keygen "$work/releases/cosign"
+
+# The engine comes as docs/first-install.md says: Debian's packages from its mirror, docker compose from a server here.
+version=$("$plugin" version --short)
+mirror=$work/mirror/v${version#v}
+mkdir -p "$mirror"
+cp "$plugin" "$mirror/docker-compose-linux-x86_64"
+(cd "$mirror" && sha256sum docker-compose-linux-x86_64 >docker-compose-linux-x86_64.sha256)
+for _ in {1..20}; do # until a port is free
+  port=$((20000 + RANDOM % 10000))
+  busybox httpd -f -p "127.0.0.1:$port" -h "$work/mirror" 2>/dev/null & server=$!
+  sleep 1
+  ! kill -0 $server 2>/dev/null || break
+done
+sed -i 's/^platforms:.*/platforms: [linux\/amd64]/' "$work/shop/valise.yaml"
+printf 'engine: {mirrors: {compose: "http://127.0.0.1:%s"}}\n' "$port" >>"$work/shop/valise.yaml"
+"$work/valise" engine fetch --project "$work/shop/valise.yaml" --debian bookworm --compose "$version" --progress none
+kill $server
+server=''
 for version in 1.0.0 1.1.0 1.2.0; do
   (
     cd examples/shop
     go build -trimpath -buildvcs=false -o "$bin/" -ldflags "-s -w -buildid= -X main.version=$version" ./backend ./frontend
   )
-  "$work/valise" build "$version" --project "$work/shop/valise.yaml" --platform linux/amd64 -o "$work/releases/" --progress none
+  "$work/valise" build "$version" --project "$work/shop/valise.yaml" -o "$work/releases/" --progress none
   "$work/valise" sign "$work/releases/shop-$version.tar.gz" --key "$work/releases/cosign.key" --progress none
 done
 export VALISE_VM_IMAGE VALISE_DEVICE_RELEASES=$work/releases VALISE_DEVICE_TOOL=$work/valise

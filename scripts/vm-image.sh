@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # Prints a directory with a device to boot: Debian 12 with systemd and no Docker.
 #   vmlinuz, initrd, root.qcow2   for qemu-system-x86_64, console on ttyS0, QEMU guest agent inside
-#   debs/                         Docker and what it needs there, as a stick would carry it
 # By hand, as root:  dir=$(scripts/vm-image.sh)
 # It is made once (some minutes, network), into ${VALISE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/valise}/vm/HASH.
 set -euo pipefail
@@ -28,7 +27,7 @@ if [ ! -d "$dir" ]; then
   work=$(mktemp -d "$cache/work.XXXXXX")
   trap 'rm -rf "$work"' EXIT
   chmod 755 "$work" # apt downloads as a user of its own
-  mkdir "$work/out" "$work/out/debs"
+  mkdir "$work/out"
   # A small initrd: only what finds the root disk. dhclient, fsck of a fresh file system and the like are left out.
   # shellcheck disable=SC2016 # $1 is for the hooks
   mmdebstrap --variant=minbase --architectures=amd64 --aptopt='Acquire::Languages "none"' \
@@ -40,13 +39,10 @@ if [ ! -d "$dir" ]; then
     --customize-hook='echo "/dev/vda / ext4 defaults 0 1" >"$1/etc/fstab"' \
     --customize-hook='for u in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer systemd-timesyncd.service; do chroot "$1" systemctl mask $u; done' \
     --customize-hook='rm -f "$1"/var/cache/apt/archives/*.deb' \
-    --customize-hook='chroot "$1" apt-get install -y -qq --download-only --no-install-recommends docker.io apparmor' \
-    --customize-hook="copy-out /var/cache/apt/archives/ $work/deb-cache" \
     --customize-hook='rm -rf "$1"/var/cache/apt/archives/*.deb "$1"/var/lib/apt/lists/* "$1"/usr/share/doc "$1"/usr/share/locale' \
     bookworm "$work/root.tar" >&2
   mkdir "$work/root"
   tar -C "$work/root" -xf "$work/root.tar"
-  find "$work/deb-cache" -name '*.deb' -exec cp {} "$work/out/debs" \;
   cp -L "$work"/root/boot/vmlinuz-* "$work/out/vmlinuz"
   cp -L "$work"/root/boot/initrd.img-* "$work/out/initrd"
   rm -f "$work"/root/boot/initrd* # the machine boots the one outside
