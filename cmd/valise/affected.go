@@ -97,7 +97,7 @@ func (a *app) affected(ctx context.Context, query string, receipts, dirs []strin
 	if err != nil {
 		return cli.Usagef("%v", err)
 	}
-	fleet, err := readFleet(ctx, receipts)
+	fleet, err := readFleet(ctx, receipts, nil)
 	if err != nil {
 		return fmt.Errorf("read receipts: %w", err)
 	}

@@ -40,7 +40,8 @@ const (
 
 func fleetCommand(a *app) *cobra.Command {
 	c := &cobra.Command{Use: "fleet", Short: "See what many devices run"}
-	c.AddCommand(&cobra.Command{
+	var hawkBit []string
+	report := &cobra.Command{
 		Use:   "report [SITE=]DIR|FILE|URL...",
 		Short: "Combine the receipts of many devices in one table",
 		Long: "report reads every receipt below the given directories, at any depth: sticks, or copies of\n" +
@@ -51,14 +52,23 @@ func fleetCommand(a *app) *cobra.Command {
 			"PROBLEM says where receipts are missing or changed; the exit code is then 4. A receipt\n" +
 			"proves which key wrote it, not whose key that is: compare the key with the one that the\n" +
 			"device showed.\n\n" +
+			"--hawkbit FILE compares them with what devices told hawkBit: pages of action statuses of\n" +
+			"its Management API, one after the other. Devices without receipts are listed from it, with\n" +
+			"a problem, because nothing in it is signed.\n\n" +
 			"--output csv is for spreadsheets. --output html is one self-contained page with versions\n" +
 			"over time.",
 		Example: "  valise fleet report berlin=/media/usb hamburg=sticks/hamburg\n  valise fleet report sticks --output html >fleet.html\n" +
 			"  cat sticks/valise/*/*/*.json >berlin.jsonl && valise fleet report https://example.org/berlin.jsonl",
 		Annotations: map[string]string{cli.Forms: "csv,html"},
-		Args:        cobra.MinimumNArgs(1),
-		RunE:        func(cmd *cobra.Command, args []string) error { return a.fleetReport(cmd.Context(), args) },
-	})
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args)+len(hawkBit) == 0 {
+				return cli.Usagef("want a place with receipts, or --hawkbit FILE")
+			}
+			return a.fleetReport(cmd.Context(), args, hawkBit)
+		},
+	}
+	report.Flags().StringArrayVar(&hawkBit, "hawkbit", nil, "`FILE` with what devices told hawkBit; can be repeated")
+	c.AddCommand(report)
 	return c
 }
 
@@ -92,8 +102,8 @@ type fleetVersion struct {
 	manifest bundle.Digest // of the release; empty when no receipt has it
 }
 
-func (a *app) fleetReport(ctx context.Context, args []string) error {
-	r, err := readFleet(ctx, args)
+func (a *app) fleetReport(ctx context.Context, args, hawkBit []string) error {
+	r, err := readFleet(ctx, args, hawkBit)
 	if err != nil {
 		return fmt.Errorf("read receipts: %w", err)
 	}
@@ -125,8 +135,9 @@ func (r fleetReport) trusted() error {
 	return nil
 }
 
-// readFleet reads the receipts of all places: [SITE=]DIR, FILE or URL.
-func readFleet(ctx context.Context, places []string) (fleetReport, error) {
+// readFleet reads the receipts of all places, [SITE=]DIR, FILE or URL, and files with what
+// devices told hawkBit.
+func readFleet(ctx context.Context, places, hawkBit []string) (fleetReport, error) {
 	c := fleetCollection{chains: map[fleetKey]*fleetChain{}}
 	for _, place := range places {
 		site, where, labelled := strings.Cut(place, "=")
@@ -137,8 +148,13 @@ func readFleet(ctx context.Context, places []string) (fleetReport, error) {
 			return fleetReport{}, err
 		}
 	}
+	for _, name := range hawkBit {
+		if err := c.addHawkBit(ctx, name); err != nil {
+			return fleetReport{}, err
+		}
+	}
 	if len(c.chains)+len(c.refused) == 0 {
-		return fleetReport{}, fmt.Errorf("no receipt (NUMBER.json, or one a line of a file) in %s", strings.Join(places, ", "))
+		return fleetReport{}, fmt.Errorf("no receipt (NUMBER.json, or one a line of a file) in %s", strings.Join(append(places, hawkBit...), ", "))
 	}
 	return c.report(ctx), nil
 }
@@ -150,6 +166,7 @@ type fleetChain struct {
 	sites    []string
 	files    [][]byte
 	receipts []receipt.Receipt // of files, each with a signature that is right
+	told     []told            // that hawkBit has
 }
 
 type fleetCollection struct {
@@ -293,17 +310,19 @@ func (c *fleetCollection) take(ctx context.Context, site, name string, b []byte)
 		return c.refuse(name, err)
 	}
 	c.taken++
-	k := fleetKey{receipt.Fingerprint(r.Key), r.App}
-	chain := c.chains[k]
-	if chain == nil {
-		chain = &fleetChain{}
-		c.chains[k] = chain
-	}
+	chain := c.chain(fleetKey{receipt.Fingerprint(r.Key), r.App})
 	if site != "" && !slices.Contains(chain.sites, site) {
 		chain.sites = append(chain.sites, site)
 	}
 	chain.files, chain.receipts = append(chain.files, b), append(chain.receipts, r)
 	return nil
+}
+
+func (c *fleetCollection) chain(k fleetKey) *fleetChain {
+	if c.chains[k] == nil {
+		c.chains[k] = &fleetChain{}
+	}
+	return c.chains[k]
 }
 
 // report judges every chain.
@@ -315,11 +334,12 @@ func (c *fleetCollection) report(ctx context.Context) fleetReport {
 			receipts = chain.receipts
 			slices.SortStableFunc(receipts, func(x, y receipt.Receipt) int { return cmp.Compare(x.Sequence, y.Sequence) })
 		}
-		last := receipts[len(receipts)-1]
-		d := fleetDevice{
-			Site: strings.Join(chain.sites, ", "), Device: cli.OneLine(last.Device), App: cli.OneLine(k.app), Seen: ended(last), Receipts: len(receipts), Key: k.key,
-			Versions: []fleetVersion{},
+		d := fleetDevice{Site: strings.Join(chain.sites, ", "), App: cli.OneLine(k.app), Receipts: len(receipts), Key: k.key, Versions: []fleetVersion{}}
+		var last receipt.Receipt // none where only hawkBit was told of any
+		if n := len(receipts); n > 0 {
+			last = receipts[n-1]
 		}
+		d.Device, d.Seen = cli.OneLine(last.Device), ended(last)
 		if err != nil {
 			d.Problem = cli.OneLine(strings.TrimPrefix(err.Error(), "read receipts of "+last.Device+": "))
 		}
@@ -341,6 +361,7 @@ func (c *fleetCollection) report(ctx context.Context) fleetReport {
 				d.Versions[len(d.Versions)-1].manifest = manifests[version]
 			}
 		}
+		chain.compare(&d)
 		r.Devices = append(r.Devices, d)
 	}
 	slices.SortFunc(r.Devices, func(x, y fleetDevice) int {

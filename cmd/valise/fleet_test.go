@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"encoding/csv"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -123,11 +124,98 @@ func TestFleetReport(t *testing.T) {
 	}{
 		{[]string{t.TempDir()}, cli.ExitFailed, "no receipt (NUMBER.json, or one a line of a file) in "},
 		{[]string{"/nowhere"}, cli.ExitFailed, "no such file"},
-		{nil, cli.ExitUsage, "at least 1 arg"},
+		{nil, cli.ExitUsage, "want a place with receipts"},
 		{[]string{berlin, "--output", "markdown"}, cli.ExitUsage, "want text, json, csv or html"},
 	} {
 		if code, _, stderr := fleet(c.args...); code != c.code || !strings.Contains(stderr, c.stderr) {
 			t.Errorf("%q: exit code %d, %s", c.args, code, stderr)
+		}
+	}
+}
+
+// TestFleetHawkBit: what devices told hawkBit shows which receipts are missing, or are not
+// those of then.
+func TestFleetHawkBit(t *testing.T) {
+	stick := t.TempDir()
+	first := receipt.Receipt{To: "1.0.0", Status: "completed"}
+	second := receipt.Receipt{From: "1.0.0", To: "1.1.0", Status: "completed"}
+	keys := map[string]string{}
+	files := map[string][]byte{}
+	for _, device := range []string{"good", "late", "swapped", "silent"} {
+		dir := t.TempDir()
+		keys[device] = writeReceipts(t, device, []string{dir}, first, second)
+		names, err := filepath.Glob(filepath.Join(dir, "valise/*/shop/*.json"))
+		if err != nil || len(names) != 2 {
+			t.Fatal(names, err)
+		}
+		for i, name := range names {
+			b, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			files[fmt.Sprint(device, i+1)] = b
+			if device == "silent" || device == "late" && i == 1 {
+				continue // did not come to the office
+			}
+			to := filepath.Join(stick, device, filepath.Base(name))
+			if err := errors.Join(os.MkdirAll(filepath.Dir(to), 0o755), os.WriteFile(to, b, 0o644)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	files["swapped2"] = append(files["swapped2"], '\n') // another file under its number
+	status := func(device string, n int) actionStatus {
+		r, err := receipt.Open(t.Context(), files[fmt.Sprint(device, n)])
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := json.Marshal(receipt.MentionOf(r, files[fmt.Sprint(device, n)]))
+		if err != nil || len(text) > 500 {
+			t.Fatal(string(text), err)
+		}
+		return actionStatus{Messages: []string{"Update Server: target reported", r.To + " runs", string(text)}, ReportedAt: fleetDay(9).UnixMilli()}
+	}
+	page := func(all ...actionStatus) string {
+		b, err := json.Marshal(map[string]any{"content": all, "total": len(all), "size": len(all)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	report := func(export string, args ...string) (int, string, string) {
+		name := filepath.Join(t.TempDir(), "hawkbit.json")
+		if err := os.WriteFile(name, []byte(export), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		var stdout, stderr strings.Builder
+		code := run(t.Context(), cli.Env{Args: append([]string{"fleet", "report", "--hawkbit", name}, args...), Stdout: &stdout, Stderr: &stderr, Getenv: func(string) string { return "" }, Now: time.Now})
+		return code, stdout.String(), stderr.String()
+	}
+
+	code, out, stderr := report(page(status("good", 1))+"\n"+page(status("good", 2), status("late", 2))+page(status("swapped", 2), status("silent", 2)), stick)
+	want := "APP   SITE  DEVICE   VERSION  SINCE       LAST SEEN   RECEIPTS  PROBLEM\n" +
+		"shop  -     good     1.1.0    2026-01-02  2026-01-09  2         -\n" +
+		"shop  -     late     1.0.0    2026-01-01  2026-01-09  1         hawkBit was told of receipt 2, which is missing\n" +
+		"shop  -     silent   1.1.0    2026-01-09  2026-01-09  0         no receipts, only what hawkBit was told\n" +
+		"shop  -     swapped  1.1.0    2026-01-02  2026-01-09  2         hawkBit was told of another receipt 2\n" +
+		"shop 1.1.0: 3 of 4\nshop 1.0.0: 1 of 4\n"
+	if code != cli.ExitRefused || out != want || !strings.Contains(stderr, "in 3 places") {
+		t.Errorf("exit code %d\n%s%s\nwant\n%s", code, out, stderr, want)
+	}
+	if code, out, _ := report(page(status("silent", 1))); code != cli.ExitRefused || !strings.Contains(out, "silent  1.0.0") {
+		t.Errorf("without a stick: exit code %d\n%s", code, out)
+	}
+
+	for export, want := range map[string]string{
+		page(actionStatus{Messages: []string{`{"app":"shop","key":"../x","receipt":1}`}}): "a message about a receipt: want a number, a digest",
+		page(actionStatus{Messages: []string{`{"app":`}}):                                 "a message about a receipt: unexpected end",
+		`[1]`:              "want pages of action statuses",
+		`{"content":[{"`:   "want pages of action statuses",
+		page():             "no receipt",
+		`{"content":null}`: "no receipt",
+	} {
+		if code, out, stderr := report(export); code == 0 || !strings.Contains(out+stderr, want) {
+			t.Errorf("%s: exit code %d, %s%s, want %s", export, code, out, stderr, want)
 		}
 	}
 }

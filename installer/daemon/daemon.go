@@ -84,6 +84,8 @@ type Device interface {
 	// OnRollback is what a rollback of r does to the data: never, ask, always.
 	OnRollback(app string, r installer.Release) (string, error)
 	Doctor(ctx context.Context, app string) []Finding
+	// Receipt returns what a fleet server is told of the receipt about a record that ended.
+	Receipt(ctx context.Context, app, record string) (string, error)
 	// Replaced reports whether this program was exchanged for another one.
 	Replaced() bool
 }

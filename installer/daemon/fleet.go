@@ -200,6 +200,10 @@ func (s *steered) Record(ctx context.Context, id string) (out fleet.Record, err 
 	return out, nil
 }
 
+func (s *steered) Receipt(ctx context.Context, id string) (string, error) {
+	return s.Device.Receipt(ctx, s.name, id)
+}
+
 func (s *steered) Announce(ctx context.Context, id, version string) error {
 	if err := s.records.Add(ctx, installer.Record{ID: id, To: installer.Release{Version: version}, Status: installer.Pending, By: byFleet, Created: s.Daemon.Now()}); err != nil {
 		return err

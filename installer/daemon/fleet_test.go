@@ -47,6 +47,9 @@ func (d *steeredDevice) Config(string) (Config, error)                        { 
 func (d *steeredDevice) Ready(context.Context, string) error                  { return nil }
 func (d *steeredDevice) Replaced() bool                                       { return false }
 func (d *steeredDevice) OnRollback(string, installer.Release) (string, error) { return "never", nil }
+func (d *steeredDevice) Receipt(context.Context, string, string) (string, error) {
+	return "", errors.New("no room")
+}
 func (d *steeredDevice) Explain(err error) (string, string) {
 	if errors.Is(err, errOlder) {
 		return err.Error(), "downgrade"

@@ -1,6 +1,7 @@
 package device
 
 import (
+	"crypto/ed25519"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -9,8 +10,47 @@ import (
 	"testing"
 	"time"
 
+	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/installer/fleet"
+	"github.com/valise-ota/valise/installer/receipt"
 )
+
+// TestReceipt: a server is told of the receipt that the next stick gets.
+func TestReceipt(t *testing.T) {
+	m := committed(t, "1.0.0", "1.1.0")
+	j, _, err := m.ReadState(t.Context(), "shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.Close()
+	records, err := j.History(t.Context(), -1, 0)
+	if err != nil || len(records) < 2 {
+		t.Fatal(records, err)
+	}
+	newest := records[0]
+	text, err := m.Receipt(t.Context(), "shop", newest.ID)
+	var told receipt.Mention
+	if err == nil {
+		err = json.Unmarshal([]byte(text), &told)
+	}
+	if err != nil || told.Version != "1.1.0" || told.Receipt != 2 || told.App != "shop" {
+		t.Fatalf("%s, %v", text, err)
+	}
+	if text, err := m.Receipt(t.Context(), "shop", "NONE"); text != "" || err != nil {
+		t.Errorf("of a record that is not there: %s, %v", text, err)
+	}
+	key, err := m.deviceKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := m.sealReceipts(t.Context(), "shop", key)
+	if err != nil || len(files) != 2 {
+		t.Fatal(len(files), err)
+	}
+	if told.Digest != bundle.DigestOf(files[1]) || told.Key != receipt.Fingerprint(key.Public().(ed25519.PublicKey)) {
+		t.Errorf("told of %+v", told)
+	}
+}
 
 // TestFleetWithheld: a server that leaves a release alone cannot hide it: status and doctor
 // say what the source has.

@@ -78,6 +78,30 @@ func (m *Machine) WriteReceipts(ctx context.Context, app string, stick *os.Root)
 	return w, writeStick(dir, "inventory.json", append(b, '\n'))
 }
 
+// Receipt returns what to tell of the last receipt about a record, as JSON; empty where
+// the record has not ended.
+func (m *Machine) Receipt(ctx context.Context, app, record string) (string, error) {
+	key, err := m.deviceKey()
+	if err != nil {
+		return "", err
+	}
+	files, err := m.sealReceipts(ctx, app, key)
+	if err != nil {
+		return "", err
+	}
+	for _, b := range slices.Backward(files) {
+		r, err := receipt.Open(ctx, b)
+		if err != nil {
+			return "", err
+		}
+		if r.Record == record {
+			text, err := json.Marshal(receipt.MentionOf(r, b))
+			return string(text), err
+		}
+	}
+	return "", nil
+}
+
 // writeStick is release.WriteFile for file systems of sticks, which have no
 // modes to set. What lies there under the temporary name, perhaps a pipe that
 // nobody reads, is not opened but replaced.

@@ -68,6 +68,8 @@ type App interface {
 	// Newest is the newest release that the source has; empty for none.
 	Newest(ctx context.Context) (string, error)
 	Record(ctx context.Context, id string) (Record, error)
+	// Receipt returns what to tell of the receipt about a record that ended; it may be empty.
+	Receipt(ctx context.Context, id string) (string, error)
 	// Announce adds a record that waits.
 	Announce(ctx context.Context, id, version string) error
 	// Stage downloads and verifies what a record is about, Apply installs it, Rollback

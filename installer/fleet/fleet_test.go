@@ -99,7 +99,10 @@ func (d *device) State(context.Context) (State, error) {
 }
 
 func (d *device) Newest(context.Context) (string, error) { return d.newest, nil }
-func (d *device) Opens() time.Duration                   { return d.opens }
+func (d *device) Receipt(_ context.Context, id string) (string, error) {
+	return `{"receipt":"of ` + id + `"}`, nil
+}
+func (d *device) Opens() time.Duration { return d.opens }
 
 func (d *device) NewID() string {
 	d.mu.Lock()
@@ -307,7 +310,7 @@ func TestUpdate(t *testing.T) {
 		}
 		id := s.Assign(fleettest.Action{Target: "d1", Module: "shop", Version: "1.1.0"})
 		rounds(t, g, 6)
-		has(t, s.Action(id), "finished", "proceeding/none | accepted", "closed/success | 1.1.0 runs")
+		has(t, s.Action(id), "finished", "proceeding/none | accepted", `closed/success | 1.1.0 runs | {"receipt":"of R1"}`)
 		if got := s.Target("d1"); d.current != "1.1.0" || got.Attributes["valise.version"] != "1.1.0" || got.Installed != "1.1.0" || d.applied["R1"] != 1 || s.Action(id).Late != 0 {
 			t.Errorf("%s runs, %+v, %v", d.current, got, d.applied)
 		}
@@ -390,7 +393,7 @@ func TestFails(t *testing.T) {
 		d.sick["1.1.0"], d.broken["1.2.0"] = true, true
 		id := s.Assign(fleettest.Action{Target: "d1", Module: "shop", Version: "1.1.0"})
 		rounds(t, g, 3)
-		has(t, s.Action(id), "error", "closed/failure 3 | it does not get healthy | 1.0.0 runs")
+		has(t, s.Action(id), "error", `closed/failure 3 | it does not get healthy | 1.0.0 runs | {"receipt":"of R`)
 		id = s.Assign(fleettest.Action{Target: "d1", Module: "shop", Version: "1.2.0"})
 		rounds(t, g, 100)
 		has(t, s.Action(id), "error", "proceeding/none | try 1 of 3: connection reset", "proceeding/none | try 3 of 3: connection reset", "closed/failure 1 | tried 3 times: connection reset")

@@ -47,6 +47,13 @@ func (g *Agent) tell(ctx context.Context, a *Action) error {
 	if end == nil {
 		return g.tellProgress(ctx, a, r)
 	}
+	if a.Record != "" && r.ended() {
+		text, err := g.App.Receipt(ctx, a.Record)
+		if err != nil { // how it ended counts more
+			g.Log.Error("write receipt", "err", err)
+		}
+		end = &Feedback{end.Execution, end.Finished, end.Code, append(slices.Clone(end.Details), text)}
+	}
 	err = g.Client.feedback(ctx, "deploymentBase", a.ID, *end)
 	if !over(err) {
 		return err

@@ -55,6 +55,26 @@ func Fingerprint(key ed25519.PublicKey) string {
 	return bundle.DigestOf(key).Hex()[:32]
 }
 
+// Mention is what others are told of a receipt, as JSON: enough to see later whether the
+// receipts that people collect are those that the device wrote, and all of them.
+type Mention struct {
+	App     string        `json:"app"`
+	Device  string        `json:"device"`
+	Key     string        `json:"key"`     // its Fingerprint
+	Receipt int64         `json:"receipt"` // its sequence
+	Digest  bundle.Digest `json:"digest"`  // of its file
+	Version string        `json:"version"` // that ran afterwards; empty for none
+}
+
+// MentionOf returns what to tell of the receipt in a file.
+func MentionOf(r Receipt, file []byte) Mention {
+	m := Mention{App: r.App, Device: r.Device, Key: Fingerprint(r.Key), Receipt: r.Sequence, Digest: bundle.DigestOf(file), Version: r.From}
+	if r.Status == "completed" {
+		m.Version = r.To
+	}
+	return m
+}
+
 // Seal signs r as the receipt after the file before, which is nil for the first
 // one, and returns its file.
 func Seal(ctx context.Context, key ed25519.PrivateKey, before []byte, r Receipt) ([]byte, error) {
