@@ -62,6 +62,7 @@ remote: ## updates over a network: bytes, requests, bad links; nginx, registries
 	command -v nginx >/dev/null || apt-get install -y --no-install-recommends nginx-light
 	command -v swupdate >/dev/null || apt-get install -y --no-install-recommends swupdate
 	VALISE_TEST_DISTRIBUTION=$$(scripts/distribution.sh) scripts/test.sh -tags remote -run TestRemote -v ./cmd/valise-installer ./installer/fleet/fleettest
+	VALISE_TEST_DISTRIBUTION=$$(scripts/distribution.sh debian) scripts/test.sh -tags remote -run 'TestRemote/^registry$$' -v ./cmd/valise-installer
 
 bench: ## pack, verify, thin and memory beside their peers; writes docs/benchmarks.md
 	scripts/bench.sh -doc docs/benchmarks.md
