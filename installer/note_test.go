@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+
+	"github.com/valise-ota/valise/bundle"
 )
 
 // TestNote: what people should know is told from progress.
@@ -31,5 +33,18 @@ func TestNotef(t *testing.T) {
 	n := Notef("%s is %d days old", "1.0.0", 3)
 	if got, want := fmt.Sprintf("note %s", n), "note 1.0.0 is 3 days old"; got != want || n.Text != "1.0.0 is 3 days old" || len(n.Args) != 2 {
 		t.Errorf("got %q of %#v, want %q", got, n, want)
+	}
+}
+
+// TestSaved: the note of a backup is its description.
+func TestSaved(t *testing.T) {
+	for _, b := range []bundle.Backup{
+		{Postgres: &bundle.Postgres{Service: "db", Database: "shop"}}, {Postgres: &bundle.Postgres{Service: "db"}}, {MySQL: &bundle.MySQL{Service: "db"}},
+		{Mongo: &bundle.Mongo{Service: "db"}}, {Redis: &bundle.Redis{Service: "cache"}}, {SQLite: &bundle.SQLite{Service: "app", Path: "/data/a.db"}},
+		{Volume: &bundle.Volume{Service: "app", Path: "/data"}}, {Command: &bundle.BackupCommand{Service: "app"}},
+	} {
+		if n := Saved(b); n.Text != b.String() || n.Format == n.Text {
+			t.Errorf("%+v, want %q", n, b)
+		}
 	}
 }

@@ -26,9 +26,9 @@ type Facts struct {
 	Backup       int64                  // bytes that a backup is thought to need
 	Services     []ServiceChange        // nil when it is not known
 	PortsTaken   []string               // that the release needs and others have
-	Unmet        []string               // what else the release needs of the device and does not find
+	Unmet        []Note                 // what else the release needs of the device and does not find
 	RunsSince    time.Time              // when the release that runs was made; zero when none runs
-	DataLeft     []string               // volumes with data that the release leaves behind silently
+	DataLeft     []Note                 // volumes with data that the release leaves behind silently
 	Notes        []Note                 // what else is to be said of it
 	Edited       []string               // what services made of files of the release that runs
 	Damage       error                  // of the release that runs, when that is the one to plan
@@ -122,8 +122,8 @@ type Plan struct {
 	Services   []ServiceChange `json:"services,omitempty"`
 	Downtime   Downtime        `json:"downtime,omitempty"`
 	PortsTaken []string        `json:"ports_taken,omitempty"`
-	Unmet      []string        `json:"unmet,omitempty"`     // what the device lacks: networks, volumes, devices, features
-	DataLeft   []string        `json:"data_left,omitempty"` // data in volumes that the release does not use
+	Unmet      []Note          `json:"unmet,omitempty"`     // what the device lacks: networks, volumes, devices, features
+	DataLeft   []Note          `json:"data_left,omitempty"` // data in volumes that the release does not use
 	EnvMissing []string        `json:"env_missing,omitempty"`
 	// FilesMissing are files that the operator must put there, with what is in their place.
 	FilesMissing []string `json:"files_missing,omitempty"`
@@ -132,7 +132,7 @@ type Plan struct {
 	EnvFile      string   `json:"env_file,omitempty"` // of a tree
 	// EnvHelp says what the keys of EnvMissing are for, where that is known.
 	EnvHelp    map[string]string `json:"env_help,omitempty"`
-	Backup     []string          `json:"backup,omitempty"`       // what is saved before the switch
+	Backup     []Note            `json:"backup,omitempty"`       // what is saved before the switch
 	BackupSize int64             `json:"backup_bytes,omitempty"` // that this is thought to need
 	RollbackTo string            `json:"rollback_to,omitempty"`
 	Limits     bundle.Limits     `json:"limits,omitzero"` // set by who knows the device's own
@@ -165,6 +165,33 @@ func Notef(format string, args ...any) Note {
 		n.Args = append(n.Args, fmt.Sprint(a))
 	}
 	return n
+}
+
+func join(notes []Note) string {
+	var texts []string
+	for _, n := range notes {
+		texts = append(texts, n.Text)
+	}
+	return strings.Join(texts, "; ")
+}
+
+// Saved is Backup.String as a note.
+func Saved(b bundle.Backup) Note {
+	kind, service, what := b.Subject()
+	if name, ok := strings.CutPrefix(what, "database "); ok {
+		return Notef("%s database %s of service %s", kind, name, service)
+	}
+	switch what {
+	case "its database":
+		return Notef("%s its database of service %s", kind, service)
+	case "all databases":
+		return Notef("%s all databases of service %s", kind, service)
+	case "all keys":
+		return Notef("%s all keys of service %s", kind, service)
+	case "by command":
+		return Notef("%s by command of service %s", kind, service)
+	}
+	return Notef("%s %s of service %s", kind, what, service)
 }
 
 // Hop is one update of several, as the head of its bundle says. The later ones
@@ -335,7 +362,7 @@ func NewPlan(st State, rel *verify.Release, f Facts) (*Plan, error) {
 		p.Services, p.Downtime = f.Services, downtime(f.Services)
 		p.BackupSize, p.FilesNeed = f.Backup, f.Files+f.Backup
 		for _, b := range m.Device.Backup {
-			p.Backup = append(p.Backup, b.String())
+			p.Backup = append(p.Backup, Saved(b))
 		}
 	}
 	if r := rel.Rotation(); r != nil {
@@ -354,15 +381,15 @@ func NewPlan(st State, rel *verify.Release, f Facts) (*Plan, error) {
 }
 
 // LacksError lists what a release needs of a device and does not find there.
-type LacksError struct{ What []string }
+type LacksError struct{ What []Note }
 
-func (e *LacksError) Error() string { return "this device lacks: " + strings.Join(e.What, "; ") }
+func (e *LacksError) Error() string { return "this device lacks: " + join(e.What) }
 
 // DataLeftError says that a release would begin without data that are here.
-type DataLeftError struct{ What []string }
+type DataLeftError struct{ What []Note }
 
 func (e *DataLeftError) Error() string {
-	return "data would be left behind: " + strings.Join(e.What, "; ")
+	return "data would be left behind: " + join(e.What)
 }
 
 // PortsError lists ports that something else has.

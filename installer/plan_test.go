@@ -43,7 +43,7 @@ func TestRequires(t *testing.T) {
 
 // TestCheckSaysAll: who mends one thing after the other is told all of them at once.
 func TestCheckSaysAll(t *testing.T) {
-	p := &Plan{EnvMissing: []string{"KEY"}, FilesMissing: []string{"/opt/a/f"}, Unmet: []string{"network proxy"}, PortsTaken: []string{":80/tcp"}, NeedBytes: 1, FilesNeed: 1}
+	p := &Plan{EnvMissing: []string{"KEY"}, FilesMissing: []string{"/opt/a/f"}, Unmet: []Note{Notef("network %s", "proxy")}, PortsTaken: []string{":80/tcp"}, NeedBytes: 1, FilesNeed: 1}
 	err := p.Check()
 	if !errors.As(err, new(*MissingEnvError)) || !errors.As(err, new(*MissingFilesError)) || !errors.As(err, new(*LacksError)) || !errors.As(err, new(*PortsError)) {
 		t.Error(err)

@@ -530,7 +530,7 @@ func (a *App) asAdopted(r installer.Release, hashes map[string]string, running [
 
 // strayed says which directories with data an adopted project has where the next
 // release begins with nothing in their place.
-func (a *App) strayed(ctx context.Context, m *bundle.Manifest, dir string, before, next *docker.Model) (left []string, err error) {
+func (a *App) strayed(ctx context.Context, m *bundle.Manifest, dir string, before, next *docker.Model) (left []installer.Note, err error) {
 	for _, name := range slices.Sorted(maps.Keys(next.Services)) {
 		for _, v := range next.Services[name].Volumes {
 			has := there(v.Source) || comes(m, dir, v.Source)
@@ -544,7 +544,7 @@ func (a *App) strayed(ctx context.Context, m *bundle.Manifest, dir string, befor
 					continue
 				}
 				if entries, err := os.ReadDir(old.Source); err == nil && len(entries) > 0 {
-					left = append(left, fmt.Sprintf("service %s finds %s in %s %s, where nothing is, and what was adopted has it in %s: copy it there while the app is stopped", name, v.Target, v.Type, v.Source, old.Source))
+					left = append(left, installer.Notef("service %s finds %s in %s %s, where nothing is, and what was adopted has it in %s: copy it there while the app is stopped", name, v.Target, v.Type, v.Source, old.Source))
 				}
 			}
 		}

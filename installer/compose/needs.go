@@ -31,10 +31,11 @@ const unset = "61357"
 
 // lacks says what a release needs of this device, does not bring, and would fail
 // for in the middle of a switch. dir is where relative paths in model begin.
-func (a *App) lacks(ctx context.Context, m *bundle.Manifest, model *docker.Model, dir string, platform bundle.Platform) (unmet []string, err error) {
+func (a *App) lacks(ctx context.Context, m *bundle.Manifest, model *docker.Model, dir string, platform bundle.Platform) (unmet []installer.Note, err error) {
 	say := func(format string, args ...any) {
-		if s := fmt.Sprintf(format, args...); !strings.Contains(s, unset) && !slices.Contains(unmet, s) {
-			unmet = append(unmet, s)
+		n := installer.Notef(format, args...)
+		if !strings.Contains(n.Text, unset) && !slices.ContainsFunc(unmet, func(o installer.Note) bool { return o.Text == n.Text }) {
+			unmet = append(unmet, n)
 		}
 	}
 	if err := a.lacksNamed(ctx, m, model, dir, say); err != nil {
@@ -364,7 +365,7 @@ func owner(sockets map[string]bool) string {
 }
 
 // Lacks says what the release that runs needs of this device and does not find.
-func (a *App) Lacks(ctx context.Context, r installer.Release) (unmet []string, err error) {
+func (a *App) Lacks(ctx context.Context, r installer.Release) (unmet []installer.Note, err error) {
 	m, err := a.manifest(r)
 	if err != nil {
 		return nil, err
@@ -382,7 +383,7 @@ func (a *App) Lacks(ctx context.Context, r installer.Release) (unmet []string, e
 	}
 	taken, err := a.portsTaken(ctx, m.Device.Project, model.Ports())
 	for _, p := range taken {
-		unmet = append(unmet, "port is taken: "+p)
+		unmet = append(unmet, installer.Notef("port is taken: %s", p))
 	}
 	return unmet, err
 }

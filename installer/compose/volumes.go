@@ -20,7 +20,7 @@ type move struct{ from, to string }
 type volumes struct {
 	moves []move
 	fresh []installer.Note // about volumes that begin empty, and should
-	left  []string         // sentences about data that would be left behind
+	left  []installer.Note // about data that would be left behind
 }
 
 // volumes compares what two releases use. What a new volume holds already is somebody's
@@ -55,7 +55,7 @@ func (a *App) volumes(ctx context.Context, m *bundle.Manifest, model *docker.Mod
 					v.fresh = append(v.fresh, installer.Notef("volume %s starts empty: the running release has no volume %s to copy", key, origin.From))
 				}
 			case held:
-				v.left = append(v.left, fmt.Sprintf("volume %s is to get what volume %s holds, and has data already: docker volume rm %s when they are not needed", name, from, name))
+				v.left = append(v.left, installer.Notef("volume %s is to get what volume %s holds, and has data already: docker volume rm %s when they are not needed", name, from, name))
 			default:
 				v.moves = append(v.moves, move{from, name})
 			}
@@ -69,7 +69,7 @@ func (a *App) volumes(ctx context.Context, m *bundle.Manifest, model *docker.Mod
 		case origin.Empty || other == "":
 			v.fresh = append(v.fresh, installer.Notef("volume %s is new and starts empty", key))
 		default:
-			v.left = append(v.left, fmt.Sprintf("%s uses an empty volume %s, and %s of the release that runs is not used any more; data was not moved: its maker declares volumes: {%s: {from: %s}} in valise.yaml, or {empty: true}", m.Version, key, other, key, other))
+			v.left = append(v.left, installer.Notef("%s uses an empty volume %s, and %s of the release that runs is not used any more; data was not moved: its maker declares volumes: {%s: {from: %s}} in valise.yaml, or {empty: true}", m.Version, key, other, key, other))
 		}
 	}
 	return v, nil

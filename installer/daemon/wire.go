@@ -194,6 +194,9 @@ type BackupFile struct {
 	Name string `json:"name"`
 	Size int64  `json:"size_bytes"`
 	What string `json:"what"`
+	// The same for those who say it in another language.
+	Format string   `json:"format" jsonschema:"what without its args"`
+	Args   []string `json:"args,omitempty"`
 }
 
 // Finding is one thing that was looked at.

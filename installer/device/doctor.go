@@ -69,6 +69,15 @@ func (f *findings) add(app, check, status string, remedy Remedy, format string, 
 	*f = append(*f, Finding{app, check, status, format, args, remedy})
 }
 
+// addNote is add of a sentence that has its args already, as texts.
+func (f *findings) addNote(app, check, status string, remedy Remedy, n installer.Note) {
+	args := make([]any, len(n.Args))
+	for i, a := range n.Args {
+		args[i] = a
+	}
+	f.add(app, check, status, remedy, n.Format, args...)
+}
+
 // How a check ended.
 const (
 	FindingOK      = "ok"
@@ -334,10 +343,10 @@ func (m *Machine) examineRunning(ctx context.Context, f *findings, app string, a
 func (m *Machine) examineNeeds(ctx context.Context, f *findings, app string, a *compose.App, st installer.State) {
 	lacking, err := a.Lacks(ctx, *st.Current)
 	if err != nil {
-		lacking = []string{err.Error()}
+		lacking = []installer.Note{installer.Notef("%v", err)}
 	}
 	for _, what := range lacking {
-		f.add(app, "needs", FindingFailed, do(MakeMissing), "%s", what)
+		f.addNote(app, "needs", FindingFailed, do(MakeMissing), what)
 	}
 	if len(lacking) == 0 {
 		f.add(app, "needs", FindingOK, Remedy{}, "this device has what %s needs", st.Current.Version)

@@ -537,7 +537,8 @@ func (d *Device) Backups(app string) ([]daemon.Backup, error) {
 func saved(set backup.Set) daemon.Backup {
 	b := daemon.Backup{ID: set.Record, Created: set.Created, Version: set.Version, Size: set.Size()}
 	for _, i := range set.Items {
-		b.Files = append(b.Files, daemon.BackupFile{Name: i.Name, Size: i.Size, What: i.Backup.String()})
+		what := installer.Saved(i.Backup)
+		b.Files = append(b.Files, daemon.BackupFile{Name: i.Name, Size: i.Size, What: what.Text, Format: what.Format, Args: what.Args})
 	}
 	return b
 }

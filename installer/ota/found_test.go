@@ -4,6 +4,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -12,8 +13,8 @@ import (
 	"github.com/valise-ota/valise/installer/daemon"
 )
 
-// TestFound: what the device finds, and what can be done about it, is on the page in
-// its language.
+// TestFound: what the device finds, what can be done about it, and each note, is on the
+// page in its language.
 func TestFound(t *testing.T) {
 	c, err := loadCatalogues(files)
 	if err != nil {
@@ -21,22 +22,34 @@ func TestFound(t *testing.T) {
 	}
 	verbs := func(s string) int { return strings.Count(s, "%") }
 	english, notes := map[string]int{}, 0 // verbs of each sentence
-	for _, file := range []string{"device/doctor.go", "device/doctorunits.go", "device/rollout.go", "device/errors.go", "plan.go", "compose/inspect.go", "compose/volumes.go"} {
-		f, err := parser.ParseFile(token.NewFileSet(), "../"+file, nil, parser.ParseComments)
+	steps := map[string]bool{}
+	sources, err := filepath.Glob("../*/*.go")
+	own, err2 := filepath.Glob("../*.go")
+	if err != nil || err2 != nil {
+		t.Fatal(err, err2)
+	}
+	for _, file := range append(sources, own...) {
+		if strings.HasSuffix(file, "_test.go") {
+			continue
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ParseComments)
 		if err != nil {
 			t.Fatal(err)
 		}
 		ast.Inspect(f, func(n ast.Node) bool {
 			switch n := n.(type) {
-			case *ast.CallExpr: // f.add(app, check, status, remedy, format, ...), Notef(format, ...), held.Note(more)
+			case *ast.CallExpr: // f.add(app, check, status, remedy, format, ...), Notef(format, ...), say(format, ...) that calls it, held.Note(more)
 				called := ""
 				if id, ok := n.Fun.(*ast.Ident); ok {
 					called = id.Name
 				} else if sel, ok := n.Fun.(*ast.SelectorExpr); ok {
 					called = sel.Sel.Name
 				}
+				if len(n.Args) == 0 {
+					break
+				}
 				switch called {
-				case "Notef":
+				case "Notef", "say":
 					if lit, ok := n.Args[0].(*ast.BasicLit); ok {
 						s, _ := strconv.Unquote(lit.Value)
 						english[s] = verbs(s)
@@ -58,6 +71,13 @@ func TestFound(t *testing.T) {
 					if lit, ok := n.Args[4].(*ast.BasicLit); ok {
 						s, _ := strconv.Unquote(lit.Value)
 						english[s] = verbs(s)
+					}
+				}
+			case *ast.KeyValueExpr: // Event{Step: step}
+				if id, ok := n.Key.(*ast.Ident); ok && id.Name == "Step" {
+					if lit, ok := n.Value.(*ast.BasicLit); ok {
+						s, _ := strconv.Unquote(lit.Value)
+						steps[s] = true
 					}
 				}
 			case *ast.AssignStmt: // status, format := ...
@@ -88,8 +108,15 @@ func TestFound(t *testing.T) {
 	}
 	delete(english, "%v") // what other programs say
 	delete(english, "%s")
-	if len(english) < 60 || notes != 10 {
-		t.Fatalf("only %d sentences were found, %d notes of plans", len(english), notes)
+	if len(english) < 60 || notes < 30 || len(steps) < 14 {
+		t.Fatalf("only %d sentences were found, %d notes of plans, %d steps", len(english), notes, len(steps))
+	}
+	for lang, texts := range c.texts {
+		for s := range steps {
+			if texts["step."+s] == "" && texts["js."+s] == "" {
+				t.Errorf("%s: there is no text for step %s", lang, s)
+			}
+		}
 	}
 	for lang, texts := range c.found {
 		for s, n := range english {

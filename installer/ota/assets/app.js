@@ -119,10 +119,10 @@ const actions = {
   restore: b => confirm('restore', b.dataset.version, () => call('POST', `${api}/backups/${b.dataset.id}/restore${q()}`)),
   run: async b => {
     b.disabled = true;
-    try { const v = await call('POST', `${api}/${b.dataset.call}${q()}`); say(v.message || t('done'), 'good'); }
+    try { const v = await call('POST', `${api}/${b.dataset.call}${q()}`); say(v.message ? t('runs', $('#version .number').textContent) : t('done'), 'good'); }
     finally { b.disabled = false; soon('version', 'history', 'health', 'backups'); }
   },
-  stop: b => confirm('stop', '', async () => { say((await call('POST', api + '/stop' + q())).message, 'good'); soon('health'); }),
+  stop: b => confirm('stop', '', async () => { await call('POST', api + '/stop' + q()); say(t('stopped'), 'good'); soon('health'); }),
   rollback: b => {
     const back = data => async () => {
       let id = b.dataset.id;
