@@ -303,7 +303,9 @@ func (in *Installer) Reapply(ctx context.Context, keep int, always bool) Result 
 		case ctx.Err() != nil:
 			return Result{Outcome: Unchanged, Record: r, Err: err}
 		}
-		in.report(Event{Step: stepRepair, Detail: err.Error()})
+		if config := new(ConfigError); !errors.As(err, &config) || config.Edited() { // that it does not run is why this was called
+			in.report(Event{Step: stepRepair, Detail: err.Error()})
+		}
 	}
 	return in.run(ctx, st, r, nil, keep, Data{})
 }
