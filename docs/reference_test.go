@@ -76,8 +76,8 @@ func TestEnvironmentVariables(t *testing.T) {
 	}
 }
 
-// TestTroubleshooting: each exit code and each check that refuses has its section,
-// and so has what a hint names.
+// TestTroubleshooting: each exit code, each check and each kind of refusal has its
+// section, which the hint names.
 func TestTroubleshooting(t *testing.T) {
 	sections := anchors(read(t, "troubleshooting.md"))
 	want := []string{"not-an-acceptable-bundle"}
@@ -91,13 +91,30 @@ func TestTroubleshooting(t *testing.T) {
 	for _, m := range checks {
 		want = append(want, "check-"+m[1])
 	}
+	kinds := map[string]bool{}
+	for _, m := range regexp.MustCompile(`"([a-z-]+)"[,:]`).FindAllStringSubmatch(strings.SplitN(read(t, "../cmd/internal/cli/see.go"), "func explained", 2)[1], -1) {
+		kinds[m[1]] = true
+		want = append(want, "refusal-"+m[1])
+	}
+	for _, pattern := range []string{"../installer/*.go", "../*/*/*.go", "../bundle/*.go"} {
+		files, _ := filepath.Glob(pattern)
+		for _, file := range files {
+			for _, m := range regexp.MustCompile(`(?s)Kind\(\) string +\{(.*?)\}`).FindAllStringSubmatch(read(t, file), -1) {
+				for _, kind := range regexp.MustCompile(`return "([a-z-]+)"`).FindAllStringSubmatch(m[1], -1) {
+					if !strings.HasSuffix(file, "_test.go") && kind[1] != "format" && !kinds[kind[1]] {
+						t.Errorf("%s: no hint names the section about %q", file, kind[1])
+					}
+				}
+			}
+		}
+	}
 	for _, anchor := range want {
 		if !slices.Contains(sections, anchor) {
 			t.Errorf("troubleshooting.md has no %s", anchor)
 		}
 	}
 	for _, anchor := range sections {
-		if (strings.HasPrefix(anchor, "check-") || strings.HasPrefix(anchor, "exit-code-")) && !slices.Contains(want, anchor) {
+		if (strings.HasPrefix(anchor, "check-") || strings.HasPrefix(anchor, "refusal-") || strings.HasPrefix(anchor, "exit-code-")) && !slices.Contains(want, anchor) {
 			t.Errorf("troubleshooting.md has %s, which nothing answers with", anchor)
 		}
 	}

@@ -142,6 +142,9 @@ func (e *BusyError) Error() string {
 	return fmt.Sprintf("%s has had too many requests (429): it wants to be asked again in %s", e.Host, e.After)
 }
 
+// Kind names the section of docs/troubleshooting.md about it.
+func (e *BusyError) Kind() string { return "registry-busy" }
+
 // maxBusy is the longest time that a registry may ask to wait.
 const maxBusy = time.Minute
 

@@ -35,6 +35,9 @@ func (e *PlatformError) Error() string {
 	return fmt.Sprintf("%s has no image for %s (it has: %s)", e.Source, e.Want, have)
 }
 
+// Kind names the section of docs/troubleshooting.md about it.
+func (e *PlatformError) Kind() string { return "image-platform" }
+
 // root is what a source has: one image, or one for each of several platforms.
 type root struct {
 	text   string

@@ -126,6 +126,9 @@ func (e *PermissionError) Error() string {
 	return fmt.Sprintf("%s: the token may not do that (%s)", e.Action, e.Message)
 }
 
+// Kind names the section of docs/troubleshooting.md about it.
+func (e *PermissionError) Kind() string { return "permission" }
+
 // errNotFound is GitHub's 404.
 var errNotFound = errors.New("not found")
 

@@ -86,6 +86,9 @@ func (e *ConflictError) Error() string {
 	return fmt.Sprintf("release %s (%s) was made by another program or a person and has another file called %s: nothing was changed", e.Tag, e.URL, e.Name)
 }
 
+// Kind names the section of docs/troubleshooting.md about it.
+func (e *ConflictError) Kind() string { return "published" }
+
 // SizeError means that a file is larger than GitHub takes.
 type SizeError struct {
 	Name string
@@ -95,6 +98,9 @@ type SizeError struct {
 func (e *SizeError) Error() string {
 	return fmt.Sprintf("%s has %d bytes; GitHub takes files below %d", e.Name, e.Size, MaxAsset)
 }
+
+// Kind names the section of docs/troubleshooting.md about it.
+func (e *SizeError) Kind() string { return "too-large" }
 
 // PublishedError means that a release with the tag is public and is not this one.
 type PublishedError struct {
@@ -112,12 +118,18 @@ func (e *PublishedError) Error() string {
 	return fmt.Sprintf("release %s is %s already (%s): %s", e.Tag, kind, e.URL, e.Reason)
 }
 
+// Kind names the section of docs/troubleshooting.md about it.
+func (e *PublishedError) Kind() string { return "published" }
+
 // BurntError means that a tag belonged to an immutable release that was deleted.
 type BurntError struct{ Tag string }
 
 func (e *BurntError) Error() string {
 	return fmt.Sprintf("tag %s belonged to an immutable release, and GitHub never lets such a tag be used again, even though that release is deleted", e.Tag)
 }
+
+// Kind names the section of docs/troubleshooting.md about it.
+func (e *BurntError) Kind() string { return "published" }
 
 // assetName has the characters that GitHub keeps as they are.
 var assetName = lazyregexp.New(`^[A-Za-z0-9_@+-][A-Za-z0-9_.@+-]*$`)

@@ -94,6 +94,9 @@ func (e *TakenError) Error() string {
 	return e.Reference + " is another release already, and what is published never changes"
 }
 
+// Kind names the section of docs/troubleshooting.md about it.
+func (e *TakenError) Kind() string { return "published" }
+
 // LackingError means that a thin bundle leaves out what the registry does not have.
 type LackingError struct {
 	Digest     bundle.Digest
@@ -103,6 +106,9 @@ type LackingError struct {
 func (e *LackingError) Error() string {
 	return fmt.Sprintf("the bundle is thin, and %s does not have the %s that it leaves out", e.Repository, e.Digest)
 }
+
+// Kind names the section of docs/troubleshooting.md about it.
+func (e *LackingError) Kind() string { return "thin" }
 
 // Tag is the tag of a version; a + cannot be in one.
 func Tag(version string, p bundle.Platform) string {
