@@ -68,9 +68,11 @@ func TestFound(t *testing.T) {
 					if len(n.Args) < 5 {
 						break
 					}
-					if lit, ok := n.Args[4].(*ast.BasicLit); ok {
-						s, _ := strconv.Unquote(lit.Value)
-						english[s] = verbs(s)
+					for _, i := range []int{1, 4} { // names have no verbs
+						if lit, ok := n.Args[i].(*ast.BasicLit); ok {
+							s, _ := strconv.Unquote(lit.Value)
+							english[s] = verbs(s)
+						}
 					}
 				}
 			case *ast.KeyValueExpr: // Event{Step: step}
