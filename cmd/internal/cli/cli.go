@@ -19,6 +19,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/plain"
@@ -91,11 +92,14 @@ func (a *App) Run(ctx context.Context, root *cobra.Command) int {
 func (a *App) Execute(ctx context.Context, root *cobra.Command) error {
 	var progress string
 	a.Stdout, a.Stderr = plain.NewWriter(a.Stdout), plain.NewWriter(a.Stderr)
-	root.Version = Version()
+	asked := versionFlag(root)
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.DisableSuggestions = true // ours is the hint
 	root.SuggestionsMinimumDistance = 2
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
+		if *asked {
+			return pflag.ErrHelp
+		}
 		if forms := outputs(cmd); !slices.Contains(forms, a.output) {
 			last := len(forms) - 1
 			return fmt.Errorf("unknown output %q, want %s or %s", a.output, strings.Join(forms[:last], ", "), forms[last])
@@ -107,7 +111,6 @@ func (a *App) Execute(ctx context.Context, root *cobra.Command) error {
 		a.UI, a.started = u, true
 		return nil
 	}
-	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	root.PersistentFlags().StringVar(&a.output, "output", "text", "form of the result: text or json")
 	root.PersistentFlags().StringVar(&progress, "progress", ui.Auto, "progress on stderr: "+strings.Join(ui.Modes, ", "))
 	root.SetArgs(a.Args)
@@ -240,6 +243,22 @@ var version = ""
 
 // Released is the version of a release build, and "" of any other.
 func Released() string { return version }
+
+// versionFlag gives root "--version", which prints name and version in place of the help. Cobra has such a flag, with other words; a template
+// for ours would make the linker keep every exported method in the program.
+func versionFlag(root *cobra.Command) (asked *bool) {
+	asked = root.Flags().BoolP("version", "v", false, "version for "+root.Name())
+	_ = root.Flags().SetAnnotation("version", cobra.FlagSetByCobraAnnotation, []string{"true"})
+	help := root.HelpFunc()
+	root.SetHelpFunc(func(cmd *cobra.Command, args []string) {
+		if wanted, _ := cmd.Flags().GetBool("help"); *asked && !wanted {
+			fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", root.Name(), Version())
+			return
+		}
+		help(cmd, args)
+	})
+	return asked
+}
 
 // Version is the version of the program.
 func Version() string {
