@@ -51,6 +51,7 @@ require (
 	golang.org/x/sys v0.49.0
 	golang.org/x/term v0.47.0
 	google.golang.org/protobuf v1.36.12-0.20260120151049-f2248ac996af
+	maragu.dev/gomponents v1.2.0
 	modernc.org/sqlite v1.61.1
 )
 

@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"errors"
-	"html/template"
+	"html"
 	"strings"
 	"sync"
 
@@ -39,13 +39,13 @@ var markdown = sync.OnceValue(func() goldmark.Markdown {
 // each view. It is rendered under the lock, so once.
 var rendered struct {
 	mu    sync.Mutex
-	html  map[[sha256.Size]byte]template.HTML
+	html  map[[sha256.Size]byte]string
 	order [][sha256.Size]byte
 	count int // how often something was rendered
 }
 
 // notes are release notes as HTML.
-func notes(s *string) template.HTML {
+func notes(s *string) string {
 	text := value(s)
 	text = text[:min(len(text), maxNotes)]
 	key := sha256.Sum256([]byte(text))
@@ -56,7 +56,7 @@ func notes(s *string) template.HTML {
 		return html
 	}
 	if r.html == nil {
-		r.html = map[[sha256.Size]byte]template.HTML{}
+		r.html = map[[sha256.Size]byte]string{}
 	}
 	if len(r.order) >= keptNotes {
 		delete(r.html, r.order[0])
@@ -67,12 +67,12 @@ func notes(s *string) template.HTML {
 	return r.html[key]
 }
 
-func renderNotes(text string) template.HTML {
+func renderNotes(text string) string {
 	var b bytes.Buffer
 	if !cheap(text) || markdown().Convert([]byte(text), &limited{&b, maxHTML}) != nil {
-		return template.HTML("<pre>" + template.HTMLEscapeString(text) + "</pre>")
+		return "<pre>" + html.EscapeString(text) + "</pre>"
 	}
-	return template.HTML(b.String())
+	return b.String()
 }
 
 // cheap estimates what text costs, from above: as if all lines up to an empty one

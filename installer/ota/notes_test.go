@@ -6,7 +6,7 @@ import (
 	"testing"
 
 	"github.com/yuin/goldmark/ast"
-	"github.com/yuin/goldmark/text"
+	source "github.com/yuin/goldmark/text"
 )
 
 // hostileNotes cost a parser, a renderer or a browser far more than they have
@@ -97,7 +97,7 @@ func FuzzNotes(f *testing.F) {
 			return
 		}
 		nodes := 0
-		_ = ast.Walk(markdown().Parser().Parse(text.NewReader([]byte(s))), func(_ ast.Node, entering bool) (ast.WalkStatus, error) {
+		_ = ast.Walk(markdown().Parser().Parse(source.NewReader([]byte(s))), func(_ ast.Node, entering bool) (ast.WalkStatus, error) {
 			if entering {
 				nodes++
 			}

@@ -279,10 +279,6 @@ func (s *Server) audit(r *http.Request, what string, args ...any) {
 // browsers ask again and mostly hear that nothing changed.
 func (s *Server) asset(w http.ResponseWriter, r *http.Request) {
 	name := r.PathValue("name")
-	if strings.HasSuffix(name, ".html") {
-		http.NotFound(w, r)
-		return
-	}
 	b, err := fs.ReadFile(files, "assets/"+name)
 	if err != nil {
 		http.NotFound(w, r)

@@ -455,7 +455,7 @@ func TestForeignText(t *testing.T) {
 }
 
 // Every text is there in every language, with the same verbs, and every key that
-// a template names exists.
+// the page names exists.
 func TestCatalogues(t *testing.T) {
 	c, err := loadCatalogues(files)
 	if err != nil {
@@ -475,9 +475,16 @@ func TestCatalogues(t *testing.T) {
 			}
 		}
 	}
-	for _, name := range []string{"page.html", "parts.html", "login.html"} {
-		b, _ := files.ReadFile("assets/" + name)
-		for _, m := range regexp.MustCompile(`call \$?\.T "([a-z._]+)"`).FindAllStringSubmatch(string(b), -1) {
+	for _, name := range []string{"html.go", "parts.go", "page.go"} {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		named := regexp.MustCompile(`\bv\.(?:T|text|heading|row|closes)\("([a-z._]+)"[,)]`).FindAllStringSubmatch(string(b), -1)
+		if len(named) == 0 {
+			t.Errorf("%s names no text", name)
+		}
+		for _, m := range named {
 			if _, ok := c.texts[fallback][m[1]]; !ok {
 				t.Errorf("%s: there is no text %s", name, m[1])
 			}
@@ -499,19 +506,17 @@ func TestReleaseLinks(t *testing.T) {
 	}
 	card := func(url string) string {
 		version := "2.0.0"
-		var b strings.Builder
 		v := &view{T: c.text("en"), Me: &who{scopes: roleScopes[Viewer]}, Check: &daemon.Check{GitHubLatestVersion: &version, LatestVersion: &version, GitHubReleaseURL: &url, GitHubDownloadURL: &url}}
-		if err := templates().ExecuteTemplate(&b, "release", v); err != nil {
-			t.Fatal(err)
-		}
-		return b.String()
+		return drawn(v.release())
 	}
 	const good = "https://github.com/acme/shop/releases/tag/v2.0.0"
 	if got := card(good); !strings.Contains(got, `<a href="`+good+`" target="_blank" rel="noopener noreferrer">Release page</a>`) || strings.Count(got, "<a ") != strings.Count(got, `rel="noopener noreferrer"`) {
 		t.Error(got)
 	}
-	if got := card("javascript:alert(1)"); strings.Contains(got, "javascript:") {
-		t.Error(got)
+	for _, bad := range []string{"", "javascript:alert(1)", " JavaScript:alert(1)", "java\nscript:alert(1)", "data:text/html,x", "mailto:a@acme.example", "file:///etc/passwd", "//acme.example/", "/logout", "https:acme.example", "http://", "\x00"} {
+		if got := card(bad); strings.Contains(got, "<a ") {
+			t.Errorf("%q is a link: %s", bad, got)
+		}
 	}
 }
 

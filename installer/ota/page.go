@@ -8,7 +8,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"html/template"
 	"mime"
 	"net/http"
 	"net/url"
@@ -16,8 +15,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
+
+	g "maragu.dev/gomponents"
 
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/daemon"
@@ -29,7 +29,7 @@ import (
 
 const historySize = 10 // records on a page
 
-// view is what a template gets.
+// view is what the page and its parts are drawn from.
 type view struct {
 	T    func(key string, args ...any) string
 	Note func(n installer.Note) string // a sentence of a plan
@@ -37,7 +37,6 @@ type view struct {
 	// Texts are those of the script, as JSON.
 	Texts string
 	Me    *who
-	Path  string
 
 	App     string
 	Apps    []string
@@ -59,11 +58,6 @@ type history struct {
 	Filter string
 	Pages  int
 }
-
-// Name and Scopes of a user, for the templates.
-func (w *who) Name() string    { return w.name }
-func (w *who) Role() string    { return string(w.role) }
-func (w *who) Scopes() []Scope { return w.scopes }
 
 // failure is an error as the page shows it: a sentence, and what is folded under it.
 type failure struct{ Sentence, Details, Text string }
@@ -120,12 +114,15 @@ func (v view) Every(interval string) string {
 	return v.T("every", interval)
 }
 
-// parts are the templates that can be asked for alone, and what they need.
-var parts = map[string]func(*Server, context.Context, *http.Request, *view) error{
-	"version":  (*Server).fillState,
-	"activity": (*Server).fillState,
-	"settings": (*Server).fillState,
-	"release": func(s *Server, ctx context.Context, r *http.Request, v *view) error {
+// parts can be asked for alone: what they need, and how they look.
+var parts = map[string]struct {
+	fill func(*Server, context.Context, *http.Request, *view) error
+	draw func(*view) g.Node
+}{
+	"version":  {(*Server).fillState, (*view).version},
+	"activity": {(*Server).fillState, (*view).activity},
+	"settings": {(*Server).fillState, (*view).settings},
+	"release": {func(s *Server, ctx context.Context, r *http.Request, v *view) error {
 		if !v.May(string(check)) {
 			return nil
 		}
@@ -134,18 +131,18 @@ var parts = map[string]func(*Server, context.Context, *http.Request, *view) erro
 		}
 		v.Check = new(daemon.Check)
 		return s.daemon.Get(ctx, "/check", v.App, nil, v.Check)
-	},
-	"waiting": func(s *Server, ctx context.Context, r *http.Request, v *view) error {
+	}, (*view).release},
+	"waiting": {func(s *Server, ctx context.Context, r *http.Request, v *view) error {
 		var p daemon.Page
 		err := s.daemon.Get(ctx, "", v.App, url.Values{"status": {string(installer.Pending)}}, &p)
 		v.Waiting = p.Data
 		return err
-	},
-	"history": (*Server).fillHistory,
-	"backups": func(s *Server, ctx context.Context, r *http.Request, v *view) error {
+	}, (*view).waiting},
+	"history": {(*Server).fillHistory, (*view).history},
+	"backups": {func(s *Server, ctx context.Context, r *http.Request, v *view) error {
 		return s.daemon.Get(ctx, "/backups", v.App, nil, &v.Backups)
-	},
-	"health": func(s *Server, ctx context.Context, r *http.Request, v *view) error {
+	}, (*view).backups},
+	"health": {func(s *Server, ctx context.Context, r *http.Request, v *view) error {
 		err := s.daemon.Get(ctx, "/doctor", v.App, nil, &v.Health)
 		for i, f := range v.Health {
 			v.Health[i] = s.texts.finding(v.Lang, f)
@@ -154,7 +151,7 @@ var parts = map[string]func(*Server, context.Context, *http.Request, *view) erro
 		v.Failed = len(failed)
 		v.Health = append(failed, slices.DeleteFunc(v.Health, func(f daemon.Finding) bool { return !f.OK })...)
 		return err
-	},
+	}, (*view).health},
 }
 
 // atOnce are the parts that the page has when it is loaded; the script asks for
@@ -219,11 +216,11 @@ func (s *Server) newView(ctx context.Context, r *http.Request) (v *view, err err
 func (s *Server) plainView(r *http.Request) *view {
 	lang := s.texts.choose(r)
 	note := func(n installer.Note) string { return s.texts.say(lang, n.Format, n.Args, n.Text) }
-	return &view{T: s.texts.text(lang), Note: note, Lang: lang, Texts: s.texts.forScript(lang), Me: whoIs(r), Path: r.URL.RequestURI()}
+	return &view{T: s.texts.text(lang), Note: note, Lang: lang, Texts: s.texts.forScript(lang), Me: whoIs(r)}
 }
 
-// why is an error in the page's language.
-func (v *view) why(err error) *failure {
+// failed is an error in the page's language.
+func (v *view) failed(err error) *failure {
 	if errors.Is(err, errNoApp) {
 		return &failure{Sentence: v.T("none.installed")}
 	}
@@ -243,36 +240,35 @@ func (s *Server) page(w http.ResponseWriter, r *http.Request) {
 	v, err := s.newView(r.Context(), r)
 	for _, name := range atOnce {
 		if err == nil {
-			err = parts[name](s, r.Context(), r, v)
+			err = parts[name].fill(s, r.Context(), r, v)
 		}
 	}
 	if err != nil {
-		v.Trouble = v.why(err)
+		v.Trouble = v.failed(err)
 	}
-	s.execute(w, r, http.StatusOK, "page.html", v)
+	s.show(w, r, http.StatusOK, v, (*view).page)
 }
 
 func (s *Server) part(w http.ResponseWriter, r *http.Request) {
-	name := r.PathValue("part")
-	fill, ok := parts[name]
+	p, ok := parts[r.PathValue("part")]
 	if !ok {
 		http.NotFound(w, r)
 		return
 	}
 	v, err := s.newView(r.Context(), r)
 	if err == nil {
-		err = fill(s, r.Context(), r, v)
+		err = p.fill(s, r.Context(), r, v)
 	}
 	if err != nil {
-		v.Trouble = v.why(err)
+		v.Trouble = v.failed(err)
 		status := http.StatusInternalServerError
 		if errors.Is(err, daemon.ErrUnreachable) {
 			status = http.StatusBadGateway
 		}
-		s.execute(w, r, status, "trouble", v)
+		s.show(w, r, status, v, (*view).trouble)
 		return
 	}
-	s.execute(w, r, http.StatusOK, name, v)
+	s.show(w, r, http.StatusOK, v, p.draw)
 }
 
 // planPart shows what an update would do, before anybody can apply it.
@@ -288,25 +284,21 @@ func (s *Server) planPart(w http.ResponseWriter, r *http.Request) {
 		err = s.daemon.Get(ctx, "/"+id+"/plan", v.App, url.Values{"force": {force}}, v.Plan)
 	}
 	if err != nil {
-		v.Trouble, v.Plan = v.why(err), nil
+		v.Trouble, v.Plan = v.failed(err), nil
 	}
-	s.execute(w, r, http.StatusOK, "plan", v)
+	s.show(w, r, http.StatusOK, v, (*view).plan)
 }
 
-func (s *Server) render(w http.ResponseWriter, r *http.Request, status int, name string, login any) {
+func (s *Server) showLogin(w http.ResponseWriter, r *http.Request, status int, e *loginError) {
 	v := s.plainView(r)
-	if e, ok := login.(loginError); ok {
-		v.Login = &e
-	}
-	s.execute(w, r, status, name, v)
+	v.Login = e
+	s.show(w, r, status, v, (*view).login)
 }
 
-func (s *Server) execute(w http.ResponseWriter, r *http.Request, status int, name string, v *view) {
+func (s *Server) show(w http.ResponseWriter, r *http.Request, status int, v *view, draw func(*view) g.Node) {
 	var b bytes.Buffer
-	if err := templates().ExecuteTemplate(&b, name, v); err != nil {
-		s.Log.Error("render", "template", name, "err", err)
-		problem(w, http.StatusInternalServerError, "the page cannot be shown")
-		return
+	if n := draw(v); n != nil {
+		_ = n.Render(&b) // a buffer takes everything
 	}
 	h := w.Header()
 	h.Set("Cache-Control", "no-store")
@@ -362,28 +354,6 @@ func etag(b []byte) string {
 	return `"` + hex.EncodeToString(sum[:8]) + `"`
 }
 
-// templates are parsed for the first page: no other command waits for them.
-var templates = sync.OnceValue(func() *template.Template {
-	return template.Must(template.New("").Funcs(template.FuncMap{
-		"bytes":    byteSize,
-		"notes":    notes,
-		"when":     func(t *time.Time) string { return stamp(t) },
-		"took":     took,
-		"text":     func(s *string) string { return value(s) },
-		"size":     func(n *int64) string { return byteSize(value(n)) },
-		"short":    func(s string) string { return s[:min(len(s), 12)] },
-		"plus":     func(a, b int) int { return a + b },
-		"statuses": func() []installer.Status { return statuses },
-		"modes":    func() []daemon.Mode { return []daemon.Mode{daemon.Off, daemon.Stage, daemon.Apply} },
-		"times":    times,
-		"clock":    clockTime,
-		"join":     strings.Join,
-		"icon": func(name string) template.HTML {
-			return template.HTML(`<svg class="icon" aria-hidden="true"><use href="/assets/icons.svg#` + template.HTMLEscapeString(name) + `"></use></svg>`)
-		},
-	}).ParseFS(files, "assets/*.html"))
-})
-
 var statuses = []installer.Status{installer.Pending, installer.Downloading, installer.Verifying, installer.Applying, installer.Completed, installer.Failed, installer.RolledBack}
 
 // times are the choices of how often to check: ours, and what is set.
@@ -414,13 +384,6 @@ func value[T any](p *T) (v T) {
 		v = *p
 	}
 	return v
-}
-
-func stamp(t *time.Time) string {
-	if t == nil || t.IsZero() {
-		return ""
-	}
-	return t.UTC().Format("2006-01-02T15:04:05Z")
 }
 
 func took(from, to *time.Time) string {

@@ -360,13 +360,13 @@ func (s *Server) setDevice(w http.ResponseWriter, r *http.Request, u *User) {
 }
 
 func (s *Server) getLogin(w http.ResponseWriter, r *http.Request) {
-	s.render(w, r, http.StatusOK, "login.html", nil)
+	s.showLogin(w, r, http.StatusOK, nil)
 }
 
 func (s *Server) postLogin(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, 4<<10)
 	if err := r.ParseForm(); err != nil {
-		s.render(w, r, http.StatusBadRequest, "login.html", loginError{"why.invalid", 0})
+		s.showLogin(w, r, http.StatusBadRequest, &loginError{"why.invalid", 0})
 		return
 	}
 	name, password := r.PostForm.Get("user"), r.PostForm.Get("password")
@@ -381,7 +381,7 @@ func (s *Server) postLogin(w http.ResponseWriter, r *http.Request) {
 		seconds := int(wait.Seconds()) + 1
 		w.Header().Set("Retry-After", strconv.Itoa(seconds))
 		s.audit(r, "login refused", "user", name, "reason", "too many failures")
-		s.render(w, r, http.StatusTooManyRequests, "login.html", loginError{"login.wait", seconds})
+		s.showLogin(w, r, http.StatusTooManyRequests, &loginError{"login.wait", seconds})
 		return
 	}
 	u, err := s.lists.login(r.Context(), waiting, name, password)
@@ -391,17 +391,17 @@ func (s *Server) postLogin(w http.ResponseWriter, r *http.Request) {
 	case errors.Is(err, errBusy):
 		s.logins.back(keys...)
 		w.Header().Set("Retry-After", "5")
-		s.render(w, r, http.StatusServiceUnavailable, "login.html", loginError{"login.busy", 0})
+		s.showLogin(w, r, http.StatusServiceUnavailable, &loginError{"login.busy", 0})
 		return
 	case err != nil:
 		s.logins.back(keys...)
 		s.Log.Error("users", "err", err)
-		s.render(w, r, http.StatusInternalServerError, "login.html", loginError{"login.broken", 0})
+		s.showLogin(w, r, http.StatusInternalServerError, &loginError{"login.broken", 0})
 		return
 	}
 	if u == nil {
 		s.audit(r, "login failed", "user", name)
-		s.render(w, r, http.StatusUnauthorized, "login.html", loginError{"login.wrong", 0})
+		s.showLogin(w, r, http.StatusUnauthorized, &loginError{"login.wrong", 0})
 		return
 	}
 	s.logins.good(keys...)

@@ -74,6 +74,7 @@ var onlyImportedBy = []struct {
 	{"github.com/fsnotify/fsnotify", own("installer/daemon"), "one place watches folders"},
 	{"github.com/tus/tusd", own("installer/ota"), "uploads come in by the page"},
 	{"github.com/yuin/goldmark", own("installer/ota"), "only a page shows release notes"},
+	{"maragu.dev/gomponents", own("installer/ota"), "one place makes HTML"},
 	{"github.com/coreos/go-systemd", own("cmd/valise-installer"), "services are what the program runs as"},
 	{"github.com/vbauerster/mpb", own("cmd/internal/ui"), "libraries do not print"},
 	{"os/exec", own("installer/device", "installer/docker", "installer/host", "installer/hook", "installer/systemd", "installer/tree", "bundle/image", "cmd", "scripts"), "commands are run in few places"},
