@@ -10,7 +10,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 [ $# -gt 0 ] || set -- installed 29-overlay2 29-containerd
 dir=$(mktemp -d /tmp/valise-bench.XXXXXX)
 trap 'scripts/engine.sh down "$dir/engine" >&2 || true; rm -rf "$dir"' EXIT
-go build -o "$dir" ./cmd/valise ./cmd/valise-installer ./scripts/devicebench
+go build -tags grpcnotrace -o "$dir" ./cmd/valise ./cmd/valise-installer ./scripts/devicebench
 export COSIGN_PASSWORD=benchmark SHOP_ARCH
 SHOP_ARCH=$(go env GOARCH)
 (cd "$dir" && ./valise keygen >&2)

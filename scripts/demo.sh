@@ -90,7 +90,7 @@ broken=$shop/broken.yaml
 valise=build/demo/valise
 # The same flags everywhere, so that nothing is compiled twice. Without inlining and debug information it takes a third
 # less.
-export CGO_ENABLED=0 GOFLAGS="${GOFLAGS:-} -trimpath -buildvcs=false '-gcflags=all=-dwarf=false -l'"
+export CGO_ENABLED=0 GOFLAGS="${GOFLAGS:-} -tags=grpcnotrace -trimpath -buildvcs=false '-gcflags=all=-dwarf=false -l'"
 
 # release VERSION [--broken]: builds, packs and signs one release of the sample app.
 release() {

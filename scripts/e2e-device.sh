@@ -31,7 +31,7 @@ sed -i -e 's/interval: 1s/interval: 5s/' -e 's/timeout: 30s/timeout: 60s/' -e 's
 
 export CGO_ENABLED=0 GOARCH=amd64 COSIGN_PASSWORD=device SOURCE_DATE_EPOCH=1700000000
 go build -trimpath -o "$work/valise" ./cmd/valise
-go build -trimpath -ldflags '-s -w -buildid=' -o "$installer" ./cmd/valise-installer
+go build -tags grpcnotrace -trimpath -ldflags '-s -w -buildid=' -o "$installer" ./cmd/valise-installer
 go build -trimpath -o "$work/releases/client" ./scripts/device/client
 "$work/valise" keygen "$work/releases/cosign"
 

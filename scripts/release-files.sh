@@ -14,7 +14,7 @@ trap 'rm -rf "$work"' EXIT
 rm -rf "$1"/{man,completion,installer,installers}
 mkdir -p "$1/completion"
 go build -trimpath -buildvcs=false -o "$work/" ./cmd/valise
-go build -trimpath -buildvcs=false -tags man -o "$work/" ./cmd/valise-installer
+go build -trimpath -buildvcs=false -tags man,grpcnotrace -o "$work/" ./cmd/valise-installer
 for program in valise valise-installer; do
   mkdir -p "$1/man/$program"
   "$work/$program" man "$1/man/$program"

@@ -9,7 +9,7 @@ for platform in amd64:x86_64-linux arm64:aarch64-linux; do
   GOARCH=${platform%:*}
   mkdir -p "build/${platform#*:}" "build/installer/linux-$GOARCH"
   go build -trimpath -buildvcs=false -o "build/${platform#*:}/cloud" -ldflags "-s -w -buildid=" ./cmd
-  go build -trimpath -buildvcs=false -o "build/installer/linux-$GOARCH/" -ldflags "-s -w -buildid=" \
+  go build -trimpath -buildvcs=false -tags grpcnotrace -o "build/installer/linux-$GOARCH/" -ldflags "-s -w -buildid=" \
     github.com/valise-ota/valise/cmd/valise-installer
 done
 echo "cloud is in $PWD/build" >&2

@@ -30,7 +30,7 @@ for GOARCH in ${SHOP_ARCH:-amd64 arm64}; do
     -ldflags "-s -w -X main.version=$version -X main.broken=$broken" ./backend
   go build -trimpath -buildvcs=false -o "$out" -ldflags "-s -w" ./frontend
   mkdir -p "build/installer/$GOOS-$GOARCH"
-  go build -trimpath -buildvcs=false -o "build/installer/$GOOS-$GOARCH/" -ldflags "-s -w" \
+  go build -trimpath -buildvcs=false -tags grpcnotrace -o "build/installer/$GOOS-$GOARCH/" -ldflags "-s -w" \
     github.com/valise-ota/valise/cmd/valise-installer
 done
 echo "shop $version${broken:+ (broken)} is in $PWD/build" >&2

@@ -1,5 +1,6 @@
 // Command size says what each module and each package of ours costs in valise-installer for linux/arm64, and writes it into
-// docs/size.md. With -check it writes nothing, and fails when the program has grown by more than 64 KiB against that page.
+// docs/size.md. With -check it writes nothing, and fails when the program has grown by more than 64 KiB against that page. Both fail when the
+// linker cannot leave methods out.
 // By hand, from the top of the repository:  go run ./scripts/size [-check]      make size, make size-check
 package main
 
@@ -48,15 +49,18 @@ func run(check bool) error {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	size, err := build(filepath.Join(dir, "stripped"), "-s -w ")
+	size, dependencies, err := build(filepath.Join(dir, "stripped"), "-s -w -dumpdep ")
 	if err != nil {
+		return err
+	}
+	if err := reflected(dependencies); err != nil {
 		return err
 	}
 	if check {
 		return grown(string(page), size)
 	}
 	whole := filepath.Join(dir, "whole")
-	if _, err := build(whole, ""); err != nil {
+	if _, _, err := build(whole, ""); err != nil {
 		return err
 	}
 	sizes, err := attribute(whole)
@@ -71,18 +75,34 @@ func run(check bool) error {
 	return os.WriteFile(doc, []byte(before+begin+tables(size, sizes)+end+after), 0o644)
 }
 
-// build builds the installer with the flags of scripts/installers.sh, without a version.
-func build(file, strip string) (size int64, err error) {
-	c := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags", strip+"-buildid=", "-o", file, "./cmd/valise-installer")
+// build builds the installer with the flags of scripts/installers.sh, without a version, and returns what the linker said.
+func build(file, flags string) (size int64, said string, err error) {
+	c := exec.Command("go", "build", "-tags", "grpcnotrace", "-trimpath", "-buildvcs=false", "-ldflags", flags+"-buildid=", "-o", file, "./cmd/valise-installer")
 	c.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=arm64", "GOFLAGS=", "GOWORK=off")
-	if out, err := c.CombinedOutput(); err != nil {
-		return 0, fmt.Errorf("%w: %s", err, out)
+	out, err := c.CombinedOutput()
+	if err != nil {
+		return 0, "", fmt.Errorf("%w: %s", err, out)
 	}
 	info, err := os.Stat(file)
 	if err != nil {
-		return 0, err
+		return 0, "", err
 	}
-	return info.Size(), nil
+	return info.Size(), string(out), nil
+}
+
+var reflectMethod = regexp.MustCompile(`(\S+) \S*<ReflectMethod>`)
+
+// reflected fails when the program has a function that calls methods by names which only run time knows, as templates do. The linker then keeps every
+// exported method of every type in an interface, and says so in its graph.
+func reflected(graph string) error {
+	functions := map[string]bool{}
+	for _, m := range reflectMethod.FindAllStringSubmatch(graph, -1) {
+		functions[m[1]] = true
+	}
+	if len(functions) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%s can call any method, so all are linked: find what leads there with \"go build -ldflags=-dumpdep\", and leave it out", strings.Join(slices.Sorted(maps.Keys(functions)), ", "))
 }
 
 var total = regexp.MustCompile(`(?m)^\*\*([0-9]+) bytes\*\*`)
@@ -136,9 +156,12 @@ func attribute(file string) (map[string]int64, error) {
 
 var generated = regexp.MustCompile(`^(type:\.(eq|hash)\.|go:itab\.|type:)\*?`)
 
-// of is the module of a symbol, or the package when it is one of ours.
+// of is the module of a symbol, or the package when it is one of ours. What is behind a bracket or a comma is what it is made for.
 func of(symbol string, modules []string) string {
 	name := strings.ReplaceAll(generated.ReplaceAllString(symbol, ""), "%2e", ".")
+	if end := strings.IndexAny(name, "[,"); end > 0 {
+		name = name[:end]
+	}
 	for _, m := range modules {
 		rest, ok := strings.CutPrefix(name, m)
 		if !ok || rest == "" || rest[0] != '/' && rest[0] != '.' {
