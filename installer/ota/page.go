@@ -88,10 +88,36 @@ func (v view) Wrong() (all []*failure) {
 	err := v.Plan.Check()
 	if many, ok := err.(interface{ Unwrap() []error }); ok {
 		for _, err := range many.Unwrap() {
-			all = append(all, v.Why(installer.ReasonOf(err), err.Error()))
+			all = append(all, v.Why(installer.ReasonOf(err), v.details(err)))
 		}
 	}
 	return all
+}
+
+// details are an error's sentences in the page's language, as far as it has some.
+func (v view) details(err error) string {
+	var notes []installer.Note
+	switch e := err.(type) {
+	case *installer.LacksError:
+		notes = e.What
+	case *installer.DataLeftError:
+		notes = e.What
+	default:
+		return err.Error()
+	}
+	var said []string
+	for _, n := range notes {
+		said = append(said, v.Note(n))
+	}
+	return strings.Join(said, "; ")
+}
+
+// By is who asked for an update: a user, or one of ours.
+func (v view) By(who string) string {
+	if said := v.T("by." + who); said != "by."+who {
+		return said
+	}
+	return who
 }
 
 // May is whether who looks may do something.

@@ -228,7 +228,7 @@ func (v *view) record(u daemon.Update) g.Node {
 			g.If(u.Log != nil, el("details", css("why"), el("summary", v.text("history.log")), el("pre", text(value(u.Log)))))),
 		el("td", moment(u.CreatedOn, minute)),
 		el("td", text(took(u.StartedOn, u.CompletedOn))),
-		el("td", text(u.UserPublicID)),
+		el("td", text(v.By(u.UserPublicID))),
 		el("td", css("actions"), v.again(u), text("\n"),
 			g.If(v.May("admin") && slices.Contains([]installer.Status{installer.Pending, installer.Failed, installer.RolledBack, installer.Completed}, u.Status), v.deletes(u)), text("\n"),
 			v.back(u)))

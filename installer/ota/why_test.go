@@ -90,3 +90,27 @@ func TestWhySaid(t *testing.T) {
 		}
 	}
 }
+
+// TestPlanSaid: what speaks against a plan, what it backs up, and who asked for an update are in the reader's language.
+func TestPlanSaid(t *testing.T) {
+	c, err := loadCatalogues(files)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := view{T: c.text("de"), Lang: "de", Me: &who{}, Update: &daemon.Update{}, Plan: &installer.Plan{
+		From: "1.0.0", To: "1.1.0", Action: installer.ActionUpdate,
+		Unmet:    []installer.Note{installer.Notef("service %s joins container %s, which does not exist", "web", "proxy")},
+		DataLeft: []installer.Note{installer.Notef("volume %s is to get what volume %s holds, and has data already: docker volume rm %s when they are not needed", "b", "a", "b")},
+		Backup:   []installer.Note{installer.Saved(bundle.Backup{Postgres: &bundle.Postgres{Service: "db"}})},
+	}}
+	v.Note = func(n installer.Note) string { return c.say("de", n.Format, n.Args, n.Text) }
+	got := drawn(v.plan())
+	for _, want := range []string{"Dienst web verwendet Container proxy", "Volume b soll den Inhalt von Volume a bekommen", "postgres: Datenbank von Dienst db"} {
+		if !strings.Contains(got, want) {
+			t.Errorf("the plan does not say %q: %s", want, got)
+		}
+	}
+	if got := v.By("schedule") + v.By("kim"); got != "Zeitplankim" {
+		t.Error(got)
+	}
+}
