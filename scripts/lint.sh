@@ -23,6 +23,7 @@ else
 fi
 go vet ./...
 if [ "${1:-}" = all ]; then
+  go mod tidy -diff
   GOARCH=arm CGO_ENABLED=0 go vet ./bundle/... ./installer/... ./cmd/... # types of another size
   GOOS=windows CGO_ENABLED=0 go vet ./cmd/valise
   go vet -tags long,remote,device,e2e,e2e_page,fault ./...
