@@ -201,10 +201,7 @@ const SignatureSuffix = ".sigstore.json"
 
 // ParseFileName reads the sequence in the name of a file of app.
 func ParseFileName(app, name string) (sequence int64, ok bool) {
-	number, ok := strings.CutPrefix(name, app+"-rollout-")
-	if number, ok = strings.CutSuffix(number, ".json"); !ok {
-		return 0, false
-	}
+	number := strings.TrimSuffix(strings.TrimPrefix(name, app+"-rollout-"), ".json")
 	sequence, err := strconv.ParseInt(number, 10, 64)
 	return sequence, err == nil && sequence > 0 && FileName(app, sequence) == name
 }

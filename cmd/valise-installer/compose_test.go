@@ -30,7 +30,6 @@ type composeLab struct {
 	host   string
 	valise string // the program
 	dir    string // look, cosign.key and cosign.pub
-	images string
 }
 
 // TestCompose takes small compose projects as people write them from init to a
@@ -135,13 +134,13 @@ func (l *composeLab) try(in, name string, args ...string) (string, error) {
 // composeProject is one project on its way.
 type composeProject struct {
 	*composeLab
-	t         *testing.T
-	name, app string
-	head      map[string]string
-	src       string // the repository
-	work      string // where valise.yaml is, and valise runs
-	device    string
-	files     []txtar.File
+	t      *testing.T
+	app    string
+	head   map[string]string
+	src    string // the repository
+	work   string // where valise.yaml is, and valise runs
+	device string
+	files  []txtar.File
 }
 
 func parseComposeProject(t *testing.T, lab *composeLab, file string) *composeProject {

@@ -61,7 +61,7 @@ type tab struct {
 	ts   *testscript.TestScript
 	ctx  context.Context
 	base string
-	link *link
+	link *wire
 }
 
 // runBrowser is browser SCENARIO: what somebody does in a browser.
@@ -71,7 +71,7 @@ func runBrowser(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("no scenario %q", args[0])
 	}
 	// Between browser and device there is a network that can fail.
-	link, err := newLink("127.0.0.1:" + ts.Getenv("PAGE"))
+	link, err := newWire("127.0.0.1:" + ts.Getenv("PAGE"))
 	ts.Check(err)
 	defer link.Close()
 	alloc, stop := chromedp.NewExecAllocator(context.Background(), chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU, chromedp.NoFirstRun,
@@ -96,8 +96,8 @@ func (b *tab) another() (t *tab, closed func()) {
 	return t, cancel
 }
 
-// link is a slow TCP connection to a device that can be cut.
-type link struct {
+// wire is a slow TCP connection to a device that can be cut.
+type wire struct {
 	net.Listener
 	to string
 
@@ -108,12 +108,12 @@ type link struct {
 	limit int // after so many of them nothing gets through any more, when it is not 0
 }
 
-func newLink(to string) (*link, error) {
+func newWire(to string) (*wire, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
-	n := &link{Listener: l, to: to}
+	n := &wire{Listener: l, to: to}
 	go func() {
 		for {
 			c, err := l.Accept()
@@ -126,7 +126,7 @@ func newLink(to string) (*link, error) {
 	return n, nil
 }
 
-func (l *link) carry(c net.Conn) {
+func (l *wire) carry(c net.Conn) {
 	d, err := net.Dial("tcp", l.to)
 	l.mu.Lock()
 	if err != nil || l.cut {
@@ -158,7 +158,7 @@ func (l *link) carry(c net.Conn) {
 }
 
 // count adds bytes of the browser, and waits where no more get through.
-func (l *link) count(n int) {
+func (l *wire) count(n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for l.limit > 0 && l.sent > l.limit {
@@ -171,7 +171,7 @@ func (l *link) count(n int) {
 
 // let says how many bytes more the browser may send; 0 for any number. It
 // returns how many it sent.
-func (l *link) let(more int) int {
+func (l *wire) let(more int) int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.limit = more
@@ -182,7 +182,7 @@ func (l *link) let(more int) int {
 }
 
 // set cuts the link, or mends it.
-func (l *link) set(cut bool) {
+func (l *wire) set(cut bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.cut = cut

@@ -85,7 +85,7 @@ func (a *app) fetchDebian(ctx context.Context, p *project.Project, e *project.En
 		found[d.name] = d.sum
 	}
 	if len(pinned) > 0 && !maps.Equal(pinned, found) {
-		return cli.WithHint(fmt.Errorf("Debian %s has other packages for %s now than %s has digests of: %s", e.Debian, arch, p.File, changedPackages(pinned, found)),
+		return cli.WithHint(fmt.Errorf("packages of Debian %s for %s are not those that %s has digests of: %s", e.Debian, arch, p.File, changedPackages(pinned, found)),
 			"valise engine fetch --update takes them")
 	}
 	if err := os.MkdirAll(target, 0o755); err != nil {
@@ -281,7 +281,7 @@ func (t *apt) run(ctx context.Context, name string, args ...string) ([]byte, err
 	out, log := &limited{limit: maxAptOutput}, &limited{limit: maxAptOutput}
 	c.Stdout, c.Stderr = out, log
 	if err := c.Run(); err != nil {
-		said := cli.OneLine(string(log.Bytes()))
+		said := cli.OneLine(log.String())
 		if len(said) > maxAptError {
 			said = strings.ToValidUTF8(said[:maxAptError], "") + "..."
 		}

@@ -28,7 +28,6 @@ import (
 	"github.com/valise-ota/valise/bundle/lazyregexp"
 	"github.com/valise-ota/valise/bundle/web"
 	"github.com/valise-ota/valise/cmd/internal/cli"
-	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/receipt"
 )
 
@@ -292,7 +291,7 @@ func (c *fleetCollection) addDir(ctx context.Context, site, dir string) error {
 		if !d.Type().IsRegular() {
 			return c.refuse(whole, "not a regular file")
 		}
-		b, err := readReceipt(root, name)
+		b, err := readRegular(root, name, receipt.MaxSize)
 		if err != nil {
 			return c.refuse(whole, err)
 		}
@@ -346,7 +345,7 @@ func (c *fleetCollection) report(ctx context.Context) fleetReport {
 		manifests := map[string]bundle.Digest{}
 		for _, x := range receipts {
 			version, since := x.From, x.Begun
-			done := x.Status == string(installer.Completed)
+			done := x.Status == receipt.Completed
 			if done {
 				version, since = x.To, ended(x)
 			}

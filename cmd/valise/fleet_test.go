@@ -11,9 +11,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -92,7 +92,7 @@ func TestFleetReport(t *testing.T) {
 	if err := os.WriteFile(changed, []byte(`{"payloadType":"x"}`), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if err := syscall.Mkfifo(filepath.Join(hostile, "1.json"), 0o644); err != nil {
+	if err := exec.Command("mkfifo", filepath.Join(hostile, "1.json")).Run(); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Symlink("/etc", filepath.Join(hostile, "link")); err != nil {

@@ -1,3 +1,5 @@
+//go:build unix
+
 package main
 
 import (
@@ -97,7 +99,7 @@ func TestManyFiles(t *testing.T) {
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
-		return cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss << 10
+		return int64(cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss) << 10
 	}
 	random := rand.NewChaCha8([32]byte{1})
 	files := func(from, to int) {

@@ -98,7 +98,7 @@ func receiptFiles(root *os.Root) (map[string][][]byte, error) {
 	}
 	files := map[string][][]byte{}
 	for _, name := range names {
-		b, err := readReceipt(root, name)
+		b, err := readRegular(root, name, receipt.MaxSize)
 		if err != nil {
 			return nil, err
 		}
@@ -107,9 +107,9 @@ func receiptFiles(root *os.Root) (map[string][][]byte, error) {
 	return files, nil
 }
 
-// readReceipt reads a file that may be a receipt. A link does not lead out of root, and
+// readRegular reads a file of limit bytes at most. A link does not lead out of root, and
 // what is not a file, such as a pipe without a writer, is refused before it is opened.
-func readReceipt(root *os.Root, name string) ([]byte, error) {
+func readRegular(root *os.Root, name string, limit int64) ([]byte, error) {
 	if info, err := root.Lstat(name); err != nil {
 		return nil, err
 	} else if !info.Mode().IsRegular() {
@@ -120,5 +120,9 @@ func readReceipt(root *os.Root, name string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	return io.ReadAll(io.LimitReader(f, receipt.MaxSize+1))
+	b, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(b)) > limit {
+		err = fmt.Errorf("%s has more than %d bytes", name, limit)
+	}
+	return b, err
 }

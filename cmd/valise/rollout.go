@@ -26,7 +26,6 @@ import (
 	"github.com/valise-ota/valise/bundle/rollout"
 	"github.com/valise-ota/valise/bundle/sign"
 	"github.com/valise-ota/valise/cmd/internal/cli"
-	"github.com/valise-ota/valise/installer/source"
 	"github.com/valise-ota/valise/verify"
 )
 
@@ -255,19 +254,31 @@ func rolloutDir(app, dir string) rolloutPlace {
 	return rolloutPlace{
 		dir,
 		func(ctx context.Context) (int64, []byte, []byte, error) {
-			abs, err := filepath.Abs(dir)
+			root, err := os.OpenRoot(dir)
 			if err != nil {
 				return 0, nil, nil, err
 			}
-			src, err := source.New(app, source.Config{Path: abs}, source.Options{})
+			defer root.Close()
+			files, err := fs.ReadDir(root.FS(), ".")
 			if err != nil {
 				return 0, nil, nil, err
 			}
-			r, err := src.Rollout(ctx, 0)
-			if err != nil || r == nil {
-				return 0, nil, nil, err
+			var sequence int64
+			for _, f := range files {
+				if n, ok := rollout.ParseFileName(app, f.Name()); ok {
+					sequence = max(sequence, n)
+				}
 			}
-			return r.Sequence, r.Text, r.Signature, nil
+			if sequence == 0 {
+				return 0, nil, nil, nil
+			}
+			file := rollout.FileName(app, sequence)
+			text, err := readRegular(root, file, rollout.MaxSize)
+			if err != nil {
+				return sequence, nil, nil, err
+			}
+			signature, err := readRegular(root, file+rollout.SignatureSuffix, bundle.MaxSignatureSize)
+			return sequence, text, signature, err
 		},
 		func(_ context.Context, n int64, text, signature []byte) (string, error) {
 			path := filepath.Join(dir, rollout.FileName(app, n))
@@ -448,8 +459,10 @@ func (a *app) rolloutChange(ctx context.Context, version string, f rolloutFlags,
 	}
 	next := &rollout.File{Format: rollout.Format, App: app, Releases: []rollout.Release{}}
 	for _, p := range places {
-		if f.anew {
-			break
+		if f.anew { // only its number counts: devices take none below
+			n, _, _, _ := p.read(ctx)
+			next.Sequence = max(next.Sequence, n)
+			continue
 		}
 		old, err := readRollout(ctx, app, p, before)
 		if err == nil && old.File != nil && before == nil {

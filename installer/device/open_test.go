@@ -22,7 +22,7 @@ func TestFetchRoom(t *testing.T) {
 			fmt.Fprint(w, `[{"name":"shop-1.0.0.tar.gz"}]`)
 			return
 		}
-		w.Header().Set("Content-Length", fmt.Sprint(900<<30))
+		w.Header().Set("Content-Length", fmt.Sprint(int64(900<<30)))
 		for { // for as long as it is read
 			if _, err := w.Write(make([]byte, 64<<10)); err != nil {
 				return

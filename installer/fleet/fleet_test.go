@@ -431,7 +431,7 @@ func TestModes(t *testing.T) {
 			s.Set(id, func(a *fleettest.Action) { a.Window = "available" })
 		}},
 		"local window":  {fleettest.Action{}, 2 * time.Hour, true, "scheduled/none | updates may begin here at ", func(d *device, _ *fleettest.Server, _ int) { d.opens = 0 }},
-		"attempt":       {fleettest.Action{Download: "attempt", Update: "attempt"}, 0, true, "downloaded/none", func(d *device, _ *fleettest.Server, _ int) { _ = d.Apply(nil, "R1") }},
+		"attempt":       {fleettest.Action{Download: "attempt", Update: "attempt"}, 0, true, "downloaded/none", func(d *device, _ *fleettest.Server, _ int) { _ = d.Apply(context.Background(), "R1") }},
 		"download only": {fleettest.Action{DownloadOnly: true}, 0, true, "downloaded/none", nil},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -27,6 +27,9 @@ import (
 // PayloadType is the DSSE payload type of a receipt.
 const PayloadType = "application/vnd.valise.receipt.v1+json"
 
+// Completed is the status of what the device did and kept.
+const Completed = "completed"
+
 // MaxSize bounds a receipt, in bytes.
 const MaxSize = 64 << 10
 
@@ -69,7 +72,7 @@ type Mention struct {
 // MentionOf returns what to tell of the receipt in a file.
 func MentionOf(r Receipt, file []byte) Mention {
 	m := Mention{App: r.App, Device: r.Device, Key: Fingerprint(r.Key), Receipt: r.Sequence, Digest: bundle.DigestOf(file), Version: r.From}
-	if r.Status == "completed" {
+	if r.Status == Completed {
 		m.Version = r.To
 	}
 	return m

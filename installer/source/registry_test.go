@@ -639,7 +639,7 @@ func TestRegistryImages(t *testing.T) {
 func TestRegistryHostile(t *testing.T) {
 	const plainImage = `{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{},"layers":[]}`
 	artifact := func(layers string) string { return `{"schemaVersion":2,"layers":[` + layers + `]}` }
-	layer := func(b string, size int) string {
+	layer := func(b string, size int64) string {
 		return fmt.Sprintf(`{"digest":%q,"size":%d}`, bundle.DigestOf([]byte(b)), size)
 	}
 	for name, f := range map[string]struct {

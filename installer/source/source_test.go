@@ -532,7 +532,7 @@ func TestGitHubEndless(t *testing.T) {
 func TestDownloadRoom(t *testing.T) {
 	srv := newServer(t, nil)
 	srv.fault = func(n int, w http.ResponseWriter, r *http.Request) bool {
-		w.Header().Set("Content-Length", fmt.Sprint(900<<30))
+		w.Header().Set("Content-Length", fmt.Sprint(int64(900<<30)))
 		_, _ = w.Write(make([]byte, 1<<20))
 		return true
 	}

@@ -122,6 +122,11 @@ func TestImports(t *testing.T) {
 			}
 		}
 	}
+	for _, dep := range all[module+"cmd/valise"].Deps {
+		if under(dep, own("installer")...) && dep != module+"installer/receipt" {
+			t.Errorf("cmd/valise reaches %s: it runs on Windows too, and devices do not", dep)
+		}
+	}
 	for path, p := range all {
 		for _, f := range floors {
 			if !under(path, own(f.dir)...) {
