@@ -230,7 +230,7 @@ func (b *tab) until(js string) {
 	var err error
 	for again := true; again; { // a page that loads itself anew ends what was asked of it
 		_, err = chromedp.Run(ctx, chromedp.Poll[bool](js, chromedp.WithPollingInterval(50*time.Millisecond), chromedp.WithPollingTimeout(0)))
-		again = err != nil && strings.Contains(err.Error(), "navigated or closed") && ctx.Err() == nil
+		again = err != nil && ctx.Err() == nil && (strings.Contains(err.Error(), "navigated or closed") || strings.Contains(err.Error(), "Cannot find context"))
 	}
 	if err != nil {
 		err = fmt.Errorf("never true: %s: %w", js, err)
