@@ -62,7 +62,7 @@ func Rollout(ctx context.Context, to name.Repository, sequence int64, text, sign
 }
 
 // ReadRollout reads the rollout file with the highest sequence of a repository, nothing
-// when it has none.
+// when it has none. The sequence is there also where the file cannot be read.
 func ReadRollout(ctx context.Context, from name.Repository, options ...remote.Option) (sequence int64, text, signature []byte, err error) {
 	tags, err := remote.List(from, append(slices.Clone(options), remote.WithContext(ctx))...)
 	if notFound(err) {
@@ -84,7 +84,7 @@ func ReadRollout(ctx context.Context, from name.Repository, options ...remote.Op
 	tag := from.Tag(rolloutTag + strconv.FormatInt(sequence, 10))
 	both, err := readRollout(ctx, tag, options)
 	if err != nil {
-		return 0, nil, nil, fmt.Errorf("read %s: %w", tag, err)
+		return sequence, nil, nil, fmt.Errorf("read %s: %w", tag, err)
 	}
 	return sequence, both[0], both[1], nil
 }

@@ -153,7 +153,7 @@ func readFleet(ctx context.Context, places, hawkBit []string) (fleetReport, erro
 		}
 	}
 	if len(c.chains)+len(c.refused) == 0 {
-		return fleetReport{}, fmt.Errorf("no receipt (NUMBER.json, or one a line of a file) in %s", strings.Join(append(places, hawkBit...), ", "))
+		return fleetReport{}, fmt.Errorf("no receipt (NUMBER.json, or one a line of a file) in %s", strings.Join(places, ", "))
 	}
 	return c.report(ctx), nil
 }

@@ -41,7 +41,7 @@ func (c *fleetCollection) addHawkBit(ctx context.Context, name string) error {
 	}
 	defer f.Close()
 	limited := &io.LimitedReader{R: f, N: maxFleetReceipts + 1}
-	pages := json.NewDecoder(limited)
+	pages, heard := json.NewDecoder(limited), 0
 	for {
 		var page struct {
 			Content []actionStatus `json:"content"`
@@ -50,6 +50,8 @@ func (c *fleetCollection) addHawkBit(ctx context.Context, name string) error {
 		switch {
 		case limited.N <= 0:
 			return fmt.Errorf("%s: more than %d bytes", name, maxFleetReceipts)
+		case errors.Is(err, io.EOF) && heard == 0:
+			return fmt.Errorf("%s: no receipt is mentioned there: want pages of action statuses", name)
 		case errors.Is(err, io.EOF):
 			return nil
 		case err != nil:
@@ -61,6 +63,7 @@ func (c *fleetCollection) addHawkBit(ctx context.Context, name string) error {
 					return err
 				}
 				if strings.HasPrefix(text, `{"app":`) {
+					heard++
 					c.hear(name, text, time.UnixMilli(status.ReportedAt).UTC())
 				}
 			}
@@ -75,6 +78,9 @@ func (c *fleetCollection) hear(name, text string, at time.Time) {
 	if err == nil && (m.Receipt < 1 || !m.Digest.Valid() || !fingerprint.MatchString(m.Key)) {
 		err = errors.New("want a number, a digest and the fingerprint of a key")
 	}
+	if err == nil && (at.Year() < 1970 || at.Year() > 9999) { // JSON has no such time
+		err = fmt.Errorf("it was reported at %d", at.UnixMilli())
+	}
 	if err != nil {
 		c.refuse(name, fmt.Errorf("a message about a receipt: %w", err))
 		return
@@ -85,6 +91,9 @@ func (c *fleetCollection) hear(name, text string, at time.Time) {
 
 // compare sets what hawkBit was told against the receipts that are there.
 func (f *fleetChain) compare(d *fleetDevice) {
+	if len(f.told) == 0 {
+		return
+	}
 	slices.SortStableFunc(f.told, func(x, y told) int {
 		return cmp.Or(cmp.Compare(x.Receipt, y.Receipt), x.at.Compare(y.at))
 	})

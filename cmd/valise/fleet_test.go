@@ -207,8 +207,10 @@ func TestFleetHawkBit(t *testing.T) {
 	}
 
 	for export, want := range map[string]string{
-		page(actionStatus{Messages: []string{`{"app":"shop","key":"../x","receipt":1}`}}): "a message about a receipt: want a number, a digest",
-		page(actionStatus{Messages: []string{`{"app":`}}):                                 "a message about a receipt: unexpected end",
+		page(actionStatus{Messages: []string{`{"app":"shop","key":"../x","receipt":1}`}}):  "a message about a receipt: want a number, a digest",
+		page(actionStatus{Messages: []string{`{"app":`}}):                                  "a message about a receipt: unexpected end",
+		strings.Replace(page(status("good", 1)), `"reportedAt":`, `"reportedAt":99999`, 1): "a message about a receipt: it was reported at 99999",
+		`{"content":[{"id":1,"status":"finished"}]}`:                                       "no receipt is mentioned there",
 		`[1]`:              "want pages of action statuses",
 		`{"content":[{"`:   "want pages of action statuses",
 		page():             "no receipt",

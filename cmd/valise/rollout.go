@@ -187,7 +187,7 @@ func rolloutLines(f *rollout.File) string {
 // rolloutPlace is where rollout files are.
 type rolloutPlace struct {
 	name string
-	// read returns the newest file, nothing when there is none.
+	// read returns the newest file, nothing when there is none; with an error, its sequence where that is known.
 	read func(ctx context.Context) (sequence int64, text, signature []byte, err error)
 	// write publishes one, and says where.
 	write func(ctx context.Context, sequence int64, text, signature []byte) (string, error)
@@ -306,19 +306,19 @@ func (a *app) rolloutGitHub(app, repository string, repo *publish.Repository) ro
 		}
 		assets, err := repo.Assets(ctx, newest.ID)
 		if err != nil {
-			return 0, nil, nil, err
+			return sequence, nil, nil, err
 		}
 		var both [2]bytes.Buffer
 		for i, name := range []string{rollout.FileName(app, sequence), rollout.FileName(app, sequence) + rollout.SignatureSuffix} {
 			at := slices.IndexFunc(assets, func(s publish.Asset) bool { return s.Name == name })
 			if at < 0 {
-				return 0, nil, nil, fmt.Errorf("release %s has no %s", newest.Tag, name)
+				return sequence, nil, nil, fmt.Errorf("release %s has no %s", newest.Tag, name)
 			}
 			if limit := []int64{rollout.MaxSize, bundle.MaxSignatureSize}[i]; assets[at].Size > limit {
-				return 0, nil, nil, fmt.Errorf("%s of release %s has %d bytes, limit %d", name, newest.Tag, assets[at].Size, limit)
+				return sequence, nil, nil, fmt.Errorf("%s of release %s has %d bytes, limit %d", name, newest.Tag, assets[at].Size, limit)
 			}
 			if err := repo.Download(ctx, assets[at], &both[i]); err != nil {
-				return 0, nil, nil, err
+				return sequence, nil, nil, err
 			}
 		}
 		return sequence, both[0].Bytes(), both[1].Bytes(), nil
@@ -460,7 +460,10 @@ func (a *app) rolloutChange(ctx context.Context, version string, f rolloutFlags,
 	next := &rollout.File{Format: rollout.Format, App: app, Releases: []rollout.Release{}}
 	for _, p := range places {
 		if f.anew { // only its number counts: devices take none below
-			n, _, _, _ := p.read(ctx)
+			n, _, _, err := p.read(ctx)
+			if err != nil && n == 0 {
+				return err
+			}
 			next.Sequence = max(next.Sequence, n)
 			continue
 		}
