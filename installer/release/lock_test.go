@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"testing"
 	"time"
 )
@@ -16,9 +17,12 @@ var lockedAt = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 // holdLock is the child of TestLockProcesses. It holds the lock until it is
 // killed.
 func holdLock(path string) error {
-	if _, err := Lock(path, "update to 2.1.0", lockedAt); err != nil {
+	unlock, err := Lock(path, "update to 2.1.0", lockedAt)
+	if err != nil {
 		return err
 	}
+	defer unlock() // never: what is not reachable would be collected, and with it the lock
+	runtime.GC()
 	fmt.Println("locked")
 	select {}
 }
