@@ -102,7 +102,7 @@ func (a *App) classify(ctx context.Context, err error) error {
 		return nil
 	}
 	// When the time for what failed is over, the engine is asked all the same.
-	if _, down := a.Engine.Info(context.WithoutCancel(ctx)); down != nil {
+	if _, down := a.Engine.Ask(context.WithoutCancel(ctx)); down != nil {
 		return &installer.DeviceError{Err: err}
 	}
 	return err

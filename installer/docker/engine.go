@@ -22,6 +22,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/moby/moby/client"
@@ -49,6 +50,14 @@ type Engine struct {
 	host   string
 	client *client.Client
 	answer time.Duration
+	dials  atomic.Int64 // connections made
+	known  atomic.Pointer[known]
+}
+
+// known is what an engine said of itself, and how many connections had been made.
+type known struct {
+	info  Info
+	dials int64
 }
 
 // UnreachableError says that no engine answers at Host.
@@ -130,7 +139,9 @@ func Connect(ctx context.Context, host string, answer time.Duration) (*Engine, e
 	if !strings.HasPrefix(host, "unix:///") {
 		return nil, fmt.Errorf("connect to container engine: host is %q, want unix:///path/of/the/socket: the engine must be on this device", host)
 	}
+	e := &Engine{host: host, answer: answer}
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		e.dials.Add(1)
 		conn, err := new(net.Dialer).DialContext(ctx, "unix", strings.TrimPrefix(host, "unix://"))
 		if err != nil {
 			return nil, err
@@ -156,7 +167,8 @@ func Connect(ctx context.Context, host string, answer time.Duration) (*Engine, e
 		}
 		return nil, &UnreachableError{Host: host, Err: unanswered(soon, err)}
 	}
-	return &Engine{host: host, client: c, answer: answer}, nil
+	e.client = c
+	return e, nil
 }
 
 // Close closes idle connections.
@@ -192,11 +204,25 @@ type Info struct {
 const podmanLacks = "it loads no image without the layers that it has already, so that each update would have to bring all; it puts another name in front of those that images are given; " +
 	"and it answers 500 where a container's name is taken: install Docker, whose socket DOCKER_HOST may name"
 
-// Info asks the engine what it is. Nothing is cached: between two updates an
-// engine may be upgraded to another store.
+// Info is what Ask says, which starts several programs of the engine. As long as it
+// answers on the connections that there were then, it is the same engine, and only asked
+// whether it is there: one that was upgraded, perhaps to another store, needs new ones.
 func (e *Engine) Info(ctx context.Context) (Info, error) {
+	if k := e.known.Load(); k != nil {
+		soon, cancel := asking(ctx, "the engine", e.answer)
+		defer cancel()
+		if _, err := e.client.Ping(soon, client.PingOptions{}); err == nil && e.dials.Load() == k.dials {
+			return k.info, nil
+		}
+	}
+	return e.Ask(ctx)
+}
+
+// Ask asks the engine what it is.
+func (e *Engine) Ask(ctx context.Context) (Info, error) {
 	ctx, cancel := asking(ctx, "the engine", e.answer)
 	defer cancel()
+	dials := e.dials.Load()
 	v, err := e.client.ServerVersion(ctx, client.ServerVersionOptions{})
 	if err != nil {
 		return Info{}, fmt.Errorf("ask container engine for its version: %w", unanswered(ctx, err))
@@ -225,6 +251,7 @@ func (e *Engine) Info(ctx context.Context) (Info, error) {
 	if info.Platform, err = platform(v.Os, v.Arch, res.Info.Architecture); err != nil {
 		return Info{}, fmt.Errorf("read platform of container engine: %w", err)
 	}
+	e.known.Store(&known{info, dials})
 	return info, nil
 }
 

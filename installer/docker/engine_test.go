@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"io"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -95,6 +96,37 @@ func wantList(t *testing.T, e *Engine, app string, want ...string) {
 	slices.Sort(want)
 	if err != nil || !slices.Equal(got, want) {
 		t.Errorf("List: %q, %v; want %q", got, err, want)
+	}
+}
+
+// An engine is asked once what it is; one that was restarted, and may be another now, is
+// asked again, because its connections are new.
+func TestInfoOnce(t *testing.T) {
+	asked, version, info := 0, version2010, infoGraph
+	e := fakeEngine{
+		"GET /version": func(w http.ResponseWriter, r *http.Request) { asked++; answer(version)(w, r) },
+		"GET /info":    func(w http.ResponseWriter, r *http.Request) { answer(info)(w, r) },
+		"GET /containers/json": func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Connection", "close")
+			answer("[]")(w, r)
+		},
+	}.start(t)
+	want := func(store Store, times int) {
+		t.Helper()
+		if got, err := e.Info(t.Context()); err != nil || got.Store != store || asked != times {
+			t.Errorf("%+v, %v after %d questions, want %s after %d", got, err, asked, store, times)
+		}
+	}
+	want(GraphDriver, 1)
+	want(GraphDriver, 1)
+	version, info = version29, infoC8d
+	if _, err := e.Projects(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	want(Containerd, 2)
+	want(Containerd, 2)
+	if _, err := e.Ask(t.Context()); err != nil || asked != 3 {
+		t.Errorf("%v after %d questions, want 3", err, asked)
 	}
 }
 
