@@ -2,15 +2,14 @@ package environ
 
 import (
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 
 	"github.com/valise-ota/valise/bundle"
 )
 
-// Next makes f what release m needs of it, and returns the keys of secrets that it
-// generated with bytes of random. In this order, each only where the key has no
+// Next makes f what release m needs of it, and returns the keys of secrets whose value is
+// from generate, see Generate. In this order, each only where the key has no
 // value yet, except for the first and the last:
 //
 //   - answers, what the operator says now, replace any value, but not that of a
@@ -22,7 +21,7 @@ import (
 // Secrets that are files of their own are not for f.
 //
 // After an error f may have a part of it.
-func (f *File) Next(m *bundle.Manifest, answers map[string]string, first bool, random io.Reader) (generated []string, err error) {
+func (f *File) Next(m *bundle.Manifest, answers map[string]string, first bool, generate func(key string, s bundle.Secret) (string, error)) (generated []string, err error) {
 	d := &m.Device
 	for _, key := range slices.Sorted(maps.Keys(answers)) {
 		if d.Secrets[key].File != "" {
@@ -51,7 +50,7 @@ func (f *File) Next(m *bundle.Manifest, answers map[string]string, first bool, r
 		if d.Secrets[key].File != "" {
 			continue
 		}
-		value, err := Generate(d.Secrets[key], random)
+		value, err := generate(key, d.Secrets[key])
 		if err != nil {
 			return nil, err
 		}

@@ -32,7 +32,7 @@ func TestNext(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			f := mustParse(t, tc.before)
-			generated, err := f.Next(m, tc.answers, tc.first, strings.NewReader(strings.Repeat("a", 16)))
+			generated, err := f.Next(m, tc.answers, tc.first, from(strings.Repeat("a", 16)))
 			if tc.err != "" {
 				wantErr(t, err, tc.err)
 				return
@@ -50,8 +50,14 @@ func TestNext(t *testing.T) {
 		})
 	}
 	f := mustParse(t, "")
-	_, err := f.Next(m, nil, true, strings.NewReader(""))
+	_, err := f.Next(m, nil, true, from(""))
 	wantErr(t, err, "EOF")
+}
+
+// from generates secrets with such bytes.
+func from(random string) func(string, bundle.Secret) (string, error) {
+	r := strings.NewReader(random)
+	return func(_ string, s bundle.Secret) (string, error) { return Generate(s, r) }
 }
 
 func TestPutBack(t *testing.T) {

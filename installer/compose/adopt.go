@@ -456,7 +456,10 @@ func (a *App) Adopt(ctx context.Context, f *Adoption) (r installer.Release, err 
 	if err != nil {
 		return r, err
 	}
-	ids, err := a.Engine.Check(ctx, images) // which gives them our names
+	if _, err := a.Engine.Check(ctx, images); err != nil { // which gives them our names
+		return r, err
+	}
+	info, err := a.Engine.Info(ctx)
 	if err != nil {
 		return r, err
 	}
@@ -466,7 +469,7 @@ func (a *App) Adopt(ctx context.Context, f *Adoption) (r installer.Release, err 
 	if err := a.Engine.Sync(ctx); err != nil {
 		return r, err
 	}
-	if files[pinsName], err = pins(m, images, ids); err != nil {
+	if files[pinsName], err = pins(m, images, info.Store); err != nil {
 		return r, err
 	}
 	files[bundle.ManifestName] = b

@@ -73,7 +73,8 @@ type App struct {
 	// but not verified, or returns nil; may be nil itself.
 	Retained func(r installer.Release) (*Retained, error)
 
-	read docker.Read
+	read      docker.Read
+	generated map[string]string // values of secrets
 }
 
 var _ installer.Runtime = (*App)(nil)

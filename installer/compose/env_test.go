@@ -1,6 +1,7 @@
 package compose
 
 import (
+	"bytes"
 	"crypto/rand"
 	"io"
 	"io/fs"
@@ -30,6 +31,10 @@ func TestNextEnv(t *testing.T) {
 	key, _ := env.Lookup("KEY")
 	if want := "# all\nURL=''\nLEVEL=info\nKEY=" + key + "\nDB=x:${KEY}\nSHOP_VERSION=1.2.3\n"; string(env.Bytes()) != want || len(key) != 16 || len(generated) != 1 {
 		t.Errorf("got\n%s, %q\nwant\n%s", env.Bytes(), generated, want)
+	}
+	again, _, err := a.nextEnv(m, open)
+	if err != nil || !bytes.Equal(again.Bytes(), env.Bytes()) {
+		t.Errorf("the second time: %v\n%s", err, again.Bytes())
 	}
 	if missing := env.Missing(m.Device.RequiredEnv); len(missing) != 1 {
 		t.Errorf("missing %q", missing)

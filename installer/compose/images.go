@@ -74,13 +74,13 @@ func plain(list []docker.TaggedImage) []bundle.Image {
 
 // pins is the compose override that pins every service to the ID of its image:
 // whatever becomes of tags, what runs is what was verified. YAML holds JSON.
-func pins(m *bundle.Manifest, images []docker.TaggedImage, ids map[string]string) ([]byte, error) {
+func pins(m *bundle.Manifest, images []docker.TaggedImage, store docker.Store) ([]byte, error) {
 	services := map[string]pin{}
 	for _, c := range m.Components {
 		for _, img := range images {
 			if slices.ContainsFunc(c.Images, func(i bundle.Image) bool { return i.Manifest.Digest == img.Image.Manifest.Digest }) {
 				for _, name := range c.Services {
-					services[name] = pin{ids[img.Tag], "never"}
+					services[name] = pin{store.ID(img.Image), "never"}
 				}
 			}
 		}

@@ -224,14 +224,7 @@ func (a *App) inspectDisk(ctx context.Context, f *installer.Facts, m *bundle.Man
 // writes nothing.
 func (a *App) inspectServices(ctx context.Context, f *installer.Facts, rel *verify.Release, m *bundle.Manifest, text []byte, env *environ.File, images []docker.TaggedImage, store docker.Store, current *installer.Release) error {
 	first := current == nil
-	ids := map[string]string{}
-	for _, img := range images {
-		ids[img.Tag] = string(img.Image.Config.Digest)
-		if store == docker.Containerd {
-			ids[img.Tag] = string(img.Image.Manifest.Digest)
-		}
-	}
-	pinned, err := pins(m, images, ids)
+	pinned, err := pins(m, images, store)
 	if err != nil {
 		return err
 	}

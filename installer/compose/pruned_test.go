@@ -83,12 +83,12 @@ func TestPruned(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			ids, err := a.ensure(t.Context(), images, nil, content.OpenBlob)
+			err = a.ensure(t.Context(), images, nil, content.OpenBlob)
 			switch {
 			case tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want) || errors.As(err, new(*installer.DeviceError)) == tt.taken):
 				t.Errorf("got %v, want an error of the device with %q", err, tt.want)
-			case tt.want == "" && (err != nil || ids[images[0].Tag] != string(image.Config.Digest)):
-				t.Errorf("got %v, %v", ids, err)
+			case tt.want == "" && err != nil:
+				t.Error(err)
 			}
 			if loads != tt.loads {
 				t.Errorf("%d loads, want %d", loads, tt.loads)

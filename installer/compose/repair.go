@@ -107,7 +107,7 @@ func (a *App) checkImages(ctx context.Context, m *bundle.Manifest) error {
 	if err != nil {
 		return err
 	}
-	if _, err = a.check(ctx, images); err != nil {
+	if err := a.check(ctx, images); err != nil {
 		return err
 	}
 	return a.keep(ctx, images)
@@ -142,6 +142,5 @@ func (a *App) bringImages(ctx context.Context, m *bundle.Manifest, r installer.R
 	if err != nil {
 		return err
 	}
-	_, err = a.ensure(ctx, images, nil, b.OpenBlob)
-	return err
+	return a.ensure(ctx, images, nil, b.OpenBlob)
 }

@@ -47,18 +47,14 @@ func (a *App) Stage(ctx context.Context, rel *verify.Release, to installer.Relea
 	if err := a.addMounts(m, dir.Path()); err != nil {
 		return err
 	}
-	if err := a.checkCompose(ctx, m, a.files(m, filepath.Join(a.Dir, dir.Path())), func(name string) (io.ReadCloser, error) { return Open(rel, name) }); err != nil {
+	staged := filepath.Join(a.Dir, dir.Path())
+	if err := a.pin(ctx, dir.WriteFile, rel, staged); err != nil {
 		return err
 	}
-	staged := filepath.Join(a.Dir, dir.Path())
 	if err := a.hookIn(ctx, m, to, staged, "pre-stage"); err != nil {
 		return err
 	}
-	pins, err := a.load(ctx, rel, kept)
-	if err != nil {
-		return err
-	}
-	if err := dir.WriteFile(pinsName, 0o644, bytes.NewReader(pins)); err != nil {
+	if err := a.load(ctx, rel, kept); err != nil {
 		return err
 	}
 	if err := a.hookIn(ctx, m, to, staged, "post-stage"); err != nil {
@@ -83,17 +79,38 @@ func (a *App) stageKept(ctx context.Context, rel *verify.Release, to installer.R
 	if err := a.addMounts(m, path.Join("releases", to.Dir)); err != nil {
 		return err
 	}
-	if err := a.checkCompose(ctx, m, a.files(m, a.releaseDir(to)), func(name string) (io.ReadCloser, error) { return Open(rel, name) }); err != nil {
+	if err := a.pin(ctx, write, rel, a.releaseDir(to)); err != nil {
 		return err
 	}
-	pins, err := a.load(ctx, rel, kept)
+	return a.load(ctx, rel, kept)
+}
+
+// pin writes the compose override that pins the images of a release, which may not be
+// here yet, and lets docker compose read what the release runs from.
+func (a *App) pin(ctx context.Context, write writer, rel *verify.Release, dir string) error {
+	m := rel.Manifest()
+	info, err := a.Engine.Info(ctx)
 	if err != nil {
 		return err
 	}
-	return write(pinsName, 0o644, bytes.NewReader(pins))
+	images, err := a.images(m, info.Platform)
+	if err != nil {
+		return err
+	}
+	pins, err := pins(m, images, info.Store)
+	if err != nil {
+		return err
+	}
+	if err := write(pinsName, 0o644, bytes.NewReader(pins)); err != nil {
+		return err
+	}
+	return a.checkCompose(ctx, m, append(a.files(m, dir), filepath.Join(dir, pinsName)), func(name string) (io.ReadCloser, error) { return Open(rel, name) })
 }
 
-func writeFiles(write func(name string, mode fs.FileMode, r io.Reader) error, rel *verify.Release) error {
+// writer writes a file of a release.
+type writer = func(name string, mode fs.FileMode, r io.Reader) error
+
+func writeFiles(write writer, rel *verify.Release) error {
 	if err := write(bundle.ManifestName, 0o644, bytes.NewReader(rel.ManifestBytes())); err != nil {
 		return err
 	}
@@ -140,31 +157,30 @@ func (a *App) checkCompose(ctx context.Context, m *bundle.Manifest, files []stri
 	return err
 }
 
-// load brings every image of the release into the engine, checks and keeps it,
-// and returns the compose override that pins them.
-func (a *App) load(ctx context.Context, rel *verify.Release, kept []installer.Release) ([]byte, error) {
+// load brings every image of the release into the engine, checks and keeps it.
+func (a *App) load(ctx context.Context, rel *verify.Release, kept []installer.Release) error {
 	m := rel.Manifest()
 	info, err := a.Engine.Info(ctx)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	images, err := a.images(m, info.Platform)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	known, err := a.known(kept, info.Platform)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	torn, err := a.torn()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	known = slices.DeleteFunc(known, func(k docker.TaggedImage) bool { return slices.Contains(torn, k.Tag) })
 	// An image of ours that no committed release needs may be torn; the engine
 	// would say it is there.
 	if _, err := a.removeImages(ctx, known); err != nil {
-		return nil, err
+		return err
 	}
 	// What runs needs no keeper yet, and may have lost it to a docker system prune.
 	for _, k := range kept {
@@ -172,32 +188,28 @@ func (a *App) load(ctx context.Context, rel *verify.Release, kept []installer.Re
 			_ = a.checkImages(ctx, m) // what is lost is said by status, and stops no update
 		}
 	}
-	ids, err := a.ensure(ctx, images, known, rel.OpenBlob)
-	if err != nil {
-		return nil, err
-	}
-	return pins(m, images, ids)
+	return a.ensure(ctx, images, known, rel.OpenBlob)
 }
 
-// ensure loads what the engine lacks of images, keeps them, makes them durable
-// and returns their IDs. Images in known are whole and stay.
-func (a *App) ensure(ctx context.Context, images, known []docker.TaggedImage, open openBlob) (map[string]string, error) {
-	ids, err := a.check(ctx, images)
+// ensure loads what the engine lacks of images, keeps them and makes them durable.
+// Images in known are whole and stay.
+func (a *App) ensure(ctx context.Context, images, known []docker.TaggedImage, open openBlob) error {
+	err := a.check(ctx, images)
 	lacks := err != nil
 	if !lacks {
 		err = a.keep(ctx, images)
 		lacks = docker.IsGone(err)
 	}
 	if lacks {
-		ids, err = a.loadMissing(ctx, images, known, open)
+		err = a.loadMissing(ctx, images, known, open)
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := a.Engine.Sync(ctx); err != nil {
-		return nil, err
+		return err
 	}
-	return ids, release.RemoveAll(a.Releases.Root(), loadMarker)
+	return release.RemoveAll(a.Releases.Root(), loadMarker)
 }
 
 // keep protects images from a prune.
@@ -213,10 +225,10 @@ func (a *App) keep(ctx context.Context, images []docker.TaggedImage) error {
 // openBlob is bundle.Reader.OpenBlob.
 type openBlob = func(bundle.Digest) (io.ReadCloser, error)
 
-func (a *App) loadMissing(ctx context.Context, images, known []docker.TaggedImage, openBlob openBlob) (map[string]string, error) {
+func (a *App) loadMissing(ctx context.Context, images, known []docker.TaggedImage, openBlob openBlob) error {
 	torn, err := a.torn()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	marked := torn
 	for _, img := range images {
@@ -225,13 +237,13 @@ func (a *App) loadMissing(ctx context.Context, images, known []docker.TaggedImag
 		}
 	}
 	if err := release.WriteFile(a.Releases.Root(), loadMarker, []byte(strings.Join(marked, "\n")), 0o600); err != nil {
-		return nil, err
+		return err
 	}
 	open := func(d bundle.Descriptor) (io.ReadCloser, error) { return openBlob(d.Digest) }
-	load := func() (map[string]string, error) {
+	load := func() error {
 		skip, err := a.present(ctx, images, known)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		err = a.Engine.Load(ctx, images, skip, open, a.progress("stage"))
 		if err != nil && ctx.Err() == nil {
@@ -241,42 +253,41 @@ func (a *App) loadMissing(ctx context.Context, images, known []docker.TaggedImag
 			}
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
-		ids, err := a.Engine.Check(ctx, images)
-		if err == nil {
-			err = a.keep(ctx, images)
+		if _, err := a.Engine.Check(ctx, images); err != nil {
+			return err
 		}
-		return ids, err
+		return a.keep(ctx, images)
 	}
 	if torn != nil {
 		// A crash in an earlier load may have left layers without content,
 		// which the engine keeps using: it drops them with their images.
-		if _, err := load(); err != nil {
-			return nil, err
+		if err := load(); err != nil {
+			return err
 		}
 		left, err := a.drop(ctx, slices.DeleteFunc(slices.Clone(images), func(img docker.TaggedImage) bool { return slices.Contains(tagsOf(known), img.Tag) }))
 		if err != nil {
-			return nil, err
+			return err
 		}
 		more, err := a.Engine.Remove(ctx, a.Name, torn) // of other releases, which may share the layers
 		if err != nil {
-			return nil, err
+			return err
 		}
 		for _, l := range append(left, more...) {
 			if slices.Contains(torn, l.Tag) {
-				return nil, fmt.Errorf("image %s may be damaged by an interrupted load, and cannot be loaded again while others use it (%s): remove those first", l.Tag, strings.Join(l.Users, ", "))
+				return fmt.Errorf("image %s may be damaged by an interrupted load, and cannot be loaded again while others use it (%s): remove those first", l.Tag, strings.Join(l.Users, ", "))
 			}
 		}
 	}
-	ids, err := load()
+	err = load()
 	if docker.IsGone(err) { // a prune takes what no container keeps yet
-		ids, err = load()
+		err = load()
 	}
 	if docker.IsGone(err) {
 		err = &installer.DeviceError{Err: fmt.Errorf("images vanish while they are loaded, is something pruning them? %w", err)}
 	}
-	return ids, err
+	return err
 }
 
 // drop removes images and returns those that are still there because of others.
@@ -296,19 +307,20 @@ func (a *App) drop(ctx context.Context, images []docker.TaggedImage) ([]docker.I
 	return left, nil
 }
 
-// check compares images with what the engine has and returns their IDs. One whose
-// load was cut off is not whole, whatever the engine says of it.
-func (a *App) check(ctx context.Context, images []docker.TaggedImage) (map[string]string, error) {
+// check compares images with what the engine has. One whose load was cut off is not
+// whole, whatever the engine says of it.
+func (a *App) check(ctx context.Context, images []docker.TaggedImage) error {
 	torn, err := a.torn()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for _, img := range images {
 		if slices.Contains(torn, img.Tag) {
-			return nil, fmt.Errorf("check image %s: a load of it was interrupted", img.Tag)
+			return fmt.Errorf("check image %s: a load of it was interrupted", img.Tag)
 		}
 	}
-	return a.Engine.Check(ctx, images)
+	_, err = a.Engine.Check(ctx, images)
+	return err
 }
 
 // torn returns the tags whose load was cut off, nil when none was: the engine may

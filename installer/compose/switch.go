@@ -406,8 +406,23 @@ func (a *App) nextEnv(m *bundle.Manifest, open opener) (*environ.File, []string,
 			return nil, nil, err
 		}
 	}
-	generated, err := env.Next(m, a.Given, first, a.Rand)
+	generated, err := env.Next(m, a.Given, first, a.generate)
 	return env, generated, err
+}
+
+// generate makes the value of a secret, the same one whenever it is asked: what docker
+// compose has read is then what it runs.
+func (a *App) generate(key string, s bundle.Secret) (value string, err error) {
+	if a.generated[key] != "" {
+		return a.generated[key], nil
+	}
+	if value, err = environ.Generate(s, a.Rand); err == nil {
+		if a.generated == nil {
+			a.generated = map[string]string{}
+		}
+		a.generated[key] = value
+	}
+	return value, err
 }
 
 // opener opens a file of a release.

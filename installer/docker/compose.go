@@ -331,19 +331,15 @@ func (u *unerased) Write(p []byte) (int, error) {
 	return len(p), err
 }
 
-// Config returns what is wrong with the files or with the variables they need.
+// Config returns what is wrong with the files or with the variables they need. Model has
+// read all of them, unless services have environment files.
 func (c *Compose) Config(ctx context.Context) error {
-	key := c.content("valid")
-	if c.Read.answer(key) != nil {
+	if m, err := c.Model(ctx); err == nil && !m.unread {
 		return nil
 	}
 	ctx, cancel := asking(ctx, "docker compose", cmp.Or(c.Env.Answer, AnswerTimeout))
 	defer cancel()
-	if err := c.run(ctx, []string{"config", "--quiet"}); err != nil {
-		return err
-	}
-	c.Read.remember(key, &Model{})
-	return nil
+	return c.run(ctx, []string{"config", "--quiet"})
 }
 
 // Hashes returns what compose makes of the definition of every service: a container of

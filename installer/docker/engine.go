@@ -190,6 +190,14 @@ const (
 	Containerd Store = "containerd"
 )
 
+// ID is what a store calls an image.
+func (s Store) ID(img bundle.Image) string {
+	if s == Containerd {
+		return string(img.Manifest.Digest)
+	}
+	return string(img.Config.Digest)
+}
+
 // Info describes the engine.
 type Info struct {
 	Version    string          `json:"version"`     // of the engine: "20.10.24+dfsg1"

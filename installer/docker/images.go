@@ -65,20 +65,17 @@ func (e *Engine) Check(ctx context.Context, images []TaggedImage) (map[string]st
 }
 
 func (e *Engine) check(ctx context.Context, store Store, img TaggedImage) (id string, err error) {
-	want := img.Image.Config.Digest
-	if store == Containerd {
-		want = img.Image.Manifest.Digest
-	}
+	want := store.ID(img.Image)
 	got, err := e.client.ImageInspect(ctx, img.Tag)
 	if errdefs.IsNotFound(err) {
-		if _, terr := e.client.ImageTag(ctx, client.ImageTagOptions{Source: string(want), Target: img.Tag}); terr == nil {
+		if _, terr := e.client.ImageTag(ctx, client.ImageTagOptions{Source: want, Target: img.Tag}); terr == nil {
 			got, err = e.client.ImageInspect(ctx, img.Tag)
 		}
 	}
 	if err != nil {
 		return "", err
 	}
-	if got.ID != string(want) {
+	if got.ID != want {
 		return "", fmt.Errorf("image ID is %s, want %s", got.ID, want)
 	}
 	if len(got.RootFS.Layers) != len(img.Image.Layers) {

@@ -29,6 +29,8 @@ type Model struct {
 	Volumes  map[string]Named   `json:"volumes"`
 	Configs  map[string]Inlined `json:"configs"`
 	Secrets  map[string]Inlined `json:"secrets"`
+
+	unread bool // it names files that Up reads, such as environment files
 }
 
 // Inlined is a config or a secret, with its content or the variable that has it.
@@ -195,7 +197,7 @@ func (d *Device) UnmarshalJSON(b []byte) error {
 
 // Model reads the files of the project as docker compose does.
 func (c *Compose) Model(ctx context.Context) (*Model, error) {
-	key := c.content("model")
+	key := c.content()
 	if m := c.Read.answer(key); m != nil {
 		return m, nil
 	}
@@ -214,7 +216,7 @@ func (c *Compose) Model(ctx context.Context) (*Model, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Model{}
+	m := &Model{unread: unread.MatchString(out)}
 	if err := json.Unmarshal([]byte(out), m); err != nil {
 		return nil, fmt.Errorf("read compose config of project %s: %w", c.Project, err)
 	}
@@ -227,6 +229,10 @@ func (c *Compose) Model(ctx context.Context) (*Model, error) {
 	c.Read.remember(key, m)
 	return m, nil
 }
+
+// unread finds what names a file that docker compose need not have read for its answer;
+// envFileLabel is one.
+var unread = lazyregexp.New(`(env|label)_file`)
 
 // Runs reports whether there are containers of a service.
 func (m *Model) Runs(service string) bool {

@@ -14,20 +14,20 @@ type Read struct {
 	made map[content]*Model
 }
 
-// content stands for a question and all that docker compose reads to answer it; the
-// zero value for one that is asked each time.
+// content stands for all that docker compose reads of a project; the zero value for what
+// it is asked each time.
 type content [sha256.Size]byte
 
 // maxRemembered is the largest file whose content is compared.
 const maxRemembered = 1 << 20
 
-func (c *Compose) content(question string) (key content) {
+func (c *Compose) content() (key content) {
 	if c.Read == nil {
 		return key
 	}
 	h := sha256.New()
 	e := json.NewEncoder(h)
-	_ = e.Encode([]any{question, c.Command, c.Env, c.Project, c.Dir, c.Profiles}) // a hash takes all
+	_ = e.Encode([]any{c.Command, c.Env, c.Project, c.Dir, c.Profiles}) // a hash takes all
 	for _, name := range append([]string{c.EnvFile}, c.Files...) {
 		var b []byte
 		if name != "" {

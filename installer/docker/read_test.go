@@ -10,7 +10,7 @@ import (
 // What docker compose made of a project is asked once, and again when anything changed
 // that it reads.
 func TestRead(t *testing.T) {
-	c := fakeCompose(t, `echo x >>asked; [ ! -e wrong ] || exit 1; echo '{"services":{"a":{}}}'`)
+	c := fakeCompose(t, `echo x >>asked; [ ! -e wrong ] || exit 1; echo "{\"services\":{\"a\":{$(cat service)}}}"`)
 	file := func(name, text string) string {
 		name = filepath.Join(c.Dir, name)
 		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
@@ -35,25 +35,30 @@ func TestRead(t *testing.T) {
 		}
 		_ = os.Remove(filepath.Join(c.Dir, "asked"))
 	}
-	ask("first", 2)
+	file("service", "")
+	ask("first", 1)
 	ask("again", 0)
 	c.Files = []string{file("c.yml", "services"), c.Files[1]}
 	ask("the same in another file", 0)
 	file("c.yml", "services other")
-	ask("other services", 2)
+	ask("other services", 1)
 	file("b.yml", "other pins")
-	ask("other pins", 2)
+	ask("other pins", 1)
 	file("env", "A=2\n")
-	ask("another variable", 2)
+	ask("another variable", 1)
 	c.Profiles = []string{"debug"}
-	ask("a profile", 2)
+	ask("a profile", 1)
 	c.Env.Host = "unix:///y.sock"
-	ask("another engine", 2)
+	ask("another engine", 1)
 	c.Files[0], c.Files[1] = c.Files[1], c.Files[0]
-	ask("another order", 2)
+	ask("another order", 1)
 	file("b.yml", strings.Repeat(" ", maxRemembered))
 	ask("large", 2)
 	ask("large, again", 2)
+	file("service", `"env_file":["a.env"]`)
+	file("b.yml", "with an environment file, which the model does not read")
+	ask("environment file", 2)
+	ask("environment file, which may have changed", 1)
 
 	file("b.yml", "wrong")
 	file("wrong", "")

@@ -16,6 +16,6 @@ func (a *App) nextEnv(m *bundle.Manifest, example []byte, first bool) (*environ.
 	if err != nil {
 		return nil, nil, err
 	}
-	generated, err := env.Next(m, a.Given, first, a.Rand)
+	generated, err := env.Next(m, a.Given, first, func(_ string, s bundle.Secret) (string, error) { return environ.Generate(s, a.Rand) })
 	return env, generated, err
 }
