@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -68,7 +69,7 @@ var pluginDirs = []string{"/usr/local/lib/docker/cli-plugins", "/usr/local/libex
 // docker-compose. It is empty for another docker, such as a script in its place, and
 // where the configuration names directories of its own.
 func (e Env) plugin(docker string) string {
-	if head, err := readHead(docker, 4); err != nil || string(head) != "\x7fELF" {
+	if head, err := readHead(docker, 4); err != nil || string(head) != elf {
 		return ""
 	}
 	config := cmp.Or(e.DockerConfig, filepath.Join(e.Home, ".docker"))
@@ -82,6 +83,9 @@ func (e Env) plugin(docker string) string {
 	}
 	return ""
 }
+
+// elf is how a program begins that is no script.
+const elf = "\x7fELF"
 
 // readHead reads at most n bytes of a file.
 func readHead(name string, n int64) ([]byte, error) {
@@ -124,18 +128,15 @@ func FindCompose(ctx context.Context, env Env) (Program, error) {
 				command = []string{plugin}
 			}
 		}
-		var out tail
-		soon, cancel := asking(ctx, name, cmp.Or(env.Answer, AnswerTimeout))
-		err := run(soon, env, "", command, []string{"version", "--short"}, nil, &out, &out)
-		cancel()
+		version, err := env.version(ctx, name, command)
 		if err != nil {
 			if ctx.Err() != nil {
 				return Program{}, fmt.Errorf("find docker compose: %w", context.Cause(ctx))
 			}
-			tried = append(tried, fmt.Sprintf("%s: %s", name, firstLine(out.String(), err)))
+			tried = append(tried, fmt.Sprintf("%s: %s", name, version))
 			continue
 		}
-		p := Program{Command: command, Version: strings.TrimPrefix(strings.TrimSpace(out.String()), "v")}
+		p := Program{Command: command, Version: version}
 		if p.before(oldestCompose...) {
 			tried = append(tried, fmt.Sprintf("%s: version is %.40q, want 2.10.2 or newer", name, p.Version))
 			continue
@@ -143,6 +144,40 @@ func FindCompose(ctx context.Context, env Env) (Program, error) {
 		return p, nil
 	}
 	return Program{}, fmt.Errorf("find docker compose: no usable one (%s): install the docker-compose-plugin package", strings.Join(tried, "; "))
+}
+
+// versions are those of programs, by identity: the same program says the same again.
+var versions sync.Map
+
+// version is what a compose says of itself: its version, or with an error what is wrong.
+func (e Env) version(ctx context.Context, name string, command []string) (string, error) {
+	program := identity(command)
+	if known, ok := versions.Load(program); ok {
+		return known.(string), nil
+	}
+	var out tail
+	soon, cancel := asking(ctx, name, cmp.Or(e.Answer, AnswerTimeout))
+	defer cancel()
+	if err := run(soon, e, "", command, []string{"version", "--short"}, nil, &out, &out); err != nil {
+		return firstLine(out.String(), err), err
+	}
+	version := strings.TrimPrefix(strings.TrimSpace(out.String()), "v")
+	if program != "" {
+		versions.Store(program, version)
+	}
+	return version, nil
+}
+
+// identity is a program and what changes with it; empty for one that starts another, as
+// docker and scripts do.
+func identity(command []string) string {
+	head, _ := readHead(command[0], 4)
+	info, err := os.Stat(command[0])
+	if err != nil || string(head) != elf || len(command) > 1 {
+		return ""
+	}
+	s := info.Sys().(*syscall.Stat_t)
+	return fmt.Sprintln(command[0], s.Dev, s.Ino, s.Size, s.Mtim.Nano(), s.Ctim.Nano())
 }
 
 func firstLine(s string, err error) string {

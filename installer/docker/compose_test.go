@@ -95,6 +95,58 @@ func TestPlugin(t *testing.T) {
 	}
 }
 
+// A test may call this program docker-compose. It says its version, and that it was asked.
+func init() {
+	if dir, name := filepath.Split(os.Args[0]); name == "docker-compose" {
+		f, _ := os.OpenFile(dir+"asked", os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+		fmt.Fprintln(f, os.Args[1:])
+		fmt.Println("v2.26.1-4")
+		os.Exit(0)
+	}
+}
+
+// The version of a docker compose is asked once, and again when it is another program.
+func TestKnownVersion(t *testing.T) {
+	dir := t.TempDir()
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(dir, "docker-compose")
+	if err := os.Symlink(self, program); err != nil {
+		t.Fatal(err)
+	}
+	want := func(what string, times int) {
+		t.Helper()
+		p, err := FindCompose(t.Context(), Env{Path: dir})
+		asked, _ := os.ReadFile(filepath.Join(dir, "asked"))
+		if got := strings.Count(string(asked), "[version --short]"); err != nil || p.Version != "2.26.1-4" || got != times {
+			t.Errorf("%s: %+v, %v, asked %d times, want %d", what, p, err, got, times)
+		}
+	}
+	want("first", 1)
+	want("again", 1)
+	b, err := os.ReadFile(self)
+	if err == nil {
+		err = errors.Join(os.Remove(program), os.WriteFile(program, b, 0o700))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	want("another file", 2)
+	want("another file, again", 2)
+	if err := os.Chtimes(program, time.Time{}, time.Unix(1, 0)); err != nil {
+		t.Fatal(err)
+	}
+	want("another time", 3)
+	if err := os.Remove(program); err != nil {
+		t.Fatal(err)
+	}
+	script(t, dir, "docker-compose", "echo '[version --short]' >>"+dir+"/asked; echo 2.26.1-4")
+	want("a script", 4)
+	want("a script, which may start another program now", 5)
+}
+
 // fakeCompose is a compose that is a shell script.
 func fakeCompose(t *testing.T, body string) *Compose {
 	t.Helper()
