@@ -53,6 +53,25 @@ func step(c bundle.Compression) int {
 	return n
 }
 
+// TestSourceHasMore: a source is read to its end, behind what the manifest lists too.
+func TestSourceHasMore(t *testing.T) {
+	m, c := bundletest.Release(t, bundletest.Spec{})
+	layer := m.Components[0].Images[0].Layers[0].Digest
+	c.Blobs[layer] = append(slices.Clone(c.Blobs[layer]), 'x')
+	f, err := os.Create(filepath.Join(t.TempDir(), "bundle"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for _, omit := range []bool{false, true} {
+		err := bundle.WriteThin(t.Context(), f, bundle.Gzip, m, c, func(bundle.Digest) bool { return omit }, nil)
+		var format *bundle.FormatError
+		if !errors.As(err, &format) || format.Rule != "digest" {
+			t.Errorf("omit %v: got %v", omit, err)
+		}
+	}
+}
+
 func TestRoundTrip(t *testing.T) {
 	each(t, func(t *testing.T, compression bundle.Compression) {
 		for _, layer := range []int{1, 511, 512, bundle.MemberSize - 1, bundle.MemberSize, 2*bundle.MemberSize + 5} {

@@ -137,7 +137,19 @@ func (w *writer) store(ctx context.Context, s *stored, src Content, buf []byte) 
 			}
 		}
 	}
-	return nil
+	return atEnd(r, s)
+}
+
+// atEnd reads the end of a layer, where its source says what it has against it.
+func atEnd(r io.Reader, s *stored) error {
+	switch _, err := io.ReadFull(r, make([]byte, 1)); err {
+	case io.EOF:
+		return nil
+	case nil:
+		return formatErr("digest", blobEntry(s.blob.Digest), "it has more than the %d bytes in the manifest", s.blob.Size)
+	default:
+		return readError(s, err)
+	}
 }
 
 // writeAt writes one at a time: file systems do no better, and those who wait
@@ -180,6 +192,11 @@ func (w *writer) check(ctx context.Context, s *stored, src Content) error {
 		add(buf)
 		if s.omitted {
 			w.tell(int64(len(buf)))
+		}
+	}
+	if s.omitted {
+		if err := atEnd(r, s); err != nil {
+			return err
 		}
 	}
 	if got := digestFrom(sum.Sum(nil)); got != s.blob.Digest {

@@ -33,13 +33,14 @@ func (c *layerCache) checked(ctx context.Context, l v1.Descriptor, diffID v1.Has
 			if err == nil && plain.sum() != diffID {
 				err = &diffIDError{plain.sum(), diffID}
 			}
-			if err != nil {
+			io.Copy(blob, content) // what is left after a failure
+			switch {
+			case blob.sum() != l.Digest: // it is another blob
+				err = nil
+			case err != nil:
 				err = fmt.Errorf("layer %s is not the one of its image, pull or build the image again: %w", l.Digest, err)
-			} else if blob.sum() == l.Digest && c.dir != "" {
-				err = os.MkdirAll(filepath.Dir(mark), 0o755)
-				if err == nil {
-					err = os.WriteFile(mark, nil, 0o644)
-				}
+			case c.dir != "" && os.MkdirAll(filepath.Dir(mark), 0o755) == nil:
+				os.WriteFile(mark, nil, 0o644) // without it, the layer is inflated again
 			}
 			content.CloseWithError(err)
 			checked <- err

@@ -113,3 +113,30 @@ func TestLayers(t *testing.T) {
 		})
 	}
 }
+
+// TestLayersInBundle: a bundle is refused for a layer that is not the one of its image,
+// and one with good layers leaves marks, so that the next release inflates none.
+func TestLayersInBundle(t *testing.T) {
+	var layer bytes.Buffer
+	w := gzip.NewWriter(&layer)
+	w.Write([]byte("hello"))
+	must(t, w.Close())
+	host, cache := newRegistry(t), t.TempDir()
+	for content, want := range map[string]string{"hello": "", "other": "is not the one of its image"} {
+		img, err := mutate.AppendLayers(newImage(t, amd64, "a"), given(layer.Bytes(), hashOf([]byte(content))))
+		must(t, err)
+		push(t, host+"/"+content+":1", nil, img)
+		_, err = packInto(t.Context(), t, cache, host+"/"+content+":1", nil)
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %q", content, err, want)
+		}
+	}
+	if marks, err := filepath.Glob(filepath.Join(cache, "checked", "*")); err != nil || len(marks) != 3 {
+		t.Errorf("marks %v, %v", marks, err)
+	}
+	none := filepath.Join(t.TempDir(), "file")
+	must(t, os.WriteFile(none, nil, 0o644))
+	if _, err := packInto(t.Context(), t, none, host+"/hello:1", nil); err != nil {
+		t.Errorf("without a cache: %v", err)
+	}
+}

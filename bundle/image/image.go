@@ -200,6 +200,7 @@ func Collect(ctx context.Context, o Options) (*Collection, error) {
 		cache:   &layerCache{dir: o.CacheDir, locks: map[v1.Hash]*sync.Mutex{}},
 		cores:   make(chan struct{}, o.Parallel),
 		roots:   map[string]*root{},
+		hosts:   &hosts{roots: o.Roots, next: map[string]http.RoundTripper{}},
 		out:     &Collection{blobs: map[bundle.Digest]opener{}, origins: map[bundle.Digest]*root{}},
 	}
 	if err := c.checkBuilder(ctx); err != nil {
@@ -227,6 +228,7 @@ type collector struct {
 	Options
 	ctx   context.Context // of Collect: it bounds reads that come after it
 	cache *layerCache
+	hosts *hosts
 	cores chan struct{} // holds a value for everyone who keeps a core busy
 
 	mu       sync.Mutex       // of the fields below

@@ -1,6 +1,7 @@
 package image
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -31,8 +32,9 @@ const userAgent = "valise"
 // error.
 const maxAnswer = 8 << 20
 
-// How often and how patiently a blob is asked for again. Variables for tests.
+// How often and how patiently something is asked for again. Variables for tests.
 var (
+	askBackoff  = time.Second      // before a document is asked for again; then three times as long each time
 	blobRounds  = 5                // failures in a row, of every place, before it is given up
 	blobBackoff = time.Second      // before the second round; then three times as long each time
 	blobStall   = 60 * time.Second // without a byte: the connection is dead
@@ -72,10 +74,10 @@ func (c *collector) registry(text string) (*registrySource, error) {
 		keychain = authn.NewMultiKeychain()
 	}
 	if base == nil {
-		base = &hosts{roots: c.Roots, next: map[string]http.RoundTripper{}}
+		base = c.hosts
 	}
 	base = patient{&web.Guard{Next: base, Limit: maxAnswer, Whole: isBlob, Loopback: true}}
-	base = transport.NewRetry(base, transport.WithRetryBackoff(remote.Backoff{Duration: time.Second, Factor: 3, Jitter: 0.1, Steps: 3}),
+	base = transport.NewRetry(base, transport.WithRetryBackoff(remote.Backoff{Duration: askBackoff, Factor: 3, Jitter: 0.1, Steps: 3}),
 		transport.WithRetryStatusCodes(http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError,
 			http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout))
 	base = transport.NewUserAgent(base, userAgent)
@@ -97,7 +99,8 @@ func (c *collector) registry(text string) (*registrySource, error) {
 
 func (c *collector) plain(r name.Repository) bool { return slices.Contains(c.Plain, r.RegistryStr()) }
 
-// hosts has a transport for each host, with those who may certify it.
+// hosts has a transport for each host, with those who may certify it. All images share
+// it, and so their connections.
 type hosts struct {
 	roots func(host string) (*x509.CertPool, error)
 	mu    sync.Mutex // of next
@@ -119,6 +122,7 @@ func (h *hosts) of(host string) (http.RoundTripper, error) {
 		return t, nil
 	}
 	t := web.Transport()
+	t.MaxIdleConnsPerHost = 2 * maxImages // two are too few for what is read side by side
 	if h.roots != nil {
 		pool, err := h.roots(host)
 		if err != nil {
@@ -148,17 +152,23 @@ func (e *BusyError) Kind() string { return "registry-busy" }
 // maxBusy is the longest time that a registry may ask to wait.
 const maxBusy = time.Minute
 
-// patient waits as long as a registry says before it lets a request be repeated.
+// patient waits as long as a registry says before it lets a request be repeated. It reads
+// what the registry says of a failure at once, as the connection is free only then.
 type patient struct{ next http.RoundTripper }
 
 func (p patient) RoundTrip(req *http.Request) (*http.Response, error) {
 	res, err := p.next.RoundTrip(req)
-	if err != nil || res.StatusCode != http.StatusTooManyRequests {
+	if err != nil || res.StatusCode < http.StatusBadRequest {
 		return res, err
+	}
+	text, _ := io.ReadAll(res.Body) // what can be had of it
+	res.Body.Close()
+	res.Body = io.NopCloser(bytes.NewReader(text))
+	if res.StatusCode != http.StatusTooManyRequests {
+		return res, nil
 	}
 	after := retryAfter(res.Header)
 	if after > maxBusy {
-		res.Body.Close()
 		return nil, &BusyError{req.URL.Host, after}
 	}
 	select {

@@ -21,6 +21,7 @@ import (
 
 	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/static"
 	"github.com/google/go-containerregistry/pkg/v1/types"
@@ -104,15 +105,20 @@ func (c *cutWriter) Write(p []byte) (int, error) {
 
 // impatient makes waiting short.
 func impatient(t *testing.T) {
-	backoff, stall := blobBackoff, blobStall
-	blobBackoff, blobStall = time.Millisecond, bundletest.Slower(time.Second)
-	t.Cleanup(func() { blobBackoff, blobStall = backoff, stall })
+	ask, backoff, stall := askBackoff, blobBackoff, blobStall
+	askBackoff, blobBackoff, blobStall = time.Millisecond, time.Millisecond, bundletest.Slower(time.Second)
+	t.Cleanup(func() { askBackoff, blobBackoff, blobStall = ask, backoff, stall })
 }
 
 // pack collects HOST/a:1 and writes a bundle of it.
 func pack(ctx context.Context, t *testing.T, reference string, mirrors map[string][]string) ([]byte, error) {
 	t.Helper()
-	c, err := Collect(ctx, Options{Platforms: both[:1], CreatedAt: created, CacheDir: t.TempDir(), Mirrors: mirrors,
+	return packInto(ctx, t, t.TempDir(), reference, mirrors)
+}
+
+func packInto(ctx context.Context, t *testing.T, cache, reference string, mirrors map[string][]string) ([]byte, error) {
+	t.Helper()
+	c, err := Collect(ctx, Options{Platforms: both[:1], CreatedAt: created, CacheDir: cache, Mirrors: mirrors,
 		Images: []Spec{{Reference: "a:1", Services: []string{"a"}, From: reference}}})
 	if err != nil {
 		return nil, err
@@ -438,3 +444,108 @@ func TestPrivateStorage(t *testing.T) {
 		}
 	}
 }
+
+// TestTenImages takes ten images, each in a repository of its own and with a common
+// base, from a registry that has too many requests, fails and breaks connections: no
+// blob is loaded twice, and connections are used again.
+func TestTenImages(t *testing.T) {
+	impatient(t)
+	shared := make([]byte, 2<<20)
+	rand.NewChaCha8([32]byte{2}).Read(shared)
+	base := static.NewLayer(shared, types.OCIUncompressedLayer)
+	baseDigest, err := base.Digest()
+	must(t, err)
+	inner := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	var (
+		mu     sync.Mutex
+		faulty bool
+		sent   = map[string]int64{} // bytes of blobs
+		asked  = map[string]int{}
+		cut    atomic.Bool
+		peers  = map[string]bool{}
+	)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet || !faulty {
+			inner.ServeHTTP(w, r)
+			return
+		}
+		mu.Lock()
+		peers[r.RemoteAddr] = true
+		asked[r.URL.Path]++
+		first := asked[r.URL.Path] == 1
+		failure := len(asked) % 4
+		mu.Unlock()
+		_, digest, blob := strings.Cut(r.URL.Path, "/blobs/")
+		switch {
+		case first && failure == 0:
+			w.Header().Set("Retry-After", "0")
+			http.Error(w, "too many requests", http.StatusTooManyRequests)
+			return
+		case first && failure == 1 && blob:
+			http.Error(w, "not now", http.StatusServiceUnavailable)
+			return
+		}
+		if blob {
+			w = &countWriter{w, func(n int) {
+				mu.Lock()
+				defer mu.Unlock()
+				sent[digest] += int64(n)
+			}}
+			if digest == baseDigest.String() && !cut.Swap(true) {
+				w = &cutWriter{w, 1 << 20}
+			}
+		}
+		inner.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	host := strings.TrimPrefix(server.URL, "http://")
+	o := Options{Platforms: both, CreatedAt: created, CacheDir: t.TempDir()}
+	for i := range 10 {
+		index := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
+		for _, p := range []v1.Platform{amd64, arm64} {
+			img, err := mutate.AppendLayers(newImage(t, p, fmt.Sprint("image ", i)), base)
+			must(t, err)
+			index = mutate.AppendManifests(index, mutate.IndexAddendum{Add: img, Descriptor: v1.Descriptor{Platform: &p}})
+		}
+		name := fmt.Sprintf("a%d:1", i)
+		push(t, host+"/"+name, index, nil)
+		o.Images = append(o.Images, Spec{Reference: name, Services: []string{name[:2]}, From: host + "/" + name})
+	}
+	faulty = true
+	c, err := Collect(t.Context(), o)
+	must(t, err)
+	layers := map[bundle.Digest]int64{}
+	for _, component := range c.Components {
+		for _, img := range component.Images {
+			for _, l := range img.Layers {
+				layers[l.Digest] = l.Size
+			}
+		}
+	}
+	if len(layers) != 1+10*2*2 {
+		t.Errorf("%d layers", len(layers))
+	}
+	for d, size := range layers {
+		readBlob(t, c, d)
+		if sent[string(d)] != size {
+			t.Errorf("of layer %s, which has %d bytes, %d were sent", d, size, sent[string(d)])
+		}
+	}
+	if len(peers) > maxImages+1 { // one was broken
+		t.Errorf("%d connections", len(peers))
+	}
+}
+
+// countWriter tells how much is sent.
+type countWriter struct {
+	http.ResponseWriter
+	tell func(n int)
+}
+
+func (c *countWriter) Write(p []byte) (int, error) {
+	n, err := c.ResponseWriter.Write(p)
+	c.tell(n)
+	return n, err
+}
+
+func (c *countWriter) Flush() { c.ResponseWriter.(http.Flusher).Flush() }
