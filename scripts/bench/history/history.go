@@ -1,0 +1,236 @@
+// Package history keeps what benchmarks measured, one line of JSON for each row of each run, compares a run with the one before, and draws
+// all of them.
+package history
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/valise-ota/valise/scripts/chart"
+)
+
+// Row is what one run measured of one thing.
+type Row struct {
+	Run
+	Row  string `json:"row"`
+	On   string `json:"on,omitempty"` // the engine
+	Unit string `json:"unit"`
+	Spread
+	Ratio *Ratio  `json:"ratio,omitempty"`
+	Goal  float64 `json:"goal,omitempty"` // of the ratio, at most; 0 for none
+}
+
+// Run is when and of what rows were measured.
+type Run struct {
+	Commit string    `json:"commit"` // with "+" behind it where files differed from it
+	Time   time.Time `json:"time"`
+	Load   float64   `json:"load"` // average of the last minute before the run: a busy machine measures itself
+}
+
+// Spread says how several values lie.
+type Spread struct {
+	Median float64 `json:"median"`
+	Min    float64 `json:"min"`
+	Max    float64 `json:"max"`
+}
+
+// Ratio is that to a peer, within each round: what slows a round slows both.
+type Ratio struct {
+	To string `json:"to"`
+	Spread
+}
+
+// Of is the spread of values, of which there must be one.
+func Of(values []float64) Spread {
+	s := slices.Sorted(slices.Values(values))
+	return Spread{(s[(len(s)-1)/2] + s[len(s)/2]) / 2, s[0], s[len(s)-1]}
+}
+
+// Against is the ratio of the values of each round to those of a peer.
+func Against(to string, values, peer []float64) *Ratio {
+	var all []float64
+	for i := range min(len(values), len(peer)) {
+		all = append(all, values[i]/peer[i])
+	}
+	return &Ratio{to, Of(all)}
+}
+
+// NewRun asks git and the kernel. It counts a change of the pages that benchmarks write as none.
+func NewRun() (r Run, err error) {
+	r.Time = time.Now().UTC().Truncate(time.Second)
+	out, err := exec.Command("git", "rev-parse", "--short=7", "HEAD").Output()
+	if err != nil {
+		return r, fmt.Errorf("ask git for the commit: %w", err)
+	}
+	r.Commit = strings.TrimSpace(string(out))
+	if exec.Command("git", "diff", "--quiet", "HEAD", "--", ".", ":!docs").Run() != nil {
+		r.Commit += "+"
+	}
+	load, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return r, err
+	}
+	first, _, _ := strings.Cut(string(load), " ")
+	r.Load, err = strconv.ParseFloat(first, 64)
+	return r, err
+}
+
+// Keep appends rows to DIR/NAME.jsonl, draws all files of DIR into picture, and prints the comparison with the rows before. Its error is
+// ErrWorse when that is all that is wrong.
+func Keep(w io.Writer, dir, name, picture string, rows []Row) error {
+	file := filepath.Join(dir, name+".jsonl")
+	before, err := Read(file)
+	if err != nil {
+		return err
+	}
+	if err := write(file, rows); err != nil {
+		return err
+	}
+	files, err := filepath.Glob(filepath.Join(dir, "*.jsonl"))
+	if err != nil {
+		return err
+	}
+	var all []Row
+	for _, f := range files { // sorted
+		more, err := Read(f)
+		if err != nil {
+			return err
+		}
+		all = append(all, more...)
+	}
+	if err := os.WriteFile(picture, Draw(all).SVG(), 0o644); err != nil {
+		return err
+	}
+	return Compare(w, before, rows)
+}
+
+// Read returns the rows of a file, oldest first; one that is not there has none.
+func Read(file string) (rows []Row, err error) {
+	f, err := os.Open(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	s := bufio.NewScanner(f)
+	for n := 1; s.Scan(); n++ {
+		var r Row
+		if err := json.Unmarshal(s.Bytes(), &r); err != nil {
+			return nil, fmt.Errorf("%s:%d: %w", file, n, err)
+		}
+		rows = append(rows, r)
+	}
+	return rows, s.Err()
+}
+
+func write(file string, rows []Row) error {
+	var b []byte
+	for _, r := range rows {
+		line, err := json.Marshal(r)
+		if err != nil {
+			return fmt.Errorf("row %s: %w", r.name(), err)
+		}
+		b = append(append(b, line...), '\n')
+	}
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(file, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	return errors.Join(err, f.Close())
+}
+
+// ErrWorse is that a ratio became worse.
+var ErrWorse = errors.New("worse by more than 10 % than the run before")
+
+// Compare prints each ratio beside the last one of the same row, of another commit. A ratio is worse when its median grew by more than 10 %, and
+// even its best round is above the median before: one slow round is no reason to fail.
+func Compare(w io.Writer, before, rows []Row) error {
+	var worse []string
+	for _, r := range rows {
+		if r.Ratio == nil {
+			continue
+		}
+		var last *Row
+		for i := range before {
+			if b := &before[i]; b.Row == r.Row && b.On == r.On && b.Commit != r.Commit && b.Ratio != nil && b.Ratio.To == r.Ratio.To {
+				last = b
+			}
+		}
+		if last == nil {
+			fmt.Fprintf(w, "%-50s %8.3f x %s, for the first time\n", r.name(), r.Ratio.Median, r.Ratio.To)
+			continue
+		}
+		mark := ""
+		if r.Ratio.Median > 1.1*last.Ratio.Median && r.Ratio.Min > last.Ratio.Median {
+			mark = "  WORSE"
+			worse = append(worse, r.name())
+		}
+		fmt.Fprintf(w, "%-50s %8.3f x %s, %.3f at %s, %+.0f %%%s\n", r.name(), r.Ratio.Median, r.Ratio.To, last.Ratio.Median, last.Commit,
+			100*(r.Ratio.Median/last.Ratio.Median-1), mark)
+	}
+	if worse != nil {
+		return fmt.Errorf("%w: %s", ErrWorse, strings.Join(worse, "; "))
+	}
+	return nil
+}
+
+func (r Row) name() string {
+	if r.On == "" {
+		return r.Row
+	}
+	return r.Row + ", " + r.On
+}
+
+// Draw makes a panel for each row that has a ratio: the ratio by commit, a line for each engine, and its goal. Of several runs of a commit, the
+// last counts.
+func Draw(rows []Row) chart.Chart {
+	c := chart.Chart{Title: "Benchmarks by commit: ratios to the peer, smaller is better", Columns: 4}
+	rows = slices.Clone(rows)
+	slices.SortStableFunc(rows, func(a, b Row) int { return a.Time.Compare(b.Time) })
+	var commits []string
+	for _, r := range rows {
+		if !slices.Contains(commits, r.Commit) {
+			commits = append(commits, r.Commit)
+		}
+	}
+	for _, r := range rows {
+		if r.Ratio == nil {
+			continue
+		}
+		title := r.Row
+		i := slices.IndexFunc(c.Panels, func(p chart.Panel) bool { return p.Title == title })
+		if i < 0 {
+			i = len(c.Panels)
+			c.Panels = append(c.Panels, chart.Panel{Title: title, X: chart.Axis{Names: commits}})
+		}
+		p := &c.Panels[i]
+		p.Y.Label, p.Goal = "x "+r.Ratio.To, r.Goal
+		j := slices.IndexFunc(p.Series, func(s chart.Series) bool { return s.Name == r.On })
+		if j < 0 {
+			j = len(p.Series)
+			p.Series = append(p.Series, chart.Series{Name: r.On})
+		}
+		s := &p.Series[j]
+		x := float64(slices.Index(commits, r.Commit))
+		s.Points = slices.DeleteFunc(s.Points, func(q chart.Point) bool { return q.X == x })
+		s.Points = append(s.Points, chart.Point{X: x, Y: r.Ratio.Median, Low: r.Ratio.Min, High: r.Ratio.Max})
+		slices.SortFunc(s.Points, func(a, b chart.Point) int { return int(a.X - b.X) })
+	}
+	return c
+}
