@@ -121,6 +121,8 @@ func Thin(ctx context.Context, dst WriteFile, r *Reader, omit func(Digest) bool,
 	return w.bundle(r.manifest, r.signature, files, small, layers, r, archive)
 }
 
+const sealBuffer = 1 << 20 // bytes that are copied at once
+
 // Seal writes the bundle in r to dst with signature as its signature. Everything
 // behind the head is copied as it is.
 func Seal(ctx context.Context, dst io.Writer, r *Reader, signature []byte) error {
@@ -136,7 +138,8 @@ func Seal(ctx context.Context, dst io.Writer, r *Reader, signature []byte) error
 	if err := w.head(r.manifest, signature); err != nil {
 		return err
 	}
-	if _, err := io.Copy(dst, contextReader{ctx, io.NewSectionReader(r.file, r.body, end.toc-r.body)}); err != nil {
+	rest := contextReader{ctx, io.NewSectionReader(r.file, r.body, end.toc-r.body)}
+	if _, err := io.CopyBuffer(dst, rest, make([]byte, sealBuffer)); err != nil {
 		return err
 	}
 	shift := w.at - r.body

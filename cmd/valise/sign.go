@@ -7,12 +7,14 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/spf13/cobra"
 
@@ -220,7 +222,7 @@ func (a *app) signOne(ctx context.Context, signer sign.Signer, path string) (s s
 	defer out.Cleanup()
 	digest := sha256.New()
 	update, finish := a.UI.Track("sign " + filepath.Base(path))
-	err = bundle.Seal(ctx, io.MultiWriter(out, digest, &meter{total: r.Size(), update: update}), r, embedded.Sigstore)
+	err = bundle.Seal(ctx, io.MultiWriter(&hashedWriter{out, digest}, &meter{total: r.Size(), update: update}), r, embedded.Sigstore)
 	finish(err)
 	if err != nil {
 		return s, fmt.Errorf("sign %s: %w", path, err)
@@ -284,6 +286,20 @@ func writeBeside(ctx context.Context, signer sign.Signer, path string, sum [sha2
 		written = append(written, s.suffix)
 	}
 	return written, nil
+}
+
+// hashedWriter hashes what it writes, at the same time.
+type hashedWriter struct {
+	w    io.Writer
+	hash hash.Hash
+}
+
+func (h *hashedWriter) Write(p []byte) (n int, err error) {
+	var both sync.WaitGroup
+	both.Go(func() { h.hash.Write(p) })
+	n, err = h.w.Write(p)
+	both.Wait()
+	return n, err
 }
 
 // meter counts what is written for a progress display.
