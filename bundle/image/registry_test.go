@@ -8,11 +8,13 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -462,7 +464,7 @@ func TestTenImages(t *testing.T) {
 		sent   = map[string]int64{} // bytes of blobs
 		asked  = map[string]int{}
 		cut    atomic.Bool
-		peers  = map[string]bool{}
+		served = map[string]map[string]bool{} // repositories, by connection
 	)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet || !faulty {
@@ -470,7 +472,12 @@ func TestTenImages(t *testing.T) {
 			return
 		}
 		mu.Lock()
-		peers[r.RemoteAddr] = true
+		if served[r.RemoteAddr] == nil {
+			served[r.RemoteAddr] = map[string]bool{}
+		}
+		if repository := strings.Split(r.URL.Path, "/")[2]; repository != "" {
+			served[r.RemoteAddr][repository] = true
+		}
 		asked[r.URL.Path]++
 		first := asked[r.URL.Path] == 1
 		failure := len(asked) % 4
@@ -527,25 +534,30 @@ func TestTenImages(t *testing.T) {
 	}
 	for d, size := range layers {
 		readBlob(t, c, d)
+		mu.Lock()
 		if sent[string(d)] != size {
 			t.Errorf("of layer %s, which has %d bytes, %d were sent", d, size, sent[string(d)])
 		}
+		mu.Unlock()
 	}
-	if len(peers) > maxImages+1 { // one was broken
-		t.Errorf("%d connections", len(peers))
+	mu.Lock()
+	defer mu.Unlock()
+	// How many there are is a matter of timing: Go may open one and then use another.
+	several := func(repositories map[string]bool) bool { return len(repositories) > 1 }
+	if !slices.ContainsFunc(slices.Collect(maps.Values(served)), several) {
+		t.Errorf("of %d connections, none served several images", len(served))
 	}
 }
 
-// countWriter tells how much is sent.
+// countWriter tells how much is sent, before it is: the other end may be done first.
 type countWriter struct {
 	http.ResponseWriter
 	tell func(n int)
 }
 
 func (c *countWriter) Write(p []byte) (int, error) {
-	n, err := c.ResponseWriter.Write(p)
-	c.tell(n)
-	return n, err
+	c.tell(len(p))
+	return c.ResponseWriter.Write(p)
 }
 
 func (c *countWriter) Flush() { c.ResponseWriter.(http.Flusher).Flush() }
