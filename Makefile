@@ -64,7 +64,7 @@ remote: ## updates over a network: bytes, requests, bad links; nginx, registries
 	VALISE_TEST_DISTRIBUTION=$$(scripts/distribution.sh) scripts/test.sh -tags remote -run TestRemote -v ./cmd/valise-installer ./installer/fleet/fleettest
 	VALISE_TEST_DISTRIBUTION=$$(scripts/distribution.sh debian) scripts/test.sh -tags remote -run 'TestRemote/^registry$$' -v ./cmd/valise-installer
 
-bench: ## pack, verify, thin and memory beside their peers; writes docs/benchmarks.md
+bench: ## pack, verify, thin and memory beside their peers; writes docs/benchmarks.md, fails when a ratio became worse
 	scripts/bench.sh -doc docs/benchmarks.md
 
 fuzz: ## every fuzz target for three minutes (FUZZTIME=10m)
@@ -87,8 +87,8 @@ check: ## every suite at the last commit, one after the other, with a table in d
 	scripts/check.sh
 
 .PHONY: bench-device
-bench-device: setup ## a first install and a one-layer update on each engine, beside the same by hand
-	scripts/bench-device.sh
+bench-device: setup ## install, update and rollback on each engine, beside the same by hand; writes docs/benchmarks.md, fails when a ratio became worse (VALISE_BENCH_APP=large)
+	scripts/bench-device.sh -doc docs/benchmarks.md
 
 .PHONY: size size-check
 size: ## what each module costs in the installer; writes docs/size.md

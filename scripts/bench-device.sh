@@ -1,16 +1,37 @@
 #!/usr/bin/env bash
-# Measures a first install and a one-layer update, by hand and with valise-installer, on Docker 20.10 and 29, and prints
-# table rows for docs/benchmarks.md.
-# By hand, as root, after scripts/setup.sh:  scripts/bench-device.sh [ENGINE ...]    (installed 29-overlay2 29-containerd)
+# Measures a first install, a one-layer update and a rollback, by hand and with valise-installer by turns, on Docker 20.10 and
+# 29, and the start of the programs, and prints tables.
+# By hand, as root, after scripts/setup.sh:
+#   scripts/bench-device.sh [-doc docs/benchmarks.md] [-rounds N] [ENGINE ...]    (installed 29-overlay2 29-containerd)
+# -doc writes the tables into that page, appends the rows to docs/benchmarks/device.jsonl, draws docs/images/benchmarks.svg, prints
+# the comparison with the commit before, and fails when a ratio is worse by more than 10 %.
 # VALISE_BENCH_APP=large takes, for the sample app, one like it with more services, 0.9 GB of images.
 # VALISE_BENCH_MEMORY=268435456 gives each command a control group with so many bytes of memory, page cache included.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+read -r load </proc/loadavg
+doc='' rounds=5
+while [ $# -gt 0 ]; do
+  case $1 in
+  -doc) doc=${2:?} ;;
+  -rounds) rounds=${2:?} ;;
+  -*) echo "usage: $0 [-doc PAGE] [-rounds N] [ENGINE ...]" >&2; exit 64 ;;
+  *) break ;;
+  esac
+  shift 2
+done
 [ $# -gt 0 ] || set -- installed 29-overlay2 29-containerd
 dir=$(mktemp -d /tmp/valise-bench.XXXXXX)
 trap 'scripts/engine.sh down "$dir/engine" >&2 || true; rm -rf "$dir"' EXIT
-go build -tags grpcnotrace -o "$dir" ./cmd/valise ./cmd/valise-installer ./scripts/devicebench
+go build -o "$dir" ./scripts/devicebench
+# program FILE PACKAGE: as scripts/installers.sh builds it.
+program() { CGO_ENABLED=0 go build -tags grpcnotrace -trimpath -buildvcs=false -ldflags "-s -w -buildid=" -o "$dir/$1" "$2"; }
+program valise ./cmd/valise
+program valise-installer ./cmd/valise-installer
+GOOS=linux GOARCH=arm64 program installer-arm64 ./cmd/valise-installer
+echo 'package main; func main() {}' >"$dir/empty.go"
+program empty "$dir/empty.go"
 export COSIGN_PASSWORD=benchmark SHOP_ARCH
 SHOP_ARCH=$(go env GOARCH)
 (cd "$dir" && ./valise keygen >&2)
@@ -39,7 +60,8 @@ make_large() {
 }
 
 project=examples/shop
-case ${VALISE_BENCH_APP:-shop} in
+app=${VALISE_BENCH_APP:-shop}
+case $app in
 shop) ;;
 large)
   examples/shop/build.sh 1.0.0 >&2
@@ -53,8 +75,8 @@ for version in 1.0.0 1.1.0; do
   "$dir/valise" build $version --project "$project/valise.yaml" --platform "linux/$(go env GOARCH)" -o "$dir/shop-$version.tar.gz" --progress none >&2
   "$dir/valise" sign "$dir/shop-$version.tar.gz" --key "$dir/cosign.key" --progress none >&2
 done
-echo "| engine | what | wall time | bytes written | peak RSS | downtime |"
-echo "|---|---|---:|---:|---:|---:|"
+measure() { "$@" -releases "$dir" -app "$app" -load "$load" -rounds "$rounds" -rows "$dir/rows"; }
+[ "$app" = large ] || measure "$dir/devicebench"
 for engine in "$@"; do
   (
     if [ "$engine" != installed ]; then
@@ -65,8 +87,9 @@ for engine in "$@"; do
     # shellcheck source=/dev/null
     . "$dir/env"
     pid=$(cat "$dir/engine/docker.pid")
-    nsenter -t "$pid" -n "$dir/devicebench" -releases "$dir" -installer "$dir/valise-installer" -engine "$pid" -memory "${VALISE_BENCH_MEMORY:-0}" \
-      -name "$(docker info --format '{{.ServerVersion}}, {{.Driver}}')"
+    measure nsenter -t "$pid" -n "$dir/devicebench" -engine "$pid" -memory "${VALISE_BENCH_MEMORY:-0}" \
+      -name "$(docker info --format '{{.ServerVersion}}, {{.Driver}}' | sed 's/^\([0-9]*\.[0-9]*\)[^,]*/\1/')"
     scripts/engine.sh down "$dir/engine" >&2
   )
 done
+"$dir/devicebench" -print -app "$app" -rounds "$rounds" -rows "$dir/rows" -doc "$doc"

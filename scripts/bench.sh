@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Measures valise beside crane, skopeo, openssl and docker save, and prints tables.
 # By hand, as root:  scripts/bench.sh [-doc docs/benchmarks.md] [-only REGEXP] [-rounds N] [-json FILE]
+# -doc writes the tables into that page, appends rows to docs/benchmarks/bench.jsonl, draws docs/images/benchmarks.svg, prints the
+# comparison with the commit before, and fails when a ratio is worse by more than 10 %.
 # What it needs is installed, built or made once, into ${VALISE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/valise}: crane
 # from its Go module, and images of 1.2 GB from Debian packages (as for scripts/sample-images.sh, see there for
 # VALISE_DEBIAN_SOURCES). Scratch files are below ${TMPDIR:-/tmp}, at most 8 GB: that disk is measured.
@@ -9,6 +11,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+read -r load </proc/loadavg
 crane_version=v0.22.1 # the version of its library in go.mod
 cache=${VALISE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/valise}
 crane=$cache/crane/$crane_version/crane
@@ -91,4 +94,4 @@ if [ "${VALISE_BENCH_ENGINE:-}" != none ]; then
 fi
 
 mkdir "$dir/work"
-"$dir/bench" -work "$dir/work" -images "$images" -valise "$valise" -source "$source" -crane "$crane" "${engine[@]}" "$@" 9>&-
+"$dir/bench" -work "$dir/work" -images "$images" -valise "$valise" -source "$source" -load "$load" -crane "$crane" "${engine[@]}" "$@" 9>&-

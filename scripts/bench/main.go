@@ -24,6 +24,8 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
+
+	"github.com/valise-ota/valise/scripts/bench/history"
 )
 
 const (
@@ -52,7 +54,8 @@ type bench struct {
 	registry    *server
 	groups      []*group
 	about       [][2]string // machine and versions
-	changedSize int64       // of the layers that the second version changed, compressed
+	began       history.Run
+	changedSize int64 // of the layers that the second version changed, compressed
 	files       map[string]int64
 }
 
@@ -67,13 +70,18 @@ func main() {
 	flag.IntVar(&b.engine, "engine-pid", 0, "its process")
 	flag.IntVar(&b.rounds, "rounds", 5, "how often everything is measured")
 	only := flag.String("only", ".", "regular expression: measure these groups (pack, pack-one, far, verify, thin, memory) only")
+	load := flag.String("load", "", "load average before anything was built")
 	raw := flag.String("json", "", "file to write every sample to")
-	doc := flag.String("doc", "", "file whose text between the bench marks is to become the report; else it is printed")
+	doc := flag.String("doc", "", "page whose text between the bench marks is to become the report, and beside which rows are kept; else the report is printed")
 	flag.Parse()
 	filter, err := regexp.Compile(*only)
 	if err != nil || b.work == "" || b.layout == "" || b.valise == "" || b.crane == "" || flag.NArg() != 0 || b.rounds < 1 {
 		flag.Usage()
 		os.Exit(64)
+	}
+	if b.began, err = history.NewRun(*load); err != nil {
+		note("%v", err)
+		os.Exit(1)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -113,7 +121,10 @@ func (b *bench) main(ctx context.Context, only *regexp.Regexp, raw, doc string) 
 		_, err := io.WriteString(os.Stdout, b.report())
 		return err
 	}
-	return b.writeInto(doc)
+	if err := history.WriteInto(doc, "bench", b.report()); err != nil {
+		return err
+	}
+	return history.Keep(os.Stdout, doc, "bench", b.rows())
 }
 
 // prepare makes what the groups work on.

@@ -1,6 +1,6 @@
-// Command devicebench installs and updates the sample app on a real engine, by hand and with valise-installer, and prints
-// one table row for each: wall time until the new version answers, bytes written, peak memory, and how long nobody
-// answered a client that asks every 50 ms. scripts/bench-device.sh starts it beside a private engine.
+// Command devicebench installs, updates and rolls back the sample app on a real engine, by hand and with valise-installer by turns, and keeps
+// each figure as median, spread and ratio to the peer: wall time until the wanted version answers, bytes written, peak memory, and how long
+// no one answered a client that asks every 50 ms. scripts/bench-device.sh starts it beside a private engine.
 package main
 
 import (
@@ -16,16 +16,26 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/valise-ota/valise/scripts/bench/history"
 )
 
-const port = "18080"
+const (
+	port  = "18080"
+	large = "large"
+)
 
 var (
-	releases  = flag.String("releases", "", "directory with shop-1.0.0.tar.gz, shop-1.1.0.tar.gz, cosign.pub")
-	installer = flag.String("installer", "", "valise-installer")
-	engine    = flag.Int("engine", 0, "process ID of the engine")
-	name      = flag.String("name", "", "name of the engine")
-	memory    = flag.Int64("memory", 0, "bytes of memory that each command may use, page cache included; 0 for no limit")
+	releases = flag.String("releases", "", "directory with shop-1.0.0.tar.gz, shop-1.1.0.tar.gz, cosign.pub and the programs")
+	engine   = flag.Int("engine", 0, "process ID of the engine; 0 measures what needs none")
+	name     = flag.String("name", "", "name of the engine")
+	app      = flag.String("app", "shop", "which app the releases are of: shop or large")
+	load     = flag.String("load", "", "load average before anything was built")
+	rounds   = flag.Int("rounds", 5, "how often everything is measured")
+	memory   = flag.Int64("memory", 0, "bytes of memory that each command may use, page cache included; 0 for no limit")
+	file     = flag.String("rows", "", "file that the rows are appended to")
+	show     = flag.Bool("print", false, "measure nothing, and print the tables of the file")
+	doc      = flag.String("doc", "", "with -print, the page that the tables are written into instead, and beside which the rows are kept")
 )
 
 func main() {
@@ -37,81 +47,203 @@ func main() {
 }
 
 func run() error {
-	work, err := os.MkdirTemp("", "valise-devicebench-")
+	if *show {
+		return report()
+	}
+	began, err := history.NewRun(*load)
 	if err != nil {
 		return err
+	}
+	var rows []history.Row
+	if *engine == 0 {
+		rows, err = programs()
+	} else {
+		rows, err = onEngine()
+	}
+	if err != nil {
+		return err
+	}
+	for i := range rows {
+		rows[i].Run, rows[i].On = began, *name
+		if *app == large {
+			rows[i].Row = "large app: " + rows[i].Row
+		}
+	}
+	return history.Write(*file, rows)
+}
+
+// report shows the rows of the file.
+func report() error {
+	rows, err := history.Read(*file)
+	if err != nil {
+		return err
+	}
+	if len(rows) == 0 {
+		return fmt.Errorf("%s has no rows: measure first", *file)
+	}
+	r := rows[0]
+	text := fmt.Sprintf("Commit %s, %s, %d rounds, load average before the run %.2f.\n\n%s\n%s", r.Commit, r.Time.Format("2006-01-02 15:04 UTC"), *rounds, r.Load,
+		history.Goals(rows), history.Table(rows))
+	if *doc == "" {
+		fmt.Print(text)
+		return nil
+	}
+	if err := history.WriteInto(*doc, "bench-device "+*app, text); err != nil {
+		return err
+	}
+	return history.Keep(os.Stdout, *doc, "device", rows)
+}
+
+// programs measures what needs no engine.
+func programs() (rows []history.Row, err error) {
+	const runs = 40 // a start takes milliseconds
+	starts, rss := map[string][]float64{}, map[string][]float64{}
+	for range runs {
+		for _, program := range []string{"empty", "valise-installer", "valise"} {
+			begin := time.Now()
+			cmd := exec.Command(filepath.Join(*releases, program), "--version")
+			if out, err := cmd.CombinedOutput(); err != nil {
+				return nil, fmt.Errorf("%s --version: %w: %s", program, err, out)
+			}
+			starts[program] = append(starts[program], float64(time.Since(begin).Microseconds())/1e3)
+			rss[program] = append(rss[program], float64(cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss)*1024/1e6)
+		}
+	}
+	info, err := os.Stat(filepath.Join(*releases, "installer-arm64"))
+	if err != nil {
+		return nil, err
+	}
+	start := func(program string, goal float64) history.Row {
+		return history.Row{Row: "start of " + program, Unit: "ms", Spread: history.Of(starts[program]), Goal: goal,
+			Ratio: history.Against("an empty Go program", starts[program], starts["empty"])}
+	}
+	return []history.Row{
+		start("valise-installer", 3), start("valise", 4),
+		{Row: "peak memory, start of valise-installer", Unit: "MB", Spread: history.Of(rss["valise-installer"]), Limit: 25},
+		{Row: "size of valise-installer, linux/arm64", Unit: "MiB", Spread: history.Of([]float64{float64(info.Size()) / (1 << 20)}), Limit: 25},
+	}, nil
+}
+
+// onEngine measures by hand and with valise-installer by turns.
+func onEngine() ([]history.Row, error) {
+	work, err := os.MkdirTemp("", "valise-devicebench-")
+	if err != nil {
+		return nil, err
 	}
 	defer os.RemoveAll(work)
 	group, err := memoryGroup(*memory)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if group != "" {
 		defer os.Remove(group)
 	}
 	bundle := func(version string) string { return filepath.Join(*releases, "shop-"+version+".tar.gz") }
 	env := append(os.Environ(), "SHOP_PORT="+port, "DB_PASSWORD=benchmark")
+	in := func(version string, args ...string) step {
+		return step{filepath.Join(work, "hand"), append(env[:len(env):len(env)], "SHOP_VERSION="+version), args}
+	}
+	up := func(version string) step {
+		return in(version, "docker", "compose", "-p", "shop", "-f", "compose.yaml", "up", "-d", "--quiet-pull")
+	}
 	hand := func(version string) []step {
-		dir := filepath.Join(work, "hand")
-		in := func(args ...string) step {
-			return step{dir, append(env[:len(env):len(env)], "SHOP_VERSION="+version), args}
-		}
-		return []step{
-			in("tar", "xzf", bundle(version)), in("sha256sum", "images.tar"), in("docker", "load", "-q", "-i", "images.tar"),
-			in("docker", "compose", "-p", "shop", "-f", "compose.yaml", "up", "-d", "--quiet-pull"),
-		}
+		return []step{in(version, "tar", "xzf", bundle(version)), in(version, "sha256sum", "images.tar"), in(version, "docker", "load", "-q", "-i", "images.tar"), up(version)}
 	}
 	device, spans := filepath.Join(work, "device"), filepath.Join(work, "trace.json")
 	valise := func(args ...string) []step {
-		return []step{{work, env, append([]string{*installer, "--root", device, "--progress", "none", "--trace", spans}, args...)}}
+		return []step{{work, env, append([]string{filepath.Join(*releases, "valise-installer"), "--root", device, "--progress", "none", "--trace", spans}, args...)}}
 	}
-	for _, dir := range []string{"hand", "device/opt/shop"} {
-		if err := os.MkdirAll(filepath.Join(work, dir), 0o755); err != nil {
-			return err
+	type part struct {
+		what, version string
+		steps         []step
+	}
+	const byHand, installer, install, update, rollback = "by hand", "valise-installer", "first install", "one-layer update", "rollback"
+	plan := map[string][]part{
+		byHand: {{install, "1.0.0", hand("1.0.0")}, {update, "1.1.0", hand("1.1.0")}, {rollback, "1.0.0", []step{up("1.0.0")}}},
+		installer: {{install, "1.0.0", valise("install", bundle("1.0.0"), "--key", filepath.Join(*releases, "cosign.pub"))},
+			{update, "1.1.0", valise("update", bundle("1.1.0"))}, {rollback, "1.0.0", valise("rollback")}},
+	}
+	all := map[string][]measured{} // by what and how, in the order of the rounds
+	for round := range *rounds {
+		order := []string{byHand, installer}
+		if round%2 == 1 {
+			order = []string{installer, byHand}
 		}
-	}
-	if err := os.WriteFile(filepath.Join(device, "opt/shop/.env"), []byte("SHOP_PORT="+port+"\n"), 0o600); err != nil {
-		return err
-	}
-	for _, f := range []struct {
-		how     string
-		install []step
-		update  []step
-	}{
-		{"by hand", hand("1.0.0"), hand("1.1.0")},
-		{"valise-installer", valise("install", bundle("1.0.0"), "--key", filepath.Join(*releases, "cosign.pub")), valise("update", bundle("1.1.0"))},
-	} {
-		for _, part := range []struct {
-			what, version string
-			steps         []step
-		}{{"first install", "1.0.0", f.install}, {"one-layer update", "1.1.0", f.update}} {
-			m, err := measure(part.version, group, part.steps)
-			if err != nil {
-				return fmt.Errorf("%s, %s: %w", f.how, part.what, err)
+		for _, how := range order {
+			for _, dir := range []string{"hand", "device/opt/shop"} {
+				if err := os.MkdirAll(filepath.Join(work, dir), 0o755); err != nil {
+					return nil, err
+				}
 			}
-			down := "-"
-			if part.what != "first install" {
-				down = fmt.Sprintf("%.1f s", m.down.Seconds())
+			if err := os.WriteFile(filepath.Join(device, "opt/shop/.env"), []byte("SHOP_PORT="+port+"\n"), 0o600); err != nil {
+				return nil, err
 			}
-			fmt.Printf("| %s | %s, %s | %.1f s | %.1f MB | %.0f MB | %s |\n", *name, part.what, f.how, m.wall.Seconds(), float64(m.written)/1e6, float64(m.rss)/1e6, down)
-			if f.how == "valise-installer" {
-				if err := where(spans); err != nil {
-					return err
+			for _, p := range plan[how] {
+				m, err := measure(p.version, group, p.steps)
+				if err != nil {
+					return nil, fmt.Errorf("%s, %s: %w", how, p.what, err)
+				}
+				if how == installer {
+					fmt.Fprintf(os.Stderr, "%s, %s:\n", *name, p.what)
+					if m.last, err = where(spans, "docker compose up"); err != nil {
+						return nil, err
+					}
+				}
+				fmt.Fprintf(os.Stderr, "%s, round %d, %s, %s: %.1f s, compose up %.1f s, %.1f MB written, %.0f MB memory, down %.2f s\n",
+					*name, round+1, p.what, how, m.wall.Seconds(), m.last.Seconds(), float64(m.written)/1e6, float64(m.rss)/1e6, m.down.Seconds())
+				all[p.what+how] = append(all[p.what+how], m)
+			}
+			if err := clean(); err != nil {
+				return nil, err
+			}
+			for _, dir := range []string{"hand", "device"} {
+				if err := os.RemoveAll(filepath.Join(work, dir)); err != nil {
+					return nil, err
 				}
 			}
 		}
-		if err := clean(); err != nil {
-			return err
-		}
 	}
-	return nil
+	of := func(what, how string, figure func(measured) float64) (values []float64) {
+		for _, m := range all[what+how] {
+			values = append(values, figure(m))
+		}
+		return values
+	}
+	row := func(row, what, to, unit string, goal float64, figure func(measured) float64) history.Row {
+		mine := of(what, installer, figure)
+		return history.Row{Row: row, Unit: unit, Spread: history.Of(mine), Goal: goal, Ratio: history.Against(to, mine, of(what, byHand, figure))}
+	}
+	wall := func(m measured) float64 { return m.wall.Seconds() }
+	down := func(m measured) float64 { return m.down.Seconds() }
+	written := func(m measured) float64 { return float64(m.written) / 1e6 }
+	goals := map[string]float64{install: 1, update: 0.5}
+	if *app == large {
+		goals = map[string]float64{install: 0.8, update: 0.25}
+	}
+	const compose = "docker compose up"
+	var longer, rss []float64
+	for i, m := range all[update+installer] {
+		longer = append(longer, down(m)-down(all[update+byHand][i]))
+		rss = append(rss, float64(max(m.rss, all[install+installer][i].rss, all[rollback+installer][i].rss))/1e6)
+	}
+	return []history.Row{
+		row(install, install, byHand, "s", goals[install], wall),
+		row(update, update, byHand, "s", goals[update], wall),
+		row("switch", update, compose, "s", 1.1, func(m measured) float64 { return m.last.Seconds() }),
+		row(rollback, rollback, compose+" until it answers", "s", 1.5, wall),
+		row("downtime", update, byHand, "s", 0, down),
+		{Row: "downtime, longer than by hand", Unit: "s", Spread: history.Of(longer), Limit: 0.1},
+		row("bytes written, "+install, install, byHand, "MB", 0, written),
+		row("bytes written, "+update, update, byHand, "MB", 0, written),
+		{Row: "peak memory", Unit: "MB", Spread: history.Of(rss), Limit: 32},
+	}, nil
 }
 
-// where prints to stderr what a trace says of where the time went: all that took 50 ms or more.
-func where(file string) error {
+// where prints to stderr what a trace says of where the time went, all that took 50 ms or more, and returns how long the steps of a name took.
+func where(file, of string) (sum time.Duration, err error) {
 	b, err := os.ReadFile(file)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	var events []struct {
 		Name, Ph string
@@ -121,7 +253,7 @@ func where(file string) error {
 		ends     int64
 	}
 	if err := json.Unmarshal(b, &events); err != nil {
-		return fmt.Errorf("read %s: %w", file, err)
+		return 0, fmt.Errorf("read %s: %w", file, err)
 	}
 	open := map[int][]int{}
 	for i, e := range events {
@@ -138,7 +270,11 @@ func where(file string) error {
 	for _, e := range events {
 		switch e.Ph {
 		case "B":
-			if took := time.Duration(e.ends-e.Ts) * time.Microsecond; took >= 50*time.Millisecond {
+			took := time.Duration(e.ends-e.Ts) * time.Microsecond
+			if e.Name == of {
+				sum += took
+			}
+			if took >= 50*time.Millisecond {
 				fmt.Fprintf(os.Stderr, "%7.2f s %s%s", took.Seconds(), strings.Repeat("  ", depth[e.Tid]), e.Name)
 				if e.Args.Bytes > 0 {
 					fmt.Fprintf(os.Stderr, ", %.1f MB", float64(e.Args.Bytes)/1e6)
@@ -150,7 +286,7 @@ func where(file string) error {
 			depth[e.Tid]--
 		}
 	}
-	return nil
+	return sum, nil
 }
 
 // step is one command.
@@ -162,8 +298,9 @@ type step struct {
 
 type measured struct {
 	wall, down time.Duration
-	written    int64 // bytes by the engine and the commands
-	rss        int64 // bytes, of the largest command
+	last       time.Duration // of the last command by hand, docker compose up; of that step with valise-installer
+	written    int64         // bytes by the engine and the commands
+	rss        int64         // bytes, of the largest command
 }
 
 // measure runs steps until the app answers as version.
@@ -180,9 +317,11 @@ func measure(version, group string, steps []step) (m measured, err error) {
 		}
 		cmd := exec.Command(s.args[0], s.args[1:]...)
 		cmd.Dir, cmd.Env = s.dir, s.env
+		started := time.Now()
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return m, fmt.Errorf("%v: %w: %s", s.args, err, out)
 		}
+		m.last = time.Since(started)
 		usage := cmd.ProcessState.SysUsage().(*syscall.Rusage)
 		m.written += usage.Oublock * 512
 		m.rss = max(m.rss, usage.Maxrss<<10)

@@ -28,7 +28,8 @@ type Row struct {
 	Unit string `json:"unit"`
 	Spread
 	Ratio *Ratio  `json:"ratio,omitempty"`
-	Goal  float64 `json:"goal,omitempty"` // of the ratio, at most; 0 for none
+	Goal  float64 `json:"goal,omitempty"`  // of the ratio, at most; 0 for none
+	Limit float64 `json:"limit,omitempty"` // of the value itself, at most; 0 for none
 }
 
 // Run is when and of what rows were measured.
@@ -47,7 +48,8 @@ type Spread struct {
 
 // Ratio is that to a peer, within each round: what slows a round slows both.
 type Ratio struct {
-	To string `json:"to"`
+	To   string  `json:"to"`
+	Peer float64 `json:"peer"` // its own median
 	Spread
 }
 
@@ -63,11 +65,12 @@ func Against(to string, values, peer []float64) *Ratio {
 	for i := range min(len(values), len(peer)) {
 		all = append(all, values[i]/peer[i])
 	}
-	return &Ratio{to, Of(all)}
+	return &Ratio{to, Of(peer).Median, Of(all)}
 }
 
-// NewRun asks git and the kernel. It counts a change of the pages that benchmarks write as none.
-func NewRun() (r Run, err error) {
+// NewRun asks git for the commit. A change of the pages, which benchmarks write, counts as none. load is what /proc/loadavg had before the run
+// began to build anything.
+func NewRun(load string) (r Run, err error) {
 	r.Time = time.Now().UTC().Truncate(time.Second)
 	out, err := exec.Command("git", "rev-parse", "--short=7", "HEAD").Output()
 	if err != nil {
@@ -77,24 +80,23 @@ func NewRun() (r Run, err error) {
 	if exec.Command("git", "diff", "--quiet", "HEAD", "--", ".", ":!docs").Run() != nil {
 		r.Commit += "+"
 	}
-	load, err := os.ReadFile("/proc/loadavg")
-	if err != nil {
-		return r, err
+	first, _, _ := strings.Cut(load, " ")
+	if r.Load, err = strconv.ParseFloat(first, 64); err != nil {
+		return r, fmt.Errorf("the load is no number: %w", err)
 	}
-	first, _, _ := strings.Cut(string(load), " ")
-	r.Load, err = strconv.ParseFloat(first, 64)
-	return r, err
+	return r, nil
 }
 
-// Keep appends rows to DIR/NAME.jsonl, draws all files of DIR into picture, and prints the comparison with the rows before. Its error is
-// ErrWorse when that is all that is wrong.
-func Keep(w io.Writer, dir, name, picture string, rows []Row) error {
-	file := filepath.Join(dir, name+".jsonl")
+// Keep appends rows to NAME.jsonl in the directory beside page that has its name, draws all files there into images/benchmarks.svg,
+// which it puts between the history marks of the page, and prints the comparison with the rows before. Its error is ErrWorse when that is all that is wrong.
+func Keep(w io.Writer, page, name string, rows []Row) error {
+	dir := strings.TrimSuffix(page, ".md")
+	file, picture := filepath.Join(dir, name+".jsonl"), filepath.Join(filepath.Dir(page), "images/benchmarks.svg")
 	before, err := Read(file)
 	if err != nil {
 		return err
 	}
-	if err := write(file, rows); err != nil {
+	if err := Write(file, rows); err != nil {
 		return err
 	}
 	files, err := filepath.Glob(filepath.Join(dir, "*.jsonl"))
@@ -110,6 +112,9 @@ func Keep(w io.Writer, dir, name, picture string, rows []Row) error {
 		all = append(all, more...)
 	}
 	if err := os.WriteFile(picture, Draw(all).SVG(), 0o644); err != nil {
+		return err
+	}
+	if err := WriteInto(page, "history", "![Each ratio by commit; a dashed line is a goal](./images/benchmarks.svg)\n"); err != nil {
 		return err
 	}
 	return Compare(w, before, rows)
@@ -135,7 +140,8 @@ func Read(file string) (rows []Row, err error) {
 	return rows, s.Err()
 }
 
-func write(file string, rows []Row) error {
+// Write appends rows to a file.
+func Write(file string, rows []Row) error {
 	var b []byte
 	for _, r := range rows {
 		line, err := json.Marshal(r)
@@ -195,6 +201,59 @@ func (r Row) name() string {
 		return r.Row
 	}
 	return r.Row + ", " + r.On
+}
+
+// Goals is a table of what was wanted and what was measured.
+func Goals(rows []Row) string {
+	var w strings.Builder
+	fmt.Fprintf(&w, "| what | wanted | measured: median (spread) | reached |\n|---|---|---|---|\n")
+	for _, r := range rows {
+		answer := map[bool]string{false: "no", true: "yes"}
+		if r.Goal > 0 && r.Ratio != nil {
+			fmt.Fprintf(&w, "| %s | at most %g x %s | %s | %s |\n", r.name(), r.Goal, r.Ratio.To, r.Ratio.text(), answer[r.Ratio.Median <= r.Goal])
+		}
+		if r.Limit > 0 {
+			fmt.Fprintf(&w, "| %s | at most %g %s | %s %s | %s |\n", r.name(), r.Limit, r.Unit, r.Spread.text(), r.Unit, answer[r.Median <= r.Limit])
+		}
+	}
+	return w.String()
+}
+
+// Table has all of rows, each beside its peer.
+func Table(rows []Row) string {
+	var w strings.Builder
+	fmt.Fprintf(&w, "| what | | median (spread) | peer | its median | ratio (spread) |\n|---|---|---:|---|---:|---:|\n")
+	for _, r := range rows {
+		fmt.Fprintf(&w, "| %s | %s | %s %s |", r.Row, r.On, r.Spread.text(), r.Unit)
+		if r.Ratio == nil {
+			fmt.Fprintln(&w, " | | |")
+			continue
+		}
+		fmt.Fprintf(&w, " %s | %.2f %s | %s |\n", r.Ratio.To, r.Ratio.Peer, r.Unit, r.Ratio.text())
+	}
+	return w.String()
+}
+
+func (s Spread) text() string {
+	if s.Min == s.Max {
+		return fmt.Sprintf("%.2f", s.Median)
+	}
+	return fmt.Sprintf("%.2f (%.2f to %.2f)", s.Median, s.Min, s.Max)
+}
+
+// WriteInto puts text between the marks of a page: <!-- MARK: begin --> and <!-- MARK: end -->.
+func WriteInto(page, mark, text string) error {
+	begin, end := "<!-- "+mark+": begin -->\n", "<!-- "+mark+": end -->"
+	data, err := os.ReadFile(page)
+	if err != nil {
+		return err
+	}
+	head, rest, ok := strings.Cut(string(data), begin)
+	_, tail, found := strings.Cut(rest, end)
+	if !ok || !found {
+		return fmt.Errorf("%s has no lines %q and %q", page, strings.TrimSpace(begin), end)
+	}
+	return os.WriteFile(page, []byte(head+begin+"\n"+text+"\n"+end+tail), 0o644)
 }
 
 // Draw makes a panel for each row that has a ratio: the ratio by commit, a line for each engine, and its goal. Of several runs of a commit, the

@@ -11,14 +11,14 @@ import (
 
 func row(commit, name string, low, median, high float64) Row {
 	return Row{Run: Run{Commit: commit, Time: time.Unix(0, 0).UTC(), Load: 0.1}, Row: name, On: "20.10, overlay2", Unit: "s", Spread: Spread{2, 1, 3},
-		Ratio: &Ratio{"by hand", Spread{median, low, high}}}
+		Ratio: &Ratio{"by hand", 4, Spread{median, low, high}}}
 }
 
 func TestSpread(t *testing.T) {
 	if got, want := Of([]float64{4, 1, 2, 3}), (Spread{2.5, 1, 4}); got != want {
 		t.Errorf("got %v, want %v", got, want)
 	}
-	if got, want := *Against("x", []float64{1, 4, 9}, []float64{2, 4, 3}), (Ratio{"x", Spread{1, 0.5, 3}}); got != want {
+	if got, want := *Against("x", []float64{1, 4, 9}, []float64{2, 4, 3}), (Ratio{"x", 3, Spread{1, 0.5, 3}}); got != want {
 		t.Errorf("got %v, want %v", got, want)
 	}
 }
@@ -53,9 +53,14 @@ func TestCompare(t *testing.T) {
 
 func TestKeep(t *testing.T) {
 	dir := t.TempDir()
-	picture := filepath.Join(dir, "all.svg")
+	if err := os.Mkdir(filepath.Join(dir, "images"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "kept.md"), []byte("<!-- history: begin -->\n<!-- history: end -->\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	keep := func(rows ...Row) error {
-		return Keep(&strings.Builder{}, filepath.Join(dir, "kept"), "device", picture, rows)
+		return Keep(&strings.Builder{}, filepath.Join(dir, "kept.md"), "device", rows)
 	}
 	if err := keep(row("aaaaaaa", "update", 0.3, 0.4, 0.5)); err != nil {
 		t.Fatal(err)
@@ -67,7 +72,7 @@ func TestKeep(t *testing.T) {
 	if err != nil || len(rows) != 3 || rows[1].Ratio.Median != 0.9 || rows[1].Load != 0.1 || rows[1].Commit != "bbbbbbb" {
 		t.Errorf("what was worse is not kept: %v, %v", rows, err)
 	}
-	svg, err := os.ReadFile(picture)
+	svg, err := os.ReadFile(filepath.Join(dir, "images/benchmarks.svg"))
 	if err != nil || !strings.Contains(string(svg), "bbbbbbb") || !strings.Contains(string(svg), ">switch<") {
 		t.Errorf("%v\n%s", err, svg)
 	}
@@ -80,5 +85,32 @@ func TestKeep(t *testing.T) {
 	}
 	if err := keep(); err == nil || !strings.Contains(err.Error(), "bench.jsonl:1") {
 		t.Errorf("a broken line: %v", err)
+	}
+}
+
+func TestPage(t *testing.T) {
+	page := filepath.Join(t.TempDir(), "page.md")
+	if err := os.WriteFile(page, []byte("a\n<!-- x: begin -->\nold\n<!-- x: end -->\nb\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	within, over := row("aaaaaaa", "update", 0.3, 0.4, 0.5), row("aaaaaaa", "memory", 1, 1, 1)
+	within.Goal, over.Ratio, over.Limit = 0.4, nil, 1.5
+	if err := WriteInto(page, "x", Goals([]Row{within, over})+Table([]Row{within, over})); err != nil {
+		t.Fatal(err)
+	}
+	text, _ := os.ReadFile(page)
+	for _, want := range []string{
+		"a\n<!-- x: begin -->\n",
+		"| update, 20.10, overlay2 | at most 0.4 x by hand | 0.40 (0.30 to 0.50) | yes |\n",
+		"| memory, 20.10, overlay2 | at most 1.5 s | 2.00 (1.00 to 3.00) s | no |\n",
+		"| update | 20.10, overlay2 | 2.00 (1.00 to 3.00) s | by hand | 4.00 s | 0.40 (0.30 to 0.50) |\n",
+		"\n<!-- x: end -->\nb\n",
+	} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+	if err := WriteInto(page, "y", ""); err == nil {
+		t.Error("wrote between marks that are not there")
 	}
 }
