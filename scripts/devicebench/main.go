@@ -4,6 +4,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"flag"
 	"fmt"
@@ -318,13 +319,22 @@ func measure(version, group string, steps []step) (m measured, err error) {
 		cmd := exec.Command(s.args[0], s.args[1:]...)
 		cmd.Dir, cmd.Env = s.dir, s.env
 		started := time.Now()
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return m, fmt.Errorf("%v: %w: %s", s.args, err, out)
+		var out bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &out, &out
+		if err := cmd.Start(); err != nil {
+			return m, err
+		}
+		ended, peak := make(chan struct{}), make(chan int64)
+		go watch(cmd.Process.Pid, ended, peak)
+		err := cmd.Wait()
+		close(ended)
+		m.rss = max(m.rss, <-peak)
+		if err != nil {
+			return m, fmt.Errorf("%v: %w: %s", s.args, err, out.String())
 		}
 		m.last = time.Since(started)
 		usage := cmd.ProcessState.SysUsage().(*syscall.Rusage)
 		m.written += usage.Oublock * 512
-		m.rss = max(m.rss, usage.Maxrss<<10)
 	}
 	for deadline := time.Now().Add(2 * time.Minute); c.version() != version; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
@@ -335,6 +345,26 @@ func measure(version, group string, steps []step) (m measured, err error) {
 	after, err := written(*engine)
 	m.written += after - before
 	return m, err
+}
+
+// watch looks every 5 ms how much memory a process had at most. What the kernel says at its end would be that of docker compose, which it started.
+func watch(pid int, ended <-chan struct{}, peak chan<- int64) {
+	var most int64
+	for {
+		status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid)) // no longer there at the end
+		if _, text, ok := strings.Cut(string(status), "\nVmHWM:"); ok {
+			text, _, _ = strings.Cut(text, "kB")
+			if kib, err := strconv.ParseInt(strings.TrimSpace(text), 10, 64); err == nil {
+				most = max(most, kib<<10)
+			}
+		}
+		select {
+		case <-ended:
+			peak <- most
+			return
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
 }
 
 // memoryGroup makes a control group, of version 2 or 1, whose processes have so
