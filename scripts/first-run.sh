@@ -66,7 +66,7 @@ if [ -n "$uri" ]; then
 fi
 apt-config dump | grep -E '^Acquire::(http|https)(::|\b)' >"$dir/apt.conf" || true
 echo "first-run: making a bare Debian $debian" >&2
-mmdebstrap -q --variant=minbase --include=ca-certificates,git,make --aptopt="$dir/apt.conf" "$suite" "$dir/debian.tar" "${sources[@]}" >&2
+scripts/mmdebstrap.sh -q --variant=minbase --include=ca-certificates,git,make --aptopt="$dir/apt.conf" "$suite" "$dir/debian.tar" "${sources[@]}" >&2
 
 # fresh ROOT: a machine that nothing ran on.
 fresh() {

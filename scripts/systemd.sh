@@ -38,7 +38,7 @@ base() {
     work=$(mktemp -d "$cache/work.XXXXXX")
     chmod 755 "$work"
     # shellcheck disable=SC2016 # $1 is for the hooks
-    mmdebstrap --variant=minbase --aptopt='Acquire::Languages "none"' --include=systemd-sysv,procps \
+    "$(dirname "$self")/mmdebstrap.sh" --variant=minbase --aptopt='Acquire::Languages "none"' --include=systemd-sysv,procps \
       --customize-hook='for u in apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer e2scrub_all.timer fstrim.timer getty.target console-getty.service systemd-logind.service; do chroot "$1" systemctl mask $u; done' \
       --customize-hook='rm -rf "$1"/var/lib/apt/lists/* "$1"/usr/share/doc "$1"/usr/share/locale' \
       bookworm "$work/root.tar" >&2

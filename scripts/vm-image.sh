@@ -30,7 +30,7 @@ if [ ! -d "$dir" ]; then
   mkdir "$work/out"
   # A small initrd: only what finds the root disk. dhclient, fsck of a fresh file system and the like are left out.
   # shellcheck disable=SC2016 # $1 is for the hooks
-  mmdebstrap --variant=minbase --architectures=amd64 --aptopt='Acquire::Languages "none"' \
+  "$(dirname "$self")/mmdebstrap.sh" --variant=minbase --architectures=amd64 --aptopt='Acquire::Languages "none"' \
     --include=systemd-sysv,udev,dbus,kmod,iproute2,linux-image-amd64,initramfs-tools,zstd,e2fsprogs,qemu-guest-agent,procps \
     --customize-hook='printf "%s\n" virtio_pci virtio_blk ext4 crc32c_generic >>"$1/etc/initramfs-tools/modules"' \
     --customize-hook='sed -i -e s/^MODULES=.*/MODULES=list/ -e s/^COMPRESS=.*/COMPRESS=zstd/ "$1/etc/initramfs-tools/initramfs.conf"' \
