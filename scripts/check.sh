@@ -51,12 +51,21 @@ count() { grep -cE -- "$2" "$kept/$1.log" || true; }
       echo "| $suite | $what | not run | | | |"
       continue
     fi
-    tests=$(sed -nE 's/^The slowest of ([0-9]+) tests:$/\1/p' "$kept/$suite.log")
+    tests=$(sed -nE 's/^(The slowest of )?([0-9]+) tests(:| on [0-9]+ engines)$/\2/p' "$kept/$suite.log")
     tests=${tests:-$(count "$suite" '^ *--- (PASS|FAIL)|^== ')}
     result=$(cat "$kept/$suite.verdict")
     [ "$result" = passed ] || result+=": $(grep -v '^make: ' "$kept/$suite.log" | tail -n 1 | tr '|' '/' | cut -c 1-200)"
     echo "| $suite | $what | $result | $tests | $(count "$suite" '^ *--- SKIP|^skipped: ') | $(cat "$kept/$suite.minutes") |"
   done
+  if [ -e "$kept/test.verdict" ]; then
+    echo
+    echo "## Where the time of make test goes"
+    echo
+    echo '```text'
+    sed -n '/^The slowest of [0-9]* tests:$/,/^$/p' "$kept/test.log" | sed '/^$/d'
+    sed -n '/^Set-up:$/,/^$/p' "$kept/test.log" | sed '/^$/d'
+    echo '```'
+  fi
 } >docs/suites.md
 [ ${#failed[@]} -eq 0 ] || { echo "check: failed: ${failed[*]}; docs/suites.md has the table" >&2; exit 1; }
 echo "check: docs/suites.md has the table" >&2

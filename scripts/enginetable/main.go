@@ -27,6 +27,7 @@ func main() {
 
 func run(doc string, files []string) error {
 	rows := map[string][]string{}
+	count := 0
 	head := "| test |"
 	files = slices.DeleteFunc(files, func(f string) bool { return strings.HasSuffix(f, ".about") })
 	for i, file := range files {
@@ -49,8 +50,13 @@ func run(doc string, files []string) error {
 				rows[test] = make([]string, len(files))
 			}
 			rows[test][i] = result
+			count++
+			if result == "skipped" {
+				fmt.Printf("skipped: %s on %s\n", test, name)
+			}
 		}
 	}
+	fmt.Printf("%d tests on %d engines\n", count, len(files))
 	table := head + "\n|---|" + strings.Repeat("---:|", len(files)) + "\n"
 	for _, test := range slices.Sorted(maps.Keys(rows)) {
 		if !slices.ContainsFunc(rows[test], func(r string) bool { return r != "ok" && r != "" }) {
