@@ -75,6 +75,7 @@ type look struct {
 	since time.Time // it has not changed since
 	done  bool      // nothing is to be done with it, unless it changes
 	waits waiting   // for something else, when done
+	read  *dropped  // what it is, once it could be read
 }
 
 // waiting is since when a bundle is kept from its turn, and what ran then.
@@ -152,7 +153,16 @@ func (a *app) lookAtDrop(ctx context.Context) {
 		time.AfterFunc(again, a.poke)
 	}
 	for _, f := range ready {
-		id, err := a.takeDropped(ctx, f)
+		var id string
+		var err error
+		// A change need not show in its times, so what is taken is read once more.
+		if f.version, f.size, err = peek(filepath.Join(a.dropDir(), f.name)); err != nil {
+			l := a.seen[f.name]
+			l.read = nil
+			a.seen[f.name] = l
+		} else {
+			id, err = a.takeDropped(ctx, f)
+		}
 		if ctx.Err() != nil {
 			return
 		}
@@ -241,9 +251,15 @@ func (a *app) complete(ctx context.Context) (ready []dropped, again time.Duratio
 			again, moving = a.Timing.Stable, true
 			continue
 		}
+		if l.read != nil {
+			ready = append(ready, *l.read)
+			continue
+		}
 		version, size, err := peek(filepath.Join(a.dropDir(), files[0].Name()))
 		if err == nil {
-			ready = append(ready, dropped{name: name, size: size, version: version})
+			l.read = &dropped{name: name, size: size, version: version}
+			seen[name] = l
+			ready = append(ready, *l.read)
 			continue
 		}
 		if rest < a.Timing.Settle {

@@ -341,3 +341,29 @@ func TestWatchers(t *testing.T) {
 		t.Errorf("%d, %d", h.each["ann"], len(h.watchers))
 	}
 }
+
+// TestDropReadOnce: of many bundles in the drop folder, each look reads only those that
+// are new or changed, else a folder costs the square of what is in it.
+func TestDropReadOnce(t *testing.T) {
+	d := newShop(t, Apply)
+	d.put("a.tar.gz", "1.1.0")
+	d.put("b.tar.gz", "1.2.0")
+	a := d.boot()
+	defer a.close()
+	look := func() []dropped {
+		a.complete(t.Context()) // until nothing has changed for a while
+		ready, _ := a.complete(t.Context())
+		if len(ready) != 2 {
+			t.Fatalf("%d bundles are ready, want 2", len(ready))
+		}
+		return ready
+	}
+	before := look()
+	if again := look(); again[0].version != before[0].version || again[1].version != before[1].version {
+		t.Error("a bundle that did not change was read again")
+	}
+	d.put("b.tar.gz", "1.30.0")
+	if changed := look(); changed[0].version != before[0].version || changed[1].version.Original() != "1.30.0" {
+		t.Errorf("%s and %s after a change, want 1.1.0 as it was and 1.30.0", changed[0].version, changed[1].version)
+	}
+}
