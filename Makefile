@@ -86,6 +86,11 @@ vuln: ## known holes in what the programs call (network)
 check: ## every suite at the last commit, one after the other, with a table in docs/suites.md; hours, and it can be ended and started again
 	scripts/check.sh
 
+.PHONY: growth
+growth: ## time, memory and written bytes against sizes and numbers that grow; writes docs/growth.md (root, 30 GB)
+	type -P time >/dev/null || apt-get install -y --no-install-recommends time
+	CGO_ENABLED=0 $(GO) run ./scripts/growth -doc
+
 .PHONY: bench-device
 bench-device: setup ## install, update and rollback on each engine, beside the same by hand; writes docs/benchmarks.md, fails when a ratio became worse (VALISE_BENCH_APP=large)
 	scripts/bench-device.sh -doc docs/benchmarks.md

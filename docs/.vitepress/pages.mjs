@@ -85,6 +85,7 @@ export const sidebar = [
       ['Reliability', 'docs/reliability.md'],
       ['Suites', 'docs/suites.md'],
       ['Benchmarks', 'docs/benchmarks.md'],
+      ['Growth', 'docs/growth.md'],
       ['Size of the installer', 'docs/size.md'],
       ['Roadmap and non-goals', 'docs/roadmap.md'],
       ['Contributing', 'CONTRIBUTING.md'],
