@@ -21,6 +21,8 @@ while [ $# -gt 0 ]; do
   esac
   shift 2
 done
+[ -z "$doc" ] || [ -z "${VALISE_BENCH_MEMORY:-}" ] ||
+  { echo "bench-device: rows with a limit of memory are not kept: leave out -doc or VALISE_BENCH_MEMORY" >&2; exit 64; }
 [ $# -gt 0 ] || set -- installed 29-overlay2 29-containerd
 dir=$(mktemp -d /tmp/valise-bench.XXXXXX)
 trap 'scripts/engine.sh down "$dir/engine" >&2 || true; rm -rf "$dir"' EXIT

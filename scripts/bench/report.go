@@ -120,7 +120,7 @@ func (b *bench) rows() (rows []history.Row) {
 
 // writeGoals compares what was measured with what was wanted.
 func (b *bench) writeGoals(w *strings.Builder) {
-	fmt.Fprintf(w, "### Kept by commit\n\nLoad average before the run: %.2f.\n\n%s\n", b.began.Load, history.Table(b.rows()))
+	fmt.Fprintf(w, "### Rows\n\nLoad average before the run: %.2f.\n\n%s\n", b.began.Load, history.Table(b.rows()))
 	fmt.Fprintf(w, "### Goals\n\n%s\n", history.Goals(b.rows()))
 	fmt.Fprintf(w, "| goal | measured | met |\n|---|---|---|\n")
 	row := func(goal string, met bool, format string, args ...any) {
