@@ -34,7 +34,7 @@ func TestComposeOptions(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "docker-compose"), []byte("#!/bin/sh\nfor a; do echo \"$a\"; done >>"+log+"; echo END >>"+log+"; echo 99.0.0\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	env := Env{Path: dir + ":/usr/bin:/bin"}
+	env := Env{Path: dir} // and no docker with its plugin
 	program, err := FindCompose(t.Context(), env)
 	if err != nil {
 		t.Fatal(err)
