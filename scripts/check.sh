@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs every suite at the last commit, each in a clone of its own, goes on after a failure, and writes docs/suites.md.
+# Runs every suite at the last commit, each in a clone of its own, goes on after a failure, and writes docs/suites.md: the
+# newest run of each, of this commit or of one before.
 # By hand, as root:  scripts/check.sh [SUITE]...       targets of make; every suite without names, which takes hours
 # A suite that passed at this commit is not run again: what was ended is gone on with by the same command. What suites
 # printed is kept in ${VALISE_CACHE:-~/.cache/valise}/check/COMMIT.
@@ -35,35 +36,43 @@ for suite; do
   rm -rf --one-file-system "${work:?}/$suite"
 done
 
-# count SUITE PATTERN: lines of its log.
-count() { grep -cE -- "$2" "$kept/$1.log" || true; }
+# of SUITE: where its newest verdict is, of this commit or of one before.
+of() {
+  if [ -e "$kept/$1.verdict" ]; then echo "$kept"; return; fi
+  # shellcheck disable=SC2012 # hashes
+  dirname "$(ls -t "${kept%/*}"/*/"$1.verdict" 2>/dev/null | head -n 1)"
+}
+# count LOG PATTERN: lines of it.
+count() { grep -cE -- "$2" "$1" || true; }
 {
   echo "# Suites"
   echo
-  echo "Written by \`make check\`: every suite at commit \`$commit\`. The first column is a target of make; what it printed is in"
-  echo "\`~/.cache/valise/check/$commit\`."
+  echo "Written by \`make check\`, which runs every suite: the newest run of each, and its commit. The first column is a target of make;"
+  echo "what it printed is in \`~/.cache/valise/check/COMMIT\`."
   echo
-  echo "| suite | what it does | result | tests | skipped | minutes |"
-  echo "|---|---|---|---|---|---|"
+  echo "| suite | what it does | result | tests | skipped | minutes | commit |"
+  echo "|---|---|---|---|---|---|---|"
   for suite in "${suites[@]}"; do
     what=$(sed -nE "s/^$suite:.*## //p" Makefile)
-    if [ ! -e "$kept/$suite.verdict" ]; then
-      echo "| $suite | $what | not run | | | |"
+    in=$(of "$suite")
+    if [ "$in" = . ]; then
+      echo "| $suite | $what | not run | | | | |"
       continue
     fi
-    tests=$(sed -nE 's/^(The slowest of )?([0-9]+) tests(:| on [0-9]+ engines)$/\2/p' "$kept/$suite.log")
-    tests=${tests:-$(count "$suite" '^ *--- (PASS|FAIL)|^== ')}
-    result=$(cat "$kept/$suite.verdict")
-    [ "$result" = passed ] || result+=": $(grep -v '^make: ' "$kept/$suite.log" | tail -n 1 | tr '|' '/' | cut -c 1-200)"
-    echo "| $suite | $what | $result | $tests | $(count "$suite" '^ *--- SKIP|^skipped: ') | $(cat "$kept/$suite.minutes") |"
+    log=$in/$suite.log
+    tests=$(sed -nE 's/^(The slowest of )?([0-9]+) tests(:| on [0-9]+ engines)$/\2/p' "$log")
+    tests=${tests:-$(count "$log" '^ *--- (PASS|FAIL)|^== ')}
+    result=$(cat "$in/$suite.verdict")
+    [ "$result" = passed ] || result+=": $(grep -v '^make: ' "$log" | tail -n 1 | tr '|' '/' | cut -c 1-200)"
+    echo "| $suite | $what | $result | $tests | $(count "$log" '^ *--- SKIP|^skipped: ') | $(cat "$in/$suite.minutes") | ${in##*/} |"
   done
-  if [ -e "$kept/test.verdict" ]; then
+  log=$(of test)/test.log
+  if [ -e "$log" ]; then
     echo
     echo "## Where the time of make test goes"
     echo
     echo '```text'
-    sed -n '/^The slowest of [0-9]* tests:$/,/^$/p' "$kept/test.log" | sed '/^$/d'
-    sed -n '/^Set-up:$/,/^$/p' "$kept/test.log" | sed '/^$/d'
+    sed -n '/^The slowest of [0-9]* tests:$/,/^$/p; /^Set-up:$/,/^$/p' "$log" | sed '/^$/d'
     echo '```'
   fi
 } >docs/suites.md
