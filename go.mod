@@ -59,6 +59,11 @@ require (
 )
 
 require (
+	github.com/ProtonMail/go-crypto v1.4.1
+	github.com/cloudflare/circl v1.6.3 // indirect
+)
+
+require (
 	cloud.google.com/go/compute/metadata v0.9.0 // indirect
 	deps.dev/api/v3 v3.0.0-20260422013440-90c27f84dd6f // indirect
 	deps.dev/util/maven v0.0.0-20260528042559-b92437de09fd // indirect

@@ -15,7 +15,7 @@ demo) ;;
   packages+=(
     procps systemd-container   # machines with systemd: scripts/systemd.sh
     busybox-static         # the shell and tools of small devices, for install.sh
-    e2fsprogs gpgv         # sticks; the signatures of a Debian mirror
+    e2fsprogs              # sticks
     git make python3 shellcheck sqlite3 strace xz-utils zstd
   )
   ;;

@@ -94,7 +94,7 @@ func (a *app) collect(ctx context.Context, p *project.Project, r *project.Releas
 	var busy *image.BusyError
 	switch {
 	case errors.As(err, &busy), errors.As(err, &status) && status.StatusCode == http.StatusTooManyRequests:
-		return nil, cli.WithHint(err, "wait and build again: what was loaded is kept; docker login gives most registries higher limits, and a mirror has none (VALISE_MIRRORS, or registries in %s)", p.File)
+		return nil, cli.WithHint(err, "wait and build again; docker login gives most registries higher limits, and a mirror has none (VALISE_MIRRORS, or registries in %s)", p.File)
 	case errors.As(err, &status) && (status.StatusCode == http.StatusUnauthorized || status.StatusCode == http.StatusForbidden):
 		return nil, cli.WithHint(err, "log in: docker login %s (its credential helpers count); a registry says the same of an image that is not there", registryOf(status))
 	case err != nil && strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
