@@ -3,6 +3,7 @@
 #   TestFault   updates and rollbacks while system calls fail, everything is killed, and disks are full
 #   TestReplay  updates and rollbacks from each state of the disk that a power cut can leave
 #   TestChaos   all that happens to a device, at random, one after the other
+#   TestSoak    daemon and page at work for VALISE_SOAK=60m; only when it is named
 # By hand:  scripts/fault.sh [GO TEST ARGUMENTS]     as -run TestReplay/update
 #   VALISE_FAULTS=40, VALISE_STATES=40, VALISE_OPERATIONS=60    so many cases, states for each command, operations
 #   VALISE_SEED=7                           the same choice again
