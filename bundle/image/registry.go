@@ -76,7 +76,7 @@ func (c *collector) registry(text string) (*registrySource, error) {
 	if base == nil {
 		base = c.hosts
 	}
-	base = patient{&web.Guard{Next: base, Limit: maxAnswer, Whole: isBlob, Loopback: true}}
+	base = patient{&web.Guard{Next: base, Limit: maxAnswer, Whole: isBlob, Stall: blobStall, Loopback: true}}
 	base = transport.NewRetry(base, transport.WithRetryBackoff(remote.Backoff{Duration: askBackoff, Factor: 3, Jitter: 0.1, Steps: 3}),
 		transport.WithRetryStatusCodes(http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError,
 			http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout))

@@ -296,6 +296,34 @@ func TestBrokenForGood(t *testing.T) {
 	})
 }
 
+// TestSilentDocument: a registry that says no more in the middle of a document, or of a
+// failure, holds up no build.
+func TestSilentDocument(t *testing.T) {
+	impatient(t)
+	for _, status := range []int{http.StatusOK, http.StatusServiceUnavailable, http.StatusNotFound} {
+		ended := make(chan struct{})
+		f, _ := newFaults(t)
+		inner := f.inner
+		f.inner = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if !strings.Contains(r.URL.Path, "/manifests/") {
+				inner.ServeHTTP(w, r)
+				return
+			}
+			w.Header().Set("Content-Length", "100")
+			w.WriteHeader(status)
+			w.(http.Flusher).Flush()
+			select {
+			case <-r.Context().Done(): // who asked has gone
+			case <-ended:
+			}
+		})
+		if _, err := pack(t.Context(), t, f.host+"/a:1", nil); err == nil {
+			t.Errorf("%d: it was packed", status)
+		}
+		close(ended)
+	}
+}
+
 // TestMirrors: mirrors are asked first; one that does not have it, is not there, or
 // lies about an image manifest is passed over.
 func TestMirrors(t *testing.T) {
