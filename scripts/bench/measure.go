@@ -9,11 +9,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/valise-ota/valise/scripts/bench/proc"
 )
 
 // contestant is a command that is measured.
@@ -188,28 +189,13 @@ func readProcess(pid int) (p process, err error) {
 		}
 		p.cpu += ticks / 100
 	}
-	if p.written, err = member(filepath.Join(dir, "io"), "write_bytes:"); err != nil {
+	if p.written, err = proc.Written(pid); err != nil {
 		return p, err
 	}
-	if p.peak, err = member(filepath.Join(dir, "status"), "VmHWM:"); err != nil {
+	if p.peak, err = proc.Peak(pid); err != nil {
 		return p, err
 	}
-	p.peak <<= 10
 	return p, os.WriteFile(filepath.Join(dir, "clear_refs"), []byte("5"), 0) // the peak begins anew
-}
-
-// member returns the number behind a key of a file of /proc.
-func member(file, key string) (int64, error) {
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return 0, err
-	}
-	words := strings.Fields(string(data))
-	i := slices.Index(words, key)
-	if i < 0 || i+1 == len(words) {
-		return 0, fmt.Errorf("%s has no %s", file, key)
-	}
-	return strconv.ParseInt(words[i+1], 10, 64)
 }
 
 // sizeOf adds up the files below a directory.

@@ -24,6 +24,8 @@ type Panel struct {
 	X, Y   Axis
 	Series []Series
 	Goal   float64 // a dashed line at this height; 0 for none
+	// Straight draws a dashed line from the corner, of what grows as X does; for logarithmic axes.
+	Straight bool
 }
 
 // Axis is linear or logarithmic.
@@ -108,6 +110,11 @@ func (p Panel) draw(b *strings.Builder) {
 	fmt.Fprintf(b, `<path class="a" d="M%g %gV%gH%g"/>`+"\n", left, top, height-bottom, width-right)
 	if p.Goal > 0 {
 		fmt.Fprintf(b, `<path class="goal" d="M%g %.1fH%g"/>`+"\n", left, y(p.Goal), width-right)
+	}
+	if p.Straight {
+		across, up := x(10*xTicks[0])-left, height-bottom-y(10*yTicks[0]) // a decade each
+		n := min((width-right-left)/across, (height-bottom-top)/up)
+		fmt.Fprintf(b, `<path class="goal" d="M%g %gL%.1f %.1f"/>`+"\n", left, height-bottom, left+n*across, height-bottom-n*up)
 	}
 	for i, s := range p.Series {
 		var path strings.Builder

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/valise-ota/valise/scripts/bench/history"
+	"github.com/valise-ota/valise/scripts/bench/proc"
 )
 
 const (
@@ -365,12 +366,8 @@ func measure(version, group string, steps []step) (m measured, err error) {
 func watch(pid int, ended <-chan struct{}, peak chan<- int64) {
 	var most int64
 	for {
-		status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid)) // no longer there at the end
-		if _, text, ok := strings.Cut(string(status), "\nVmHWM:"); ok {
-			text, _, _ = strings.Cut(text, "kB")
-			if kib, err := strconv.ParseInt(strings.TrimSpace(text), 10, 64); err == nil {
-				most = max(most, kib<<10)
-			}
+		if now, err := proc.Peak(pid); err == nil { // no longer there at the end
+			most = max(most, now)
 		}
 		select {
 		case <-ended:
@@ -399,13 +396,7 @@ func memoryGroup(limit int64) (dir string, err error) {
 
 // written is what a process and its children wrote, in bytes.
 func written(pid int) (sum int64, err error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/io", pid))
-	if err != nil {
-		return 0, err
-	}
-	_, text, _ := strings.Cut(string(b), "\nwrite_bytes: ")
-	text, _, _ = strings.Cut(text, "\n")
-	if sum, err = strconv.ParseInt(text, 10, 64); err != nil {
+	if sum, err = proc.Written(pid); err != nil {
 		return 0, err
 	}
 	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))

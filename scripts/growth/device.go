@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -20,6 +19,7 @@ import (
 
 	"github.com/valise-ota/valise/installer"
 	"github.com/valise-ota/valise/installer/record"
+	"github.com/valise-ota/valise/scripts/bench/proc"
 )
 
 // newDevice makes the root of an empty device.
@@ -147,25 +147,10 @@ func (s *service) count(ctx context.Context, n int, words ...string) (float64, e
 
 // stop ends it, and returns its memory and writes until then.
 func (s *service) stop() (sample, error) {
-	dir := filepath.Join("/proc", strconv.Itoa(s.cmd.Process.Pid))
-	peak, err1 := member(filepath.Join(dir, "status"), "VmHWM:")
-	written, err2 := member(filepath.Join(dir, "io"), "write_bytes:")
+	peak, err1 := proc.Peak(s.cmd.Process.Pid)
+	written, err2 := proc.Written(s.cmd.Process.Pid)
 	err := errors.Join(err1, err2, s.cmd.Process.Signal(os.Interrupt))
-	return sample{rss: peak * 1024, written: written}, errors.Join(err, <-s.done)
-}
-
-// member returns the number behind a key of a file of /proc.
-func member(file, key string) (n float64, err error) {
-	data, err := os.ReadFile(file)
-	if err != nil {
-		return 0, err
-	}
-	words := strings.Fields(string(data))
-	i := slices.Index(words, key)
-	if i < 0 || i+1 == len(words) {
-		return 0, fmt.Errorf("%s has no %s", file, key)
-	}
-	return strconv.ParseFloat(words[i+1], 64)
+	return sample{rss: float64(peak), written: float64(written)}, errors.Join(err, <-s.done)
 }
 
 // served adds what a service cost until it had said something n times.

@@ -22,12 +22,14 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/valise-ota/valise/scripts/bench/history"
 )
 
 const (
 	app    = "growth"
 	doc    = "docs/growth.md"
-	chart  = "docs/images/growth.svg"
+	image  = "docs/images/growth.svg"
 	rounds = 3 // of what is short
 	long   = 10 * time.Second
 )
@@ -62,6 +64,7 @@ type sample struct {
 }
 
 type growth struct {
+	commit     string
 	work, root string // scratch directory; what the device has as its root
 	env        []string
 	now        *dimension
@@ -74,7 +77,7 @@ func main() {
 	flag.StringVar(&g.work, "work", "", "directory for scratch files, on the disk that is to be measured; a temporary one when empty")
 	only := flag.String("only", ".", "regular expression: measure these (bundle, images, files, mounted, kept, records, drop, apps, clients) only")
 	quick := flag.Bool("quick", false, "leave the largest of each out")
-	write := flag.Bool("doc", false, "write the table into "+doc+" and the picture "+chart+", in place of printing the table")
+	write := flag.Bool("doc", false, "write the table into "+doc+" and the picture "+image+", in place of printing the table")
 	flag.Parse()
 	filter, err := regexp.Compile(*only)
 	if err != nil || flag.NArg() != 0 {
@@ -92,6 +95,9 @@ func main() {
 func (g *growth) main(ctx context.Context, only *regexp.Regexp, quick, write bool) (err error) {
 	if os.Geteuid() != 0 {
 		return errors.New("run as root: a device is a root directory of its own")
+	}
+	if g.commit, err = history.Commit(); err != nil {
+		return err
 	}
 	if g.work, err = os.MkdirTemp(g.work, "valise-growth-"); err != nil {
 		return err

@@ -1,15 +1,15 @@
 package main
 
 import (
-	"bytes"
-	"cmp"
+	"errors"
 	"fmt"
 	"math"
 	"os"
-	"os/exec"
-	"slices"
 	"strings"
 	"time"
+
+	"github.com/valise-ota/valise/scripts/bench/history"
+	"github.com/valise-ota/valise/scripts/chart"
 )
 
 // metric is what is measured of a program.
@@ -37,8 +37,7 @@ func (p point) median(m metric) float64 {
 	for _, s := range p.samples {
 		all = append(all, m.of(s))
 	}
-	slices.Sort(all)
-	return (all[(len(all)-1)/2] + all[len(all)/2]) / 2
+	return history.Of(all).Median
 }
 
 // exponent is e where the metric grows as n^e between the two largest sizes; 0 where there is but one.
@@ -78,7 +77,7 @@ func amount(n int, unit string) string {
 // report is the table, and what is not in it.
 func (g *growth) report(all []*dimension) string {
 	var w strings.Builder
-	fmt.Fprintf(&w, "Measured on %s, of %s.\n\n", time.Now().UTC().Format(time.DateOnly), source())
+	fmt.Fprintf(&w, "Measured on %s, of commit %s.\n\n", time.Now().UTC().Format(time.DateOnly), g.commit)
 	fmt.Fprintf(&w, "| what grows | program | at | time, s | peak memory, MiB | written, MB | time | memory | written |\n|---|---|---|---|---|---|---|---|---|\n")
 	above := 0
 	for _, d := range all {
@@ -116,28 +115,34 @@ func (g *growth) report(all []*dimension) string {
 	return w.String()
 }
 
-// source is the commit that was measured.
-func source() string {
-	out, err := exec.Command("git", "describe", "--always", "--dirty").Output()
-	if err != nil {
-		return "an unknown commit"
-	}
-	return "commit " + strings.TrimSpace(string(out))
-}
-
 // write puts the report between the marks of the page, and the picture beside it.
 func (g *growth) write(all []*dimension) error {
-	const begin, end = "<!-- growth: begin -->\n", "<!-- growth: end -->"
-	page, err := os.ReadFile(doc)
-	if err != nil {
-		return err
+	return errors.Join(history.WriteInto(doc, "growth", g.report(all)), os.WriteFile(image, picture(all).SVG(), 0o644))
+}
+
+// short leaves out what all programs of a row begin with.
+func short(program string) string {
+	for _, p := range []string{"valise-installer ", "valise "} {
+		program = strings.TrimPrefix(program, p)
 	}
-	head, rest, ok := bytes.Cut(page, []byte(begin))
-	_, tail, found := bytes.Cut(rest, []byte(end))
-	if !ok || !found {
-		return fmt.Errorf("%s has no lines %q and %q", doc, strings.TrimSpace(begin), end)
+	return program
+}
+
+// picture has a row for each dimension: time, memory and written bytes against its size, with logarithms on both axes.
+func picture(all []*dimension) chart.Chart {
+	c := chart.Chart{Title: "Time, peak memory and written bytes of each program against each size", Columns: len(metrics)}
+	for _, d := range all {
+		for _, m := range metrics {
+			p := chart.Panel{Title: d.title + ": " + m.name, X: chart.Axis{Label: d.unit, Log: true}, Y: chart.Axis{Label: m.unit, Log: true}, Straight: true}
+			for _, s := range d.series {
+				line := chart.Series{Name: short(s.program)}
+				for _, at := range s.points {
+					line.Points = append(line.Points, chart.Point{X: float64(at.n), Y: max(at.median(m), m.floor)})
+				}
+				p.Series = append(p.Series, line)
+			}
+			c.Panels = append(c.Panels, p)
+		}
 	}
-	return cmp.Or(
-		os.WriteFile(doc, slices.Concat(head, []byte(begin+"\n"+g.report(all)+"\n"+end), tail), 0o644),
-		os.WriteFile(chart, []byte(picture(all)), 0o644))
+	return c
 }

@@ -52,7 +52,7 @@ func TestReport(t *testing.T) {
 }
 
 func TestPicture(t *testing.T) {
-	text := picture([]*dimension{grows(1, 1, 10, 1000), grows(0, 10, 256)})
+	text := string(picture([]*dimension{grows(1, 1, 10, 1000), grows(0, 10, 256)}).SVG())
 	for d := xml.NewDecoder(strings.NewReader(text)); ; {
 		if _, err := d.Token(); err == io.EOF {
 			break
@@ -61,7 +61,7 @@ func TestPicture(t *testing.T) {
 		}
 	}
 	// A straight line goes from corner to corner, whatever its decades.
-	if !strings.Contains(text, "<path class=\"line c0\" d=\"M56.0 182.0L136.0 138.7L296.0 52.0\"/>") {
+	if !strings.Contains(text, `<path class="s" d="M44.0 156.0L112.0 112.7L248.0 26.0"/>`) || !strings.Contains(text, `<path class="goal" d="M44 156L248.0 26.0"/>`) {
 		t.Errorf("no straight line in\n%s", text)
 	}
 	if strings.Contains(text, "NaN") || strings.Contains(text, "Inf") {

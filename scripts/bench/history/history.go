@@ -68,17 +68,24 @@ func Against(to string, values, peer []float64) *Ratio {
 	return &Ratio{to, Of(peer).Median, Of(all)}
 }
 
-// NewRun asks git for the commit. A change of the pages, which benchmarks write, counts as none. load is what /proc/loadavg had before the run
-// began to build anything.
-func NewRun(load string) (r Run, err error) {
-	r.Time = time.Now().UTC().Truncate(time.Second)
+// Commit asks git for the commit. Behind it is "+" where files differ; a change of the pages, which benchmarks write, counts as none.
+func Commit() (string, error) {
 	out, err := exec.Command("git", "rev-parse", "--short=7", "HEAD").Output()
 	if err != nil {
-		return r, fmt.Errorf("ask git for the commit: %w", err)
+		return "", fmt.Errorf("ask git for the commit: %w", err)
 	}
-	r.Commit = strings.TrimSpace(string(out))
+	commit := strings.TrimSpace(string(out))
 	if exec.Command("git", "diff", "--quiet", "HEAD", "--", ".", ":!docs").Run() != nil {
-		r.Commit += "+"
+		commit += "+"
+	}
+	return commit, nil
+}
+
+// NewRun is a run of the commit. load is what /proc/loadavg had before the run began to build anything.
+func NewRun(load string) (r Run, err error) {
+	r.Time = time.Now().UTC().Truncate(time.Second)
+	if r.Commit, err = Commit(); err != nil {
+		return r, err
 	}
 	first, _, _ := strings.Cut(load, " ")
 	if r.Load, err = strconv.ParseFloat(first, 64); err != nil {
