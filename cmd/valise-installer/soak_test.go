@@ -11,13 +11,13 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/valise-ota/valise/scripts/bench/history"
 	"github.com/valise-ota/valise/scripts/chart"
 )
 
@@ -127,8 +127,7 @@ func growth(samples [][]float64, column int) (before, after, operations float64)
 		for _, s := range part {
 			all = append(all, s[column])
 		}
-		slices.Sort(all)
-		return all[len(all)/2]
+		return history.Of(all).Median
 	}
 	return median(samples[n/4 : max(n/2, n/4+1)]), median(samples[n-max(n/4, 1):]), float64(n) / 2 * roundOperations
 }
