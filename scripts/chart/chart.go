@@ -48,14 +48,16 @@ const (
 	width, height            = 260.0, 190.0 // of a panel
 	left, right, top, bottom = 44.0, 12.0, 26.0, 34.0
 	line                     = 13.0 // of the legend
-	colors                   = 6
+	colors                   = 9
 )
 
 const style = `text{font:11px system-ui,sans-serif;fill:#333}.t{font-weight:600;font-size:12px}.a{fill:none;stroke:#999}.g{stroke:#ddd}
 .goal{stroke:#666;stroke-dasharray:4 3}.s{fill:none;stroke-width:1.6}.l{font-size:10px}
 .c0{color:#0969da}.c1{color:#bc4c00}.c2{color:#1a7f37}.c3{color:#8250df}.c4{color:#bf3989}.c5{color:#9a6700}
+.c6{color:#cf222e}.c7{color:#1b7c83}.c8{color:#6e7781}
 @media(prefers-color-scheme:dark){text{fill:#ddd}.a{stroke:#777}.g{stroke:#3a3a3a}.goal{stroke:#aaa}
-.c0{color:#58a6ff}.c1{color:#ffa657}.c2{color:#56d364}.c3{color:#bc8cff}.c4{color:#f778ba}.c5{color:#e3b341}}`
+.c0{color:#58a6ff}.c1{color:#ffa657}.c2{color:#56d364}.c3{color:#bc8cff}.c4{color:#f778ba}.c5{color:#e3b341}
+.c6{color:#ff7b72}.c7{color:#39c5cf}.c8{color:#8b949e}}`
 
 // SVG draws the chart. The same chart gives the same bytes.
 func (c Chart) SVG() []byte {
