@@ -56,6 +56,9 @@ type Options struct {
 	// CacheDir keeps the layers made here, compressed. It is created when
 	// needed and may be deleted at any time when no build runs.
 	CacheDir string
+	// Held opens a blob that this machine has, or returns nil; a registry is not asked
+	// for it then. What it opens is intact. May be nil.
+	Held func(ctx context.Context, d bundle.Digest) io.ReadCloser
 	// Keychain has the credentials for registries; nil means none.
 	Keychain authn.Keychain
 	// Transport reaches registries; nil means the default one of the library.

@@ -23,6 +23,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 
+	"github.com/valise-ota/valise/bundle"
 	"github.com/valise-ota/valise/bundle/web"
 )
 
@@ -46,6 +47,7 @@ var (
 type registrySource struct {
 	reference name.Reference
 	places    []*place // mirrors first
+	held      func(ctx context.Context, d bundle.Digest) io.ReadCloser
 }
 
 // place is where a repository can be read.
@@ -81,7 +83,7 @@ func (c *collector) registry(text string) (*registrySource, error) {
 		transport.WithRetryStatusCodes(http.StatusRequestTimeout, http.StatusTooManyRequests, http.StatusInternalServerError,
 			http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout))
 	base = transport.NewUserAgent(base, userAgent)
-	r := &registrySource{reference: reference}
+	r := &registrySource{reference: reference, held: c.Held}
 	origin := reference.Context()
 	for _, mirror := range c.Mirrors[origin.RegistryStr()] {
 		repository, err := name.NewRepository(mirror + "/" + origin.RepositoryStr())
@@ -267,6 +269,9 @@ func (r *registrySource) document(ctx context.Context, d v1.Descriptor) (raw []b
 	if !d.MediaType.IsImage() && !d.MediaType.IsIndex() {
 		return readDocument(d, r.layer(ctx, d))
 	}
+	if rc := r.here(ctx, d); rc != nil {
+		return readDocument(d, func() (io.ReadCloser, error) { return rc, nil })
+	}
 	err = r.try(ctx, func(p *place) error {
 		got, err := p.get(ctx, p.repository.Digest(d.Digest.String()))
 		if err != nil {
@@ -278,8 +283,19 @@ func (r *registrySource) document(ctx context.Context, d v1.Descriptor) (raw []b
 	return raw, err
 }
 
+// here opens a blob that this machine has, or returns nil.
+func (r *registrySource) here(ctx context.Context, d v1.Descriptor) io.ReadCloser {
+	if r.held == nil {
+		return nil
+	}
+	return r.held(ctx, bundle.Digest(d.Digest.String()))
+}
+
 func (r *registrySource) layer(ctx context.Context, d v1.Descriptor) opener {
 	return func() (io.ReadCloser, error) {
+		if rc := r.here(ctx, d); rc != nil {
+			return rc, nil
+		}
 		ctx, cancel := context.WithCancel(ctx)
 		return &blobReader{ctx: ctx, cancel: cancel, digest: d.Digest, size: d.Size, places: slices.Clone(r.places)}, nil
 	}

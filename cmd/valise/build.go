@@ -48,7 +48,8 @@ func buildCommand(a *app) *cobra.Command {
 			"DOCKER_HOST, or are made from Go packages, files on a base, or Dockerfiles. Dockerfiles are\n" +
 			"built by the buildkitd of BUILDKIT_HOST with buildctl, or by docker buildx. VALISE_MIRRORS\n" +
 			"names mirrors to try before a registry:\n" +
-			"docker.io=mirror.gcr.io,ghcr.io=cache.example.com/ghcr. Interrupted downloads resume.\n\n" +
+			"docker.io=mirror.gcr.io,ghcr.io=cache.example.com/ghcr. Interrupted downloads resume. What a\n" +
+			"bundle in the output directory has, or that of --from, is not downloaded again.\n\n" +
 			"--compression selects gzip, zstd or none; the default follows the file name. Layers are\n" +
 			"already compressed and stay unchanged, so this matters only for other files, such as the\n" +
 			"installer.\n\n" +
@@ -263,15 +264,27 @@ func (a *app) buildOne(ctx context.Context, p *project.Project, version string, 
 		name = thinName(p.App, name, base)
 	}
 	path := f.file
-	if path == "" {
-		path = filepath.Join("dist", name)
-	} else if isDir(path) {
-		path = filepath.Join(path, name)
+	if path == "" || isDir(path) {
+		path = filepath.Join(f.directory(), name)
 	}
 	if err := a.writeBundle(ctx, newBundle(path, partSize), compression, m, content, omit); err != nil {
 		return nil, err
 	}
+	if n := content.held.used(); n > 0 {
+		a.UI.Step(fmt.Sprintf("%-8s", image.Reuse), fmt.Sprintf("%d blobs of earlier bundles, which no registry was asked for", n))
+	}
 	return summarizeFile(path, m)
+}
+
+// directory is where bundles are written.
+func (f buildFlags) directory() string {
+	switch {
+	case f.file == "":
+		return "dist"
+	case isDir(f.file):
+		return f.file
+	}
+	return filepath.Dir(f.file)
 }
 
 // bundleName is what a bundle is called, and how it is compressed. A file that was
@@ -336,6 +349,9 @@ func (a *app) writeBundle(ctx context.Context, f *pendingBundle, compression bun
 			return fmt.Errorf("write bundle: %s changed while it was packed: nothing was written; build again when nothing writes to it", c.changed(ctx, m))
 		}
 		return fmt.Errorf("write bundle: %w", notRefused(err))
+	}
+	if c, ok := src.(*content); ok {
+		c.held.Close() // Windows replaces no file that is open
 	}
 	if err := f.commit(); err != nil {
 		return fmt.Errorf("write bundle: %w", err)

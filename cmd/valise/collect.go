@@ -28,7 +28,7 @@ import (
 )
 
 // collect finds or makes every image of a release.
-func (a *app) collect(ctx context.Context, p *project.Project, r *project.Release, platforms []bundle.Platform, created time.Time, buildkit image.BuildKit) (*image.Collection, error) {
+func (a *app) collect(ctx context.Context, p *project.Project, r *project.Release, platforms []bundle.Platform, created time.Time, buildkit image.BuildKit, h *held) (*image.Collection, error) {
 	mirrors, err := parseMirrors(a.Getenv("VALISE_MIRRORS"))
 	if err != nil {
 		return nil, err
@@ -53,6 +53,7 @@ func (a *app) collect(ctx context.Context, p *project.Project, r *project.Releas
 		CreatedAt: created,
 		Dir:       p.Dir,
 		CacheDir:  a.layerCache(),
+		Held:      h.blob,
 		Keychain:  &logins{a: a, noted: map[string]bool{}},
 
 		DockerHost:   a.Getenv("DOCKER_HOST"),

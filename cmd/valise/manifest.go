@@ -28,7 +28,7 @@ func (a *app) prepare(ctx context.Context, p *project.Project, version string, p
 	if err != nil {
 		return nil, nil, err
 	}
-	c := &content{Collection: new(image.Collection), release: r, files: map[string]string{}, made: map[string][]byte{}}
+	c := &content{Collection: new(image.Collection), release: r, held: held{dir: f.directory(), from: f.from}, files: map[string]string{}, made: map[string][]byte{}}
 	m, err := a.manifest(ctx, p, r, c, platforms, name, f, first)
 	if err != nil {
 		return nil, nil, errors.Join(notRefused(err), c.Close())
@@ -87,7 +87,7 @@ func (a *app) manifest(ctx context.Context, p *project.Project, r *project.Relea
 		if err := c.resolve(m, r); err != nil {
 			return nil, err
 		}
-		collected, err := a.collect(ctx, p, r, platforms, created, f.buildkit)
+		collected, err := a.collect(ctx, p, r, platforms, created, f.buildkit, &c.held)
 		if err != nil {
 			return nil, err
 		}
@@ -142,12 +142,16 @@ func (a *app) createdAt(git *gitInfo) (time.Time, error) {
 // content is where bundle.Write finds what the manifest lists.
 type content struct {
 	*image.Collection
+	held    held
 	release *project.Release
 	files   map[string]string // path in the bundle -> path here
 	made    map[string][]byte // path in the bundle -> what this program wrote
 }
 
-func (c *content) Close() error { return errors.Join(c.Collection.Close(), c.release.Close()) }
+func (c *content) Close() error {
+	c.held.Close()
+	return errors.Join(c.Collection.Close(), c.release.Close())
+}
 
 func (c *content) OpenFile(path string) (io.ReadCloser, error) {
 	if b, ok := c.made[path]; ok {
