@@ -181,7 +181,8 @@ func (r *Reader) open(name string) (io.ReadCloser, error) {
 	if !ok {
 		return nil, fmt.Errorf("read bundle: it does not hold %s", name)
 	}
-	return &content{newDigestReader(newStream(r.framing, r.file, p.member, p.end, contentBuffer), p.size, p.digest, name), name}, nil
+	buffer := min(p.size+4<<10, contentBuffer) // there may be thousands of small files
+	return &content{newDigestReader(newStream(r.framing, r.file, p.member, p.end, buffer), p.size, p.digest, name), name}, nil
 }
 
 // content is what open returns.

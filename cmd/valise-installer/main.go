@@ -10,10 +10,10 @@ import (
 )
 
 func main() {
-	// Devices are small: better to collect more often than to grow. GOMEMLIMIT
-	// overrules it.
-	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(24 << 20)
+	// Devices are small: better to collect more often than to grow. It is no limit, as
+	// a release of many files would have Go collect without a pause to stay below it.
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(50)
 	}
 	cli.Main(run)
 }

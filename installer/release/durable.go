@@ -9,6 +9,8 @@ import (
 	"os"
 	"path"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // Every durable file operation of the installer is in this file. A name that
@@ -212,6 +214,20 @@ func SyncDir(root *os.Root, name string) error {
 	defer d.Close()
 	if err := d.Sync(); err != nil {
 		return fmt.Errorf("sync directory %s: %w", name, err)
+	}
+	return nil
+}
+
+// syncFS makes durable all that was written to the file system of dir: with one wait for
+// the disk, where a release of many files would have one for each.
+func syncFS(dir *os.Root) error {
+	d, err := dir.Open(".")
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := unix.Syncfs(int(d.Fd())); err != nil {
+		return fmt.Errorf("sync the file system: %w", err)
 	}
 	return nil
 }

@@ -256,7 +256,7 @@ func strace(t *testing.T, dir, child string, args ...string) (log string, err er
 }
 
 var (
-	syncCall   = regexp.MustCompile(`(fsync|fdatasync)\(\d+<([^>]*)>`)
+	syncCall   = regexp.MustCompile(`(fsync|fdatasync|syncfs)\(\d+<([^>]*)>`)
 	renameCall = regexp.MustCompile(`renameat2?\(\d+<([^>]*)>, "([^"]*)", \d+<([^>]*)>, "([^"]*)"`)
 )
 
@@ -264,7 +264,7 @@ var (
 // rename is pinned here call by call.
 func TestSyncOrder(t *testing.T) {
 	dir := before(t)
-	log, err := strace(t, dir, "scenario "+dir, "-e", "trace=fsync,fdatasync,rename,renameat,renameat2")
+	log, err := strace(t, dir, "scenario "+dir, "-e", "trace=fsync,fdatasync,syncfs,rename,renameat,renameat2")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -289,10 +289,6 @@ sync releases
 sync .
 sync releases
 sync releases
-sync releases/.staging-2.0.0/a/b/one
-sync releases/.staging-2.0.0/two
-sync releases/.staging-2.0.0/a/b
-sync releases/.staging-2.0.0/a
 sync releases/.staging-2.0.0
 rename releases/.staging-2.0.0 releases/2.0.0
 sync releases
@@ -319,7 +315,7 @@ func TestFaults(t *testing.T) {
 	}
 	for _, fault := range []string{"signal=SIGKILL", "error=EIO"} {
 		runs := 0
-		for _, call := range []string{"fsync", "renameat", "mkdirat", "symlinkat", "unlinkat", "fchmod"} {
+		for _, call := range []string{"fsync", "syncfs", "renameat", "mkdirat", "symlinkat", "unlinkat", "fchmod"} {
 			again := false
 			for n := 1; ; n++ {
 				dir := before(t)

@@ -140,7 +140,7 @@ func (s *Store) AddMount(name string, files []bundle.File, open func(bundle.File
 			return err
 		}
 	}
-	if err := st.syncDirs(); err != nil {
+	if err := syncFS(dir); err != nil {
 		return err
 	}
 	return Rename(s.root, path.Join(tmp, top), mountPath(name))

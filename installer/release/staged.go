@@ -41,8 +41,8 @@ func (s *Store) Stage(name string) (*Staged, error) {
 	return &Staged{store: s, name: name, dir: dir}, nil
 }
 
-// WriteFile adds a file with exactly the mode perm and fsyncs it. Parents are
-// made; a path that was written already is refused.
+// WriteFile adds a file with exactly the mode perm. Parents are made; a path that was
+// written already is refused.
 func (s *Staged) WriteFile(file string, perm fs.FileMode, r io.Reader) error {
 	if s.dir == nil {
 		return fmt.Errorf("stage %s: release %s is committed or aborted", file, s.name)
@@ -76,13 +76,10 @@ func (s *Staged) writeFile(file string, perm fs.FileMode, r io.Reader) error {
 	if err := f.Chmod(perm); err != nil {
 		return err
 	}
-	if err := f.Sync(); err != nil {
-		return err
-	}
 	return f.Close()
 }
 
-// mkdirs makes dir and its parents. They are fsynced once, by Commit.
+// mkdirs makes dir and its parents.
 func (s *Staged) mkdirs(dir string) error {
 	if dir == "." {
 		return nil
@@ -110,7 +107,7 @@ func (s *Staged) Commit() error {
 	if s.err != nil {
 		return fmt.Errorf("commit release %s: it is incomplete: %w", s.name, s.err)
 	}
-	if err := s.syncDirs(); err != nil {
+	if err := syncFS(s.dir); err != nil {
 		return fmt.Errorf("commit release %s: %w", s.name, err)
 	}
 	root := s.store.root
@@ -128,21 +125,6 @@ func (s *Staged) Commit() error {
 	s.dir.Close()
 	s.dir = nil
 	return nil
-}
-
-// syncDirs makes durable what was written.
-func (s *Staged) syncDirs() error {
-	var dirs []string
-	err := fs.WalkDir(s.dir.FS(), ".", func(p string, d fs.DirEntry, err error) error {
-		if err == nil && d.IsDir() {
-			dirs = append(dirs, p)
-		}
-		return err
-	})
-	for i := len(dirs) - 1; err == nil && i >= 0; i-- { // children come after their parents
-		err = SyncDir(s.dir, dirs[i])
-	}
-	return err
 }
 
 // Abort removes what was staged. After Commit it does nothing, so it can be
