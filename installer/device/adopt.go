@@ -78,7 +78,7 @@ func (m *Machine) FindAdoption(ctx context.Context, dir string, o AdoptOptions, 
 // records or the operator say, else by the link that scripts make.
 func (m *Machine) adoptsTree(ctx context.Context, app, dir string, o AdoptOptions) (bool, error) {
 	if m.hasRecords(app) {
-		if kind, err := m.recordedKind(ctx, app); err != nil || kind != "" {
+		if kind, _, err := m.recordedKind(ctx, app); err != nil || kind != "" {
 			return kind == bundle.KindTree, err
 		}
 	}

@@ -380,29 +380,36 @@ func kindIn(st installer.State) string {
 	return ""
 }
 
-// kindOf is the kind of an installed app.
+// kindOf is the kind of an installed app. What was cut off before its first operation was
+// written down has nothing in a container engine, and counts as a tree, which needs none.
 func (m *Machine) kindOf(ctx context.Context, app string) (string, error) {
-	kind, err := m.recordedKind(ctx, app)
-	return cmp.Or(kind, bundle.KindCompose), err
+	kind, last, err := m.recordedKind(ctx, app)
+	if err != nil || kind != "" {
+		return kind, err
+	}
+	if _, here := m.leftover(app); here || last != nil {
+		return bundle.KindCompose, nil
+	}
+	return bundle.KindTree, nil
 }
 
-// recordedKind is the kind of app that its records name; empty when its first
-// operation was cut off before it was written down.
-func (m *Machine) recordedKind(ctx context.Context, app string) (string, error) {
+// recordedKind is the kind of app that its records name; empty when they do not. last is the
+// newest record of an app of which only an installation that failed is known.
+func (m *Machine) recordedKind(ctx context.Context, app string) (kind string, last *installer.Record, err error) {
 	j, st, err := m.ReadState(ctx, app)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	defer j.Close()
 	if kind := kindIn(st); kind != "" {
-		return kind, nil
+		return kind, nil, nil
 	}
 	// An installation that failed left records and nothing else.
-	last, err := j.History(ctx, 1, 0)
-	if err != nil || len(last) == 0 {
-		return "", err
+	list, err := j.History(ctx, 1, 0)
+	if err != nil || len(list) == 0 {
+		return "", nil, err
 	}
-	return last[0].To.Kind, nil
+	return list[0].To.Kind, &list[0], nil
 }
 
 // prepareTree puts in place what belongs to a tree on this machine, the unit
