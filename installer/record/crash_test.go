@@ -254,3 +254,51 @@ func BenchmarkUpdate(b *testing.B) {
 		from = &r.To
 	}
 }
+
+// TestCreateCut: a process that is killed while it makes the file, at any call that writes or
+// renames, leaves none, or one that can be read. The next one goes on.
+func TestCreateCut(t *testing.T) {
+	strace, err := exec.LookPath("strace")
+	if err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal("missing: strace")
+		}
+		t.Skip("missing: strace")
+	}
+	kills := 0
+	for _, call := range []string{"pwrite64", "renameat"} {
+		for n := 1; ; n++ {
+			path := filepath.Join(t.TempDir(), "record.db")
+			cmd := exec.Command(strace, "-f", "-qq", "-o", "/dev/null", "-e", "trace="+call, "-e", fmt.Sprintf("inject=%s:signal=SIGKILL:when=%d", call, n), os.Args[0])
+			cmd.Env = append(os.Environ(), childEnv+"="+path+" 0")
+			out, err := cmd.CombinedOutput()
+			if strings.Contains(string(out), "strace: ") {
+				t.Fatalf("%s", out)
+			}
+			s, rerr := OpenReadOnly(t.Context(), path, "shop")
+			switch {
+			case rerr == nil:
+				ok(t, s.Close())
+			case err == nil:
+				t.Fatal(rerr)
+			default:
+				if _, serr := os.Stat(path); !os.IsNotExist(serr) {
+					t.Errorf("%s %d: %v: %s", call, n, serr, rerr)
+				}
+			}
+			s, oerr := Open(t.Context(), path, "shop")
+			ok(t, oerr)
+			ok(t, s.Close())
+			if left, _ := filepath.Glob(path + ".*"); len(left) > 0 {
+				t.Errorf("%s %d leaves %q", call, n, left)
+			}
+			if err == nil { // it made fewer such calls
+				break
+			}
+			kills++
+		}
+	}
+	if kills < 10 {
+		t.Errorf("killed %d times", kills)
+	}
+}

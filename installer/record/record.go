@@ -62,8 +62,10 @@ var _ installer.Journal = (*Store)(nil)
 // Open opens the record of app for reading and writing, and creates or migrates
 // it where needed. The directory must exist.
 func Open(ctx context.Context, path, app string) (*Store, error) {
-	if err := create(path); err != nil {
-		return nil, fmt.Errorf("open record: %w", err)
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
+		if err := create(ctx, path, app); err != nil {
+			return nil, err
+		}
 	}
 	s, err := openWritable(ctx, path, app)
 	if gainRoom(path, err) {
@@ -189,17 +191,34 @@ func (s *Store) check(ctx context.Context) error {
 	return err
 }
 
-// create makes the empty file with our mode and its name durable. SQLite takes
-// an empty file for a new database, and gives the log the same mode.
-func create(path string) error {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if errors.Is(err, fs.ErrExist) {
-		return nil
+// create makes a file with our mode, which gets its name when it is complete: one that is
+// there has its tables, whenever the power failed. SQLite takes an empty file for a new
+// database, and gives the log the same mode.
+func create(ctx context.Context, path, app string) (err error) {
+	tmp := path + ".new"
+	remove := func() {
+		for _, suffix := range []string{"", "-wal", "-shm", "-journal"} {
+			_ = os.Remove(tmp + suffix)
+		}
 	}
+	remove() // of an attempt that was cut off
+	defer func() {
+		if err != nil {
+			remove()
+			err = fmt.Errorf("open record: %w", err)
+		}
+	}()
+	if err := os.WriteFile(tmp, nil, 0o600); err != nil {
+		return err
+	}
+	s, err := openWritable(ctx, tmp, app)
 	if err != nil {
 		return err
 	}
-	if err := f.Close(); err != nil {
+	if err := errors.Join(s.Close(), syncFile(tmp)); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, path); err != nil {
 		return err
 	}
 	return syncFile(filepath.Dir(path))
