@@ -111,12 +111,12 @@ func runChaos(ts *testscript.TestScript, _ bool, _ []string) {
 		counts[o.name]++
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d operations with seed %d, commit %s:\n\n| operation | times |\n|---|---:|\n", n, seed, head(ts))
+	fmt.Fprintf(&b, "%d operations with seed %d, commit %s:\n\n| operation | times |\n|---|---:|\n", n, seed, head(test(ts)))
 	for _, name := range slices.Sorted(maps.Keys(counts)) {
 		fmt.Fprintf(&b, "| %s | %d |\n", name, counts[name])
 	}
 	c.TB.Log(b.String())
-	document(ts, "chaos", b.String())
+	document(test(ts), "chaos", b.String())
 }
 
 func (c *chaos) String() string {
@@ -495,8 +495,11 @@ func (c *chaos) doctor() error {
 	return c.must(0, "doctor")
 }
 
-func head(ts *testscript.TestScript) string {
+func head(t testing.TB) string {
+	t.Helper()
 	commit, err := exec.Command("git", "rev-parse", "--short", "HEAD").Output()
-	ts.Check(err)
+	if err != nil {
+		t.Fatal(err)
+	}
 	return strings.TrimSpace(string(commit))
 }

@@ -533,7 +533,7 @@ func (c *campaign) hidden() (names []string) {
 // write prints the table, and puts it where VALISE_FAULT_DOC says.
 func (c *campaign) write(seed, cases int) {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d cases with seed %d on %s, commit %s:\n\n| fault | of | with | cases | how the command ended |\n|---|---|---|---:|---|\n", cases, seed, time.Now().UTC().Format(time.DateOnly), head(c.TestScript))
+	fmt.Fprintf(&b, "%d cases with seed %d on %s, commit %s:\n\n| fault | of | with | cases | how the command ended |\n|---|---|---|---:|---|\n", cases, seed, time.Now().UTC().Format(time.DateOnly), head(c.TB))
 	for _, key := range slices.SortedFunc(maps.Keys(c.table), func(a, b [3]string) int { return slices.Compare(a[:], b[:]) }) {
 		n, words := 0, []string{}
 		for _, outcome := range slices.Sorted(maps.Keys(c.table[key])) {
@@ -543,22 +543,27 @@ func (c *campaign) write(seed, cases int) {
 		fmt.Fprintf(&b, "| %s | %s | %s | %d | %s |\n", key[0], key[1], key[2], n, strings.Join(words, "; "))
 	}
 	c.TB.Log(b.String())
-	document(c.TestScript, "faults", b.String())
+	document(c.TB, "faults", b.String())
 }
 
 // document puts a table between its marks in VALISE_FAULT_DOC.
-func document(ts *testscript.TestScript, what, table string) {
+func document(t testing.TB, what, table string) {
+	t.Helper()
 	doc := os.Getenv("VALISE_FAULT_DOC")
 	if doc == "" {
 		return
 	}
 	begin, end := "<!-- "+what+": made by the test -->\n", "<!-- end -->"
 	text, err := os.ReadFile(doc)
-	ts.Check(err)
+	if err != nil {
+		t.Fatal(err)
+	}
 	before, rest, ok1 := strings.Cut(string(text), begin)
 	_, after, ok2 := strings.Cut(rest, end)
 	if !ok1 || !ok2 {
-		ts.Fatalf("%s has no place for the table", doc)
+		t.Fatalf("%s has no place for the table: %s", doc, what)
 	}
-	ts.Check(os.WriteFile(doc, []byte(before+begin+table+end+after), 0o644))
+	if err := os.WriteFile(doc, []byte(before+begin+table+end+after), 0o644); err != nil {
+		t.Fatal(err)
+	}
 }

@@ -22,6 +22,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -213,17 +214,31 @@ func (r *replay) cut() {
 	}
 	r.machine, r.pid, r.within = nil, "", nil
 	_ = os.Remove(filepath.Join(r.dir, "docker.sock"))
-	for deadline := time.Now().Add(bundletest.Patience()); r.loop != ""; time.Sleep(20 * time.Millisecond) {
-		_ = exec.Command("umount", r.mnt).Run()
-		if exec.Command("mountpoint", "-q", r.mnt).Run() != nil && exec.Command("losetup", "--detach", r.loop).Run() == nil {
-			break
-		}
-		if time.Now().After(deadline) {
-			r.TB.Errorf("%s does not end", r.loop)
-			break
-		}
+	if err := detach(r.loop, r.mnt); err != nil {
+		r.TB.Error(err)
 	}
 	r.loop = ""
+}
+
+// detach unmounts a disk, and waits until nothing is written to it any more: name spaces
+// with a mount of it end later than their processes.
+func detach(loop, mnt string) error {
+	if loop == "" {
+		return nil
+	}
+	backing := filepath.Join("/sys/block", filepath.Base(loop), "loop/backing_file")
+	its, _ := os.ReadFile(backing)
+	for deadline := time.Now().Add(bundletest.Patience()); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		_ = exec.Command("umount", mnt).Run()
+		if exec.Command("mountpoint", "-q", mnt).Run() == nil {
+			continue
+		}
+		_ = exec.Command("losetup", "--detach", loop).Run()
+		if now, err := os.ReadFile(backing); err != nil || !bytes.Equal(now, its) {
+			return nil
+		}
+	}
+	return fmt.Errorf("%s does not end", loop)
 }
 
 func atoi(s string) int { n, _ := strconv.Atoi(s); return n }
@@ -258,28 +273,11 @@ func (r *replay) dial(ctx context.Context, network, address string) (net.Conn, e
 // record carries the command out on a copy of a disk, and returns the log of that disk and
 // how much of it was there when the command began.
 func (r *replay) record(base, command string) (log string, from int64) {
-	disk, work := filepath.Join(r.dir, "disk"), filepath.Join(r.dir, "recorded.img")
+	work := filepath.Join(r.dir, "recorded.img")
 	log = filepath.Join(r.dir, "log")
 	r.do("cp", "--sparse=always", base, work)
-	r.Check(os.WriteFile(disk, nil, 0o600))
-	r.Check(os.WriteFile(log, nil, 0o600))
-	storage := exec.Command("qemu-storage-daemon", "--blockdev", "driver=file,node-name=disk,filename="+work, "--blockdev", "driver=file,node-name=log,filename="+log,
-		"--blockdev", "driver=blklogwrites,node-name=both,file=disk,log=log,log-sector-size=512",
-		"--export", "type=fuse,id=export,node-name=both,mountpoint="+disk+",writable=on")
-	storage.Stderr = os.Stderr
-	r.Check(storage.Start())
-	defer func() {
-		r.Check(storage.Process.Signal(syscall.SIGTERM)) // it writes the last of the log
-		r.Check(storage.Wait())
-	}()
-	for deadline := time.Now().Add(bundletest.Patience()); ; time.Sleep(20 * time.Millisecond) {
-		if info, err := os.Stat(disk); err == nil && info.Size() == diskSize {
-			break
-		}
-		if time.Now().After(deadline) {
-			r.TestScript.Fatalf("the recording disk did not come")
-		}
-	}
+	disk, stop := logWrites(r.TB, r.dir, work, log)
+	defer stop()
 	r.Check(r.boot(disk))
 	defer r.cut()
 	r.Check(r.healthy())
@@ -303,6 +301,39 @@ func (r *replay) record(base, command string) (log string, from int64) {
 		r.TestScript.Fatalf("%s", e)
 	}
 	return log, info.Size()
+}
+
+// logWrites makes the file disk in dir, which has what work has, writes it there, and
+// writes down what it is told.
+func logWrites(t testing.TB, dir, work, log string) (disk string, stop func()) {
+	t.Helper()
+	check := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	disk = filepath.Join(dir, "disk")
+	check(os.WriteFile(disk, nil, 0o600))
+	check(os.WriteFile(log, nil, 0o600))
+	storage := exec.Command("qemu-storage-daemon", "--blockdev", "driver=file,node-name=disk,filename="+work, "--blockdev", "driver=file,node-name=log,filename="+log,
+		"--blockdev", "driver=blklogwrites,node-name=both,file=disk,log=log,log-sector-size=512",
+		"--export", "type=fuse,id=export,node-name=both,mountpoint="+disk+",writable=on")
+	storage.Stderr = os.Stderr
+	check(storage.Start())
+	stop = sync.OnceFunc(func() {
+		check(storage.Process.Signal(syscall.SIGTERM)) // it writes the last of the log
+		check(storage.Wait())
+	})
+	for deadline := time.Now().Add(bundletest.Patience()); ; time.Sleep(20 * time.Millisecond) {
+		if info, err := os.Stat(disk); err == nil && info.Size() == diskSize {
+			return disk, stop
+		}
+		if time.Now().After(deadline) {
+			stop()
+			t.Fatal("the recording disk did not come")
+		}
+	}
 }
 
 // healthy waits until the app answers: the engine starts it with itself.
@@ -581,7 +612,7 @@ func (r *replay) whole(st installer.State) error {
 
 func (r *replay) tabulate(command string, seed, flushes, writes int, table map[string]map[string]int) {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s, %d writes and %d flushes, seed %d on %s, commit %s:\n\n| power cut | states | outcome |\n|---|---:|---|\n", strings.ToUpper(command[:1])+command[1:], writes, flushes, seed, time.Now().UTC().Format(time.DateOnly), head(r.TestScript))
+	fmt.Fprintf(&b, "%s, %d writes and %d flushes, seed %d on %s, commit %s:\n\n| power cut | states | outcome |\n|---|---:|---|\n", strings.ToUpper(command[:1])+command[1:], writes, flushes, seed, time.Now().UTC().Format(time.DateOnly), head(r.TB))
 	for _, kind := range slices.Sorted(maps.Keys(table)) {
 		n, words := 0, []string{}
 		for _, outcome := range slices.Sorted(maps.Keys(table[kind])) {
@@ -591,5 +622,5 @@ func (r *replay) tabulate(command string, seed, flushes, writes int, table map[s
 		fmt.Fprintf(&b, "| %s | %d | %s |\n", kind, n, strings.Join(words, "; "))
 	}
 	r.TB.Log(b.String())
-	document(r.TestScript, "replay of "+command, b.String())
+	document(r.TB, "replay of "+command, b.String())
 }

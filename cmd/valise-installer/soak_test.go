@@ -110,7 +110,7 @@ func soak(ts *testscript.TestScript, _ bool, _ []string) {
 		picture.Panels = append(picture.Panels, panel)
 	}
 	fmt.Fprint(os.Stderr, table)
-	document(ts, "soak", table)
+	document(test(ts), "soak", table)
 	if doc := os.Getenv("VALISE_FAULT_DOC"); doc != "" {
 		ts.Check(os.WriteFile(filepath.Join(filepath.Dir(doc), "images/soak.svg"), picture.SVG(), 0o644))
 	}
