@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os/exec"
 	"slices"
 	"strings"
 	"syscall"
@@ -77,10 +76,9 @@ type DeviceError struct{ Err error }
 func (e *DeviceError) Error() string { return e.Err.Error() }
 func (e *DeviceError) Unwrap() error { return e.Err }
 
-// deviceFaults are failures of system calls that no release can help, and programs of the
-// device that are not there, as where its disk fails. What a release's own programs meet
-// comes as an exit code.
-var deviceFaults = []error{syscall.EIO, syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM, exec.ErrNotFound}
+// deviceFaults are failures of system calls that no release can help. What a
+// release's own programs meet comes as an exit code.
+var deviceFaults = []error{syscall.EIO, syscall.ENOSPC, syscall.EDQUOT, syscall.EROFS, syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM}
 
 func ofDevice(err error) bool {
 	return errors.As(err, new(*DeviceError)) || slices.ContainsFunc(deviceFaults, func(f error) bool { return errors.Is(err, f) })

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/valise-ota/valise/bundle/trace"
+	"github.com/valise-ota/valise/installer"
 )
 
 // UnitDir is where an administrator's units are.
@@ -268,6 +269,9 @@ func command(ctx context.Context, args ...string) (string, error) {
 		}
 		if text := strings.TrimSpace(errs.String()); text != "" {
 			err = errors.New(text)
+		}
+		if errors.Is(err, exec.ErrNotFound) { // as when a disk fails: no release can help that
+			err = &installer.DeviceError{Err: err}
 		}
 		return "", fmt.Errorf("systemctl %s: %w", strings.Join(args, " "), err)
 	}
