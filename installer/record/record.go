@@ -218,6 +218,9 @@ func create(ctx context.Context, path, app string) (err error) {
 	if err := errors.Join(s.Close(), syncFile(tmp)); err != nil {
 		return err
 	}
+	if _, err := os.Stat(tmp + "-wal"); !errors.Is(err, fs.ErrNotExist) {
+		return errors.New("the log could not be brought into the file: it cannot be read") // SQLite does not say so
+	}
 	if err := os.Rename(tmp, path); err != nil {
 		return err
 	}
