@@ -128,8 +128,12 @@ func (p Panel) draw(b *strings.Builder) {
 				fmt.Fprintf(b, `<path d="M%.1f %.1fV%.1f"/>`, x(q.X), y(q.Low), y(q.High))
 			}
 		}
+		fmt.Fprintf(b, "\n"+`<path class="s" d="%s"/>`, path.String())
 		at := height + (float64(i)+0.5)*line
-		fmt.Fprintf(b, "\n"+`<path class="s" d="%s"/><path d="M%g %.1fh14"/></g>`+"\n", path.String(), left, at-4)
+		if s.Name != "" {
+			fmt.Fprintf(b, `<path d="M%g %.1fh14"/>`, left, at-4)
+		}
+		b.WriteString("</g>\n")
 		text(left+19, at, "l", "start", s.Name)
 	}
 }
