@@ -257,6 +257,7 @@ func (b *tab) login(name string) {
 	b.do(chromedp.Navigate(b.base+"/"), chromedp.WaitVisible("input[name=password]"))
 	b.axe("login")
 	b.do(chromedp.SetValue("input[name=user]", name), chromedp.SendKeys("input[name=password]", string(password)+"\r"), chromedp.WaitVisible("#main"))
+	b.until("document.readyState === 'complete'") // before its script has begun, nobody hears a click
 }
 
 // axe checks the page as it is against the rules for accessibility, light and

@@ -447,7 +447,8 @@ func (s lost) more(entries []written) (list []written) {
 	return list
 }
 
-// torn writes any sectors of the last write.
+// torn writes any sectors of the last write, except of ext4's first superblock, without which
+// nothing is mounted: that is for fsck and not for the installer.
 func (r *replay) torn(s lost, entries []written) map[int]func(*os.File, written) error {
 	if !s.tear {
 		return nil
@@ -455,7 +456,7 @@ func (r *replay) torn(s lost, entries []written) map[int]func(*os.File, written)
 	return map[int]func(*os.File, written) error{len(s.also) - 1: func(f *os.File, w written) error {
 		const sector = 512
 		for at := 0; at < len(w.data); at += sector {
-			if r.rng.IntN(2) == 0 {
+			if r.rng.IntN(2) == 0 && w.at >= 4096 {
 				continue
 			}
 			if _, err := f.WriteAt(w.data[at:at+sector], w.at+int64(at)); err != nil {
