@@ -78,7 +78,7 @@ var operations = []operation{
 }
 
 func runChaos(ts *testscript.TestScript, _ bool, _ []string) {
-	seed, n := number(ts, "VALISE_SEED", int(time.Now().Unix())), number(ts, "VALISE_OPERATIONS", 60)
+	seed, n := number(test(ts), "VALISE_SEED", int(time.Now().Unix())), number(test(ts), "VALISE_OPERATIONS", 60)
 	c := &chaos{
 		campaign: campaign{TestScript: ts, TB: test(ts), rng: rand.New(rand.NewPCG(uint64(seed), 2)), version: "1.0.0", items: 1},
 		signer:   "maker", note: "0",

@@ -82,14 +82,26 @@ type campaign struct {
 }
 
 // number is that in a variable of the environment.
-func number(ts *testscript.TestScript, key string, other int) int {
+func number(t testing.TB, key string, other int) int {
 	n, err := strconv.Atoi(cmp.Or(os.Getenv(key), strconv.Itoa(other)))
-	ts.Check(err)
+	if err != nil {
+		t.Fatal(err)
+	}
 	return n
 }
 
+// tally is how many cases there were, and what became of them.
+func tally(outcomes map[string]int) (n int, text string) {
+	var words []string
+	for _, outcome := range slices.Sorted(maps.Keys(outcomes)) {
+		n += outcomes[outcome]
+		words = append(words, fmt.Sprintf("%d %s", outcomes[outcome], outcome))
+	}
+	return n, strings.Join(words, "; ")
+}
+
 func runCampaign(ts *testscript.TestScript, _ bool, _ []string) {
-	seed, cases := number(ts, "VALISE_SEED", int(time.Now().Unix())), number(ts, "VALISE_FAULTS", 40)
+	seed, cases := number(test(ts), "VALISE_SEED", int(time.Now().Unix())), number(test(ts), "VALISE_FAULTS", 40)
 	c := &campaign{
 		TestScript: ts, TB: test(ts), rng: rand.New(rand.NewPCG(uint64(seed), 0)), version: "1.0.0", items: 1,
 		calls: map[string]map[string]int{}, took: map[string]time.Duration{}, table: map[[3]string]map[string]int{},
@@ -535,12 +547,8 @@ func (c *campaign) write(seed, cases int) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d cases with seed %d on %s, commit %s:\n\n| fault | of | with | cases | how the command ended |\n|---|---|---|---:|---|\n", cases, seed, time.Now().UTC().Format(time.DateOnly), head(c.TB))
 	for _, key := range slices.SortedFunc(maps.Keys(c.table), func(a, b [3]string) int { return slices.Compare(a[:], b[:]) }) {
-		n, words := 0, []string{}
-		for _, outcome := range slices.Sorted(maps.Keys(c.table[key])) {
-			n += c.table[key][outcome]
-			words = append(words, fmt.Sprintf("%d %s", c.table[key][outcome], outcome))
-		}
-		fmt.Fprintf(&b, "| %s | %s | %s | %d | %s |\n", key[0], key[1], key[2], n, strings.Join(words, "; "))
+		n, outcomes := tally(c.table[key])
+		fmt.Fprintf(&b, "| %s | %s | %s | %d | %s |\n", key[0], key[1], key[2], n, outcomes)
 	}
 	c.TB.Log(b.String())
 	document(c.TB, "faults", b.String())

@@ -20,7 +20,7 @@ import (
 // one: each system call of it fails, or the program is killed there, once and from then on.
 // There are thousands of cases: ten times VALISE_FAULTS of them are taken, or all with "all".
 func TestFaultTree(t *testing.T) {
-	seed := envNumber(t, "VALISE_SEED", int(time.Now().Unix()))
+	seed := number(t, "VALISE_SEED", int(time.Now().Unix()))
 	t.Logf("VALISE_SEED=%d", seed)
 	l := newTreeLab(t, uint64(seed))
 	lower := l.path("lower")
@@ -35,7 +35,7 @@ func TestFaultTree(t *testing.T) {
 		all := len(cases)
 		if limit := os.Getenv("VALISE_FAULTS"); limit != "all" {
 			l.rng.Shuffle(all, func(i, j int) { cases[i], cases[j] = cases[j], cases[i] })
-			cases = cases[:min(all, 10*envNumber(t, "VALISE_FAULTS", 40)/len(treeCommands))]
+			cases = cases[:min(all, 10*number(t, "VALISE_FAULTS", 40)/len(treeCommands))]
 		}
 		t.Logf("%s: %d of %d cases", name, len(cases), all)
 		total += len(cases)
@@ -62,12 +62,8 @@ func TestFaultTree(t *testing.T) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d cases with seed %d on %s, commit %s:\n\n| command | with | cases | how it ended |\n|---|---|---:|---|\n", total, seed, time.Now().UTC().Format(time.DateOnly), head(t))
 	for _, key := range slices.SortedFunc(maps.Keys(table), func(a, b [2]string) int { return slices.Compare(a[:], b[:]) }) {
-		n, words := 0, []string{}
-		for _, outcome := range slices.Sorted(maps.Keys(table[key])) {
-			n += table[key][outcome]
-			words = append(words, fmt.Sprintf("%d %s", table[key][outcome], outcome))
-		}
-		fmt.Fprintf(&b, "| %s | %s | %d | %s |\n", key[0], key[1], n, strings.Join(words, "; "))
+		n, outcomes := tally(table[key])
+		fmt.Fprintf(&b, "| %s | %s | %d | %s |\n", key[0], key[1], n, outcomes)
 	}
 	t.Log(b.String())
 	document(t, "faults of file trees", b.String())

@@ -10,10 +10,14 @@ import (
 )
 
 func main() {
-	// Devices are small: better to collect more often than to grow. It is no limit, as
-	// a release of many files would have Go collect without a pause to stay below it.
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(50)
-	}
+	collectAt(50)
 	cli.Main(run)
+}
+
+// collectAt has Go collect when memory has grown by this percentage: devices are small. It
+// is no limit, as a release of many files would have Go collect without a pause to stay below it.
+func collectAt(percent int) {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(percent)
+	}
 }

@@ -11,7 +11,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
@@ -60,9 +59,7 @@ func (p *program) servePage(ctx context.Context) error {
 	if p.trace != "" {
 		return cli.Usagef("the page does nothing by itself: trace the service, with \"valise-installer serve --trace FILE\"")
 	}
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(25) // hundreds may watch, and a device has more time than memory
-	}
+	collectAt(25) // hundreds may watch, and a device has more time than memory
 	config, err := p.pageConfig()
 	if err != nil {
 		return err

@@ -43,6 +43,9 @@ import (
 // VALISE_MUTANT leaves system calls of the installer out: "fsync:3" the third of a thread,
 // "fsync,fdatasync,syncfs" all. The test has to fail then.
 func TestReplay(t *testing.T) {
+	before := httpClient.Transport
+	httpClient.Transport = &http.Transport{DisableKeepAlives: true, DialContext: dialMachine}
+	t.Cleanup(func() { httpClient.Transport = before })
 	p := params("testdata/replay", realEngine(t))
 	p.Cmds["replay"] = runReplay
 	testscript.Run(t, p)
@@ -64,7 +67,7 @@ type replay struct {
 }
 
 func runReplay(ts *testscript.TestScript, _ bool, args []string) {
-	seed, states := number(ts, "VALISE_SEED", int(time.Now().Unix())), number(ts, "VALISE_STATES", 40)
+	seed, states := number(test(ts), "VALISE_SEED", int(time.Now().Unix())), number(test(ts), "VALISE_STATES", 40)
 	r := &replay{campaign: campaign{TestScript: ts, TB: test(ts), rng: rand.New(rand.NewPCG(uint64(seed), 1)), version: "1.0.0", items: 1}, dir: ts.MkAbs("lab")}
 	r.mnt = filepath.Join(r.dir, "mnt")
 	r.TB.Logf("VALISE_SEED=%d VALISE_STATES=%d", seed, states)
@@ -73,7 +76,8 @@ func runReplay(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Setenv("DEVICE", filepath.Join(r.mnt, "device"))
 	ts.Setenv("DOCKER_HOST", "unix://"+filepath.Join(r.dir, "docker.sock"))
 	defer func() { r.cut() }()
-	httpClient.Transport = &http.Transport{DisableKeepAlives: true, DialContext: r.dial}
+	replays.Store(ts.Getenv("PORT"), r)
+	defer replays.Delete(ts.Getenv("PORT"))
 
 	base, work := filepath.Join(r.dir, "base.img"), filepath.Join(r.dir, "state.img")
 	ts.Check(os.WriteFile(base, nil, 0o600))
@@ -242,6 +246,22 @@ func detach(loop, mnt string) error {
 }
 
 func atoi(s string) int { n, _ := strconv.Atoi(s); return n }
+
+// replays are the scripts that run, by the port of their app.
+var replays sync.Map
+
+// dialMachine reaches a port in the network of its machine.
+func dialMachine(ctx context.Context, network, address string) (net.Conn, error) {
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, err
+	}
+	r, ok := replays.Load(port)
+	if !ok {
+		return nil, fmt.Errorf("no machine has port %s", port)
+	}
+	return r.(*replay).dial(ctx, network, address)
+}
 
 // dial reaches what the machine listens on, in its network.
 func (r *replay) dial(ctx context.Context, network, address string) (net.Conn, error) {
@@ -615,12 +635,8 @@ func (r *replay) tabulate(command string, seed, flushes, writes int, table map[s
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s, %d writes and %d flushes, seed %d on %s, commit %s:\n\n| power cut | states | outcome |\n|---|---:|---|\n", strings.ToUpper(command[:1])+command[1:], writes, flushes, seed, time.Now().UTC().Format(time.DateOnly), head(r.TB))
 	for _, kind := range slices.Sorted(maps.Keys(table)) {
-		n, words := 0, []string{}
-		for _, outcome := range slices.Sorted(maps.Keys(table[kind])) {
-			n += table[kind][outcome]
-			words = append(words, fmt.Sprintf("%d %s", table[kind][outcome], outcome))
-		}
-		fmt.Fprintf(&b, "| %s | %d | %s |\n", kind, n, strings.Join(words, "; "))
+		n, outcomes := tally(table[kind])
+		fmt.Fprintf(&b, "| %s | %d | %s |\n", kind, n, outcomes)
 	}
 	r.TB.Log(b.String())
 	document(r.TB, "replay of "+command, b.String())

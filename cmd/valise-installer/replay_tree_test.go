@@ -4,19 +4,16 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -34,7 +31,7 @@ import (
 // which state finds it. Some are found by none, because ext4 keeps the order of names, and
 // makes them durable with any other sync.
 func TestReplayTree(t *testing.T) {
-	seed, states := envNumber(t, "VALISE_SEED", int(time.Now().Unix())), envNumber(t, "VALISE_STATES", 500)
+	seed, states := number(t, "VALISE_SEED", int(time.Now().Unix())), number(t, "VALISE_STATES", 500)
 	t.Logf("VALISE_SEED=%d VALISE_STATES=%d", seed, states)
 	l := newTreeLab(t, uint64(seed))
 	for _, command := range []string{"update", "rollback"} {
@@ -54,14 +51,6 @@ func TestReplayTree(t *testing.T) {
 			}
 		})
 	}
-}
-
-func envNumber(t testing.TB, key string, other int) int {
-	n, err := strconv.Atoi(cmp.Or(os.Getenv(key), strconv.Itoa(other)))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return n
 }
 
 const treeApp = "orchard"
@@ -219,15 +208,11 @@ func (l *treeLab) record(command, mutant string) (entries []written, first int) 
 	l.do("sync", "--file-system", l.mnt)
 	info, err := os.Stat(log)
 	l.check(err)
-	args := []string{"rollback"}
-	if command == "update" {
-		args = []string{"update", "/srv/1.1.0.tar.gz"}
-	}
 	var options []string
 	if mutant != "" {
 		options = []string{"-P", mutant, "-e", "trace=" + syncs, "-e", "inject=" + syncs + ":retval=0"}
 	}
-	e, traced := l.runUnder(options, args...)
+	e, traced := l.runUnder(options, treeCommands[command].args...)
 	if e.code != 0 || mutant != "" && !strings.Contains(traced, "(INJECTED)") {
 		l.Fatalf("syncs of %q are left out: %s", mutant, e)
 	}
@@ -245,11 +230,7 @@ func (l *treeLab) synced(command string) (paths []string) {
 	l.copy(l.path(command+".img"), l.path("state.img"))
 	l.check(l.mount(l.path("state.img")))
 	defer l.unmount()
-	args := []string{"rollback"}
-	if command == "update" {
-		args = []string{"update", "/srv/1.1.0.tar.gz"}
-	}
-	e, traced := l.runUnder([]string{"-y", "-e", "trace=" + syncs}, args...)
+	e, traced := l.runUnder([]string{"-y", "-e", "trace=" + syncs}, treeCommands[command].args...)
 	for _, m := range regexp.MustCompile(`(?:fsync|fdatasync|syncfs)\(\d+<([^>]+)>`).FindAllStringSubmatch(traced, -1) {
 		if !slices.Contains(paths, m[1]) && !strings.HasPrefix(m[1], "/run/") {
 			paths = append(paths, m[1])
@@ -400,9 +381,8 @@ func (l *treeLab) mutants(command string, seed, states int) {
 		table, failed := l.replay(entries, first, states, true)
 		n := 0
 		for _, outcomes := range table {
-			for outcome := range maps.Values(outcomes) {
-				n += outcome
-			}
+			some, _ := tally(outcomes)
+			n += some
 		}
 		found := "none"
 		if failed != "" {

@@ -383,33 +383,32 @@ func kindIn(st installer.State) string {
 // kindOf is the kind of an installed app. What was cut off before its first operation was
 // written down has nothing in a container engine, and counts as a tree, which needs none.
 func (m *Machine) kindOf(ctx context.Context, app string) (string, error) {
-	kind, last, err := m.recordedKind(ctx, app)
+	kind, tried, err := m.recordedKind(ctx, app)
 	if err != nil || kind != "" {
 		return kind, err
 	}
-	if _, here := m.leftover(app); here || last != nil {
+	if _, here := m.leftover(app); here || tried {
 		return bundle.KindCompose, nil
 	}
 	return bundle.KindTree, nil
 }
 
-// recordedKind is the kind of app that its records name; empty when they do not. last is the
-// newest record of an app of which only an installation that failed is known.
-func (m *Machine) recordedKind(ctx context.Context, app string) (kind string, last *installer.Record, err error) {
+// recordedKind is the kind of app that its records name; empty when they do not. tried says
+// that they name an installation that failed, and nothing else.
+func (m *Machine) recordedKind(ctx context.Context, app string) (kind string, tried bool, err error) {
 	j, st, err := m.ReadState(ctx, app)
 	if err != nil {
-		return "", nil, err
+		return "", false, err
 	}
 	defer j.Close()
 	if kind := kindIn(st); kind != "" {
-		return kind, nil, nil
+		return kind, false, nil
 	}
-	// An installation that failed left records and nothing else.
-	list, err := j.History(ctx, 1, 0)
-	if err != nil || len(list) == 0 {
-		return "", nil, err
+	last, err := j.History(ctx, 1, 0)
+	if err != nil || len(last) == 0 {
+		return "", false, err
 	}
-	return list[0].To.Kind, &list[0], nil
+	return last[0].To.Kind, true, nil
 }
 
 // prepareTree puts in place what belongs to a tree on this machine, the unit

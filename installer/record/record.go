@@ -205,26 +205,25 @@ func create(ctx context.Context, path, app string) (err error) {
 	defer func() {
 		if err != nil {
 			remove()
-			err = fmt.Errorf("open record: %w", err)
 		}
 	}()
 	if err := os.WriteFile(tmp, nil, 0o600); err != nil {
-		return err
+		return fmt.Errorf("open record: %w", err)
 	}
 	s, err := openWritable(ctx, tmp, app)
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(s.Close(), syncFile(tmp)); err != nil {
+	if err := s.Close(); err != nil {
 		return err
 	}
-	if _, err := os.Stat(tmp + "-wal"); !errors.Is(err, fs.ErrNotExist) {
-		return errors.New("the log could not be brought into the file: it cannot be read") // SQLite does not say so
+	if _, err := os.Stat(tmp + "-wal"); !errors.Is(err, fs.ErrNotExist) { // SQLite does not say so
+		return fmt.Errorf("open record %s: its log could not be brought into the file", tmp)
 	}
-	if err := os.Rename(tmp, path); err != nil {
-		return err
+	if err := replace(tmp, path); err != nil {
+		return fmt.Errorf("open record: %w", err)
 	}
-	return syncFile(filepath.Dir(path))
+	return nil
 }
 
 // damaged turns what SQLite says about a broken file into one sentence.
